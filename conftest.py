@@ -1,0 +1,16 @@
+"""Names that the examples in docstrings use without importing them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_bayes
+
+
+@pytest.fixture(autouse=True)
+def _doctest_names(doctest_namespace, tmp_path):
+    doctest_namespace.update(np=np, keras=keras, tf=tf, tfp_bayes=tfp_bayes, tmp_path=tmp_path)
+    for name in ("ActiveLearner", "BayesianCNN", "BayesianModel", "Predictor", "Ensemble"):
+        doctest_namespace[name] = getattr(tfp_bayes, name)
+    doctest_namespace["MCDropout"] = tfp_bayes.layers.MCDropout

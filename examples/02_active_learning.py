@@ -1,0 +1,85 @@
+"""BALD against random acquisition on MNIST, seed by seed, with the learning curves plotted.
+
+python examples/02_active_learning.py                        # 1 seed, 10 rounds
+python examples/02_active_learning.py --seeds 3 --rounds 15  # the figures in the README
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import tfp_bayes
+from tfp_bayes.active import images_to_error, initial
+
+ACQUISITIONS = ("bald", "random")
+
+
+def learn(data, acquisition, seed, rounds, steps):
+    held_out = initial.balanced(data.y_train, 100, seed)
+    model = tfp_bayes.BayesianCNN()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    learner = tfp_bayes.ActiveLearner(
+        model,
+        data.x_train,
+        data.y_train,
+        initial=initial.balanced(data.y_train, 20, seed, exclude=held_out),
+        ignore=held_out,
+        test_data=(data.x_test, data.y_test),
+        acquisition=acquisition,
+        candidates=2000,
+        steps=steps,
+        seed=seed,
+    )
+    for row in (learner.step() for _ in range(rounds + 1)):
+        print(f"{acquisition:7s} seed {seed}  {row.num_acquired:4d}  {row.test_accuracy:.2%}")
+    return learner.history
+
+
+def plot(curves, path):
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for acquisition, histories in curves.items():
+        x = [row.num_acquired for row in histories[0]]
+        y = 100 * np.array([[row.test_accuracy for row in h] for h in histories])  # (seeds, R)
+        (line,) = axes.plot(x, y.mean(0), marker="o", markersize=4, label=acquisition)
+        axes.fill_between(x, y.min(0), y.max(0), alpha=0.2, color=line.get_color())
+    axes.set(
+        xlabel="acquired images, beyond the initial 20",
+        ylabel="MNIST test accuracy (%)",
+        title=f"mean and range of {len(histories)} seed(s)",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))
+    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
+    options = parser.parse_args()
+    data, steps = tfp_bayes.datasets.load("mnist"), 200
+    if options.smoke:
+        data = data._replace(x_test=data.x_test[:200], y_test=data.y_test[:200])
+        options.rounds, steps = 1, 5
+    options.out.mkdir(parents=True, exist_ok=True)
+    curves = {
+        acquisition: [
+            learn(data, acquisition, s, options.rounds, steps) for s in range(options.seeds)
+        ]
+        for acquisition in ACQUISITIONS
+    }
+    for acquisition, histories in curves.items():
+        for error in (0.10, 0.05):
+            print(f"{acquisition}: images to {error:.0%} error, by seed:", end=" ")
+            print([images_to_error(history, error) for history in histories])
+    plot(curves, options.out / "learning_curves.png")
+    print(f"Wrote {options.out / 'learning_curves.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What every stochastic layer must do, checked in one way for all of them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_bayes import Predictor, export_saved_model
+
+
+def inputs_for(case, rows=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.5, 1.5, (rows, *case.input_shape)).astype("float32")
+
+
+def network(case, dtype=None):
+    """A classifier with one stochastic layer in its middle."""
+    inputs = keras.Input(case.input_shape)
+    x = case.make(name="stochastic", dtype=dtype)(inputs)
+    x = keras.layers.Flatten()(x)
+    outputs = keras.layers.Dense(3, activation="softmax", dtype="float32")(x)
+    return keras.Model(inputs, outputs)
+
+
+def check_shapes(case):
+    layer, x = case.make(), inputs_for(case)
+    for training in (False, True):
+        assert layer(x, training=training).shape == (6, *case.output_shape)
+    assert layer.compute_output_shape((None, *case.input_shape)) == (None, *case.output_shape)
+    assert layer(np.zeros((0, *case.input_shape), "float32")).shape == (0, *case.output_shape)
+
+
+def check_one_function_at_inference(case):
+    """Equal rows give equal outputs at inference, and different ones in training."""
+    layer = case.make(seed=0)
+    x = np.repeat(inputs_for(case, rows=1), 8, axis=0)
+    at_inference = layer(x, training=False).numpy()
+    np.testing.assert_array_equal(at_inference, np.repeat(at_inference[:1], 8, axis=0))
+    assert not np.array_equal(at_inference, layer(x, training=False).numpy())
+    in_training = layer(x, training=True).numpy()
+    assert len(np.unique(in_training.reshape(8, -1), axis=0)) > 1
+
+
+def check_seeds(case):
+    """One seed gives one sequence of draws, whatever the global seeds; another gives another."""
+    x = inputs_for(case)
+
+    def draws(seed):
+        layer = case.make(seed=seed)
+        return np.stack([layer(x, training=t).numpy() for t in (False, False, True)])
+
+    keras.utils.set_random_seed(1)
+    first = draws(3)
+    keras.utils.set_random_seed(2)
+    before = np.random.get_state()[1].copy()
+    np.testing.assert_array_equal(first, draws(3))
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
+    assert not np.array_equal(first, draws(4))
+
+
+def check_config(case):
+    layer = case.make(seed=5)
+    copy = type(layer).from_config(layer.get_config())
+    assert copy.get_config() == layer.get_config()
+    x = inputs_for(case)
+    np.testing.assert_array_equal(layer(x), copy(x))
+
+
+def check_saved_by_value(case, tmp_path):
+    model, x = network(case), inputs_for(case)
+    expected = Predictor(model).predict_uncertainty(x, 5, seed=1)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    actual = Predictor(loaded).predict_uncertainty(x, 5, seed=1)
+    np.testing.assert_array_equal(expected.mean, actual.mean)
+    np.testing.assert_array_equal(expected.variance, actual.variance)
+
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = network(case)
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(expected.mean, Predictor(other).predict(x, 5, seed=1))
+
+    export_saved_model(Predictor(model), tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    result = served.predict_uncertainty(x, 5, [1, 0])
+    np.testing.assert_array_equal(expected.mean, result["mean"])
+    np.testing.assert_array_equal(expected.mutual_information, result["mutual_information"])
+
+
+def check_mixed_precision(case):
+    x = inputs_for(case)
+    for policy in ("mixed_float16", "mixed_bfloat16", "float64"):
+        layer = case.make(dtype=policy)
+        y = layer(x, training=True)
+        assert y.dtype == layer.compute_dtype
+        assert np.isfinite(tf.cast(y, tf.float32)).all()
+        prediction = Predictor(network(case, policy)).predict_uncertainty(x, 4, seed=0)
+        assert prediction.mean.dtype == "float32"
+        assert np.isfinite(prediction.mutual_information).all()
+
+
+def check_fit_step(case):
+    model, x = network(case), inputs_for(case)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [w.copy() for w in model.get_weights()]
+    history = model.fit(x, np.arange(6) % 3, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+def check_losses(case):
+    """A layer without a distribution over its own weights adds no KL."""
+    layer = case.make()
+    layer(inputs_for(case), training=True)
+    assert layer.losses == []
+
+
+def check_bad_arguments(case):
+    for arguments, message in case.bad_arguments:
+        with pytest.raises(ValueError, match=message):
+            case.layer(**arguments)
+
+
+CHECKS = {
+    "shapes": check_shapes,
+    "one function at inference": check_one_function_at_inference,
+    "seeds": check_seeds,
+    "config": check_config,
+    "saved by value": check_saved_by_value,
+    "mixed precision": check_mixed_precision,
+    "fit step": check_fit_step,
+    "losses": check_losses,
+    "bad arguments": check_bad_arguments,
+}

@@ -1,0 +1,98 @@
+"""Measures from samples, against loops, identities and hand-computed cases."""
+
+import numpy as np
+import pytest
+import reference
+from scipy.stats import entropy as scipy_entropy
+
+from tfp_bayes import uncertainty
+
+MEASURES = {
+    "predictive_mean": reference.predictive_mean,
+    "predictive_entropy": reference.predictive_entropy,
+    "expected_entropy": reference.expected_entropy,
+    "mutual_information": reference.mutual_information,
+    "variation_ratio": reference.variation_ratio,
+    "mean_std": reference.mean_std,
+    "variance": reference.variance,
+}
+
+
+def dirichlet(num_samples, num_examples, num_classes, concentration=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet([concentration] * num_classes, (num_samples, num_examples))
+
+
+SAMPLES = {
+    "random": dirichlet(7, 5, 4),
+    "two classes": dirichlet(4, 6, 2),
+    "one sample": dirichlet(1, 3, 5),
+    "one-hot": np.eye(3)[np.random.default_rng(1).integers(0, 3, (6, 4))],
+    "equal samples": np.repeat(dirichlet(1, 3, 4), 5, axis=0),
+    "float32": dirichlet(7, 5, 4).astype("float32"),
+}
+
+
+@pytest.mark.parametrize("samples", SAMPLES.values(), ids=SAMPLES.keys())
+@pytest.mark.parametrize("name", MEASURES)
+def test_equals_reference(name, samples):
+    actual = getattr(uncertainty, name)(samples)
+    assert actual.dtype == "float64"
+    np.testing.assert_allclose(actual, MEASURES[name](samples.tolist()), atol=1e-12)
+
+
+def test_every_measure_has_a_reference():
+    metrics = {"accuracy", "brier", "nll", "expected_calibration_error"}
+    assert set(uncertainty.__all__) - metrics == set(MEASURES)
+
+
+@pytest.mark.parametrize("samples", SAMPLES.values(), ids=SAMPLES.keys())
+def test_votes_equal_reference(samples):
+    actual = uncertainty.variation_ratio(samples, votes=True)
+    np.testing.assert_allclose(actual, reference.vote_ratio(samples.tolist()), atol=1e-12)
+
+
+def test_entropies_equal_scipy():
+    samples = SAMPLES["random"]
+    np.testing.assert_allclose(
+        uncertainty.predictive_entropy(samples), scipy_entropy(samples.mean(0), axis=-1)
+    )
+    np.testing.assert_allclose(
+        uncertainty.expected_entropy(samples), scipy_entropy(samples, axis=-1).mean(0)
+    )
+
+
+def test_equal_samples_carry_no_epistemic_uncertainty():
+    samples = SAMPLES["equal samples"]
+    assert uncertainty.mutual_information(samples).max() < 1e-12
+    assert uncertainty.mutual_information(samples).min() >= 0
+    assert uncertainty.predictive_entropy(samples).min() > 0.1
+
+
+def test_order_of_samples_does_not_matter():
+    samples = SAMPLES["random"]
+    for name in MEASURES:
+        measure = getattr(uncertainty, name)
+        np.testing.assert_allclose(measure(samples), measure(samples[::-1]), atol=1e-12)
+
+
+def test_no_examples_give_no_measures():
+    empty = np.zeros((3, 0, 4))
+    assert uncertainty.predictive_mean(empty).shape == (0, 4)
+    assert uncertainty.mutual_information(empty).shape == (0,)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.ones((3, 4)), r"\(S, N, K\).*Received: samples of shape \(3, 4\)"),
+        (np.ones((0, 3, 4)), "at least one sample"),
+        (np.array([[[2.0, -1.0]]]), "Hint: apply a softmax"),
+        (np.array([[[0.5, 0.4]]]), "sums from 0.9"),
+        (np.array([[[np.nan, 1.0]]]), "Expected probabilities"),
+    ],
+)
+def test_refuses_what_is_not_samples(name, samples, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(uncertainty, name)(samples)

@@ -1,0 +1,80 @@
+"""Scores of predictions, against loops, scikit-learn and hand-computed cases."""
+
+import numpy as np
+import pytest
+import reference
+from sklearn.metrics import brier_score_loss, log_loss
+
+from tfp_bayes import uncertainty
+
+RNG = np.random.default_rng(0)
+PROBS = RNG.dirichlet([0.5] * 4, 200)
+LABELS = np.array([RNG.choice(4, p=p) for p in PROBS])
+
+
+@pytest.mark.parametrize("name", ["accuracy", "nll", "brier"])
+def test_equals_reference(name):
+    expected = getattr(reference, name)(LABELS.tolist(), PROBS.tolist())
+    assert getattr(uncertainty, name)(LABELS, PROBS) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_bins", [1, 7, 10, 15])
+def test_calibration_error_equals_reference(num_bins):
+    actual = uncertainty.expected_calibration_error(LABELS, PROBS, num_bins)
+    expected = reference.expected_calibration_error(LABELS.tolist(), PROBS.tolist(), num_bins)
+    assert actual == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_scikit_learn():
+    assert uncertainty.nll(LABELS, PROBS) == pytest.approx(log_loss(LABELS, PROBS))
+    binary = np.stack([1 - PROBS[:, 0], PROBS[:, 0]], axis=1)
+    labels = (LABELS == 0).astype("int64")
+    # scikit-learn's binary Brier score is half the sum over both classes.
+    expected = 2 * brier_score_loss(labels, binary[:, 1])
+    assert uncertainty.brier(labels, binary) == pytest.approx(expected)
+
+
+def test_calibration_error_by_hand():
+    probs = [[0.95, 0.05], [0.85, 0.15], [0.45, 0.55], [0.3, 0.7]]
+    # Bins of width 0.5: all four in (0.5, 1], mean confidence 0.7625, accuracy 3/4.
+    assert uncertainty.expected_calibration_error([0, 0, 1, 0], probs, 2) == pytest.approx(0.0125)
+    # A confidence on an edge belongs to the bin below it.
+    edge = [[0.5, 0.5], [0.5, 0.5], [0.25, 0.75]]
+    assert uncertainty.expected_calibration_error([0, 1, 1], edge, 2) == pytest.approx(0.25 / 3)
+
+
+def test_calibrated_predictions_have_small_error_and_overconfident_ones_large():
+    rng = np.random.default_rng(1)
+    probs = rng.dirichlet([1.0] * 3, 20_000)
+    labels = (probs.cumsum(1) > rng.random((20_000, 1))).argmax(1)
+    calibrated = uncertainty.expected_calibration_error(labels, probs)
+    sharpened = probs**4 / (probs**4).sum(1, keepdims=True)
+    assert calibrated < 0.015
+    assert uncertainty.expected_calibration_error(labels, sharpened) > 10 * calibrated
+
+
+def test_zero_probability_of_the_label_stays_finite():
+    assert uncertainty.nll([0], [[0.0, 1.0]]) == pytest.approx(-np.log(1e-7))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "nll", "brier", "expected_calibration_error"])
+@pytest.mark.parametrize(
+    ("labels", "probs", "message"),
+    [
+        (np.eye(2), np.eye(2), "Hint: one-hot labels become class numbers"),
+        ([0.0, 1.0], np.eye(2), "Expected integer labels"),
+        ([0, 2], np.eye(2), r"Expected labels in \[0, 2\)"),
+        ([-1, 0], np.eye(2), "from -1"),
+        ([0], np.eye(2), r"integer labels of shape \(2,\)"),
+        ([0, 1], [[3.0, -2.0], [0.5, 0.5]], "apply a softmax"),
+        ([], np.zeros((0, 2)), "at least one row"),
+    ],
+)
+def test_refuses_what_does_not_match(name, labels, probs, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(uncertainty, name)(labels, probs)
+
+
+def test_refuses_no_bins():
+    with pytest.raises(ValueError, match="num_bins=0"):
+        uncertainty.expected_calibration_error([0], [[1.0, 0.0]], num_bins=0)

@@ -1,0 +1,370 @@
+"""The loop of active learning: train, score, ask, label."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfp_bayes.active import acquisition as acquisitions
+from tfp_bayes.active import checkpoint
+from tfp_bayes.active.pool import Pool
+from tfp_bayes.active.refit import Refit
+from tfp_bayes.active.round import Round
+from tfp_bayes.active.selection import top_k
+from tfp_bayes.uncertainty import accuracy, nll
+
+UNKNOWN = -1  # label of an example that nobody has labelled
+# What a seed is used for; each use of a round has a stream of its own.
+_TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE = range(5)
+
+
+class ActiveLearner:
+    """Buys the labels that a model learns most from, round by round.
+
+    With known labels (`y`), `run` does everything. With a person who labels, `propose` says which
+    examples to label and `tell` takes the answers, all at once or one by one. Round 0 trains on
+    the initial set; each further round acquires, trains anew and evaluates. Give `checkpoint` and
+    a run that was killed at any point continues to the same result, bit for bit on a CPU.
+
+    Args:
+        model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
+            `variables`. Its weights are re-initialised in place and nothing is traced again.
+        x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it.
+        y: Labels (N,), integers, or None if a person gives them through `tell`.
+        initial: Indices of the initial set.
+        initial_labels: Their labels; None takes them from `y`.
+        ignore: Indices never to acquire, such as a validation set taken from `x`.
+        validation_data: (x, y) for `validation_nll` and early stopping, or None.
+        test_data: (x, y) for `test_accuracy` and `test_nll`, or None.
+        acquisition: Name or function, see `tfp_bayes.active.acquisition`.
+        query_size: q, examples acquired a round.
+        candidates: Score a random subset of the pool of this size; None scores the whole pool.
+        num_samples: S posterior samples for scores and evaluation; None takes the model's own.
+        reinit: Where each training starts: "fresh", "warm" or "shrink_perturb", see `Refit`.
+        steps: Optimizer steps a round, the least if `max_steps` is given.
+        max_steps: Train on, at most this far, until the validation loss stops improving.
+        batch_size: Examples an optimizer step, never more than there are.
+        seed: Integer that decides everything random.
+        checkpoint: File to keep the state in, or None. An existing one is continued.
+        on_stage: Called with the name of each stage when it is over: "start", "propose", "tell",
+            "fit", "evaluate", and "checkpoint" whenever the state has reached the file.
+
+    Raises:
+        ValueError: If an index or label is out of range, a required argument is missing, or the
+            checkpoint is of another run.
+
+    Reference:
+        Gal, Islam and Ghahramani 2017, arXiv:1703.02910.
+
+    Example:
+
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(100, 2)).astype("float32")
+    >>> y = (x[:, 0] > 0).astype("int64")
+    >>> inputs = keras.Input((2,))
+    >>> hidden = MCDropout(0.3)(keras.layers.Dense(16, activation="relu")(inputs))
+    >>> model = BayesianModel(inputs, keras.layers.Dense(2, activation="softmax")(hidden))
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> learner = ActiveLearner(model, x, y, initial=[0, 1, 2, 3], query_size=2, steps=5)
+    >>> history = learner.run(num_rounds=2)
+    >>> [row.num_acquired for row in history]
+    [0, 2, 4]
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: np.ndarray,
+        y: np.ndarray | None = None,
+        *,
+        initial: np.ndarray,
+        initial_labels: np.ndarray | None = None,
+        ignore: np.ndarray = (),
+        validation_data: tuple[np.ndarray, np.ndarray] | None = None,
+        test_data: tuple[np.ndarray, np.ndarray] | None = None,
+        acquisition: str | acquisitions.Acquisition = "bald",
+        query_size: int = 10,
+        candidates: int | None = None,
+        num_samples: int | None = None,
+        reinit: str = "fresh",
+        steps: int = 200,
+        max_steps: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        checkpoint: str | Path | None = None,
+        on_stage: Callable[[str], None] | None = None,
+    ):
+        self.model = model
+        self.x = x
+        self.acquisition = acquisitions.get(acquisition)
+        self.validation_data = validation_data
+        self.test_data = test_data
+        self.num_classes = model.output_shape[-1]
+        self.y = None if y is None else self._checked_labels(y, len(x))
+        if query_size < 1 or (candidates is not None and candidates < query_size):
+            raise ValueError(
+                "Expected a positive `query_size`, and `candidates` not below it. "
+                f"Received: query_size={query_size}, candidates={candidates}. "
+                "Hint: candidates=None scores the whole pool."
+            )
+        self.query_size = query_size
+        self.candidates = candidates
+        self.num_samples = num_samples
+        self.seed = seed
+        self.refit = Refit(model, reinit, steps, max_steps, batch_size)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.on_stage = on_stage or (lambda stage: None)
+
+        self.pool = Pool(len(x))
+        self.labels = np.full(len(x), UNKNOWN)  # (N,)
+        self.scores = np.full(len(x), np.nan)  # (N,) score of each example when it was acquired
+        self.pending = np.array([], dtype="int64")  # proposed and not answered yet
+        self.history: list[Round] = []
+        self._score_seconds = 0.0
+        self.pool.ignore(ignore)
+        initial = np.asarray(initial)
+        self.pool.acquire(initial, round=0)
+        if initial_labels is None:
+            initial_labels = None if self.y is None else self.y[initial]
+        if initial_labels is None or not len(initial):
+            raise ValueError(
+                "Expected `initial` indices with labels, from `y` or `initial_labels`. "
+                f"Received: {len(initial)} indices, y=None, initial_labels=None. "
+                "Hint: label a few examples of each class first."
+            )
+        self.labels[initial] = self._checked_labels(initial_labels, len(initial))
+        if self.checkpoint is not None and self.checkpoint.exists():
+            self._load()
+        else:
+            self._save("start")
+
+    def run(self, num_rounds: int) -> list[Round]:
+        """Runs until `num_rounds` rounds of acquisition are complete, earlier ones counted.
+
+        Args:
+            num_rounds: Rounds in all, as `epochs` with `initial_epoch` in Keras: a run that was
+                interrupted after 4 of 10 rounds continues with the fifth.
+
+        Returns:
+            The history, `num_rounds` + 1 rows: round 0 is the initial set.
+
+        Raises:
+            ValueError: If the pool is too small, or without `y`.
+        """
+        while len(self.history) <= num_rounds:
+            self.step()
+        return self.history
+
+    def step(self) -> Round:
+        """Runs one round: propose, label from `y`, train, evaluate. Returns its row."""
+        if self.is_trained or len(self.pending):
+            if self.y is None:
+                raise ValueError(
+                    "Expected known labels `y` to run by itself. Received: y=None. "
+                    "Hint: use propose() and tell(indices, labels)."
+                )
+            indices = self.propose()
+            self.tell(indices, self.y[indices])
+        return self.train()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model has been trained on every label known so far."""
+        return len(self.history) > int(self.pool.acquired_at.max())
+
+    def propose(self) -> np.ndarray:
+        """Returns the indices to label next, the highest score first.
+
+        The same until they are answered; then the model is trained on the answers before it
+        scores the pool again.
+
+        Returns:
+            Indices (q,) int64, or those of the last proposal that have no label yet.
+
+        Raises:
+            ValueError: If fewer than `query_size` examples are left in the pool.
+        """
+        if len(self.pending):
+            return self.pending.copy()
+        if not self.is_trained:
+            self.train()
+        left = len(self.pool.unlabelled)
+        if left < self.query_size:
+            raise ValueError(
+                f"Expected at least query_size={self.query_size} examples in the pool. "
+                f"Received: {left}. Hint: ask for fewer rounds or a smaller query_size."
+            )
+        start = time.perf_counter()
+        candidates = self._candidates()
+        prediction = self._predict(self.x[candidates], self._seed(_SCORE))
+        scores = self.acquisition(prediction)
+        best = top_k(scores, self.query_size, self._seed(_SELECT))
+        self.pending = candidates[best]
+        self.scores[self.pending] = np.asarray(scores)[best]
+        self._score_seconds = time.perf_counter() - start
+        self._save("propose")
+        return self.pending.copy()
+
+    def tell(self, indices: np.ndarray, labels: np.ndarray) -> None:
+        """Takes labels for proposed examples: all of them, or some now and some later.
+
+        Args:
+            indices: Indices (n,) out of the last proposal, each once.
+            labels: Their labels (n,), integers in [0, K).
+
+        Raises:
+            ValueError: If an index was not proposed or is answered already, or a label is out of
+                range. Nothing is taken then.
+        """
+        indices = np.atleast_1d(indices)
+        labels = self._checked_labels(labels, len(indices))
+        answered = indices[np.isin(indices, self.pool.labelled)]
+        if answered.size:
+            raise ValueError(
+                f"Expected indices without a label. Received: {answered[:5].tolist()}, answered "
+                "already. Hint: an answer cannot be changed."
+            )
+        unknown = indices[~np.isin(indices, self.pending)]
+        if unknown.size:
+            raise ValueError(
+                f"Expected indices out of the last proposal {self.pending.tolist()}. "
+                f"Received: {unknown[:5].tolist()}. Hint: call propose() and label those."
+            )
+        self.pool.acquire(indices, round=len(self.history))
+        self.labels[indices] = labels
+        self.pending = self.pending[~np.isin(self.pending, indices)]
+        self._save("tell")
+
+    def train(self) -> Round:
+        """Trains on every label told so far and evaluates; unanswered proposals lapse.
+
+        Returns:
+            The new row of the history.
+        """
+        start = time.perf_counter()
+        labelled = self.pool.labelled
+        steps = self.refit(
+            self.x[labelled], self.labels[labelled], self.validation_data, self._seed(_TRAIN)
+        )
+        self.on_stage("fit")
+        fitted = time.perf_counter()
+        test_accuracy, test_nll = self._evaluate(self.test_data)
+        _, validation_nll = self._evaluate(self.validation_data)
+        self.history.append(
+            Round(
+                round=len(self.history),
+                num_labelled=len(labelled),
+                num_acquired=self.pool.num_acquired,
+                test_accuracy=test_accuracy,
+                test_nll=test_nll,
+                validation_nll=validation_nll,
+                optimizer_steps=steps,
+                fit_seconds=fitted - start,
+                score_seconds=self._score_seconds,
+                evaluate_seconds=time.perf_counter() - fitted,
+            )
+        )
+        self.pending = self.pending[:0]
+        self._save("evaluate")
+        return self.history[-1]
+
+    def _candidates(self) -> np.ndarray:
+        pool = self.pool.unlabelled
+        if self.candidates is None or self.candidates >= len(pool):
+            return pool
+        rng = np.random.default_rng(self._seed(_CANDIDATES))
+        return np.sort(rng.choice(pool, self.candidates, replace=False))
+
+    def _predict(self, x: np.ndarray, seed: int):
+        return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed)
+
+    def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float]:
+        if data is None:
+            return float("nan"), float("nan")
+        x, y = data
+        mean = self._predict(x, self._seed(_EVALUATE)).mean
+        return float(accuracy(y, mean)), float(nll(y, mean))
+
+    def _seed(self, purpose: int) -> int:
+        """Derives the seed of one use in the round in progress."""
+        state = np.random.SeedSequence([self.seed, len(self.history), purpose])
+        return int(state.generate_state(1)[0] >> 1)  # 31 bits: fits every library's seed
+
+    def _checked_labels(self, labels: np.ndarray, size: int) -> np.ndarray:
+        labels = np.atleast_1d(labels)
+        valid = labels.dtype.kind in "iu" and labels.shape == (size,)
+        if not valid or (size and not 0 <= labels.min() <= labels.max() < self.num_classes):
+            raise ValueError(
+                f"Expected {size} integer labels in [0, {self.num_classes}). "
+                f"Received: {labels.dtype} array of shape {labels.shape}"
+                + (f", from {labels.min()} to {labels.max()}" if labels.size else "")
+                + ". Hint: one label for each index, as class numbers."
+            )
+        return labels.astype("int64")
+
+    # The checkpoint: everything that decides what happens next.
+
+    def _save(self, stage: str) -> None:
+        self.on_stage(stage)
+        if self.checkpoint is None:
+            return
+        weights = {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
+        checkpoint.save(
+            self.checkpoint,
+            {
+                "acquired_at": self.pool.acquired_at,
+                "labels": self.labels,
+                "scores": self.scores,
+                "pending": self.pending,
+                **weights,
+            },
+            {
+                "config": self._config(),
+                "history": [dataclasses.asdict(row) for row in self.history],
+                "score_seconds": self._score_seconds,
+            },
+        )
+        self.on_stage("checkpoint")
+
+    def _load(self) -> None:
+        arrays, record = checkpoint.load(self.checkpoint)
+        config = self._config()
+        different = [k for k, v in config.items() if record["config"].get(k) != v]
+        if different:
+            raise ValueError(
+                f"Expected the configuration of the run in {self.checkpoint}. Received: "
+                + ", ".join(
+                    f"{k}={config[k]!r} (was {record['config'].get(k)!r})" for k in different
+                )
+                + ". Hint: repeat the arguments of that run, or use another folder."
+            )
+        self.pool = Pool(arrays["acquired_at"])
+        self.labels, self.scores = arrays["labels"], arrays["scores"]
+        self.pending = arrays["pending"]
+        self.history = [Round(**row) for row in record["history"]]
+        self._score_seconds = record["score_seconds"]
+        for i, variable in enumerate(self.model.variables):
+            variable.assign(arrays[f"weight_{i}"])
+
+    def _config(self) -> dict:
+        """Returns what a resumed run must have in common with the one it continues."""
+        initial = np.flatnonzero(self.pool.acquired_at == 0)
+        return {
+            "num_examples": len(self.x),
+            "num_classes": self.num_classes,
+            "num_weights": len(self.model.variables),
+            "initial": initial.tolist(),
+            "ignored": int(np.count_nonzero(self.pool.acquired_at == -2)),
+            "acquisition": self.acquisition.__name__,
+            "query_size": self.query_size,
+            "candidates": self.candidates,
+            "num_samples": self.num_samples,
+            "reinit": self.refit.reinit,
+            "steps": self.refit.steps,
+            "max_steps": self.refit.max_steps,
+            "batch_size": self.refit.batch_size,
+            "seed": self.seed,
+        }

@@ -1,0 +1,105 @@
+"""Which examples have a label, and since when: one integer array."""
+
+import numpy as np
+
+UNLABELLED = -1
+IGNORED = -2
+
+
+class Pool:
+    """The state of every example of a data set, by its index in that data set.
+
+    Attributes:
+        acquired_at: (N,) int64: -1 in the pool, 0 in the initial set, r the round in which it
+            was labelled, -2 ignored (held out, rejected).
+
+    Args:
+        acquired_at: Number of examples, all in the pool, or an array as above to start from.
+
+    Raises:
+        ValueError: If there is no example or an entry is below -2.
+
+    Example:
+
+    >>> pool = Pool(5)
+    >>> pool.acquire([3, 1], round=0)
+    >>> pool.labelled, pool.unlabelled
+    (array([1, 3]), array([0, 2, 4]))
+    """
+
+    def __init__(self, acquired_at: int | np.ndarray):
+        if np.ndim(acquired_at) == 0:
+            acquired_at = np.full(acquired_at, UNLABELLED)
+        self.acquired_at = np.array(acquired_at, dtype="int64")
+        if len(self.acquired_at) == 0 or self.acquired_at.min() < IGNORED:
+            raise ValueError(
+                "Expected at least one example, entries of -2 or more for `acquired_at`. "
+                f"Received: {len(self.acquired_at)} entries. Hint: Pool(len(x))."
+            )
+
+    def __len__(self) -> int:
+        return len(self.acquired_at)
+
+    @property
+    def unlabelled(self) -> np.ndarray:
+        """Indices that may still be acquired, ascending."""
+        return np.flatnonzero(self.acquired_at == UNLABELLED)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Indices that have a label, ascending."""
+        return np.flatnonzero(self.acquired_at >= 0)
+
+    @property
+    def num_acquired(self) -> int:
+        """Number of labelled examples beyond the initial set."""
+        return int(np.count_nonzero(self.acquired_at > 0))
+
+    def acquire(self, indices: np.ndarray, round: int) -> None:
+        """Moves examples from the pool to the labelled set of a round (0: the initial set).
+
+        Raises:
+            ValueError: If an index is unknown, repeated or not in the pool; nothing changes.
+        """
+        if round < 0:
+            raise ValueError(
+                f"Expected a round of 0 or more. Received: round={round}. Hint: 0 is the initial "
+                "set."
+            )
+        self.acquired_at[self._in_pool(indices)] = round
+
+    def ignore(self, indices: np.ndarray) -> None:
+        """Takes examples out of the pool without a label, e.g. a validation set.
+
+        Raises:
+            ValueError: If an index is unknown, repeated or not in the pool; nothing changes.
+        """
+        self.acquired_at[self._in_pool(indices)] = IGNORED
+
+    def _in_pool(self, indices: np.ndarray) -> np.ndarray:
+        indices = np.asarray(indices).reshape(-1)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise ValueError(
+                "Expected integers for `indices`. "
+                f"Received: indices of dtype {indices.dtype}. Hint: indices of the data set."
+            )
+        indices = indices.astype("int64")
+        unknown = indices[(indices < 0) | (indices >= len(self))]
+        if unknown.size:
+            raise ValueError(
+                f"Expected indices in [0, {len(self)}). Received: {unknown[:5].tolist()}. "
+                "Hint: indices are those of the data set, not positions in the pool."
+            )
+        if len(np.unique(indices)) != len(indices):
+            raise ValueError(
+                "Expected each index once. "
+                f"Received: {len(indices)} indices, {len(np.unique(indices))} different. "
+                "Hint: drop the repeated ones."
+            )
+        taken = indices[self.acquired_at[indices] != UNLABELLED]
+        if taken.size:
+            raise ValueError(
+                f"Expected indices in the pool. Received: {taken[:5].tolist()}, which are "
+                "labelled or ignored already. Hint: choose from pool.unlabelled."
+            )
+        return indices

@@ -1,0 +1,54 @@
+"""Batches of model inputs from whatever Keras users hold: arrays, tf.data, PyDataset."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def batches(x, batch_size: int) -> Iterator:
+    """Yields batches of inputs; targets and sample weights beside them are left out.
+
+    Args:
+        x: Array (N, ...) or structure of arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
+            The last two bring their own batches.
+        batch_size: Rows of a batch of arrays.
+
+    Raises:
+        ValueError: If the arrays differ in length or `batch_size` is below 1.
+    """
+    if isinstance(x, tf.data.Dataset):
+        yield from (_inputs(batch) for batch in x)
+    elif isinstance(x, keras.utils.PyDataset):
+        yield from (_inputs(x[i]) for i in range(x.num_batches))
+    else:
+        num_examples = count_rows(x)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                "Expected a positive integer for `batch_size`. "
+                f"Received: batch_size={batch_size!r}. Hint: leave it out for the default."
+            )
+        # `or 1`: no rows still make one batch, whose answer has the right shapes.
+        for start in range(0, num_examples or 1, batch_size):
+            yield keras.tree.map_structure(lambda a, s=start: a[s : s + batch_size], x)
+
+
+def count_rows(x) -> int:
+    """Returns the common length of the arrays in a structure.
+
+    Raises:
+        ValueError: If they differ or one has no rows to speak of.
+    """
+    lengths = {len(a) if np.ndim(a) else None for a in keras.tree.flatten(x)}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(
+            "Expected arrays of the same length for `x`. "
+            f"Received: shapes={[np.shape(a) for a in keras.tree.flatten(x)]}. "
+            "Hint: the first axis of each is the batch."
+        )
+    return lengths.pop()
+
+
+def _inputs(batch):
+    return keras.utils.unpack_x_y_sample_weight(batch)[0]

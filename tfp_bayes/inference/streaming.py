@@ -1,0 +1,49 @@
+"""Running sums over samples: every measure of a `Prediction` without keeping the samples."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfp_bayes.inference.likelihoods import Likelihood
+
+
+class Moments(NamedTuple):
+    """What is remembered of the samples seen so far; memory does not grow with their number."""
+
+    mean: tf.Tensor  # (N, K)
+    squares: tf.Tensor  # (N, K) sum of squared deviations from the mean
+    entropy: tf.Tensor  # (N,) sum of the samples' entropies
+
+
+def first(p: tf.Tensor, likelihood: Likelihood) -> Moments:
+    """Returns the moments of one sample, p (N, K)."""
+    return Moments(p, tf.zeros_like(p), likelihood.entropy(p))
+
+
+def add(moments: Moments, p: tf.Tensor, count: tf.Tensor, likelihood: Likelihood) -> Moments:
+    """Adds sample number `count` (the first is 1), p (N, K).
+
+    Welford's update: centred, so that the variance of nearly equal probabilities survives
+    float32, where mean(p^2) - mean(p)^2 would cancel to noise.
+    """
+    deviation = p - moments.mean
+    mean = moments.mean + deviation / tf.cast(count, p.dtype)
+    squares = moments.squares + deviation * (p - mean)
+    return Moments(mean, squares, moments.entropy + likelihood.entropy(p))
+
+
+def measures(moments: Moments, count: tf.Tensor, likelihood: Likelihood) -> dict[str, tf.Tensor]:
+    """Returns every measure of `Prediction` from the moments of `count` samples."""
+    count = tf.cast(count, moments.mean.dtype)
+    predictive_entropy = likelihood.entropy(moments.mean)
+    expected_entropy = moments.entropy / count
+    variance = moments.squares / count
+    return {
+        "mean": moments.mean,
+        "predictive_entropy": predictive_entropy,
+        "expected_entropy": expected_entropy,
+        "mutual_information": tf.maximum(predictive_entropy - expected_entropy, 0),
+        "variation_ratio": 1 - likelihood.confidence(moments.mean),
+        "mean_std": tf.reduce_mean(tf.sqrt(variance), axis=-1),
+        "variance": variance,
+    }

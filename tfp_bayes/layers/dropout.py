@@ -1,0 +1,96 @@
+"""Monte Carlo dropout: dropout that never switches off."""
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes.layers.stochastic import StochasticLayer
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class MCDropout(StochasticLayer):
+    """Dropout that stays on at inference, so that passes are posterior samples.
+
+    Use it in place of `keras.layers.Dropout` where the network should know how sure it is. Under
+    a Gaussian prior on the following kernel, training with dropout is variational inference with
+    a Bernoulli posterior over its rows, and each mask is one draw from that posterior.
+
+    Args:
+        rate: Float in [0, 1), the probability that a unit is set to zero. 0 is the identity.
+        noise_shape: Tuple of ints or None, as in `keras.layers.Dropout`: the shape of the mask,
+            batch axis included; axes of size 1 share their mask, None takes the input's size.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Randomness:
+        `training=True`: one mask for each example. `training=False`: one mask for the whole
+        batch. Units that stay are scaled by 1 / (1 - rate), so the mean is the input.
+
+    Losses:
+        None. The prior of Monte Carlo dropout is `BayesianModel(..., prior_scale=)`.
+
+    Raises:
+        ValueError: If `rate` is outside [0, 1).
+
+    Reference:
+        Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation", equations 3 and 6,
+        arXiv:1506.02142.
+
+    Example:
+
+    >>> layer = MCDropout(0.5, seed=0)
+    >>> y = layer(np.ones((4, 8)), training=False)  # one mask: the four rows are equal
+    >>> bool(np.all(y == y[0])), sorted({float(v) for v in np.ravel(y)})
+    (True, [0.0, 2.0])
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: tuple[int | None, ...] | None = None,
+        *,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(
+                f"Expected a float in [0, 1) for `rate`. Received: rate={rate!r}. "
+                "Hint: rate is the fraction of units set to zero, e.g. 0.5."
+            )
+        self.rate = rate
+        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        self.supports_masking = True
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `inputs` with units set to zero, same shape and dtype."""
+        if self.rate == 0:
+            return inputs
+        shape = self._mask_shape(inputs)
+        if not training:
+            shape[0] = 1  # one theta for the batch
+        return inputs * self.draw_mask(shape)
+
+    def draw_mask(self, shape: tf.Tensor | list) -> tf.Tensor:
+        """Draws a mask of zeros and 1 / (1 - rate), in the compute dtype, of the given shape."""
+        # Always drawn in float32: half precision would round the probability itself.
+        uniform = tf.random.stateless_uniform(shape, self.draw_seed(), alg="philox")
+        return tf.cast(uniform >= self.rate, self.compute_dtype) / (1 - self.rate)
+
+    def _mask_shape(self, inputs: tf.Tensor) -> list:
+        sizes = tf.unstack(tf.shape(inputs))
+        if self.noise_shape is None:
+            return sizes
+        if len(self.noise_shape) != len(sizes):
+            raise ValueError(
+                f"Expected `noise_shape` of the inputs' rank {len(sizes)}. "
+                f"Received: noise_shape={self.noise_shape}. Hint: it includes the batch axis."
+            )
+        return [n if fixed is None else fixed for n, fixed in zip(sizes, self.noise_shape)]
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        """Returns `input_shape`: dropout changes values only."""
+        return input_shape
+
+    def get_config(self) -> dict:
+        """Returns the layer's constructor arguments, plain JSON."""
+        return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape}

@@ -1,0 +1,154 @@
+"""Monte Carlo dropout of whole feature maps."""
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes.layers.dropout import MCDropout
+
+
+class _MCSpatialDropout(MCDropout):
+    """Drops whole feature maps: the mask is constant over the `spatial_rank` axes of space."""
+
+    spatial_rank: int
+
+    def __init__(
+        self, rate: float, data_format: str | None = None, *, seed: int | None = None, **kwargs
+    ):
+        super().__init__(rate, seed=seed, **kwargs)
+        data_format = data_format or keras.config.image_data_format()
+        if data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "Expected 'channels_last' or 'channels_first' for `data_format`. "
+                f"Received: data_format={data_format!r}. Hint: leave it out for Keras' default."
+            )
+        self.data_format = data_format
+        self.input_spec = keras.layers.InputSpec(ndim=self.spatial_rank + 2)
+
+    def _mask_shape(self, inputs: tf.Tensor) -> list:
+        sizes = tf.unstack(tf.shape(inputs))
+        space = [1] * self.spatial_rank
+        if self.data_format == "channels_first":
+            return [sizes[0], sizes[1], *space]
+        return [sizes[0], *space, sizes[-1]]
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        del config["noise_shape"]
+        return {**config, "data_format": self.data_format}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class MCSpatialDropout1D(_MCSpatialDropout):
+    """Monte Carlo dropout of whole feature channels of a sequence.
+
+    Use it after a convolution, where neighbours share their information and dropping single
+    units removes little of it. Stays on at inference, as `MCDropout`.
+
+    Args:
+        rate: Float in [0, 1), the probability that a channel is set to zero.
+        data_format: "channels_last" (inputs (B, T, C)) or "channels_first" ((B, C, T)); None takes
+            Keras' default.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Randomness:
+        `training=True`: one mask for each example. `training=False`: one mask for the whole
+        batch. Each mask is constant over space.
+
+    Losses:
+        None.
+
+    Raises:
+        ValueError: If `rate` is outside [0, 1) or the inputs are not of rank 3.
+
+    Reference:
+        Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks",
+        section 3.2, arXiv:1411.4280.
+
+    Example:
+
+    >>> layer = MCSpatialDropout1D(0.5, seed=0)
+    >>> y = layer(np.ones((2, 5, 8)))
+    >>> bool(np.all(np.ptp(y, axis=1) == 0))  # a map is kept or dropped as a whole
+    True
+    """
+
+    spatial_rank = 1
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class MCSpatialDropout2D(_MCSpatialDropout):
+    """Monte Carlo dropout of whole feature maps of an image.
+
+    Use it after a convolution, where neighbours share their information and dropping single
+    units removes little of it. Stays on at inference, as `MCDropout`.
+
+    Args:
+        rate: Float in [0, 1), the probability that a map is set to zero.
+        data_format: "channels_last" (inputs (B, H, W, C)) or "channels_first"
+            ((B, C, H, W)); None takes Keras' default.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Randomness:
+        `training=True`: one mask for each example. `training=False`: one mask for the whole
+        batch. Each mask is constant over space.
+
+    Losses:
+        None.
+
+    Raises:
+        ValueError: If `rate` is outside [0, 1) or the inputs are not of rank 4.
+
+    Reference:
+        Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks",
+        section 3.2, arXiv:1411.4280.
+
+    Example:
+
+    >>> layer = MCSpatialDropout2D(0.5, seed=0)
+    >>> y = layer(np.ones((2, 5, 5, 8)))
+    >>> bool(np.all(np.ptp(y, axis=(1, 2)) == 0))  # a map is kept or dropped as a whole
+    True
+    """
+
+    spatial_rank = 2
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class MCSpatialDropout3D(_MCSpatialDropout):
+    """Monte Carlo dropout of whole feature volumes.
+
+    Use it after a convolution, where neighbours share their information and dropping single
+    units removes little of it. Stays on at inference, as `MCDropout`.
+
+    Args:
+        rate: Float in [0, 1), the probability that a volume is set to zero.
+        data_format: "channels_last" (inputs (B, D, H, W, C)) or "channels_first"
+            ((B, C, D, H, W)); None takes Keras' default.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Randomness:
+        `training=True`: one mask for each example. `training=False`: one mask for the whole
+        batch. Each mask is constant over space.
+
+    Losses:
+        None.
+
+    Raises:
+        ValueError: If `rate` is outside [0, 1) or the inputs are not of rank 5.
+
+    Reference:
+        Tompson et al. 2015, "Efficient Object Localization Using Convolutional Networks",
+        section 3.2, arXiv:1411.4280.
+
+    Example:
+
+    >>> layer = MCSpatialDropout3D(0.5, seed=0)
+    >>> y = layer(np.ones((2, 3, 3, 3, 8)))
+    >>> bool(np.all(np.ptp(y, axis=(1, 2, 3)) == 0))  # a map is kept or dropped as a whole
+    True
+    """
+
+    spatial_rank = 3

@@ -1,0 +1,46 @@
+"""The base of every layer that is random by definition."""
+
+import keras
+import tensorflow as tf
+
+import tfp_bayes.backend  # noqa: F401  # refuses a Keras that does not run on TensorFlow
+
+
+class StochasticLayer(keras.layers.Layer):
+    """A layer whose output is random in training *and* at inference.
+
+    A subclass keeps two rules, on which everything that samples relies:
+
+    - `call(..., training=True)` uses the estimator that trains best, with noise of its own for
+      each example.
+    - `call(..., training=False)` draws **one** theta (one mask, one kernel) for the whole batch:
+      the output is a draw of a function, applied to every row.
+
+    All noise comes from `self.draw_seed()`. `tfp_bayes.Predictor` replaces the state of
+    `seed_generator` by a value derived from the caller's seed, the sample and the layer, so a
+    prediction neither depends on nor changes the state that training uses.
+
+    Args:
+        seed: Integer, or None to start from a seed that follows `keras.utils.set_random_seed`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, *, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def draw_seed(self) -> tf.Tensor:
+        """Returns the next seed of this layer, an int32 tensor of shape (2,)."""
+        return tf.cast(self.seed_generator.next(), tf.int32)
+
+    def get_config(self) -> dict:
+        """Returns the layer's constructor arguments, plain JSON."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+def stochastic_layers(layer: keras.layers.Layer) -> list[StochasticLayer]:
+    """Lists the stochastic layers of a model, nested ones too, in the order of its graph."""
+    # `_flatten_layers` is what Keras itself walks to collect weights and losses.
+    every = layer._flatten_layers(include_self=True, recursive=True)
+    return [each for each in every if isinstance(each, StochasticLayer)]

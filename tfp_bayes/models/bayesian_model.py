@@ -1,0 +1,289 @@
+"""A Keras model that trains on the evidence bound and predicts the posterior mean."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes.export import PREDICT_SEED, export_saved_model
+from tfp_bayes.inference import Prediction, Predictor
+from tfp_bayes.inference.predictor import DEFAULT_BATCH_SIZE
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.models.num_train import count_examples
+from tfp_bayes.seeds import fold_in
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class BayesianModel(keras.Model):
+    """A functional Keras model with random layers, trained and scored as a Bayesian would.
+
+    Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` are Keras' own, with
+    three differences:
+
+    - The loss is the negative evidence bound per example: the compiled loss plus KL / num_train.
+      `fit` learns num_train from the data and shows `nll` and `kl` (nats, not yet divided).
+    - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
+      at each call; `evaluate` and validation score that mean, with the negative log likelihood
+      (without KL) as their loss.
+    - `predict_uncertainty`, `sample` and an `export` that carries the uncertainty.
+
+    Args:
+        inputs: Input tensors, as for `keras.Model`.
+        outputs: Output tensors that are probabilities (softmax or sigmoid).
+        name: String or None.
+        likelihood: What the outputs mean, see `Predictor`.
+        prior_scale: Standard deviation of a Gaussian prior on every kernel that has no prior of
+            its own, or None for a flat one. With dropout this is the prior of MC dropout: an L2
+            penalty with factor 1 / (2 prior_scale^2 num_train).
+        num_samples: S, posterior samples used by `predict`, `evaluate` and validation.
+        **kwargs: Arguments of `keras.Model`.
+
+    Losses:
+        KL in nats, summed over weights, in float32, weighted by 1 / num_train.
+
+    Raises:
+        ValueError: If `prior_scale` or `num_samples` is not positive.
+
+    Reference:
+        Gal and Ghahramani 2016, equation 7, arXiv:1506.02142.
+
+    Example:
+
+    >>> inputs = keras.Input((2,))
+    >>> hidden = MCDropout(0.5)(keras.layers.Dense(16, activation="relu")(inputs))
+    >>> model = BayesianModel(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> x, y = np.ones((8, 2)), np.zeros(8)
+    >>> sorted(model.fit(x, y, verbose=0).history)
+    ['kl', 'loss', 'nll']
+    >>> model.predict_uncertainty(x, seed=0).mutual_information.shape
+    (8,)
+    """
+
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        name: str | None = None,
+        *,
+        likelihood: str = "categorical",
+        prior_scale: float | None = None,
+        num_samples: int = 100,
+        **kwargs,
+    ):
+        if prior_scale is not None and not prior_scale > 0:
+            raise ValueError(
+                "Expected a positive standard deviation or None for `prior_scale`. "
+                f"Received: prior_scale={prior_scale!r}. Hint: None is a flat prior."
+            )
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        self.likelihood = likelihood
+        self.prior_scale = prior_scale
+        self.num_samples = num_samples
+        self.num_train = self.add_weight(
+            name="num_train", shape=(), dtype="int64", initializer="zeros", trainable=False
+        )
+        self.nll_tracker = keras.metrics.Mean(name="nll")
+        self.kl_tracker = keras.metrics.Mean(name="kl")
+        self.predictor = Predictor(self, likelihood)
+        self.predictor.check_num_samples(num_samples)
+        for i, layer in enumerate(stochastic_layers(self)):
+            # Layers that were given one seed must not share their noise.
+            state = layer.seed_generator.state
+            state.assign(tf.cast(fold_in(tf.cast(state.value, tf.int32), i), state.dtype))
+
+    # Training.
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose="auto",
+        callbacks=None,
+        validation_split: float = 0.0,
+        *args,
+        num_train: int | None = None,
+        **kwargs,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit`, with the prior weighted by the size of the data.
+
+        Args:
+            x: Training data, as in Keras.
+            y: Targets, as in Keras.
+            batch_size: As in Keras.
+            epochs: As in Keras.
+            verbose: As in Keras.
+            callbacks: As in Keras.
+            validation_split: As in Keras; what it holds out does not count as training data.
+            *args: As in Keras.
+            num_train: Number of training examples; needed where `x` does not tell (a generator,
+                an endless dataset).
+            **kwargs: As in Keras.
+
+        Returns:
+            Keras' History, with `nll` and `kl` beside `loss`.
+
+        Raises:
+            ValueError: If the number of training examples is neither given nor known.
+        """
+        if self.prior_scale is None:
+            num_train = 0  # nothing to weight
+        elif num_train is None:
+            num_train = count_examples(x, validation_split)
+        if num_train is None:
+            raise ValueError(
+                "Expected data of known length, or `num_train`, to weight the prior. "
+                f"Received: x of type {type(x).__name__}, num_train=None. "
+                "Hint: fit(x, num_train=60_000)."
+            )
+        self.num_train.assign(num_train)
+        return super().fit(
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
+        )
+
+    def train_on_batch(self, *args, **kwargs):
+        """Trains on one batch as Keras does, once the number of training examples is known.
+
+        Raises:
+            ValueError: If neither `fit` nor `num_train.assign` has told it.
+        """
+        if self.prior_scale is not None and int(self.num_train) < 1:
+            raise ValueError(
+                "Expected a known number of training examples, to weight the prior. "
+                f"Received: num_train={int(self.num_train)}. "
+                "Hint: model.num_train.assign(60_000) before train_on_batch."
+            )
+        return super().train_on_batch(*args, **kwargs)
+
+    def kl_divergence(self) -> tf.Tensor:
+        """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
+
+        Up to a constant: for a point estimate or dropout under a Gaussian prior it is
+        |W|^2 / (2 prior_scale^2), summed over kernels.
+        """
+        if self.prior_scale is None:
+            return tf.constant(0.0)  # flat prior
+        kernels = [v for v in self.trainable_variables if v.name.endswith("kernel")]
+        squares = [tf.reduce_sum(tf.square(tf.cast(v.value, tf.float32))) for v in kernels]
+        return tf.add_n(squares or [tf.constant(0.0)]) / (2 * self.prior_scale**2)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True
+    ) -> tf.Tensor:
+        """Returns the loss of a batch: NLL in validation, NLL + KL / num_train in training."""
+        nll = super().compute_loss(x, y, y_pred, sample_weight, training)
+        # Under a distribution strategy Keras divides the loss by the number of replicas, whose
+        # gradients it adds up; the KL must be counted once all the same.
+        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
+        self.nll_tracker.update_state(nll * num_replicas, sample_weight=rows)
+        if not training or self.prior_scale is None:
+            return nll
+        kl = self.kl_divergence()
+        self.kl_tracker.update_state(kl)
+        return nll + tf.cast(kl / tf.cast(self.num_train, kl.dtype) / num_replicas, nll.dtype)
+
+    # Prediction and evaluation: always the posterior predictive mean.
+
+    def predict_step(self, data):
+        """Returns the predictive mean of a batch."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._predictive_mean(x)
+
+    def test_step(self, data) -> dict:
+        """Scores the predictive mean of a batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self._predictive_mean(x)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
+        rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss, sample_weight=rows)
+        results = self.compute_metrics(x, y, y_pred, sample_weight)
+        return {name: value for name, value in results.items() if name != "kl"}
+
+    def _predictive_mean(self, x):
+        return self.predictor.stream_mean(x, self.num_samples, tf.constant(PREDICT_SEED))
+
+    def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs):
+        """Returns the posterior predictive mean (N, K), the same at each call.
+
+        Args:
+            x: Inputs, as in `keras.Model.predict`.
+            batch_size: Rows of arrays at a time; None takes a size that suits sampling.
+            verbose: As in Keras.
+            **kwargs: As in Keras.
+
+        Returns:
+            Array (N, K), or the structure of the model's outputs.
+        """
+        return super().predict(x, _batch_size(x, batch_size), verbose, **kwargs)
+
+    def evaluate(self, x=None, y=None, batch_size: int | None = None, verbose="auto", **kwargs):
+        """Scores the posterior predictive mean; arguments and result as in Keras."""
+        return super().evaluate(x, y, _batch_size(x, batch_size), verbose, **kwargs)
+
+    def predict_uncertainty(
+        self,
+        x,
+        num_samples: int | None = None,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        return_samples: bool = False,
+    ) -> Prediction:
+        """Estimates predictions and their uncertainty, see `Predictor.predict_uncertainty`.
+
+        Args:
+            x: Inputs: arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
+            num_samples: S; None takes the model's own.
+            seed: Integer, pair of int32, or None for fresh draws.
+            batch_size: Rows of arrays at a time; changes memory and speed, not the answer.
+            return_samples: Whether to keep the (S, N, K) samples too.
+
+        Returns:
+            A `Prediction`.
+        """
+        num_samples = self.num_samples if num_samples is None else num_samples
+        return self.predictor.predict_uncertainty(x, num_samples, seed, batch_size, return_samples)
+
+    def sample(
+        self,
+        x,
+        num_samples: int | None = None,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ):
+        """Returns samples (S, N, K) of the prediction; arguments as `predict_uncertainty`."""
+        num_samples = self.num_samples if num_samples is None else num_samples
+        return self.predictor.sample(x, num_samples, seed, batch_size)
+
+    # Saving.
+
+    def export(self, filepath: str | Path) -> None:
+        """Writes a SavedModel that carries the uncertainty, see `export_saved_model`."""
+        export_saved_model(self.predictor, filepath, num_samples=self.num_samples)
+
+    def get_config(self) -> dict:
+        """Returns the graph of layers and the constructor arguments, plain JSON."""
+        config = super().get_config()
+        return {**config, **{name: getattr(self, name) for name in _OWN_ARGUMENTS}}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "BayesianModel":
+        """Rebuilds the model from `get_config()`."""
+        own = {name: config[name] for name in _OWN_ARGUMENTS}
+        graph = {name: value for name, value in config.items() if name not in own}
+        functional = keras.Model.from_config(graph, custom_objects=custom_objects)
+        return cls(functional.inputs, functional.outputs, name=functional.name, **own)
+
+
+_OWN_ARGUMENTS = ("likelihood", "prior_scale", "num_samples")
+
+
+def _batch_size(x, batch_size: int | None) -> int | None:
+    """Chooses the batch for arrays; datasets bring their own and Keras refuses another."""
+    if batch_size is None and all(hasattr(a, "shape") for a in keras.tree.flatten(x)):
+        return DEFAULT_BATCH_SIZE
+    return batch_size

@@ -1,0 +1,37 @@
+"""How many examples a training set holds, which sets the weight of the prior."""
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes.inference.batches import count_rows
+
+
+def count_examples(x, validation_split: float = 0.0) -> int | None:
+    """Counts the training examples in what `fit` is given as `x`.
+
+    Args:
+        x: Arrays, `tf.data.Dataset` (read through once) or `keras.utils.PyDataset` (its first
+            and last batch are loaded).
+        validation_split: Fraction of arrays that `fit` holds out.
+
+    Returns:
+        The number of examples, or None where it cannot be known: a Python generator, an endless
+        dataset or one of unknown length.
+    """
+    if isinstance(x, keras.utils.PyDataset):
+        if x.num_batches is None:
+            return None
+        first, last = (_batch_rows(x[i]) for i in (0, x.num_batches - 1))
+        return int((x.num_batches - 1) * first + last)
+    if isinstance(x, tf.data.Dataset):
+        if x.cardinality() < 0:  # tf.data.INFINITE_CARDINALITY or UNKNOWN_CARDINALITY
+            return None
+        return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch)))
+    if all(hasattr(a, "__len__") for a in keras.tree.flatten(x)):
+        # Keras rounds the split towards the training set's end in the same way.
+        return int(count_rows(x) * (1 - validation_split))
+    return None
+
+
+def _batch_rows(batch) -> tf.Tensor:
+    return tf.shape(keras.tree.flatten(batch)[0])[0]

@@ -1,0 +1,57 @@
+"""Seeds as values: every random draw of the library follows from a pair of int32."""
+
+import random
+
+import numpy as np
+import tensorflow as tf
+
+
+def as_seed(seed: int | tuple[int, int] | None) -> np.ndarray:
+    """Turns what a user passes as `seed` into the int32 pair that TensorFlow's random ops take.
+
+    Args:
+        seed: An integer in [0, 2^64) (its low and high words become the pair, so `7` is `[7, 0]`),
+            a pair of int32, or None for a fresh seed, which follows
+            `keras.utils.set_random_seed`.
+
+    Returns:
+        Array of shape (2,), int32.
+
+    Raises:
+        ValueError: If `seed` is none of these.
+
+    Example:
+
+    >>> as_seed(7)
+    array([7, 0], dtype=int32)
+    """
+    if seed is None:
+        seed = random.getrandbits(62)
+    if isinstance(seed, int | np.integer) and 0 <= seed < 2**64:
+        return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32).view(np.int32)
+    pair = np.asarray(seed)
+    if (
+        pair.shape == (2,)
+        and pair.dtype.kind in "iu"
+        and np.array_equal(pair, pair.astype("int32"))
+    ):
+        return pair.astype("int32")
+    raise ValueError(
+        "Expected an integer in [0, 2**64), a pair of int32 or None for `seed`. "
+        f"Received: seed={seed!r}. Hint: pass an int such as seed=0."
+    )
+
+
+def fold_in(seed: tf.Tensor, *data: tf.Tensor | int) -> tf.Tensor:
+    """Derives a new seed from a seed and integers, the same on every device.
+
+    Args:
+        seed: int32 tensor of shape (2,).
+        *data: Integers, folded in from left to right: `fold_in(seed, sample, layer)`.
+
+    Returns:
+        int32 tensor of shape (2,).
+    """
+    for value in data:
+        seed = tf.random.experimental.stateless_fold_in(seed, value, alg="philox")
+    return seed

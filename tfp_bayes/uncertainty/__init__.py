@@ -1,0 +1,26 @@
+"""From samples to numbers: measures of uncertainty and scores of predictions, NumPy only."""
+
+from tfp_bayes.uncertainty.measures import (
+    expected_entropy,
+    mean_std,
+    mutual_information,
+    predictive_entropy,
+    predictive_mean,
+    variance,
+    variation_ratio,
+)
+from tfp_bayes.uncertainty.metrics import accuracy, brier, expected_calibration_error, nll
+
+__all__ = [
+    "accuracy",
+    "brier",
+    "expected_calibration_error",
+    "expected_entropy",
+    "mean_std",
+    "mutual_information",
+    "nll",
+    "predictive_entropy",
+    "predictive_mean",
+    "variance",
+    "variation_ratio",
+]

@@ -1,0 +1,181 @@
+"""Measures of uncertainty from posterior samples (S, N, K) of class probabilities.
+
+`Predictor` streams the same measures without keeping samples; these are for samples in hand.
+Everything is computed in float64, entropies are in nats, 0 log 0 = 0.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import entr
+
+from tfp_bayes.uncertainty.probabilities import as_samples
+
+
+def predictive_mean(samples: ArrayLike) -> np.ndarray:
+    """Averages the samples: the posterior predictive distribution.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Gal and Ghahramani 2016, equation 6, arXiv:1506.02142.
+
+    Example:
+
+    >>> predictive_mean([[[1.0, 0.0]], [[0.5, 0.5]]])
+    array([[0.75, 0.25]])
+    """
+    return as_samples(samples).mean(axis=0)
+
+
+def predictive_entropy(samples: ArrayLike) -> np.ndarray:
+    """Entropy of the mean, H[mean_s p_s]: total uncertainty.
+
+    Use it to find whatever the model is unsure of, for lack of data or because of noise.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N,) float64, nats, between 0 and log K.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Gal et al. 2017, section 4, arXiv:1703.02910.
+
+    Example:
+
+    >>> predictive_entropy([[[1.0, 0.0]], [[0.0, 1.0]]]).round(4)
+    array([0.6931])
+    """
+    return entr(predictive_mean(samples)).sum(axis=-1)
+
+
+def expected_entropy(samples: ArrayLike) -> np.ndarray:
+    """Mean of the samples' entropies, mean_s H[p_s]: aleatoric uncertainty.
+
+    Use it to find noise that no further label can remove.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N,) float64, nats.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Houlsby et al. 2011, equation 2, second term, arXiv:1112.5745.
+
+    Example:
+
+    >>> expected_entropy([[[1.0, 0.0]], [[0.0, 1.0]]])
+    array([0.])
+    """
+    return entr(as_samples(samples)).sum(axis=-1).mean(axis=0)
+
+
+def mutual_information(samples: ArrayLike) -> np.ndarray:
+    """Mutual information of label and weights: epistemic uncertainty, the BALD score.
+
+    Use it to find inputs whose label would teach the model most.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N,) float64, nats, never below 0: H[mean_s p_s] - mean_s H[p_s].
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Houlsby et al. 2011, equation 2, arXiv:1112.5745.
+
+    Example:
+
+    >>> mutual_information([[[1.0, 0.0]], [[0.0, 1.0]]]).round(4)
+    array([0.6931])
+    """
+    return np.maximum(predictive_entropy(samples) - expected_entropy(samples), 0)
+
+
+def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
+    """How far the most probable class is from certain.
+
+    Args:
+        samples: (S, N, K) probabilities.
+        votes: False uses the mean, 1 - max_k mean_s p_sk. True counts each sample's best class
+            as one vote, 1 - max_k votes_k / S, which takes few values and so ties often.
+
+    Returns:
+        (N,) float64 in [0, 1 - 1/K].
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Gal et al. 2017, equation 9, arXiv:1703.02910; with votes: Gal 2016, equation 3.20.
+
+    Example:
+
+    >>> samples = [[[0.9, 0.1]], [[0.8, 0.2]], [[0.4, 0.6]]]
+    >>> variation_ratio(samples).round(4), variation_ratio(samples, votes=True).round(4)
+    (array([0.3]), array([0.3333]))
+    """
+    samples = as_samples(samples)
+    if votes:
+        samples = np.eye(samples.shape[-1])[samples.argmax(axis=-1)]  # (S, N, K) one-hot
+    return 1 - samples.mean(axis=0).max(axis=-1)
+
+
+def mean_std(samples: ArrayLike) -> np.ndarray:
+    """Standard deviation over samples, averaged over classes: (1/K) sum_k std_s(p_sk).
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Kampffmeyer et al. 2016; Gal et al. 2017, equation 10, arXiv:1703.02910.
+
+    Example:
+
+    >>> mean_std([[[1.0, 0.0]], [[0.0, 1.0]]])
+    array([0.5])
+    """
+    return np.sqrt(variance(samples)).mean(axis=-1)
+
+
+def variance(samples: ArrayLike) -> np.ndarray:
+    """Variance of each class probability over samples (divided by S, not S - 1).
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Example:
+
+    >>> variance([[[1.0, 0.0]], [[0.0, 1.0]]])
+    array([[0.25, 0.25]])
+    """
+    return as_samples(samples).var(axis=0)

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 
-class Ensemble:
+class Ensemble(tf.Module):
     """Deep ensemble: each sample takes the trained weights of the next member.
 
     A posterior over weights is any object with this class' one method, `draw`. Sample s uses
@@ -34,6 +34,7 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[keras.Model] | Sequence[Sequence[tf.Tensor]]):
+        super().__init__()
         weights = [getattr(member, "trainable_variables", member) for member in members]
         shapes = {tuple(tuple(w.shape) for w in member) for member in weights}
         if len(shapes) != 1:

@@ -276,7 +276,8 @@ class BayesianModel(keras.Model):
         own = {name: config[name] for name in _OWN_ARGUMENTS}
         graph = {name: value for name, value in config.items() if name not in own}
         functional = keras.Model.from_config(graph, custom_objects=custom_objects)
-        return cls(functional.inputs, functional.outputs, name=functional.name, **own)
+        structure = functional._inputs_struct, functional._outputs_struct
+        return cls(*structure, name=functional.name, **own)
 
 
 _OWN_ARGUMENTS = ("likelihood", "prior_scale", "num_samples")

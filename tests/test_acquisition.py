@@ -1,0 +1,93 @@
+"""Acquisition functions, selection and initial sets."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+from networks import bayesian_mlp, vectors
+
+from tfp_bayes.active import acquisition, initial, top_k
+
+REFERENCES = {
+    "bald": reference.mutual_information,
+    "max_entropy": reference.predictive_entropy,
+    "variation_ratios": reference.variation_ratio,
+    "mean_std": reference.mean_std,
+    "random": lambda samples: [0.0] * len(samples[0]),
+}
+
+
+@pytest.fixture(scope="module")
+def prediction():
+    return bayesian_mlp().predict_uncertainty(vectors(20), 30, seed=0, return_samples=True)
+
+
+def test_every_acquisition_has_a_reference():
+    assert {function.__name__ for function in acquisition.BUILT_IN} == set(REFERENCES)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_scores_equal_reference(name, prediction):
+    scores = acquisition.get(name)(prediction)
+    expected = REFERENCES[name](prediction.samples.tolist())
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("function", acquisition.BUILT_IN)
+def test_named_serialized_and_given(function):
+    assert acquisition.get(function.__name__) is function
+    assert acquisition.get(function) is function
+    assert acquisition.get(keras.saving.serialize_keras_object(function)) is function
+
+
+def test_own_function_can_be_registered(prediction):
+    @keras.saving.register_keras_serializable("tests")
+    def least_sure_of_class_0(prediction):
+        return -prediction.mean[:, 0]
+
+    assert acquisition.get("tests>least_sure_of_class_0") is least_sure_of_class_0
+    with pytest.raises(ValueError, match="acquisition='entropie'"):
+        acquisition.get("entropie")
+
+
+def test_top_k_is_ordered():
+    scores = np.array([0.3, 0.9, -1.0, 0.5])
+    np.testing.assert_array_equal(top_k(scores, 3), [1, 3, 0])
+    np.testing.assert_array_equal(top_k(scores, 4), [1, 3, 0, 2])
+
+
+def test_ties_are_broken_at_random_not_by_position():
+    picked = np.array([top_k(np.zeros(10), 1, seed)[0] for seed in range(2000)])
+    counts = np.bincount(picked, minlength=10)
+    # Chi-square with 9 degrees of freedom: 27.9 is its 99.9th percentile.
+    assert ((counts - 200) ** 2 / 200).sum() < 27.9
+    np.testing.assert_array_equal(top_k(np.zeros(10), 5, 3), top_k(np.zeros(10), 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("scores", "k", "message"),
+    [
+        (np.zeros(3), 4, "the 3 candidates. Received: k=4"),
+        (np.zeros(3), 0, "k=0"),
+        (np.array([0.0, np.nan]), 1, "1 NaN"),
+        (np.zeros((2, 2)), 1, r"shape \(2, 2\)"),
+    ],
+)
+def test_top_k_refuses(scores, k, message):
+    with pytest.raises(ValueError, match=message):
+        top_k(scores, k)
+
+
+def test_balanced_start():
+    labels = np.random.default_rng(0).integers(0, 5, 400)
+    held_out = initial.balanced(labels, 50, seed=1)
+    start = initial.balanced(labels, 12, seed=1, exclude=held_out)
+    assert sorted(np.bincount(labels[start]).tolist()) == [2, 2, 2, 3, 3]
+    assert not set(start) & set(held_out)
+    assert len(set(start)) == 12
+    np.testing.assert_array_equal(start, initial.balanced(labels, 12, seed=1, exclude=held_out))
+    assert not np.array_equal(start, initial.balanced(labels, 12, seed=2, exclude=held_out))
+    with pytest.raises(ValueError, match="at least 200 examples of class 0"):
+        initial.balanced(labels, 1000)
+    with pytest.raises(ValueError, match="size=0"):
+        initial.balanced(labels, 0)

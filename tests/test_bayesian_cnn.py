@@ -1,0 +1,83 @@
+"""Gal's network and its deterministic twin."""
+
+import keras
+import numpy as np
+import pytest
+from networks import images, small_cnn
+
+import tfp_bayes
+from tfp_bayes.layers import MCDropout
+
+
+def test_is_gals_network():
+    model = tfp_bayes.BayesianCNN()
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == [
+        "InputLayer",
+        "Rescaling",
+        "Conv2D",
+        "Conv2D",
+        "MaxPooling2D",
+        "Flatten",
+        "MCDropout",
+        "Dense",
+        "MCDropout",
+        "Dense",
+    ]
+    shapes = [w.shape for w in model.trainable_variables]
+    assert shapes[::2] == [(4, 4, 1, 32), (4, 4, 32, 32), (3872, 128), (128, 10)]
+    rates = [layer.rate for layer in model.layers if isinstance(layer, MCDropout)]
+    assert rates == [0.25, 0.5]
+
+
+def test_deterministic_twin_differs_in_its_dropout_only():
+    bayesian, twin = small_cnn(seed=0), small_cnn(seed=0, inference="deterministic")
+    for a, b in zip(bayesian.get_weights(), twin.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    p = twin.predict_uncertainty(images(5))
+    assert p.mutual_information.max() == 0
+    assert bayesian.predict_uncertainty(images(5), 9, seed=0).mutual_information.min() > 0
+    np.testing.assert_allclose(twin.predict(images(5), verbose=0), twin(images(5)), atol=1e-6)
+    with pytest.raises(ValueError, match="num_samples=2"):
+        twin.predict_uncertainty(images(5), 2)
+    twin.compile("adam", "sparse_categorical_crossentropy")
+    twin.fit(images(), np.arange(12) % 4, verbose=0)
+
+
+def test_saved_by_value(tmp_path):
+    model = small_cnn(dropout_rates=(0.1, 0.2), prior_scale=None, num_samples=5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert type(loaded) is tfp_bayes.BayesianCNN
+    assert loaded.get_config() == model.get_config()
+    x = images()
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_seed_decides_weights_and_noise():
+    def trained(seed):
+        model = small_cnn(seed=seed)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(images(), np.arange(12) % 4, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for a, b in zip(trained(1), trained(1)):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(trained(1)[-1], trained(2)[-1])
+
+
+def test_stored_and_float_pixels_are_the_same():
+    model, x = small_cnn(), images()
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), model.predict(x.astype("float32"), verbose=0)
+    )
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="inference='vi'"):
+        small_cnn(inference="vi")
+    for shape in [(28, 28), (4, 4, 1)]:
+        with pytest.raises(ValueError, match="input_shape="):
+            tfp_bayes.BayesianCNN(shape)
+    with pytest.raises(ValueError, match="rate=1.0"):
+        small_cnn(dropout_rates=(1.0, 0.5))

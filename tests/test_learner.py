@@ -1,0 +1,281 @@
+"""The loop: what it trains on, what it asks, what it refuses and what it repeats."""
+
+import keras
+import numpy as np
+import pytest
+from networks import bayesian_mlp
+
+from tfp_bayes.active import ActiveLearner, Round, images_to_error
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 5)).astype("float32")
+Y = X[:, :3].argmax(1)
+TEST = (X[150:], Y[150:])
+
+
+def make(model=None, **kwargs):
+    if model is None:
+        keras.utils.set_random_seed(0)
+        model = bayesian_mlp(prior_scale=1.0, num_samples=10)
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    arguments = {
+        "initial": np.arange(6),
+        "ignore": np.arange(150, 200),
+        "test_data": TEST,
+        "validation_data": (X[140:150], Y[140:150]),
+        "query_size": 4,
+        "steps": 20,
+        "seed": 1,
+    }
+    return ActiveLearner(model, X, Y, **{**arguments, **kwargs})
+
+
+def outcome(learner):
+    """Everything that must be equal in equal runs; times are not."""
+    rows = [
+        (r.round, r.num_acquired, r.test_accuracy, r.test_nll, r.validation_nll, r.optimizer_steps)
+        for r in learner.history
+    ]
+    return rows, learner.pool.acquired_at.tolist(), learner.scores[learner.scores > -1].tolist()
+
+
+def test_run():
+    learner = make()
+    history = learner.run(3)
+    assert [r.round for r in history] == [0, 1, 2, 3]
+    assert [r.num_labelled for r in history] == [6, 10, 14, 18]
+    assert [r.num_acquired for r in history] == [0, 4, 8, 12]
+    assert all(r.optimizer_steps == 20 for r in history)
+    np.testing.assert_array_equal(learner.labels[learner.pool.labelled], Y[learner.pool.labelled])
+    assert (learner.labels[learner.pool.acquired_at < 0] == -1).all()
+    assert np.bincount(learner.pool.acquired_at[learner.pool.acquired_at >= 0]).tolist() == [
+        6
+    ] + 3 * [4]
+    assert learner.pool.acquired_at[150:].tolist() == [-2] * 50
+    mean = learner.model.predict_uncertainty(TEST[0], 10, seed=0).mean
+    assert history[-1].test_accuracy == pytest.approx((mean.argmax(1) == TEST[1]).mean(), abs=0.1)
+    assert learner.run(3) == history  # complete: nothing more to do
+
+
+def test_learning_works():
+    learner = make(query_size=20, steps=200)
+    learner.run(4)
+    assert learner.history[-1].test_accuracy > max(0.8, learner.history[0].test_accuracy)
+
+
+def test_equal_seeds_choose_equal_examples():
+    a, b = make(), make()
+    a.run(2)
+    b.run(2)
+    assert outcome(a) == outcome(b)
+    c = make(seed=2)
+    c.run(2)
+    assert outcome(a)[1] != outcome(c)[1]
+
+
+def test_proposes_the_highest_scores():
+    learner = make()
+    learner.train()
+    proposed = learner.propose()
+    pool = learner.pool.unlabelled
+    seen = []
+    learner_scores = learner.scores[proposed]
+    assert (np.diff(learner_scores) <= 0).all()
+    learner.acquisition = lambda p: seen.append(p) or p.mutual_information
+    learner.pending = learner.pending[:0]
+    np.testing.assert_array_equal(learner.propose(), proposed)
+    rest = np.setdiff1d(np.arange(len(pool)), np.searchsorted(pool, proposed))
+    assert seen[0].mutual_information[rest].max() <= learner_scores.min()
+
+
+def test_candidates_are_a_random_subset():
+    learner = make(candidates=10)
+    seen = []
+    predict = learner.model.predict_uncertainty
+    learner.train()
+    learner.model.predict_uncertainty = lambda x, **kw: seen.append(len(x)) or predict(x, **kw)
+    learner.propose()
+    assert seen == [10]
+
+
+# Ask and tell.
+
+
+def test_partial_answers():
+    learner = make()
+    learner.y = None  # a person labels
+    first = learner.propose()
+    learner.tell(first[1], Y[first[1]])
+    np.testing.assert_array_equal(learner.propose(), first[[0, 2, 3]])
+    learner.tell(first[[3, 0]], Y[first[[3, 0]]])
+    assert len(learner.history) == 1  # nothing is trained before the proposal is answered
+    learner.tell(first[2], Y[first[2]])
+    second = learner.propose()
+    assert len(learner.history) == 2
+    assert not set(first) & set(second)
+    learner.tell(second[0], Y[second[0]])
+    row = learner.train()  # on what is known; the rest of the proposal lapses
+    assert (row.num_acquired, len(learner.pending)) == (5, 0)
+    assert set(second[1:]) <= set(learner.pool.unlabelled)
+
+
+def test_ask_and_tell_equals_run():
+    a, b = make(), make()
+    a.run(2)
+    b.y = None
+    for _ in range(2):
+        indices = b.propose()
+        b.tell(indices[::-1], Y[indices[::-1]])
+    b.train()
+    assert outcome(a) == outcome(b)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda p: ([p[0], 199], [0, 0]), r"out of the last proposal.*Received: \[199\]"),
+        (lambda p: ([p[0], 10**9], [0, 0]), r"Received: \[1000000000\]"),
+        (lambda p: ([p[0], p[0]], [0, 0]), "2 indices, 1 different"),
+        (lambda p: ([p[0], 0], [0, 0]), r"Received: \[0\], answered already"),
+        (lambda p: (p[:2], [0, 3]), r"labels in \[0, 3\).*to 3"),
+        (lambda p: (p[:2], [-1, 0]), "from -1"),
+        (lambda p: (p[:2], [0]), "Expected 2 integer labels"),
+        (lambda p: (p[:2], [0.0, 1.0]), "float64"),
+    ],
+)
+def test_wrong_answers_are_refused_and_nothing_is_lost(answer, message):
+    learner = make()
+    proposed = learner.propose()
+    before = learner.pool.acquired_at.copy(), learner.labels.copy()
+    with pytest.raises(ValueError, match=message):
+        learner.tell(*answer(proposed))
+    np.testing.assert_array_equal(learner.pool.acquired_at, before[0])
+    np.testing.assert_array_equal(learner.labels, before[1])
+    learner.tell(proposed, Y[proposed])
+
+
+def test_small_pool():
+    learner = make(ignore=np.arange(11, 200))
+    learner.run(1)
+    with pytest.raises(ValueError, match="at least query_size=4 examples in the pool. Received: 1"):
+        learner.step()
+    assert len(learner.history) == 2
+
+
+def test_run_without_labels_says_what_to_do():
+    learner = make()
+    learner.y = None
+    learner.train()
+    with pytest.raises(ValueError, match="use propose"):
+        learner.run(1)
+
+
+# Training in place.
+
+
+def test_nothing_is_traced_after_the_first_round():
+    learner = make()
+    traced = []
+    model = learner.model
+    train_step, stream = model.train_step, model.predictor.stream
+    model.train_step = lambda data: traced.append("train") or train_step(data)
+    model.predictor.stream = lambda *a, **k: traced.append("predict") or stream(*a, **k)
+    learner.run(1)
+    assert "train" in traced
+    assert "predict" in traced
+    traced.clear()
+    learner.run(4)
+    assert traced == []
+
+
+def weights_after(reinit, **kwargs):
+    learner = make(reinit=reinit, **kwargs)
+    learner.run(1)
+    return learner
+
+
+def test_fresh_equals_a_new_model():
+    """The second round of a learner equals the first training of a model never used before."""
+    learner = make()
+    learner.train()
+    used = learner.model
+    new = make().model
+    for model in (used, new):
+        trainer = make(model).refit
+        trainer(X[:12], Y[:12], None, seed=5)
+    for a, b in zip(used.get_weights(), new.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_warm_goes_on_and_shrink_perturb_lies_between():
+    start = make().model.get_weights()
+
+    def distance(reinit):
+        learner = make(reinit=reinit, steps=1)
+        learner.refit(X[:12], Y[:12], None, seed=5)
+        return sum(np.abs(a - b).sum() for a, b in zip(start, learner.model.get_weights()))
+
+    assert distance("warm") < distance("shrink_perturb") < distance("fresh")
+
+
+def test_batches_are_never_larger_than_the_labelled_set():
+    learner = make(batch_size=64)
+    sizes = []
+    fit = learner.model.fit
+    learner.model.fit = lambda data, **kw: (
+        sizes.extend(len(y) for _, y in data.take(3)) or fit(data, **kw)
+    )
+    learner.run(1)
+    assert sizes == [6, 6, 6, 10, 10, 10]
+
+
+def test_early_stopping_keeps_the_best_weights():
+    learner = make(steps=25, max_steps=400)
+    row = learner.run(0)[0]
+    assert 25 <= row.optimizer_steps <= 400
+    assert row.optimizer_steps % 25 == 0
+    scores = []
+    evaluate = learner.model.evaluate
+    learner.model.evaluate = lambda *a, **k: scores.append(r := evaluate(*a, **k)) or r
+    row = learner.train()
+    losses = [score["loss"] for score in scores]
+    final = evaluate(*learner.validation_data, verbose=0, return_dict=True)["loss"]
+    assert final == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_the_optimizer_starts_anew():
+    learner = make()
+    learner.run(2)
+    assert int(learner.model.optimizer.iterations) == 20
+
+
+def test_bad_arguments():
+    cases = [
+        ({"reinit": "cold"}, "reinit='cold'"),
+        ({"steps": 0}, "steps=0"),
+        ({"max_steps": 10}, "max_steps=10"),
+        ({"query_size": 0}, "query_size=0"),
+        ({"candidates": 3}, "candidates=3"),
+        ({"acquisition": "gut feeling"}, "acquisition='gut feeling'"),
+        ({"initial": [500]}, r"Received: \[500\]"),
+        ({"initial": [], "initial_labels": []}, "0 indices"),
+        ({"initial": [150]}, "labelled or ignored"),
+        ({"initial_labels": [7] * 6}, "to 7"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=message):
+            make(**arguments)
+    with pytest.raises(ValueError, match=r"Hint: model.compile"):
+        make(bayesian_mlp())
+    with pytest.raises(ValueError, match="validation_data"):
+        make(max_steps=50, validation_data=None).train()
+
+
+def test_images_to_error():
+    def rows(*accuracies):
+        return [Round(i, 0, 10 * i, a, 0, 0, 0, 0, 0, 0) for i, a in enumerate(accuracies)]
+
+    assert images_to_error(rows(0.5, 0.8, 0.95), 0.1) == pytest.approx(10 + 10 * 2 / 3)
+    assert images_to_error(rows(0.95, 0.8), 0.1) == 0
+    assert images_to_error(rows(0.5, 0.9, 0.8), 0.1) == pytest.approx(10)
+    assert images_to_error(rows(0.5, 0.6), 0.1) is None

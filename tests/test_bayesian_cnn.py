@@ -79,5 +79,5 @@ def test_bad_arguments():
     for shape in [(28, 28), (4, 4, 1)]:
         with pytest.raises(ValueError, match="input_shape="):
             tfp_bayes.BayesianCNN(shape)
-    with pytest.raises(ValueError, match="rate=1.0"):
+    with pytest.raises(ValueError, match=r"rate=1\.0"):
         small_cnn(dropout_rates=(1.0, 0.5))

@@ -85,5 +85,5 @@ def test_spatial_layers_refuse_another_rank():
 
 
 def test_noise_shape_of_another_rank_is_refused():
-    with pytest.raises(ValueError, match="rank 2.*noise_shape=\\(None, 1, 4\\)"):
+    with pytest.raises(ValueError, match=r"rank 2.*noise_shape=\(None, 1, 4\)"):
         layers.MCDropout(0.5, noise_shape=(None, 1, 4))(np.ones((2, 4)))

@@ -120,9 +120,11 @@ def test_trained_model_runs_in_saved_model_cli(digits, tmp_path):
     path, labels = digits
     tool = Path(sys.executable).with_name("saved_model_cli")
     subprocess.run(
-        [tool, "run", "--dir", TRAINED, "--tag_set", "serve"]
-        + ["--signature_def", "serving_default", "--inputs", f"images={path}"]
-        + ["--outdir", tmp_path],
+        [
+            *[tool, "run", "--dir", TRAINED, "--tag_set", "serve"],
+            *["--signature_def", "serving_default", "--inputs", f"images={path}"],
+            *["--outdir", tmp_path],
+        ],
         check=True,
         capture_output=True,
     )

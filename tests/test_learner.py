@@ -157,7 +157,9 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(answer, message):
 def test_small_pool():
     learner = make(ignore=np.arange(11, 200))
     learner.run(1)
-    with pytest.raises(ValueError, match="at least query_size=4 examples in the pool. Received: 1"):
+    with pytest.raises(
+        ValueError, match=r"at least query_size=4 examples in the pool\. Received: 1"
+    ):
         learner.step()
     assert len(learner.history) == 2
 

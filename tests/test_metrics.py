@@ -38,9 +38,25 @@ def test_calibration_error_by_hand():
     probs = [[0.95, 0.05], [0.85, 0.15], [0.45, 0.55], [0.3, 0.7]]
     # Bins of width 0.5: all four in (0.5, 1], mean confidence 0.7625, accuracy 3/4.
     assert uncertainty.expected_calibration_error([0, 0, 1, 0], probs, 2) == pytest.approx(0.0125)
-    # A confidence on an edge belongs to the bin below it.
-    edge = [[0.5, 0.5], [0.5, 0.5], [0.25, 0.75]]
-    assert uncertainty.expected_calibration_error([0, 1, 1], edge, 2) == pytest.approx(0.25 / 3)
+    # A confidence on an edge belongs to the bin below it: gaps 0.5 and 0.25, one example each.
+    # In one bin their signs would cancel to 0.125.
+    edge = [[0.5, 0.5], [0.25, 0.75]]
+    assert uncertainty.expected_calibration_error([1, 1], edge, 2) == pytest.approx(0.375)
+    # Half precision can round a confidence above 1: the last bin's, whose gap is then 0.099 / 2.
+    above = [[0.9, 0.1], [1.001, 0.0]]
+    assert uncertainty.expected_calibration_error([0, 0], above, 2) == pytest.approx(0.0495)
+
+
+def test_calibration_error_has_15_bins_unless_told():
+    default = uncertainty.expected_calibration_error(LABELS, PROBS)
+    assert default == uncertainty.expected_calibration_error(LABELS, PROBS, num_bins=15)
+    assert default != uncertainty.expected_calibration_error(LABELS, PROBS, num_bins=10)
+
+
+def test_brier_by_hand():
+    probs = [[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]]
+    # 0.09 + 0.04 + 0.01, and the largest score there is: 1 + 1.
+    assert uncertainty.brier([0, 1], probs) == pytest.approx((0.14 + 2) / 2)
 
 
 def test_calibrated_predictions_have_small_error_and_overconfident_ones_large():
@@ -75,6 +91,7 @@ def test_refuses_what_does_not_match(name, labels, probs, message):
         getattr(uncertainty, name)(labels, probs)
 
 
-def test_refuses_no_bins():
-    with pytest.raises(ValueError, match="num_bins=0"):
-        uncertainty.expected_calibration_error([0], [[1.0, 0.0]], num_bins=0)
+@pytest.mark.parametrize("num_bins", [0, -3, 2.5])
+def test_refuses_bins_that_are_no_count(num_bins):
+    with pytest.raises(ValueError, match=f"positive integer.*num_bins={num_bins}"):
+        uncertainty.expected_calibration_error([0], [[1.0, 0.0]], num_bins=num_bins)

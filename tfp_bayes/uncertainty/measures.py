@@ -14,6 +14,8 @@ from tfp_bayes.uncertainty.probabilities import as_samples
 def predictive_mean(samples: ArrayLike) -> np.ndarray:
     """Averages the samples: the posterior predictive distribution.
 
+    Use it as the prediction, and to score one with `nll`, `brier` and the other metrics.
+
     Args:
         samples: (S, N, K) probabilities.
 
@@ -112,10 +114,13 @@ def mutual_information(samples: ArrayLike) -> np.ndarray:
 def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
     """How far the most probable class is from certain.
 
+    Use it as the probability that the best guess is wrong, noise included.
+
     Args:
         samples: (S, N, K) probabilities.
         votes: False uses the mean, 1 - max_k mean_s p_sk. True counts each sample's best class
-            as one vote, 1 - max_k votes_k / S, which takes few values and so ties often.
+            as one vote, 1 - max_k votes_k / S, which takes few values and so ties often. A
+            sample whose best classes are equal votes for the first of them.
 
     Returns:
         (N,) float64 in [0, 1 - 1/K].
@@ -141,6 +146,8 @@ def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
 def mean_std(samples: ArrayLike) -> np.ndarray:
     """Standard deviation over samples, averaged over classes: (1/K) sum_k std_s(p_sk).
 
+    Use it where disagreement should be read as a difference of probabilities, not in nats.
+
     Args:
         samples: (S, N, K) probabilities.
 
@@ -164,6 +171,8 @@ def mean_std(samples: ArrayLike) -> np.ndarray:
 def variance(samples: ArrayLike) -> np.ndarray:
     """Variance of each class probability over samples (divided by S, not S - 1).
 
+    Use it to see which classes the samples disagree on.
+
     Args:
         samples: (S, N, K) probabilities.
 
@@ -172,6 +181,9 @@ def variance(samples: ArrayLike) -> np.ndarray:
 
     Raises:
         ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Gal et al. 2017, arXiv:1703.02910: the square of the sigma in mean standard deviation.
 
     Example:
 

@@ -12,6 +12,8 @@ SMALLEST_PROBABILITY = 1e-7
 def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:
     """Share of examples whose most probable class is the label.
 
+    Use it to score the guesses alone; it says nothing of how sure they were.
+
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
@@ -34,6 +36,8 @@ def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:
 def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
     """Mean negative log likelihood of the labels, the proper score that training minimises.
 
+    Use it to compare predictive distributions; confident mistakes cost most.
+
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities; those below 1e-7 count as 1e-7, as in Keras' losses.
@@ -43,6 +47,10 @@ def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
 
     Raises:
         ValueError: If labels and probabilities do not match.
+
+    Reference:
+        Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
+        section 3, the logarithmic score with its sign changed.
 
     Example:
 
@@ -56,6 +64,8 @@ def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
 
 def brier(y_true: ArrayLike, probs: ArrayLike) -> float:
     """Brier score: squared distance from the one-hot label, summed over classes.
+
+    Use it as a proper score that is bounded, so that no single mistake dominates.
 
     Args:
         y_true: (N,) integer labels.
@@ -81,6 +91,9 @@ def brier(y_true: ArrayLike, probs: ArrayLike) -> float:
 
 def expected_calibration_error(y_true: ArrayLike, probs: ArrayLike, num_bins: int = 15) -> float:
     """Mean gap between confidence and accuracy, over bins of equal width in confidence.
+
+    Use it to see whether confidences can be read as frequencies. Zero does not mean useful:
+    predicting the class frequencies for every input is calibrated too.
 
     Args:
         y_true: (N,) integer labels.

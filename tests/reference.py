@@ -54,10 +54,11 @@ def variation_ratio(samples):
 def vote_ratio(samples):
     result = []
     for n in range(len(samples[0])):
-        counts = [0] * len(samples[0][0])
+        counts = [0.0] * len(samples[0][0])
         for sample in samples:
-            best = max(range(len(counts)), key=lambda k: float(sample[n][k]))
-            counts[best] += 1
+            best = [k for k in range(len(counts)) if sample[n][k] == max(sample[n])]
+            for k in best:
+                counts[k] += 1 / len(best)
         result.append(1 - max(counts) / len(samples))
     return result
 

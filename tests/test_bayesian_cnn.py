@@ -73,6 +73,21 @@ def test_stored_and_float_pixels_are_the_same():
     )
 
 
+def test_images_scaled_beforehand():
+    scaled, y = (images() / 255).astype("float32"), np.arange(12) % 4
+    model = small_cnn()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"largest value 1\. Hint.*max_pixel=1"):
+        model.fit(scaled, y, verbose=0)
+    other = small_cnn(max_pixel=1)
+    other.set_weights(model.get_weights())
+    np.testing.assert_allclose(
+        other.predict(scaled, verbose=0), model.predict(images(), verbose=0), atol=1e-6
+    )
+    other.compile("adam", "sparse_categorical_crossentropy")
+    other.fit(scaled, y, verbose=0)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="inference='vi'"):
         small_cnn(inference="vi")

@@ -77,6 +77,9 @@ def test_votes_by_hand():
     best = np.array([[0, 1], [0, 2], [1, 0], [0, 2], [0, 1]])  # (S, N): 4 of 5, then 2 of 5
     samples = 0.1 + 0.7 * np.eye(3)[best]
     np.testing.assert_allclose(uncertainty.variation_ratio(samples, votes=True), [0.2, 0.6])
+    # A tie splits the vote: whoever is sure of nothing must not look certain.
+    undecided = np.full((3, 1, 4), 0.25)
+    np.testing.assert_allclose(uncertainty.variation_ratio(undecided, votes=True), [0.75])
     # Two narrow wins against one sure loss: the votes and the mean choose different classes.
     samples = [[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]]
     np.testing.assert_allclose(uncertainty.variation_ratio(samples, votes=True), [1 / 3])

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--manual-dir", help="where files downloaded by hand are")
     add("--acquisition", help="bald (default), variation_ratios, max_entropy, mean_std, random")
     add("--inference", help="mc_dropout (default) or deterministic")
-    add("--prior-scale", type=float, metavar="S", help="scale of the weights' prior (default 0.5)")
+    add("--prior-scale", type=float, metavar="S", help="scale of the weights' prior (default 1)")
     add("--query-size", type=int, metavar="Q", help="images acquired a round (default 10)")
     add("--rounds", type=int, default=10, metavar="R", help="rounds in all (default 10)")
     add("--initial-size", type=int, metavar="N", help="images labelled at the start (default 20)")

@@ -41,7 +41,7 @@ class RunConfig:
     dataset: str = "mnist"
     acquisition: str = "bald"
     inference: str = "mc_dropout"
-    prior_scale: float | None = 0.5
+    prior_scale: float | None = 1.0
     query_size: int = 10
     initial_size: int = 20
     candidates: int | None = 2000

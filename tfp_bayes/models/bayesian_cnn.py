@@ -1,6 +1,7 @@
 """Gal's Bayesian convolutional network."""
 
 import keras
+import numpy as np
 
 from tfp_bayes.layers import MCDropout
 from tfp_bayes.models.bayesian_model import BayesianModel
@@ -13,8 +14,8 @@ class BayesianCNN(BayesianModel):
     """The small Bayesian CNN of deep Bayesian active learning, for images.
 
     conv(32, 4x4) - relu - conv(32, 4x4) - relu - max pool 2 - dropout - dense 128 - relu -
-    dropout - dense softmax. Inputs are standardised inside the model, so it takes the images as
-    they are stored, pixels from 0 to 255.
+    dropout - dense softmax. The model divides pixels by `max_pixel` itself, so it takes images as
+    they are stored, and so does what is exported.
 
     Args:
         input_shape: (H, W, C), channels last.
@@ -23,6 +24,7 @@ class BayesianCNN(BayesianModel):
             off at inference: the same network without uncertainty about its weights.
         dropout_rates: Rates after the pooling and after the dense layer.
         prior_scale: Standard deviation of the Gaussian prior on kernels, see `BayesianModel`.
+        max_pixel: Largest value of a pixel: 255 as stored, 1 for images scaled beforehand.
         num_samples: S of `predict` and `evaluate`; None is 100, and 1 for "deterministic".
         seed: Integer that sets initial weights and training noise, or None.
         name: String or None.
@@ -49,7 +51,8 @@ class BayesianCNN(BayesianModel):
         *,
         inference: str = "mc_dropout",
         dropout_rates: tuple[float, float] = (0.25, 0.5),
-        prior_scale: float | None = 0.5,
+        prior_scale: float | None = 1.0,
+        max_pixel: float = 255.0,
         num_samples: int | None = None,
         seed: int | None = None,
         name: str | None = None,
@@ -71,7 +74,7 @@ class BayesianCNN(BayesianModel):
         dropout = _DROPOUT[inference]
         layers = keras.layers
         images = keras.Input(input_shape, name="images")
-        x = layers.Rescaling(1 / 64, offset=-0.5, name="standardise")(images)
+        x = layers.Rescaling(1 / max_pixel, name="rescale")(images)
         x = layers.Conv2D(32, 4, activation="relu", kernel_initializer=init[0], name="conv_1")(x)
         x = layers.Conv2D(32, 4, activation="relu", kernel_initializer=init[1], name="conv_2")(x)
         x = layers.MaxPooling2D(2, name="pool")(x)
@@ -91,9 +94,27 @@ class BayesianCNN(BayesianModel):
             "inference": inference,
             "dropout_rates": tuple(dropout_rates),
             "prior_scale": prior_scale,
+            "max_pixel": max_pixel,
             "num_samples": num_samples,
             "seed": seed,
         }
+
+    def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
+        """Trains, see `BayesianModel.fit`.
+
+        Raises:
+            ValueError: If arrays were scaled to another range than `max_pixel` says: the network
+                would see nothing and learn nothing.
+        """
+        largest = np.max(x[:1000], initial=0) if isinstance(x, np.ndarray) else None
+        max_pixel = self._config["max_pixel"]
+        if largest is not None and 0 < largest < max_pixel / 50:
+            raise ValueError(
+                f"Expected pixels up to {max_pixel:g} for `x`, as BayesianCNN(max_pixel=) says. "
+                f"Received: x with largest value {largest:g}. "
+                "Hint: pass images as stored, or BayesianCNN(max_pixel=1)."
+            )
+        return super().fit(x, *args, **kwargs)
 
     def get_config(self) -> dict:
         """Returns the constructor arguments, plain JSON."""

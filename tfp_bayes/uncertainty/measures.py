@@ -120,7 +120,7 @@ def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
         samples: (S, N, K) probabilities.
         votes: False uses the mean, 1 - max_k mean_s p_sk. True counts each sample's best class
             as one vote, 1 - max_k votes_k / S, which takes few values and so ties often. A
-            sample whose best classes are equal votes for the first of them.
+            sample whose best classes are equal splits its vote among them.
 
     Returns:
         (N,) float64 in [0, 1 - 1/K].
@@ -139,7 +139,8 @@ def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
     """
     samples = as_samples(samples)
     if votes:
-        samples = np.eye(samples.shape[-1])[samples.argmax(axis=-1)]  # (S, N, K) one-hot
+        best = samples == samples.max(axis=-1, keepdims=True)  # (S, N, K)
+        samples = best / best.sum(axis=-1, keepdims=True)
     return 1 - samples.mean(axis=0).max(axis=-1)
 
 

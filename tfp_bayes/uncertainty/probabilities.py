@@ -13,9 +13,9 @@ def as_samples(samples: ArrayLike) -> np.ndarray:
         ValueError: If they are not at least one sample of probabilities over K classes.
     """
     samples = np.asarray(samples, dtype="float64")
-    if samples.ndim != 3 or samples.shape[0] == 0:
+    if samples.ndim != 3 or samples.shape[0] == 0 or samples.shape[2] == 0:
         raise ValueError(
-            "Expected (S, N, K) with at least one sample for `samples`. "
+            "Expected (S, N, K) with at least one sample and one class for `samples`. "
             f"Received: samples of shape {samples.shape}. Hint: the sample axis comes first."
         )
     _check_distributions(samples, "samples")
@@ -29,7 +29,7 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
         ValueError: If they do not match, or are not class numbers and probabilities.
     """
     y_true, probs = np.asarray(y_true), np.asarray(probs, dtype="float64")
-    if probs.ndim != 2 or len(probs) == 0:
+    if probs.ndim != 2 or probs.size == 0:
         raise ValueError(
             "Expected (N, K) with at least one row for `probs`. "
             f"Received: probs of shape {probs.shape}. Hint: pass the predictive mean."
@@ -39,7 +39,8 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
         raise ValueError(
             f"Expected integer labels of shape {probs.shape[:1]} for `y_true`. "
             f"Received: {y_true.dtype} of shape {y_true.shape}. "
-            "Hint: one-hot labels become class numbers by argmax(-1)."
+            "Hint: one-hot labels become class numbers by argmax(-1), a column (N, 1) by "
+            "squeeze(-1)."
         )
     if not 0 <= y_true.min() <= y_true.max() < probs.shape[1]:
         raise ValueError(

@@ -1,6 +1,22 @@
 """Gal's network in PyTorch, for comparisons."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 from torch import nn
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Drops BaaL's progress bars and log lines, which would drown a benchmark's table."""
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def torch_cnn(dropout=nn.Dropout):

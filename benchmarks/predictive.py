@@ -80,7 +80,7 @@ def contenders(x):
 def torch_contenders(floats):
     try:
         import torch
-        from networks import torch_cnn
+        from networks import silence, torch_cnn
     except ImportError:
         print("PyTorch is not installed: left out.")
         return
@@ -107,8 +107,12 @@ def torch_contenders(floats):
             batch_size=100, use_cuda=False, workers=0, replicate_in_memory=replicated
         )
         wrapper = ModelWrapper(torch_cnn(Dropout).eval(), arguments)
-        samples = 10
-        return lambda: BALD().get_uncertainties(wrapper.predict_on_dataset(data, samples))
+
+        def run(samples=10):
+            with silence():
+                BALD().get_uncertainties(wrapper.predict_on_dataset(data, samples))
+
+        return run
 
     yield "BaaL predict_on_dataset + BALD, looped", 10, baal(False)
     yield "BaaL predict_on_dataset + BALD, replicated", 10, baal(True)

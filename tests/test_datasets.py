@@ -1,13 +1,21 @@
 """Packaged MNIST, and other data sets through TensorFlow Datasets, without a network."""
 
+import gzip
+import hashlib
+import http.server
+import importlib.util
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from importlib import resources
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfp_bayes import datasets
@@ -19,50 +27,99 @@ def test_mnist():
     data = datasets.load("mnist")
     assert data.x_train.shape == (60_000, 28, 28, 1)
     assert data.x_test.shape == (10_000, 28, 28, 1)
-    assert {a.dtype.name for a in data[:4]} == {"uint8", "int64"}
+    assert [a.dtype.name for a in data[:4]] == ["uint8", "int64"] * 2
     assert data.y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
     assert data.y_test[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(data.y_train).tolist() == counts
+    assert np.bincount(data.y_test).tolist() == [
+        *(980, 1135, 1032, 1010, 982),
+        *(892, 958, 1028, 974, 1009),
+    ]
     assert data.x_train.mean() == pytest.approx(33.318, abs=1e-3)
+    assert data.x_test.mean() == pytest.approx(33.791, abs=1e-3)
     assert data.class_names == tuple("0123456789")
     (x_train, y_train), (x_test, y_test) = data.splits
-    assert (x_train is data.x_train, y_test is data.y_test) == (True, True)
-    assert len(y_train) + len(x_test) == 70_000
+    for split, array in zip((x_train, y_train, x_test, y_test), data):
+        assert split is array
+
+
+def test_mnist_arrays_are_the_callers_own():
+    first = datasets.load("mnist")
+    for array in first[:4]:
+        array[:] = 0  # a read-only view would raise
+    assert datasets.load("mnist").x_train.any()
 
 
 def test_mnist_needs_neither_tensorflow_nor_a_second():
     code = (
         "import sys, time\n"
         "from tfp_bayes import datasets\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'keras'}\n"
+        "assert not heavy & set(sys.modules), 'at import'\n"
+        "datasets.load('mnist')\n"
         "start = time.perf_counter()\n"
         "datasets.load('mnist')\n"
         "assert time.perf_counter() - start < 1\n"
-        "assert 'tensorflow' not in sys.modules\n"
+        "assert not heavy & set(sys.modules), 'at load'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_mnist_resized(monkeypatch):
+    # Whoever asks for another size, or spells it so, needs no network either.
+    monkeypatch.setattr(datasets, "_from_tfds", None)
+    data = datasets.load("MNIST", image_size=(14, 7))
+    assert (data.x_train.shape, data.x_train.dtype) == ((60_000, 14, 7, 1), "uint8")
+    assert data.x_test.shape == (10_000, 14, 7, 1)
+    assert data.x_train.mean() == pytest.approx(33.318, abs=0.5)  # antialiased: the mean stays
+    one = np.ones((1, 6, 6, 1), "uint8") * 255
+    np.testing.assert_array_equal(datasets._resize(one, (4, 9)), np.full((1, 4, 9, 1), 255))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_damaged_package_is_noticed(damage, tmp_path, monkeypatch):
     folder = tmp_path / "data" / "mnist"
-    shutil.copytree(PACKAGED, folder)
-    file = folder / "t10k-labels-idx1-ubyte.gz"
-    if damage == "truncated":
-        file.write_bytes(file.read_bytes()[:-1])
-    else:
-        file.unlink()
+    folder.mkdir(parents=True)
+    for name in datasets.MNIST_FILES:
+        shutil.copyfile(PACKAGED / name, folder / name)
     monkeypatch.setattr(datasets.resources, "files", lambda name: tmp_path)
-    with pytest.raises(ValueError, match=r"SHA-256 f7ae60.*t10k-labels.*Hint: reinstall"):
+    assert len(datasets._packaged_mnist(None).y_train) == 60_000  # the copy is good
+
+    datasets._verified.cache_clear()
+    file = folder / "t10k-labels-idx1-ubyte.gz"
+    content = file.read_bytes()[:-1]
+    file.unlink()
+    received = "no file"
+    if damage == "truncated":
+        file.write_bytes(content)
+        received = hashlib.sha256(content).hexdigest()
+    with pytest.raises(ValueError, match=rf"f7ae60.*t10k-labels.*{received}.*Hint: reinstall"):
         datasets.load("mnist")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\x00\x00\x0d\x01\x00\x00\x00\x02ab", id="not-uint8"),
+        pytest.param(b"\x00\x01\x08\x01\x00\x00\x00\x02ab", id="wrong-magic"),
+        pytest.param(b"\x00\x00\x08\x01\x00\x00\x00\x03ab", id="too-short"),
+    ],
+)
+def test_parse_idx_refuses(raw):
+    good = datasets._parse_idx(b"\x00\x00\x08\x01\x00\x00\x00\x02ab")
+    assert good.tolist() == [97, 98]
+    with pytest.raises(ValueError, match="Expected an idx file"):
+        datasets._parse_idx(raw)
 
 
 def test_licence_travels_with_the_files():
     text = (PACKAGED / "README.md").read_text()
     assert "Attribution-ShareAlike 3.0" in text
+    assert "Yann LeCun and Corinna Cortes" in text
     for name, digest in datasets.MNIST_FILES.items():
-        assert name in text
-        assert digest in text
+        assert f"| {name} | {digest} |" in text
+        assert gzip.decompress((PACKAGED / name).read_bytes())
 
 
 # Small data sets that TensorFlow Datasets really builds, writes and reads.
@@ -81,20 +138,23 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
     SPLITS = {"train": 30, "test": 9}
     size = staticmethod(lambda i: (4, 5))
 
-    def _info(self):
-        features = {
+    def _features(self):
+        return {
             "image": tfds.features.Image(shape=self.SHAPE),
             "label": tfds.features.ClassLabel(names=["cat", "dog", "owl"]),
         }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(self._features())
+        return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
         return {
-            name: self._generate_examples(n, i) for i, (name, n) in enumerate(self.SPLITS.items())
+            name: examples(n, self.size, seed) for seed, (name, n) in enumerate(self.SPLITS.items())
         }
 
-    def _generate_examples(self, count, seed):
-        yield from examples(count, self.size, seed)
+    def _generate_examples(self):
+        raise NotImplementedError  # abstract in the base class; the splits have their generators
 
 
 class SmallAnimals(_Builder):
@@ -105,67 +165,249 @@ class AnimalsWithoutTest(_Builder):
     SPLITS = {"train": 30}
 
 
+class AnimalsWithValidation(_Builder):
+    SPLITS = {"train": 30, "validation": 9}
+
+
 class AnimalsOfAnySize(_Builder):
     SHAPE = (None, None, 3)
     size = staticmethod(lambda i: (4 + i % 2, 5))
 
 
 class AnimalsWithoutLabels(_Builder):
-    def _info(self):
-        features = {"image": tfds.features.Image(shape=self.SHAPE), "name": tfds.features.Text()}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    def _features(self):
+        return {"image": tfds.features.Image(shape=self.SHAPE), "name": tfds.features.Text()}
+
+
+class AnimalsOfManyBits(_Builder):
+    def _features(self):
+        image = tfds.features.Image(shape=self.SHAPE, dtype="uint16", encoding_format="png")
+        return {**super()._features(), "image": image}
+
+
+def content(builder, split):
+    """What the builder yields for a split, as {bytes of the image: label}."""
+    seed = list(builder.SPLITS).index(split)
+    pairs = (example for _, example in examples(builder.SPLITS[split], builder.size, seed))
+    return {example["image"].tobytes(): example["label"] for example in pairs}
+
+
+def loaded(images, labels):
+    return {x.tobytes(): y for x, y in zip(images, labels)}
 
 
 def test_tfds(tmp_path):
     data = datasets.load("small_animals", data_dir=tmp_path)
     assert data.x_train.shape == (30, 4, 5, 3)
     assert data.x_test.shape == (9, 4, 5, 3)
-    assert (data.x_train.dtype, data.y_train.dtype) == ("uint8", "int64")
+    assert [a.dtype.name for a in data[:4]] == ["uint8", "int64"] * 2
     assert data.class_names == ("cat", "dog", "owl")
-    expected = {
-        example["image"].tobytes(): example["label"]
-        for _, example in examples(30, SmallAnimals.size, 0)
-    }
-    assert {x.tobytes(): y for x, y in zip(data.x_train, data.y_train)} == expected
+    assert loaded(data.x_train, data.y_train) == content(SmallAnimals, "train")
+    assert loaded(data.x_test, data.y_test) == content(SmallAnimals, "test")
     again = datasets.load("small_animals", data_dir=tmp_path)
-    np.testing.assert_array_equal(data.x_train, again.x_train)
+    for first, second in zip(data[:4], again):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_tfds_without_a_test_split_holds_out_a_fifth(tmp_path):
     data = datasets.load("animals_without_test", data_dir=tmp_path)
     assert np.bincount(data.y_test).tolist() == [2, 2, 2]
     assert np.bincount(data.y_train).tolist() == [8, 8, 8]
-    together = {x.tobytes() for x in [*data.x_train, *data.x_test]}
-    assert len(together) == 30
+    together = loaded([*data.x_train, *data.x_test], [*data.y_train, *data.y_test])
+    assert together == content(AnimalsWithoutTest, "train")
     again = datasets.load("animals_without_test", data_dir=tmp_path)
     np.testing.assert_array_equal(data.x_test, again.x_test)
 
 
+def test_tfds_takes_validation_where_there_is_no_test(tmp_path):
+    data = datasets.load("animals_with_validation", data_dir=tmp_path)
+    assert len(data.x_train) == 30
+    assert loaded(data.x_test, data.y_test) == content(AnimalsWithValidation, "validation")
+
+
 def test_tfds_images_of_any_size_are_resized(tmp_path):
-    with pytest.raises(ValueError, match=r"Hint: image_size=\(64, 64\)"):
+    with pytest.raises(ValueError, match=r"image_size=None. Hint: image_size=\(64, 64\)"):
         datasets.load("animals_of_any_size", data_dir=tmp_path)
-    data = datasets.load("animals_of_any_size", data_dir=tmp_path, image_size=(8, 8))
-    assert data.x_train.shape == (30, 8, 8, 3)
+    assert not list(tmp_path.iterdir())  # said before hours of preparation, not after
+    data = datasets.load("animals_of_any_size", data_dir=tmp_path, image_size=(3, 5))
+    assert data.x_train.shape == (30, 3, 5, 3)
     assert data.x_train.dtype == "uint8"
+    raw = [e["image"] for _, e in examples(30, AnimalsOfAnySize.size, 0)]
+    resized = [tf.image.resize(image, (3, 5), antialias=True).numpy().round() for image in raw]
+    assert {x.tobytes() for x in data.x_train} == {x.astype("uint8").tobytes() for x in resized}
 
 
-def test_tfds_without_labels_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"features \['image', 'name'\]"):
-        datasets.load("animals_without_labels", data_dir=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "received"),
+    [
+        ("animals_without_labels", r"Image\(.*'name': Text"),
+        ("animals_of_many_bits", "uint16"),
+    ],
+)
+def test_tfds_of_other_features_is_refused(name, received, tmp_path):
+    with pytest.raises(ValueError, match=rf"uint8 Image 'image'.*{name}.*{received}"):
+        datasets.load(name, data_dir=tmp_path)
 
 
-def test_unknown_name():
-    with pytest.raises(ValueError, match=r"name='fashion_mnst'.*\['fashion_mnist'\]"):
+def test_unknown_name_lists_the_closest():
+    with pytest.raises(ValueError, match=r"name='fashion_mnst'.*\['fashion_mnist'"):
         datasets.load("fashion_mnst")
 
 
-def test_no_network_is_said_within_seconds(tmp_path, monkeypatch):
-    # A proxy on a port of this machine where nothing listens stands for the missing network.
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
+# Files that have to be fetched: by hand into manual_dir, or from a server on this computer.
+
+FETCHING_BUILDER = """
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+class {name}(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in {configs}]
+
+    def _info(self):
+        features = {{
+            "image": tfds.features.Image(shape=(4, 5, 3)),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }}
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        train, test = (self.builder_config.name,) * 2 if {configs} else ("a", "b")
+        urls = {{"train": f"{url}/{{train}}.npy", "test": f"{url}/{{test}}.npy"}}
+        paths = dl_manager.download(urls)
+        return {{split: self._generate_examples(path) for split, path in paths.items()}}
+
+    def _generate_examples(self, path):
+        for i, image in enumerate(np.load(path)):
+            yield i, {{"image": image, "label": i % 2}}
+"""
+
+
+class Remote:
+    """A folder with two files, and a web server for it that is up only inside `with`."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.images = {}
+        for seed, name in enumerate(("a", "b")):
+            rng = np.random.default_rng(seed)
+            self.images[name] = rng.integers(0, 256, (6, 4, 5, 3), dtype="uint8")
+            np.save(folder / f"{name}.npy", self.images[name])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = free.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+
+    def __enter__(self):
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+        handler = partial(Handler, directory=self.folder)
+        self.server = http.server.ThreadingHTTPServer(self.address, handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def __exit__(self, *args):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def define_builder(self, name, configs=()):
+        """Defines a data set as one that is spread does: code and a table of checksums."""
+        code = self.folder.parent / "code" / name
+        code.mkdir(parents=True)
+        lines = []
+        for file in sorted(self.folder.iterdir()):
+            content = file.read_bytes()
+            fields = (f"{self.url}/{file.name}", len(content), hashlib.sha256(content).hexdigest())
+            lines.append("\t".join(map(str, (*fields, file.name))))
+        (code / "checksums.tsv").write_text("\n".join(lines))
+        module = code / f"{name}.py"
+        module.write_text(FETCHING_BUILDER.format(name=name, configs=configs, url=self.url))
+        spec = importlib.util.spec_from_file_location(name, module)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return Remote(tmp_path / "remote")
+
+
+def as_set(images):
+    return {x.tobytes() for x in images}
+
+
+def test_files_from_manual_dir_the_server_or_an_earlier_download(remote, tmp_path):
+    remote.define_builder("FetchedAnimals")
+    load = partial(datasets.load, "fetched_animals")
+
     start = time.perf_counter()
-    with pytest.raises(ConnectionError, match=r"train-images.*manual_dir=") as caught:
-        datasets.load("fashion_mnist", data_dir=tmp_path)
+    with pytest.raises(ConnectionError, match=r"no connection to 127.0.0.1:\d+ .*manual_dir=") as e:
+        load(data_dir=tmp_path / "data")
     assert time.perf_counter() - start < 10
-    assert str(tmp_path / "downloads" / "manual") in str(caught.value)
+    assert str(tmp_path / "data" / "downloads" / "manual") in str(e.value)
+    assert f"a.npy from {remote.url}/a.npy\n  b.npy from" in str(e.value)
+
+    by_hand = load(data_dir=tmp_path / "by_hand", manual_dir=remote.folder)
+    assert as_set(by_hand.x_train) == as_set(remote.images["a"])
+    assert as_set(by_hand.x_test) == as_set(remote.images["b"])
+
+    with remote:
+        load(data_dir=tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "fetched_animals")  # leaves what was downloaded
+    cached = load(data_dir=tmp_path / "data")
+    assert as_set(cached.x_test) == as_set(remote.images["b"])
+
+
+def test_a_partly_filled_manual_dir(remote, tmp_path):
+    remote.define_builder("HalfFetchedAnimals")
+    (remote.folder / "b.npy").unlink()
+    with pytest.raises(ConnectionError, match=r"\n  b.npy from") as e:
+        datasets.load("half_fetched_animals", tmp_path / "data", remote.folder)
+    assert "a.npy" not in str(e.value)
+
+
+def test_a_variant_needs_only_its_own_files(remote, tmp_path):
+    remote.define_builder("VariantAnimals", configs=("a", "b"))
+    (remote.folder / "b.npy").unlink()
+    data = datasets.load("variant_animals/a", tmp_path / "data", remote.folder)
+    assert as_set(data.x_test) == as_set(remote.images["a"])
+
+
+def test_manual_dir_must_exist(remote, tmp_path):
+    remote.define_builder("MislaidAnimals")
+    with pytest.raises(ValueError, match=r"manual_dir='.*typo'"):
+        datasets.load("mislaid_animals", tmp_path / "data", tmp_path / "typo")
+
+
+def test_the_probe_asks_the_proxy(remote, monkeypatch):
+    direct = ("www.example.org", 443)
+    assert datasets._address("https://www.example.org/file") == direct
+    assert datasets._address("http://www.example.org:81/file") == ("www.example.org", 81)
+    monkeypatch.setenv("https_proxy", remote.url)
+    assert datasets._address("https://www.example.org/file") == remote.address
+    monkeypatch.setenv("no_proxy", "example.org")
+    assert datasets._address("https://www.example.org/file") == direct
+
+
+def test_the_probe_needs_one_answer(remote):
+    nowhere = ("host.invalid", 80)
+    assert not datasets._any_reachable({remote.address, nowhere})
+    with remote:
+        assert datasets._any_reachable({remote.address, nowhere})
+
+
+def test_no_network_is_said_within_seconds(remote, tmp_path, monkeypatch):
+    # A proxy at which nobody listens stands for the missing network.
+    monkeypatch.setenv("https_proxy", remote.url)
+    start = time.perf_counter()
+    with pytest.raises(ConnectionError, match=r"'cifar10'") as caught:
+        datasets.load("cifar10", data_dir=tmp_path)
+    assert time.perf_counter() - start < 10
+    assert "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/" in str(caught.value)

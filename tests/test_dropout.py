@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfp_bayes import Predictor, layers
 
@@ -45,6 +46,23 @@ def test_rate_zero_is_the_identity():
 def test_examples_are_independent_in_training():
     y = layers.MCDropout(0.5, seed=1)(np.ones((2, NUM_UNITS)), training=True).numpy() - 1
     assert abs((y[0] * y[1]).mean()) * np.sqrt(NUM_UNITS) < 4
+
+
+def test_replicas_have_noise_of_their_own_in_training_only():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        layer = layers.MCDropout(0.5, seed=1)
+    x = np.ones((1, NUM_UNITS), "float32")
+
+    @tf.function
+    def replicas(training):
+        values = strategy.run(lambda: layer(x, training=training))
+        return strategy.experimental_local_results(values)
+
+    a, b = (y.numpy()[0] - 1 for y in replicas(True))
+    assert abs((a * b).mean()) * np.sqrt(NUM_UNITS) < 4
+    a, b = replicas(False)
+    np.testing.assert_array_equal(a, b)
 
 
 def test_mean_over_masks_is_the_input():

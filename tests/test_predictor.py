@@ -177,7 +177,7 @@ def test_traced_once_for_any_number_of_rows_and_samples():
     model, traces = small_cnn(), []
     layer = stochastic_layers(model)[0]
     draw = layer.draw_mask
-    layer.draw_mask = lambda shape: traces.append(1) or draw(shape)
+    layer.draw_mask = lambda *arguments: traces.append(1) or draw(*arguments)
     predictor = Predictor(model)
     predictor.predict_uncertainty(images(5), 2, seed=0)
     once = len(traces)
@@ -350,6 +350,20 @@ def test_model_without_randomness_gives_one_sample_only():
     p = Predictor(model).predict_uncertainty(vectors(4), 1)
     np.testing.assert_allclose(p.mean, model(vectors(4)), atol=1e-6)
     assert p.mutual_information.max() == 0
+
+
+def test_noise_that_cannot_be_sampled_is_refused():
+    inputs = keras.Input((5,))
+    hidden = keras.layers.Dropout(0.5, name="old_trick")(inputs, training=True)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    with pytest.raises(ValueError, match=r"'old_trick'.*Hint: replace it by"):
+        Predictor(model)
+
+
+@pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([MCDropout(0.5)])])
+def test_a_model_without_weights_is_refused(make):
+    with pytest.raises(ValueError, match=r"Hint: start it with keras\.Input"):
+        Predictor(make())
 
 
 def test_outputs_that_are_not_probabilities_are_refused():

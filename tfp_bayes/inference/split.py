@@ -25,6 +25,11 @@ class SplitModel:
     def __init__(self, model: keras.Model, random_weights: bool = False):
         self.model = model
         self.random_weights = random_weights
+        if not model.built:
+            raise ValueError(
+                f"Expected a built `model`. Received: {model.name!r} without weights. "
+                "Hint: start it with keras.Input, or call it once on a batch."
+            )
         self._graph = _graph(model)
         if self._graph is not None:
             boundary = self._boundary()
@@ -57,6 +62,7 @@ class SplitModel:
         """Lists the deterministic tensors that random operations, or the outputs, read."""
         random, needed = set(), []
         for node in _nodes(self._graph):
+            _refuse_forced_noise(node)
             reads_random = any(id(x) in random for x in node.input_tensors)
             if reads_random or self._is_random(node.operation):
                 random.update(id(x) for x in node.outputs)
@@ -85,6 +91,17 @@ def _nodes(graph: keras.Function) -> list:
     """Lists the calls of operations in a graph, each after those it reads from."""
     depths = sorted(graph._nodes_by_depth, reverse=True)
     return [node for d in depths for node in graph._nodes_by_depth[d] if not node.is_input]
+
+
+def _refuse_forced_noise(node) -> None:
+    """Refuses `keras.layers.Dropout(0.5)(x, training=True)`: its noise would not be a sample's."""
+    layer = node.operation
+    if node.arguments.kwargs.get("training") and hasattr(layer, "seed_generator"):
+        raise ValueError(
+            f"Expected noise from stochastic layers. Received: layer {layer.name!r} of type "
+            f"{type(layer).__name__}, called with training=True. Hint: replace it by "
+            "tfp_bayes.layers.MCDropout, which needs no training=True."
+        )
 
 
 def _dropout_before_dense(graph: keras.Function) -> dict[keras.layers.Dense, MCDropout]:

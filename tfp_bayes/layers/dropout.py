@@ -68,12 +68,12 @@ class MCDropout(StochasticLayer):
         shape = self._mask_shape(inputs)
         if not training:
             shape[0] = 1  # one theta for the batch
-        return inputs * self.draw_mask(shape)
+        return inputs * self.draw_mask(shape, training)
 
-    def draw_mask(self, shape: tf.Tensor | list) -> tf.Tensor:
+    def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
         """Draws a mask of zeros and 1 / (1 - rate), in the compute dtype, of the given shape."""
         # Always drawn in float32: half precision would round the probability itself.
-        uniform = tf.random.stateless_uniform(shape, self.draw_seed(), alg="philox")
+        uniform = tf.random.stateless_uniform(shape, self.draw_seed(training), alg="philox")
         return tf.cast(uniform >= self.rate, self.compute_dtype) / (1 - self.rate)
 
     def _mask_shape(self, inputs: tf.Tensor) -> list:

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 import tfp_bayes.backend  # noqa: F401  # refuses a Keras that does not run on TensorFlow
+from tfp_bayes.seeds import fold_in
 
 
 class StochasticLayer(keras.layers.Layer):
@@ -30,9 +31,17 @@ class StochasticLayer(keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
-    def draw_seed(self) -> tf.Tensor:
-        """Returns the next seed of this layer, an int32 tensor of shape (2,)."""
-        return tf.cast(self.seed_generator.next(), tf.int32)
+    def draw_seed(self, training: bool = False) -> tf.Tensor:
+        """Returns the next seed of this layer, an int32 tensor of shape (2,).
+
+        In training each replica of a distribution strategy gets a seed of its own; at inference
+        all get the same, because they evaluate one function.
+        """
+        seed = tf.cast(self.seed_generator.next(), tf.int32)
+        replica = tf.distribute.get_replica_context()
+        if training and replica is not None and replica.num_replicas_in_sync > 1:
+            seed = fold_in(seed, replica.replica_id_in_sync_group)
+        return seed
 
     def get_config(self) -> dict:
         """Returns the layer's constructor arguments, plain JSON."""

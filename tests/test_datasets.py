@@ -181,7 +181,7 @@ class AnimalsWithoutLabels(_Builder):
 
 class AnimalsOfManyBits(_Builder):
     def _features(self):
-        image = tfds.features.Image(shape=self.SHAPE, dtype="uint16", encoding_format="png")
+        image = tfds.features.Image(shape=self.SHAPE, dtype=np.uint16, encoding_format="png")
         return {**super()._features(), "image": image}
 
 

@@ -326,6 +326,8 @@ def test_arrays_datasets_and_pydatasets_agree():
     for source in (dataset, labelled, Batches(), tf.constant(x), x.astype("float64")):
         assert_equal(p, predictor.predict_uncertainty(source, 4, seed=0))
     assert predictor.predict_uncertainty(x[:0], 4, seed=0).mean.shape == (0, 3)
+    with pytest.raises(ValueError, match="at least one batch"):
+        predictor.predict_uncertainty(dataset.take(0), 4)
 
 
 def test_bad_arguments():

@@ -107,6 +107,11 @@ class Predictor:
         for batch in batches(x, batch_size):
             function = self._function(batch, return_samples)
             parts.append(keras.tree.map_structure(np.asarray, function(batch, num_samples, seed)))
+        if not parts:
+            raise ValueError(
+                "Expected at least one batch in `x`. Received: an empty dataset. "
+                "Hint: check its filters and its cardinality()."
+            )
         predictions = keras.tree.map_structure_up_to(self._structure, _concatenate, *parts)
         flat = keras.tree.flatten(predictions)
         for prediction, likelihood in zip(flat, self._likelihoods(len(flat))):

@@ -53,7 +53,7 @@ def killed_and_resumed(folder, reinit, stage, count):
 @pytest.mark.parametrize("reinit", ["fresh", "warm"])
 def test_killed_at_every_stage(reinit, tmp_path):
     (tmp_path / "whole").mkdir()
-    kills = KILLS if reinit == "fresh" else KILLS[2:6]
+    kills = KILLS if reinit == "fresh" else [("propose", 2), ("fit", 3)]
     with ThreadPoolExecutor(2) as pool:
         whole = pool.submit(lambda: result(run(tmp_path / "whole", reinit)))
         resumed = pool.map(

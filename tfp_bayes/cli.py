@@ -66,8 +66,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _active_learning(options: argparse.Namespace) -> int:
-    with _quiet_import():
+    with _silence():
+        import tensorflow as tf
+
         from tfp_bayes import datasets, runs
+
+        tf.config.list_physical_devices()  # complains about a missing GPU when it first looks
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     fields = runs.RunConfig.__dataclass_fields__
@@ -125,8 +129,8 @@ def _active_learning(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Silences what TensorFlow's C++ prints while it loads; Python's errors still come through."""
+def _silence() -> Iterator[None]:
+    """Drops what TensorFlow's C++ prints as it starts; Python's errors still come through."""
     sys.stderr.flush()
     saved = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:

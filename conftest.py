@@ -7,10 +7,21 @@ import tensorflow as tf
 
 import tfp_bayes
 
+_PUBLIC = (
+    "ActiveLearner",
+    "BayesianCNN",
+    "BayesianModel",
+    "Ensemble",
+    "KLWeight",
+    "Predictor",
+    "kl_divergence",
+)
+
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace, tmp_path):
     doctest_namespace.update(np=np, keras=keras, tf=tf, tfp_bayes=tfp_bayes, tmp_path=tmp_path)
-    for name in ("ActiveLearner", "BayesianCNN", "BayesianModel", "Predictor", "Ensemble"):
+    for name in _PUBLIC:
         doctest_namespace[name] = getattr(tfp_bayes, name)
-    doctest_namespace["MCDropout"] = tfp_bayes.layers.MCDropout
+    for name in tfp_bayes.layers.__all__:
+        doctest_namespace[name] = getattr(tfp_bayes.layers, name)

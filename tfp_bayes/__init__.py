@@ -6,11 +6,17 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, layers, models, runs, uncertainty
+    from tfp_bayes import active, datasets, layers, models, posteriors, priors, runs, uncertainty
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
     from tfp_bayes.inference import Ensemble, Prediction, Predictor
-    from tfp_bayes.models import BayesianCNN, BayesianModel
+    from tfp_bayes.models import (
+        BayesianCNN,
+        BayesianModel,
+        KLWeight,
+        kl_divergence,
+        set_kl_weight,
+    )
 
 __version__ = "0.1.0"
 
@@ -19,14 +25,19 @@ __all__ = [
     "BayesianCNN",
     "BayesianModel",
     "Ensemble",
+    "KLWeight",
     "Prediction",
     "Predictor",
     "active",
     "datasets",
     "export_saved_model",
+    "kl_divergence",
     "layers",
     "models",
+    "posteriors",
+    "priors",
     "runs",
+    "set_kl_weight",
     "uncertainty",
 ]
 
@@ -35,9 +46,12 @@ _DEFINED_IN = {
     "BayesianCNN": "models",
     "BayesianModel": "models",
     "Ensemble": "inference",
+    "KLWeight": "models",
     "Prediction": "inference",
     "Predictor": "inference",
     "export_saved_model": "export",
+    "kl_divergence": "models",
+    "set_kl_weight": "models",
 }
 
 

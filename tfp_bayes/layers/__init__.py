@@ -1,5 +1,29 @@
 """What is random: layers that draw a function at every call."""
 
+from tfp_bayes.layers.conv import (
+    Conv1DFlipout,
+    Conv1DLocalReparameterization,
+    Conv1DReparameterization,
+    Conv2DFlipout,
+    Conv2DLocalReparameterization,
+    Conv2DReparameterization,
+    Conv3DFlipout,
+    Conv3DLocalReparameterization,
+    Conv3DReparameterization,
+)
+from tfp_bayes.layers.conv_transpose import (
+    Conv2DTransposeFlipout,
+    Conv2DTransposeReparameterization,
+)
+from tfp_bayes.layers.dense import (
+    DenseFlipout,
+    DenseLocalReparameterization,
+    DenseReparameterization,
+)
+from tfp_bayes.layers.depthwise_conv import (
+    DepthwiseConv2DFlipout,
+    DepthwiseConv2DReparameterization,
+)
 from tfp_bayes.layers.dropout import MCDropout
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
@@ -7,12 +31,51 @@ from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout3D,
 )
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
+from tfp_bayes.layers.variational import VariationalLayer, variational_layers
+
+# The names of `tfp.layers`.
+Convolution1DReparameterization = Conv1DReparameterization
+Convolution1DLocalReparameterization = Conv1DLocalReparameterization
+Convolution1DFlipout = Conv1DFlipout
+Convolution2DReparameterization = Conv2DReparameterization
+Convolution2DLocalReparameterization = Conv2DLocalReparameterization
+Convolution2DFlipout = Conv2DFlipout
+Convolution3DReparameterization = Conv3DReparameterization
+Convolution3DLocalReparameterization = Conv3DLocalReparameterization
+Convolution3DFlipout = Conv3DFlipout
 
 __all__ = [
+    "Conv1DFlipout",
+    "Conv1DLocalReparameterization",
+    "Conv1DReparameterization",
+    "Conv2DFlipout",
+    "Conv2DLocalReparameterization",
+    "Conv2DReparameterization",
+    "Conv2DTransposeFlipout",
+    "Conv2DTransposeReparameterization",
+    "Conv3DFlipout",
+    "Conv3DLocalReparameterization",
+    "Conv3DReparameterization",
+    "Convolution1DFlipout",
+    "Convolution1DLocalReparameterization",
+    "Convolution1DReparameterization",
+    "Convolution2DFlipout",
+    "Convolution2DLocalReparameterization",
+    "Convolution2DReparameterization",
+    "Convolution3DFlipout",
+    "Convolution3DLocalReparameterization",
+    "Convolution3DReparameterization",
+    "DenseFlipout",
+    "DenseLocalReparameterization",
+    "DenseReparameterization",
+    "DepthwiseConv2DFlipout",
+    "DepthwiseConv2DReparameterization",
     "MCDropout",
     "MCSpatialDropout1D",
     "MCSpatialDropout2D",
     "MCSpatialDropout3D",
     "StochasticLayer",
+    "VariationalLayer",
     "stochastic_layers",
+    "variational_layers",
 ]

@@ -23,11 +23,12 @@ class StochasticLayer(keras.layers.Layer):
 
     Args:
         seed: Integer, or None to start from a seed that follows `keras.utils.set_random_seed`.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        *args: Of the Keras layer that a subclass also derives from.
+        **kwargs: Of that layer, or of `keras.layers.Layer`.
     """
 
-    def __init__(self, *, seed: int | None = None, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, *args, seed: int | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 

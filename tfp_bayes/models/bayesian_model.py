@@ -1,5 +1,6 @@
 """A Keras model that trains on the evidence bound and predicts the posterior mean."""
 
+import math
 from pathlib import Path
 
 import keras
@@ -8,7 +9,8 @@ import tensorflow as tf
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
 from tfp_bayes.inference import Prediction, Predictor
 from tfp_bayes.inference.predictor import DEFAULT_BATCH_SIZE
-from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.layers import stochastic_layers, variational_layers
+from tfp_bayes.models.kl_weight import KLWeight, kl_divergence
 from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.seeds import fold_in
 
@@ -80,8 +82,14 @@ class BayesianModel(keras.Model):
         self.likelihood = likelihood
         self.prior_scale = prior_scale
         self.num_samples = num_samples
-        self.num_train = self.add_weight(
-            name="num_train", shape=(), dtype="int64", initializer="zeros", trainable=False
+        self.num_train = None  # of the data in fit
+        self.kl_weight = self.add_weight(
+            name="kl_weight",
+            shape=(),
+            initializer=keras.initializers.Constant(float("nan")),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
         )
         self.nll_tracker = keras.metrics.Mean(name="nll")
         self.kl_tracker = keras.metrics.Mean(name="kl")
@@ -128,43 +136,54 @@ class BayesianModel(keras.Model):
         Raises:
             ValueError: If the number of training examples is neither given nor known.
         """
-        if self.prior_scale is None:
-            num_train = 0  # nothing to weight
-        elif num_train is None:
-            num_train = count_examples(x, validation_split)
         if num_train is None:
+            num_train = count_examples(x, validation_split)
+        if num_train is None and self._has_kl:
             raise ValueError(
                 "Expected data of known length, or `num_train`, to weight the prior. "
                 f"Received: x of type {type(x).__name__}, num_train=None. "
                 "Hint: fit(x, num_train=60_000)."
             )
-        self.num_train.assign(num_train)
+        self.num_train = num_train
+        if self._has_kl:
+            callbacks = _with_kl_weight(callbacks)
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
         )
 
     def train_on_batch(self, *args, **kwargs):
-        """Trains on one batch as Keras does, once the number of training examples is known.
+        """Trains on one batch as Keras does, once the weight of the prior is known.
 
         Raises:
-            ValueError: If neither `fit` nor `num_train.assign` has told it.
+            ValueError: If neither `fit` nor `set_kl_weight` has told it.
         """
-        if self.prior_scale is not None and int(self.num_train) < 1:
+        weight = float(self.kl_weight)
+        if self._has_kl and math.isnan(weight):
             raise ValueError(
-                "Expected a known number of training examples, to weight the prior. "
-                f"Received: num_train={int(self.num_train)}. "
-                "Hint: model.num_train.assign(60_000) before train_on_batch."
+                "Expected a known weight of the prior. Received: kl_weight, which was never set. "
+                "Hint: tfp_bayes.set_kl_weight(model, 1 / num_train) before train_on_batch."
             )
         return super().train_on_batch(*args, **kwargs)
+
+    @property
+    def _has_kl(self) -> bool:
+        return self.prior_scale is not None or bool(variational_layers(self))
 
     def kl_divergence(self) -> tf.Tensor:
         """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
 
-        Up to a constant: for a point estimate or dropout under a Gaussian prior it is
-        |W|^2 / (2 prior_scale^2), summed over kernels.
+        See `kl_divergence`; `prior_scale` counts, up to a constant, as `prior_penalty` says.
+        """
+        return kl_divergence(self)
+
+    def prior_penalty(self) -> tf.Tensor:
+        """Returns |W|^2 / (2 prior_scale^2), summed over kernels: nats, float32, 0 if flat.
+
+        The KL divergence, up to a constant, of dropout or a point estimate under the Gaussian
+        prior. Kernels of variational layers have priors of their own.
         """
         if self.prior_scale is None:
-            return tf.constant(0.0)  # flat prior
+            return tf.constant(0.0)
         kernels = [v for v in self.trainable_variables if v.name.endswith("kernel")]
         squares = [tf.reduce_sum(tf.square(tf.cast(v.value, tf.float32))) for v in kernels]
         return tf.add_n(squares or [tf.constant(0.0)]) / (2 * self.prior_scale**2)
@@ -173,17 +192,23 @@ class BayesianModel(keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True
     ) -> tf.Tensor:
         """Returns the loss of a batch: NLL in validation, NLL + KL / num_train in training."""
-        nll = super().compute_loss(x, y, y_pred, sample_weight, training)
-        # Under a distribution strategy Keras divides the loss by the number of replicas, whose
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        # Under a distribution strategy Keras divides losses by the number of replicas, whose
         # gradients it adds up; the KL must be counted once all the same.
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
-        self.nll_tracker.update_state(nll * num_replicas, sample_weight=rows)
-        if not training or self.prior_scale is None:
-            return nll
-        kl = self.kl_divergence()
-        self.kl_tracker.update_state(kl)
-        return nll + tf.cast(kl / tf.cast(self.num_train, kl.dtype) / num_replicas, nll.dtype)
+        weighted_kl = tf.constant(0.0)
+        if training:  # the layers' own share is in the loss by now
+            losses = [loss for layer in variational_layers(self) for loss in layer.losses]
+            weighted_kl = tf.add_n(losses or [weighted_kl])
+        nll = loss * num_replicas - tf.cast(weighted_kl, loss.dtype)
+        self.nll_tracker.update_state(nll, sample_weight=rows)
+        if training and self._has_kl:
+            penalty = self.prior_penalty()
+            self.kl_tracker.update_state(weighted_kl / self.kl_weight + penalty)
+            if self.prior_scale is not None:
+                loss += tf.cast(self.kl_weight * penalty / num_replicas, loss.dtype)
+        return loss
 
     # Prediction and evaluation: always the posterior predictive mean.
 
@@ -281,6 +306,16 @@ class BayesianModel(keras.Model):
 
 
 _OWN_ARGUMENTS = ("likelihood", "prior_scale", "num_samples")
+
+
+def _with_kl_weight(callbacks) -> keras.callbacks.CallbackList | list:
+    """Adds the weight of the prior to what `fit` is given, unless the user has."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(KLWeight())
+        return callbacks
+    callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
+    known = any(isinstance(callback, KLWeight) for callback in callbacks)
+    return callbacks if known else [KLWeight(), *callbacks]
 
 
 def _batch_size(x, batch_size: int | None) -> int | None:

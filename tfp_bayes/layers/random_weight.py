@@ -1,0 +1,81 @@
+"""One weight tensor of a layer that has a distribution instead of a value."""
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfp_bayes.posteriors import Posterior
+from tfp_bayes.priors import Prior
+from tfp_bayes.seeds import fold_in
+
+
+class RandomWeight:
+    """A kernel or bias under its posterior q and its prior p.
+
+    What is learned are weights of the layer named `{name}_loc`, `{name}_untransformed_scale` ...,
+    which are also attributes of the layer.
+
+    Args:
+        layer: The layer it belongs to, inside `build`.
+        name: "kernel" or "bias".
+        shape: Of the weight tensor.
+        initializer: Of its loc.
+        posterior: The family of q.
+        prior: p, or None for a flat prior, under which only a point estimate has a KL.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        name: str,
+        shape: tuple[int, ...],
+        initializer: keras.initializers.Initializer,
+        posterior: Posterior,
+        prior: Prior | None,
+    ):
+        def add_weight(part: str, shape: tuple[int, ...], initializer) -> keras.Variable:
+            # Never cast to half precision: a scale of 0.0067 and sums of logarithms need float32.
+            variable = layer.add_weight(
+                name=f"{name}_{part}", shape=shape, initializer=initializer, autocast=False
+            )
+            setattr(layer, variable.name, variable)
+            return variable
+
+        self.shape = tuple(shape)
+        self.posterior = posterior
+        self.prior = prior
+        self.variables = posterior.add_variables(add_weight, self.shape, initializer)
+        self._prior_variables = {} if prior is None else prior.add_variables(add_weight)
+
+    def distribution(self) -> tfd.Distribution:
+        """Returns q as it is now."""
+        return self.posterior.distribution(self.variables)
+
+    def mean(self) -> tf.Tensor:
+        """Returns the mean of q."""
+        return self.posterior.mean(self.variables)
+
+    def scale(self) -> tf.Tensor:
+        """Returns the standard deviation of every element, for a factorized q."""
+        return self.posterior.scale(self.variables)
+
+    def sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """Draws from q; `seed` is int32 (2,)."""
+        return self.posterior.sample(self.variables, seed)
+
+    def kl_divergence(self, draw: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns KL(q || p) in nats, summed over elements.
+
+        Args:
+            draw: A sample of q. Where TensorFlow Probability has no closed form, the answer is
+                log q(draw) - log p(draw), which is right on average over draws.
+            seed: int32 (2,), for a prior whose own scale is uncertain.
+        """
+        if self.prior is None:
+            return tf.constant(0, draw.dtype)
+        q = self.distribution()
+        p, kl = self.prior.condition(self._prior_variables, fold_in(seed, 0), draw.dtype)
+        try:
+            return kl + tf.reduce_sum(tfd.kl_divergence(q, p))
+        except NotImplementedError:
+            return kl + tf.reduce_sum(q.log_prob(draw)) - tf.reduce_sum(p.log_prob(draw))

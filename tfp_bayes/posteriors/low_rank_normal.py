@@ -1,0 +1,77 @@
+"""Normals that vary together."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import bijectors as tfb
+from tensorflow_probability import distributions as tfd
+
+from tfp_bayes.configured import check_positive
+from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>posteriors")
+class LowRankNormal(Posterior):
+    """A normal with covariance diag(scale^2) + factor factor^T across a layer's weights.
+
+    Use it where weights are uncertain together, such as a rescaling of a whole kernel, which
+    mean field cannot say. For the Reparameterization estimators.
+
+    Args:
+        rank: Columns of the factor.
+        initial_scale: Standard deviation of the diagonal part at the start.
+
+    Raises:
+        ValueError: If `rank` is not a positive integer or `initial_scale` not positive.
+
+    Reference:
+        Ong, Nott and Smith 2018, "Gaussian Variational Approximation With a Factor Covariance
+        Structure", equation 4, arXiv:1701.03208.
+
+    Example:
+
+    >>> layer = DenseReparameterization(3, kernel_posterior="low_rank_normal")
+    >>> layer.build((None, 4))
+    >>> tuple(layer.kernel_factor.shape)
+    (12, 1)
+    """
+
+    def __init__(self, rank: int = 1, initial_scale: float = INITIAL_SCALE):
+        check_positive(initial_scale=initial_scale)
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ValueError(
+                f"Expected a positive integer for `rank`. Received: rank={rank!r}. "
+                "Hint: without covariance, use posteriors.MeanFieldNormal."
+            )
+        self.rank = rank
+        self.initial_scale = initial_scale
+
+    def add_variables(
+        self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
+    ) -> dict:
+        """Makes loc, untransformed_scale (both of the weight's shape) and factor (size, rank)."""
+        start = keras.initializers.Constant(math.log(math.expm1(self.initial_scale)))
+        # Not zeros, where the factor's gradient vanishes by symmetry.
+        factor = keras.initializers.RandomNormal(stddev=self.initial_scale / math.sqrt(self.rank))
+        return {
+            "loc": add_weight("loc", shape, initializer),
+            "untransformed_scale": add_weight("untransformed_scale", shape, start),
+            "factor": add_weight("factor", (math.prod(shape), self.rank), factor),
+        }
+
+    def distribution(self, variables: dict) -> tfd.Distribution:
+        """Returns the distribution, of the weight's event shape."""
+        loc = self.mean(variables)
+        scale = tf.math.softplus(variables["untransformed_scale"])
+        flat = tfd.MultivariateNormalDiagPlusLowRankCovariance(
+            loc=tf.reshape(loc, [-1]),
+            cov_diag_factor=tf.reshape(tf.square(scale), [-1]),
+            cov_perturb_factor=tf.convert_to_tensor(variables["factor"]),
+        )
+        return tfd.TransformedDistribution(flat, tfb.Reshape(loc.shape))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"rank": self.rank, "initial_scale": self.initial_scale}

@@ -1,0 +1,46 @@
+"""What we believe about weights before data."""
+
+from tfp_bayes.configured import get_configured
+from tfp_bayes.priors.hierarchical_normal import HierarchicalNormal
+from tfp_bayes.priors.laplace import Laplace
+from tfp_bayes.priors.normal import Normal
+from tfp_bayes.priors.prior import Prior
+from tfp_bayes.priors.scale_mixture import ScaleMixture
+from tfp_bayes.priors.student_t import StudentT
+
+__all__ = [
+    "HierarchicalNormal",
+    "Laplace",
+    "Normal",
+    "Prior",
+    "ScaleMixture",
+    "StudentT",
+    "get",
+]
+
+_CLASSES = {
+    "hierarchical_normal": HierarchicalNormal,
+    "laplace": Laplace,
+    "normal": Normal,
+    "scale_mixture": ScaleMixture,
+    "student_t": StudentT,
+}
+
+
+def get(identifier: str | dict | Prior | None, argument: str = "prior") -> Prior | None:
+    """Returns a prior from its name, its serialized form or itself; None is a flat prior.
+
+    Args:
+        identifier: "normal", "laplace", "scale_mixture", "student_t", "hierarchical_normal" (with
+            their defaults), a dictionary, a `Prior` or None.
+        argument: Name of the caller's argument, for the error.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> tfp_bayes.priors.get("laplace")
+    Laplace(loc=0.0, scale=1.0)
+    """
+    return None if identifier is None else get_configured(identifier, Prior, argument, _CLASSES)

@@ -1,0 +1,45 @@
+"""The Gaussian prior."""
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfp_bayes.configured import check_positive
+from tfp_bayes.priors.prior import Prior
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>priors")
+class Normal(Prior):
+    """Normal(loc, scale): the usual prior, and the one that equals an L2 penalty.
+
+    For a point estimate it adds |w - loc|^2 / (2 scale^2) nats, which is Keras' `L2` with factor
+    1 / (2 scale^2 num_train) on a mean loss.
+
+    Args:
+        loc: Mean.
+        scale: Standard deviation.
+
+    Raises:
+        ValueError: If `scale` is not positive.
+
+    Reference:
+        MacKay 1992, "A Practical Bayesian Framework for Backpropagation Networks".
+
+    Example:
+
+    >>> DenseFlipout(10, kernel_prior=tfp_bayes.priors.Normal(scale=0.1)).kernel_prior
+    Normal(loc=0.0, scale=0.1)
+    """
+
+    def __init__(self, loc: float = 0.0, scale: float = 1.0):
+        check_positive(scale=scale)
+        self.loc = loc
+        self.scale = scale
+
+    def distribution(self, dtype: tf.DType) -> tfd.Distribution:
+        """Returns the distribution of one weight."""
+        return tfd.Normal(tf.cast(self.loc, dtype), tf.cast(self.scale, dtype))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"loc": self.loc, "scale": self.scale}

@@ -1,0 +1,48 @@
+"""The Student t prior."""
+
+import keras
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from tfp_bayes.configured import check_positive
+from tfp_bayes.priors.prior import Prior
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>priors")
+class StudentT(Prior):
+    """StudentT(df, loc, scale): a Gaussian with heavy tails, which lets single weights be large.
+
+    Use it where a Gaussian prior shrinks the few weights that matter; trained convolution kernels
+    are closer to it than to a Gaussian.
+
+    Args:
+        df: Degrees of freedom; the smaller, the heavier the tails.
+        loc: Centre.
+        scale: Scale; the standard deviation is scale sqrt(df / (df - 2)) for df > 2.
+
+    Raises:
+        ValueError: If `df` or `scale` is not positive.
+
+    Reference:
+        Fortuin et al. 2022, "Bayesian Neural Network Priors Revisited", section 3,
+        arXiv:2102.06571.
+
+    Example:
+
+    >>> DenseFlipout(10, kernel_prior="student_t").kernel_prior
+    StudentT(df=3.0, loc=0.0, scale=1.0)
+    """
+
+    def __init__(self, df: float = 3.0, loc: float = 0.0, scale: float = 1.0):
+        check_positive(df=df, scale=scale)
+        self.df = df
+        self.loc = loc
+        self.scale = scale
+
+    def distribution(self, dtype: tf.DType) -> tfd.Distribution:
+        """Returns the distribution of one weight."""
+        return tfd.StudentT(*(tf.cast(each, dtype) for each in (self.df, self.loc, self.scale)))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"df": self.df, "loc": self.loc, "scale": self.scale}

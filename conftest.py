@@ -10,7 +10,10 @@ import tfp_bayes
 _PUBLIC = (
     "ActiveLearner",
     "BayesianCNN",
+    "BayesianLeNet5",
+    "BayesianMLP",
     "BayesianModel",
+    "BayesianResNet20",
     "Ensemble",
     "KLWeight",
     "Predictor",

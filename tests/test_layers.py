@@ -5,9 +5,10 @@ import inspect
 from dataclasses import dataclass
 
 import harness
+import keras
 import pytest
 
-from tfp_bayes import layers
+from tfp_bayes import layers, posteriors
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,58 @@ def spatial(layer, shape):
     return Case(layer, {"rate": 0.4}, shape, shape, BAD_SPATIAL)
 
 
+# What every variational layer refuses, whatever its shape; `estimator` says what else.
+BAD_WEIGHTS = [
+    ({"kernel_constraint": "non_neg"}, "draws of the weights would break it"),
+    ({"kernel_prior": "gauss"}, "Received: kernel_prior='gauss'"),
+    ({"kernel_prior": None}, "Expected a `kernel_prior`"),
+    ({"kernel_posterior": "normal"}, "Received: kernel_posterior='normal'"),
+    ({"bias_posterior": "mean_field_normal"}, "Expected a `bias_prior`"),
+]
+BAD_FACTORIZED = [({"kernel_posterior": "low_rank_normal"}, "Expected independent normals")]
+
+
+def variational(layer, arguments, input_shape, output_shape, initializer="kernel_initializer"):
+    arguments = {
+        **arguments,
+        initializer: keras.initializers.GlorotUniform(0),
+        # Wide enough for half precision to show that the noise is there.
+        "kernel_posterior": posteriors.MeanFieldNormal(initial_scale=0.1),
+    }
+    bad = BAD_WEIGHTS + (BAD_FACTORIZED if layer.needs_factorized else [])
+    kind = initializer.split("_")[0]
+    bad = [({k.replace("kernel_c", f"{kind}_c"): v for k, v in a.items()}, m) for a, m in bad]
+    bad.append(({f"{kind}_regularizer": "l2"}, "a penalty on weights is their prior"))
+    bad = [({**arguments, **changed}, message) for changed, message in bad]
+    return Case(layer, arguments, input_shape, output_shape, bad)
+
+
+CONV_2D = {"filters": 4, "kernel_size": 3}
+VARIATIONAL = {
+    name: variational(layer, arguments, *shapes)
+    for keras_name, arguments, *shapes in (
+        ("Dense", {"units": 4}, (5,), (4,)),
+        ("Conv1D", {"filters": 4, "kernel_size": 3}, (6, 2), (4, 4)),
+        ("Conv2D", CONV_2D, (5, 5, 2), (3, 3, 4)),
+        ("Conv3D", {"filters": 2, "kernel_size": 2}, (3, 3, 3, 2), (2, 2, 2, 2)),
+        ("DepthwiseConv2D", {"kernel_size": 3}, (5, 5, 2), (3, 3, 2), "depthwise_initializer"),
+        ("Conv2DTranspose", {"filters": 2, "kernel_size": 2, "strides": 2}, (2, 2, 3), (4, 4, 2)),
+    )
+    for estimator in ("Reparameterization", "LocalReparameterization", "Flipout")
+    if (layer := getattr(layers, name := keras_name + estimator, None))
+}
+VARIATIONAL |= {
+    "DenseFlipout, sequence": variational(layers.DenseFlipout, {"units": 4}, (3, 5), (3, 4)),
+    "Conv1DFlipout, causal": variational(
+        layers.Conv1DFlipout, {"filters": 4, "kernel_size": 3, "padding": "causal"}, (6, 2), (6, 4)
+    ),
+    "Conv2DFlipout, groups": variational(
+        layers.Conv2DFlipout, {**CONV_2D, "groups": 2, "dilation_rate": 2}, (6, 6, 4), (2, 2, 4)
+    ),
+}
+
 CASES = {
+    **VARIATIONAL,
     "MCDropout": Case(layers.MCDropout, {"rate": 0.4}, (20,), (20,), BAD_RATES),
     "MCDropout, image": Case(layers.MCDropout, {"rate": 0.4}, (3, 3, 4), (3, 3, 4), BAD_RATES),
     "MCDropout, noise_shape": Case(
@@ -50,10 +102,9 @@ CASES = {
 
 
 def test_every_layer_has_a_case():
-    public = {
-        each
-        for name in layers.__all__
-        if inspect.isclass(each := getattr(layers, name)) and each is not layers.StochasticLayer
+    public = {each for name in layers.__all__ if inspect.isclass(each := getattr(layers, name))} - {
+        layers.StochasticLayer,
+        layers.VariationalLayer,
     }
     assert public == {case.layer for case in CASES.values()}
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tfp_bayes.inference import Ensemble, Prediction, Predictor
     from tfp_bayes.models import (
         BayesianCNN,
+        BayesianLeNet5,
+        BayesianMLP,
         BayesianModel,
+        BayesianResNet20,
         KLWeight,
         kl_divergence,
         set_kl_weight,
@@ -23,7 +26,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ActiveLearner",
     "BayesianCNN",
+    "BayesianLeNet5",
+    "BayesianMLP",
     "BayesianModel",
+    "BayesianResNet20",
     "Ensemble",
     "KLWeight",
     "Prediction",
@@ -44,7 +50,10 @@ __all__ = [
 _DEFINED_IN = {
     "ActiveLearner": "active",
     "BayesianCNN": "models",
+    "BayesianLeNet5": "models",
+    "BayesianMLP": "models",
     "BayesianModel": "models",
+    "BayesianResNet20": "models",
     "Ensemble": "inference",
     "KLWeight": "models",
     "Prediction": "inference",

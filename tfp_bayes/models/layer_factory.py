@@ -1,0 +1,75 @@
+"""Makes the layers of a network for one way of inference."""
+
+import keras
+
+from tfp_bayes import layers
+from tfp_bayes.priors import Prior
+
+_ESTIMATORS = {
+    "flipout": "Flipout",
+    "local_reparameterization": "LocalReparameterization",
+    "reparameterization": "Reparameterization",
+}
+INFERENCES = ("mc_dropout", *_ESTIMATORS, "deterministic")
+
+
+def check_inference(inference: str) -> None:
+    """Raises ValueError unless the name is one of `INFERENCES`."""
+    if inference not in INFERENCES:
+        raise ValueError(
+            f"Expected one of {INFERENCES} for `inference`. Received: inference={inference!r}. "
+            "Hint: 'mc_dropout' is the quickest Bayesian one, 'flipout' has random weights."
+        )
+
+
+def is_variational(inference: str) -> bool:
+    """Tells whether an inference makes weights random."""
+    return inference in _ESTIMATORS
+
+
+def variational_class(keras_name: str, inference: str) -> type[layers.VariationalLayer] | None:
+    """Returns the variational twin of a Keras layer, None where that estimator has none."""
+    return getattr(layers, keras_name + _ESTIMATORS[inference], None)
+
+
+class LayerFactory:
+    """Makes layers of one network, so that a network is written once for every inference.
+
+    Args:
+        inference: One of `INFERENCES`.
+        kernel_prior: Of variational layers.
+        seed: Of the noise, or None. `BayesianModel` keeps layers of one seed apart.
+
+    Raises:
+        ValueError: If `inference` is unknown.
+    """
+
+    def __init__(self, inference: str, kernel_prior: str | dict | Prior | None, seed: int | None):
+        check_inference(inference)
+        self.inference = inference
+        self.kernel_prior = kernel_prior
+        self.seed = seed
+
+    def conv_2d(self, *args, **kwargs) -> keras.layers.Layer:
+        """Makes a convolution; arguments of `keras.layers.Conv2D`."""
+        return self._weights("Conv2D", *args, **kwargs)
+
+    def dense(self, *args, **kwargs) -> keras.layers.Layer:
+        """Makes a dense layer; arguments of `keras.layers.Dense`."""
+        return self._weights("Dense", *args, **kwargs)
+
+    def dropout(
+        self, rate: float, seed: int | None = None, name: str | None = None
+    ) -> keras.layers.Layer:
+        """Makes the network's dropout, which random weights leave nothing to do for."""
+        if is_variational(self.inference):
+            return keras.layers.Identity(name=name)
+        if self.inference == "mc_dropout":
+            return layers.MCDropout(rate, seed=seed, name=name)
+        return keras.layers.Dropout(rate, seed=seed, name=name)
+
+    def _weights(self, keras_name: str, *args, **kwargs) -> keras.layers.Layer:
+        if not is_variational(self.inference):
+            return getattr(keras.layers, keras_name)(*args, **kwargs)
+        layer = variational_class(keras_name, self.inference)
+        return layer(*args, kernel_prior=self.kernel_prior, seed=self.seed, **kwargs)

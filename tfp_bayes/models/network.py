@@ -1,0 +1,143 @@
+"""The base of the ready-made networks."""
+
+import keras
+import numpy as np
+
+from tfp_bayes import priors
+from tfp_bayes.models.bayesian_model import BayesianModel
+from tfp_bayes.models.layer_factory import LayerFactory, check_inference, is_variational
+
+
+class Network(BayesianModel):
+    """A ready-made classifier: a `BayesianModel` that is configured by its constructor.
+
+    A subclass implements `make_outputs`; its own constructor arguments are what it is saved as.
+    The network divides pixels by `max_pixel` itself, so it takes images as they are stored, and
+    so does what is exported.
+
+    Args:
+        input_shape: Of one example.
+        num_classes: K.
+        inference: "mc_dropout"; "flipout", "local_reparameterization" or "reparameterization",
+            which make every kernel random; or "deterministic", the twin whose dropout is off at
+            inference.
+        prior_scale: Standard deviation of the Gaussian prior on kernels, see `BayesianModel`.
+        kernel_prior: Another prior on random kernels; None is Normal(0, prior_scale).
+        max_pixel: Largest value of a pixel: 255 as stored, 1 for images scaled beforehand.
+        num_samples: S of `predict` and `evaluate`; None is 100, and 1 for "deterministic".
+        seed: Integer that sets initial weights and training noise, or None.
+        name: String or None.
+        **arguments: What the subclass adds, passed on to `make_outputs`.
+
+    Raises:
+        ValueError: If `inference` is unknown, or `kernel_prior` is given where kernels are not
+            random.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        *,
+        inference: str = "mc_dropout",
+        prior_scale: float | None = 1.0,
+        kernel_prior: str | dict | priors.Prior | None = None,
+        max_pixel: float = 255.0,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        **arguments,
+    ):
+        check_inference(inference)
+        variational = is_variational(inference)
+        if kernel_prior is not None and not variational:
+            raise ValueError(
+                f"Expected `kernel_prior` with random kernels only. Received: "
+                f"kernel_prior={kernel_prior!r}, inference={inference!r}. "
+                "Hint: the prior of dropout is prior_scale=."
+            )
+        prior = priors.get(kernel_prior, "kernel_prior")
+        if prior is None and prior_scale is not None:
+            factory = LayerFactory(inference, priors.Normal(scale=prior_scale), seed)
+        else:
+            factory = LayerFactory(inference, prior, seed)
+        if num_samples is None:
+            num_samples = 1 if inference == "deterministic" else 100
+        inputs = keras.Input(input_shape, name="images")
+        x = keras.layers.Rescaling(1 / max_pixel, name="rescale")(inputs)
+        outputs = self.make_outputs(x, num_classes, factory, seed, **arguments)
+        super().__init__(
+            inputs,
+            outputs,
+            name=name,
+            # Kernels that are random have their prior in their layers.
+            prior_scale=None if variational else prior_scale,
+            num_samples=num_samples,
+        )
+        self._config = {
+            "input_shape": tuple(input_shape),
+            "num_classes": num_classes,
+            "inference": inference,
+            "prior_scale": prior_scale,
+            "kernel_prior": prior and keras.saving.serialize_keras_object(prior),
+            "max_pixel": max_pixel,
+            "num_samples": num_samples,
+            "seed": seed,
+            **arguments,
+        }
+
+    @staticmethod
+    def make_outputs(
+        x: keras.KerasTensor, num_classes: int, factory: LayerFactory, seed: int | None
+    ) -> keras.KerasTensor:
+        """Builds the network from scaled inputs to probabilities.
+
+        Args:
+            x: Inputs divided by `max_pixel`.
+            num_classes: K.
+            factory: Makes layers with weights, and dropout.
+            seed: Of initial weights, or None.
+        """
+        raise NotImplementedError
+
+    def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
+        """Trains, see `BayesianModel.fit`.
+
+        Raises:
+            ValueError: If arrays were scaled to another range than `max_pixel` says: the network
+                would see nothing and learn nothing.
+        """
+        largest = np.max(x[:1000], initial=0) if isinstance(x, np.ndarray) else None
+        max_pixel = self._config["max_pixel"]
+        if largest is not None and 0 < largest < max_pixel / 50:
+            raise ValueError(
+                f"Expected inputs up to {max_pixel:g} for `x`, as max_pixel= says. "
+                f"Received: x with largest value {largest:g}. "
+                f"Hint: pass images as stored, or {type(self).__name__}(max_pixel=1)."
+            )
+        return super().fit(x, *args, **kwargs)
+
+    def get_config(self) -> dict:
+        """Returns the constructor arguments, plain JSON."""
+        return {**self._config, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Network":
+        """Rebuilds the model from `get_config()`."""
+        return cls(**config)
+
+
+def check_image(input_shape: tuple[int, ...], smallest: int) -> None:
+    """Raises ValueError unless the shape is (H, W, C), both sides long enough."""
+    if len(input_shape) != 3 or min(input_shape[:2]) < smallest:
+        raise ValueError(
+            f"Expected (height, width, channels) with height and width of {smallest} or more for "
+            f"`input_shape`. Received: input_shape={tuple(input_shape)}. "
+            "Hint: grey images need a last axis of 1."
+        )
+
+
+def initializers(number: int, seed: int | None, name: str = "GlorotUniform") -> list:
+    """Makes initializers that differ, as equal ones would start layers with equal weights."""
+    make = getattr(keras.initializers, name)
+    return [make(None if seed is None else seed + i) for i in range(number)]

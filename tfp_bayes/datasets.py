@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,6 +40,9 @@ MNIST_FILES = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
+# Sets with files of these names in that format, which distributions repack with other checksums
+# (Debian's dataset-fashion-mnist) than the ones TensorFlow Datasets insists on.
+LIKE_MNIST = ("fashion_mnist", "kmnist")
 # One host may have several addresses of which the first is dead, hence two limits.
 SECONDS_PER_ADDRESS = 3
 SECONDS_PER_PROBE = 8
@@ -85,7 +89,9 @@ def load(
         data_dir: Where TensorFlow Datasets keeps prepared data; None is its default. Not used
             for "mnist".
         manual_dir: Folder with the data set's files as downloaded by hand, under their original
-            names; None is `<data_dir>/downloads/manual`. Not used for "mnist".
+            names; None is `<data_dir>/downloads/manual`. Not used for "mnist". The four files of
+            "fashion_mnist" and "kmnist" are read as they are, repacked or not, such as those of
+            Debian's package dataset-fashion-mnist.
         image_size: (H, W) to resize to, bilinear with antialiasing, without regard to the aspect
             ratio; needed where the images differ in size.
 
@@ -119,14 +125,21 @@ def load(
 
 def _packaged_mnist(image_size: tuple[int, int] | None) -> Dataset:
     folder = resources.files("tfp_bayes") / "data" / "mnist"
-    x_train, y_train, x_test, y_test = (
-        _parse_idx(gzip.decompress(_verified(folder / file))) for file in MNIST_FILES
-    )
+    return _from_idx((_verified(folder / file) for file in MNIST_FILES), image_size)
+
+
+def _from_idx(
+    files: Iterable[bytes],
+    image_size: tuple[int, int] | None,
+    class_names: tuple[str, ...] = tuple("0123456789"),
+) -> Dataset:
+    """Reads the four files of MNIST or of a set that was published in its format."""
+    x_train, y_train, x_test, y_test = (_parse_idx(gzip.decompress(file)) for file in files)
     x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
     if image_size is not None:
         x_train, x_test = _resize_all(x_train, image_size), _resize_all(x_test, image_size)
     labels = y_train.astype("int64"), y_test.astype("int64")
-    return Dataset(x_train, labels[0], x_test, labels[1], tuple("0123456789"))
+    return Dataset(x_train, labels[0], x_test, labels[1], class_names)
 
 
 @functools.cache
@@ -166,6 +179,10 @@ def _from_tfds(
 ) -> Dataset:
     builder = _builder(name, data_dir)
     _check_features(builder, image_size)
+    files = [Path(manual_dir or "").expanduser() / file for file in MNIST_FILES]
+    if manual_dir is not None and name in LIKE_MNIST and all(file.is_file() for file in files):
+        names = tuple(builder.info.features["label"].names)
+        return _from_idx((file.read_bytes() for file in files), image_size, names)
     if not builder.is_prepared():
         _prepare(builder, manual_dir)
     x_train, y_train = _arrays(builder, "train", image_size)

@@ -18,6 +18,8 @@ _PUBLIC = (
     "KLWeight",
     "Predictor",
     "kl_divergence",
+    "to_bayesian",
+    "to_deterministic",
 )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         KLWeight,
         kl_divergence,
         set_kl_weight,
+        to_bayesian,
+        to_deterministic,
     )
 
 __version__ = "0.1.0"
@@ -44,6 +46,8 @@ __all__ = [
     "priors",
     "runs",
     "set_kl_weight",
+    "to_bayesian",
+    "to_deterministic",
     "uncertainty",
 ]
 
@@ -61,6 +65,8 @@ _DEFINED_IN = {
     "export_saved_model": "export",
     "kl_divergence": "models",
     "set_kl_weight": "models",
+    "to_bayesian": "models",
+    "to_deterministic": "models",
 }
 
 

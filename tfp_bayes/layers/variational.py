@@ -8,6 +8,7 @@ from tfp_bayes.layers.random_weight import RandomWeight
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 from tfp_bayes.seeds import fold_in
 
+_QUANTIZED = "a quantized kernel has no distribution; quantize to_deterministic(model)"
 # What Keras layers take and a distribution over weights cannot honour.
 _REFUSED = {
     "kernel_regularizer": "a penalty on weights is their prior: kernel_prior=priors.Normal(...)",
@@ -17,8 +18,19 @@ _REFUSED = {
     "bias_constraint": "draws of the weights would break it; express it as bias_prior=",
     "depthwise_constraint": "draws of the weights would break it; express it as kernel_prior=",
     "lora_rank": "LoRA adds to a single kernel; to vary together, use posteriors.LowRankNormal",
-    "quantization_mode": "a quantized kernel has no distribution; quantize to_deterministic(model)",
+    "quantization_config": _QUANTIZED,
+    "quantization_mode": _QUANTIZED,
 }
+
+
+def check_honoured(owner: str, arguments: dict) -> None:
+    """Raises ValueError if arguments of a Keras layer ask for what random weights cannot do."""
+    for name, reason in _REFUSED.items():
+        if arguments.get(name):
+            raise ValueError(
+                f"Expected no `{name}` for {owner}. Received: {name}={arguments[name]!r}. "
+                f"Hint: {reason}."
+            )
 
 
 class VariationalLayer(StochasticLayer):
@@ -62,12 +74,7 @@ class VariationalLayer(StochasticLayer):
         **kwargs,
     ):
         super().__init__(*args, seed=seed, **kwargs)
-        for name, reason in _REFUSED.items():
-            if getattr(self, name, None):
-                raise ValueError(
-                    f"Expected no `{name}` for {type(self).__name__}. "
-                    f"Received: {name}={getattr(self, name)!r}. Hint: {reason}."
-                )
+        check_honoured(type(self).__name__, {name: getattr(self, name, None) for name in _REFUSED})
         self.kernel_prior = priors.get(kernel_prior, "kernel_prior")
         self.kernel_posterior = posteriors.get(kernel_posterior, "kernel_posterior")
         self.bias_prior = priors.get(bias_prior, "bias_prior")
@@ -209,7 +216,7 @@ class VariationalLayer(StochasticLayer):
         """Refuses: a quantized kernel has no distribution."""
         raise ValueError(
             f"Expected a layer with one kernel. Received: {self.name!r}, whose kernel has a "
-            f"distribution. Hint: {_REFUSED['quantization_mode']}."
+            f"distribution. Hint: {_QUANTIZED}."
         )
 
     def get_config(self) -> dict:

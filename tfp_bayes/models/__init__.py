@@ -7,6 +7,8 @@ from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.bayesian_resnet20 import BayesianResNet20
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence, set_kl_weight
 from tfp_bayes.models.network import Network
+from tfp_bayes.models.to_bayesian import to_bayesian
+from tfp_bayes.models.to_deterministic import to_deterministic
 
 __all__ = [
     "BayesianCNN",
@@ -18,4 +20,6 @@ __all__ = [
     "Network",
     "kl_divergence",
     "set_kl_weight",
+    "to_bayesian",
+    "to_deterministic",
 ]

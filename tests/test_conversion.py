@@ -1,0 +1,225 @@
+"""Any Keras model made Bayesian, and back."""
+
+import keras
+import numpy as np
+import pytest
+from networks import vectors
+
+import tfp_bayes
+from tfp_bayes import layers, posteriors, priors, to_bayesian, to_deterministic
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+
+
+def image_model():
+    """Every convertible layer, batch normalization, a skip, a shared layer and a nested model."""
+    inputs = keras.Input((8, 8, 3), name="images")
+    x = L.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)
+    x = L.BatchNormalization(name="norm")(x)
+    shared = L.Conv2D(4, 3, padding="same", name="shared")
+    x = L.Add()([shared(x), shared(shared(x))])
+    x = L.SeparableConv2D(
+        6, 3, depth_multiplier=2, strides=2, padding="same", activation="relu", name="separable"
+    )(x)
+    x = L.DepthwiseConv2D(3, padding="same", use_bias=False, name="depthwise")(x)
+    x = L.SpatialDropout2D(0.2)(x)
+    x = L.Conv2DTranspose(2, 2, strides=2, name="transpose")(x)
+    nested = keras.Sequential(
+        [keras.Input((8, 8, 2)), L.Flatten(), L.Dense(8, "relu", name="inner"), L.Dropout(0.5)],
+        name="nested",
+    )
+    outputs = L.Dense(3, activation="softmax", name="probabilities")(nested(x))
+    model = keras.Model(inputs, outputs, name="original")
+    model.set_weights([RNG.uniform(0.02, 0.12, w.shape) for w in model.get_weights()])
+    return model
+
+
+IMAGES = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
+KINDS = ["conv", "shared", "separable", "depthwise", "transpose", "inner", "probabilities"]
+
+
+def by_name(model):
+    return {layer.name: layer for layer in model._flatten_layers()}
+
+
+@pytest.mark.parametrize(
+    "inference", ["flipout", "local_reparameterization", "reparameterization", "mc_dropout"]
+)
+def test_round_trip_reproduces_the_model(inference, tmp_path):
+    model = image_model()
+    before = model.get_weights()
+    expected = model.predict(IMAGES, verbose=0)
+    bayesian = to_bayesian(model, inference, verbose=False)
+    back = to_deterministic(bayesian)
+    assert not layers.stochastic_layers(back)
+    np.testing.assert_allclose(back.predict(IMAGES, verbose=0), expected, rtol=1e-6, atol=1e-7)
+    assert bayesian.predict_uncertainty(IMAGES, 5, seed=0).mutual_information.min() > 0
+    for a, b in zip(before, model.get_weights()):  # the original is as it was
+        np.testing.assert_array_equal(a, b)
+
+    bayesian.compile("sgd", "sparse_categorical_crossentropy")
+    bayesian.fit(IMAGES, np.arange(4) % 3, verbose=0)
+    bayesian.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(
+        bayesian.predict(IMAGES, verbose=0), loaded.predict(IMAGES, verbose=0)
+    )
+    assert by_name(back)["norm"].get_config() == by_name(model)["norm"].get_config()
+
+
+def test_converts_each_kind_and_keeps_the_graph():
+    bayesian = to_bayesian(image_model(), "flipout", verbose=False)
+    named = by_name(bayesian)
+    kinds = {name: type(named[name]).__name__ for name in ("conv", "shared", "transpose", "inner")}
+    assert kinds == {
+        "conv": "Conv2DFlipout",
+        "shared": "Conv2DFlipout",
+        "transpose": "Conv2DTransposeFlipout",
+        "inner": "DenseFlipout",
+    }
+    assert [type(each).__name__ for each in named["separable"].layers] == [
+        "DepthwiseConv2DFlipout",
+        "Conv2DFlipout",
+    ]
+    assert type(named["norm"]) is L.BatchNormalization
+    assert len(named["shared"]._inbound_nodes) == 3  # still one layer, called three times
+    assert len(layers.variational_layers(bayesian)) == len(KINDS) + 1
+
+
+def test_reports_what_it_did(capsys):
+    to_bayesian(image_model(), "local_reparameterization")
+    assert capsys.readouterr().out == (
+        "Converted to local_reparameterization: Conv2D 2, Dense 2. "
+        "Left, with their weights: BatchNormalization 1, Conv2DTranspose 1, DepthwiseConv2D 1, "
+        "SeparableConv2D 1.\n"
+    )
+    to_bayesian(image_model(), verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_means_and_scales():
+    model = image_model()
+    kernel, bias = by_name(model)["conv"].get_weights()
+    plain = by_name(to_bayesian(model, verbose=False))["conv"]
+    np.testing.assert_array_equal(plain.kernel_loc, kernel)
+    np.testing.assert_array_equal(plain.bias_loc, bias)
+    scale = posteriors.MeanFieldNormal().initial_scale
+    np.testing.assert_allclose(plain.random_kernel.scale(), scale, rtol=1e-4)
+    kernel[0, 0, 0, 0] = 0.0
+    by_name(model)["conv"].set_weights([kernel, bias])
+    moped = by_name(to_bayesian(model, moped_delta=0.2, verbose=False))
+    scales = moped["conv"].random_kernel.scale().numpy()
+    np.testing.assert_allclose(scales, np.maximum(0.2 * np.abs(kernel), 1e-6), rtol=1e-4)
+    assert np.isfinite(moped["conv"].kl_divergence())
+    depthwise, pointwise = moped["separable"].layers
+    np.testing.assert_allclose(
+        depthwise.random_kernel.scale(), 0.2 * np.abs(depthwise.kernel_loc), rtol=1e-4
+    )
+    assert not depthwise.use_bias
+    assert pointwise.use_bias
+
+
+def test_a_choice_of_layers():
+    chosen = to_bayesian(image_model(), layers=["conv", "inner"], verbose=False)
+    assert [each.name for each in layers.variational_layers(chosen)] == ["conv", "inner"]
+    last = to_bayesian(image_model(), last_layer_only=True, verbose=False)
+    assert [each.name for each in layers.variational_layers(last)] == ["probabilities"]
+
+
+def test_priors():
+    laplace = to_bayesian(image_model(), prior="laplace", verbose=False)
+    assert isinstance(layers.variational_layers(laplace)[0].kernel_prior, priors.Laplace)
+    dropout = to_bayesian(image_model(), "mc_dropout", prior=priors.Normal(0, 0.3), verbose=False)
+    assert dropout.prior_scale == 0.3
+    flat = to_bayesian(image_model(), "mc_dropout", prior=None, verbose=False)
+    assert float(flat.kl_divergence()) == 0
+
+
+def test_sequential_and_one_dimension():
+    model = keras.Sequential(
+        [
+            keras.Input((12, 2)),
+            L.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"),
+            L.GlobalAveragePooling1D(),
+            L.Dense(1, activation="sigmoid"),
+        ]
+    )
+    x = RNG.normal(size=(5, 12, 2)).astype("float32")
+    bayesian = to_bayesian(model, likelihood="bernoulli", verbose=False)
+    assert bayesian.predict_uncertainty(x, 5, seed=0).mean.shape == (5, 1)
+    np.testing.assert_allclose(
+        to_deterministic(bayesian).predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "counts"),
+    [
+        ("MobileNetV2", 32, "Conv2D 35, Dense 1, DepthwiseConv2D 17"),
+        ("ResNet50", 32, "Conv2D 53, Dense 1"),
+    ],
+)
+def test_keras_applications(name, size, counts, capsys):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+    x = RNG.normal(size=(2, size, size, 3)).astype("float32")
+    bayesian = to_bayesian(model, moped_delta=0.1)
+    assert f"Converted to flipout: {counts}. Left, with their weights: Batch" in (
+        capsys.readouterr().out
+    )
+    back = to_deterministic(bayesian)
+    np.testing.assert_allclose(back(x), model(x), rtol=1e-4, atol=1e-6)
+    norms = [w.numpy() for w in bayesian.weights if "moving" in w.path]
+    samples = bayesian.sample(x, 2, seed=0)
+    assert samples.shape == (2, 2, 10)
+    for a, b in zip(norms, [w for w in bayesian.weights if "moving" in w.path], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_network_of_this_library():
+    model = tfp_bayes.BayesianCNN((8, 8, 1), 3, inference="flipout", max_pixel=1, seed=0)
+    plain = to_deterministic(model)
+    assert not isinstance(plain, tfp_bayes.BayesianModel)
+    again = to_bayesian(plain, verbose=False)
+    for a, b in zip(layers.variational_layers(model), layers.variational_layers(again)):
+        np.testing.assert_array_equal(a.kernel_loc, b.kernel_loc)
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def test_refusals():
+    dense = keras.Sequential([keras.Input((5,)), L.Dense(3, activation="softmax", name="out")])
+    norm = keras.Sequential([keras.Input((5,)), L.BatchNormalization()])
+    l2 = keras.Sequential([keras.Input((5,)), L.Dense(3, kernel_regularizer="l2", name="out")])
+    for arguments, message in (
+        ((Subclassed(), "flipout"), "Expected a functional or Sequential `model`"),
+        ((norm, "flipout"), r"Dense or convolution layers.*Received: BatchNormalization 1"),
+        ((dense, "mc_dropout"), r"Dropout layers for inference='mc_dropout'. Received: Dense 1"),
+        ((dense, "deterministic"), "to_deterministic"),
+        ((dense, "laplace"), "Received: inference='laplace'"),
+        ((l2, "flipout"), "Expected no `kernel_regularizer` for layer 'out'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_bayesian(*arguments, verbose=False)
+    for arguments, message in (
+        ({"layers": ["in"]}, "Received: 'in', no such layer. Hint: .'out'. can be"),
+        ({"moped_delta": 0}, "moped_delta=0"),
+        ({"prior": "gauss"}, "prior='gauss'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_bayesian(dense, verbose=False, **arguments)
+    with pytest.raises(ValueError, match="Received: 'batch"):
+        to_bayesian(norm, layers=[norm.layers[0].name])
+    with pytest.raises(ValueError, match=r"priors\.Normal around 0"):
+        to_bayesian(image_model(), "mc_dropout", prior="laplace", verbose=False)
+    with pytest.raises(ValueError, match="no graph"):
+        to_deterministic(Subclassed())
+
+
+def test_a_flat_prior_makes_point_estimates():
+    model = keras.Sequential([keras.Input((5,)), L.Dense(3, activation="softmax")])
+    bayesian = to_bayesian(model, prior=None, verbose=False)
+    np.testing.assert_allclose(bayesian(vectors(4)), model(vectors(4)), atol=1e-6)

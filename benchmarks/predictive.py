@@ -29,6 +29,9 @@ def contenders(x):
     def ours():
         model.predict_uncertainty(x, NUM_SAMPLES, seed=0, batch_size=NUM_IMAGES)
 
+    def ours_one_sample():
+        model.predict_uncertainty(x, 1, seed=0, batch_size=NUM_IMAGES)
+
     def ours_default_batch():
         model.predict_uncertainty(x, NUM_SAMPLES, seed=0)
 
@@ -66,6 +69,7 @@ def contenders(x):
         ]
 
     yield "tfp_bayes", NUM_SAMPLES, ours
+    yield "tfp_bayes, 1 sample", 1, ours_one_sample
     yield "tfp_bayes, default batch size", NUM_SAMPLES, ours_default_batch
     yield (
         "matrix product 1000x3872x128 alone",

@@ -105,16 +105,18 @@ def test_means_and_scales():
     np.testing.assert_array_equal(plain.kernel_loc, kernel)
     np.testing.assert_array_equal(plain.bias_loc, bias)
     scale = posteriors.MeanFieldNormal().initial_scale
-    np.testing.assert_allclose(plain.random_kernel.scale(), scale, rtol=1e-4)
+    np.testing.assert_allclose(plain.random_kernel.distribution().stddev(), scale, rtol=1e-4)
     kernel[0, 0, 0, 0] = 0.0
     by_name(model)["conv"].set_weights([kernel, bias])
     moped = by_name(to_bayesian(model, moped_delta=0.2, verbose=False))
-    scales = moped["conv"].random_kernel.scale().numpy()
+    scales = moped["conv"].random_kernel.distribution().stddev().numpy()
     np.testing.assert_allclose(scales, np.maximum(0.2 * np.abs(kernel), 1e-6), rtol=1e-4)
     assert np.isfinite(moped["conv"].kl_divergence())
     depthwise, pointwise = moped["separable"].layers
     np.testing.assert_allclose(
-        depthwise.random_kernel.scale(), 0.2 * np.abs(depthwise.kernel_loc), rtol=1e-4
+        depthwise.random_kernel.distribution().stddev(),
+        0.2 * np.abs(depthwise.kernel_loc),
+        rtol=1e-4,
     )
     assert not depthwise.use_bias
     assert pointwise.use_bias

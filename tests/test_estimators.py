@@ -65,7 +65,7 @@ def closed_form(layer, twin, x):
     with tf.GradientTape(persistent=True) as tape:
         outputs = tf.reshape(twin(x), [BATCH, -1])
     parts = tape.jacobian(outputs, twin.trainable_variables, experimental_use_pfor=False)
-    scales = [layer.random_kernel.scale(), layer.random_bias.scale()]
+    scales = [w.distribution().stddev() for w in (layer.random_kernel, layer.random_bias)]
     covariance = 0
     for jacobian, scale in zip(parts, scales):
         jacobian = tf.reshape(jacobian, [*outputs.shape, -1])
@@ -136,8 +136,8 @@ def test_gradients_against_finite_differences(setting, estimator):
         layer.seed_generator.state.assign(state)
         outputs = layer(x, training=True)
         # The layer rounds its KL to float32, which would drown the differences.
-        kl = layer.random_kernel.kl_divergence(layer.kernel, [0, 0])
-        kl += layer.random_bias.kl_divergence(layer.bias, [0, 0])
+        weights = layer.random_kernel, layer.random_bias
+        kl = sum(weight.kl_divergence(weight.draw([0, 0]), [0, 0]) for weight in weights)
         return tf.reduce_sum(tf.square(outputs - 0.3)) + 0.5 * kl, layer.losses[0]
 
     with tf.GradientTape(persistent=True) as tape:

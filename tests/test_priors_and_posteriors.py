@@ -68,12 +68,12 @@ def repeat(function, draws=DRAWS):
 
 
 def sample(layer, draws=DRAWS):
-    return repeat(layer.random_kernel.sample, draws)
+    return repeat(lambda seed: layer.random_kernel.draw(seed).value, draws)
 
 
 def kl_draws(layer):
     weight = layer.random_kernel
-    return repeat(lambda seed: weight.kl_divergence(weight.sample(seed), seed))
+    return repeat(lambda seed: weight.kl_divergence(weight.draw(seed), seed))
 
 
 def assert_mean(draws, expected, tolerance=1e-5):
@@ -137,7 +137,7 @@ def test_kl_without_closed_form_uses_the_draw_of_the_pass(cls):
     if cls is DenseFlipout:  # signs turn each row and column of the deviation
         state = layer.seed_generator.state.value
         layer.seed_generator.state.assign(state - tf.constant([0, 1], state.dtype))
-        outputs = layer.random_kernel.sample(_kernel_seed(layer)).numpy()
+        outputs = layer.random_kernel.draw(_kernel_seed(layer)).value.numpy()
     q = layer.random_kernel.distribution()
     p = PRIORS["scale mixture"].__class__().distribution(tf.float32)
     expected = tf.reduce_sum(q.log_prob(outputs)) - tf.reduce_sum(p.log_prob(outputs))

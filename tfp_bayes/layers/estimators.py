@@ -7,53 +7,65 @@ how examples of a batch share noise, so in the variance of the gradient.
 
 import tensorflow as tf
 
+from tfp_bayes.layers.random_weight import Draw
 from tfp_bayes.seeds import fold_in
 
 
 def reparameterization(
-    layer, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, seed: tf.Tensor
+    layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
     """L(x, w): one draw for the batch (Blundell et al. 2015, section 3.2)."""
-    return layer.affine_map(inputs, kernel, bias)
+    return layer.affine_map(inputs, kernel.value, bias and bias.value)
 
 
 def local_reparameterization(
-    layer, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, seed: tf.Tensor
+    layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
     """L(x, m) + sqrt(L(x^2, s^2)) e: noise on the outputs (Kingma et al. 2015, equation 6).
 
     e is drawn for every output element: right for each of them, while the correlation over the
     space of a convolution, whose pixels share one kernel, is lost.
     """
-    q_kernel, q_bias = layer.random_kernel, layer.random_bias
-    mean = layer.affine_map(inputs, q_kernel.mean(), q_bias and q_bias.mean())
+    mean = layer.affine_map(inputs, kernel.distribution.loc, bias and bias.distribution.loc)
     # In full precision: squares of scales vanish in float16.
+    squares = tf.square(tf.cast(inputs, kernel.value.dtype))
     variance = layer.affine_map(
-        tf.square(tf.cast(inputs, kernel.dtype)),
-        tf.square(q_kernel.scale()),
-        q_bias and tf.square(q_bias.scale()),
+        squares,
+        kernel.distribution.variance(),
+        None if bias is None or bias.is_point else bias.distribution.variance(),
     )
-    # The gradient of a square root is infinite at 0, which dead inputs do reach.
-    positive = variance > 0
-    scale = tf.where(positive, tf.sqrt(tf.where(positive, variance, 1)), 0)
-    noise = tf.random.stateless_normal(tf.shape(scale), seed, dtype=scale.dtype, alg="philox")
-    return mean + tf.cast(scale * noise, mean.dtype)
+    shape = tf.shape(variance)
+    noise = tf.random.stateless_normal(shape, seed, dtype=variance.dtype, alg="philox")
+    return mean + tf.cast(_scaled_noise(variance, noise), mean.dtype)
+
+
+@tf.custom_gradient
+def _scaled_noise(variance: tf.Tensor, noise: tf.Tensor):
+    """Returns sqrt(variance) noise, with a gradient of 0 where the variance is 0.
+
+    There the gradient of a square root is infinite, and dead inputs do reach it.
+    """
+    scaled = tf.sqrt(tf.nn.relu(variance)) * noise
+
+    def gradient(upstream: tf.Tensor):
+        return tf.math.divide_no_nan(upstream * scaled, 2 * variance), None
+
+    return scaled, gradient
 
 
 def flipout(
-    layer, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, seed: tf.Tensor
+    layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
     """L(x, m) + r_out L(r_in x, w - m): each example turns the draw (Wen et al. 2018, equation 4).
 
     The signs r are drawn per example and channel and are constant over space, so that pixels of
     one example keep the correlation which their shared kernel gives them.
     """
-    q_kernel, q_bias = layer.random_kernel, layer.random_bias
-    mean = layer.affine_map(inputs, q_kernel.mean(), q_bias and q_bias.mean())
+    mean = layer.affine_map(inputs, kernel.distribution.loc, bias and bias.distribution.loc)
     turned = layer.affine_map(
         inputs * _signs(layer, inputs, fold_in(seed, 0)),
-        kernel - q_kernel.mean(),
-        q_bias and bias - q_bias.mean(),
+        kernel.value - kernel.distribution.loc,
+        None if bias is None or bias.is_point else bias.value - bias.distribution.loc,
     )
     return mean + turned * _signs(layer, turned, fold_in(seed, 1))
 

@@ -1,12 +1,25 @@
 """One weight tensor of a layer that has a distribution instead of a value."""
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_bayes.posteriors import Posterior
 from tfp_bayes.priors import Prior
-from tfp_bayes.seeds import fold_in
+
+
+class Draw(NamedTuple):
+    """One sample of a weight tensor, and the distribution that it came from."""
+
+    value: tf.Tensor
+    distribution: tfd.Distribution
+
+    @property
+    def is_point(self) -> bool:
+        """Whether there is nothing random about it."""
+        return isinstance(self.distribution, tfd.Deterministic)
 
 
 class RandomWeight:
@@ -55,27 +68,24 @@ class RandomWeight:
         """Returns the mean of q."""
         return self.posterior.mean(self.variables)
 
-    def scale(self) -> tf.Tensor:
-        """Returns the standard deviation of every element, for a factorized q."""
-        return self.posterior.scale(self.variables)
-
-    def sample(self, seed: tf.Tensor) -> tf.Tensor:
+    def draw(self, seed: tf.Tensor) -> Draw:
         """Draws from q; `seed` is int32 (2,)."""
-        return self.posterior.sample(self.variables, seed)
+        q = self.distribution()
+        return Draw(self.posterior.sample(q, seed), q)
 
-    def kl_divergence(self, draw: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def kl_divergence(self, draw: Draw, seed: tf.Tensor) -> tf.Tensor:
         """Returns KL(q || p) in nats, summed over elements.
 
         Args:
-            draw: A sample of q. Where TensorFlow Probability has no closed form, the answer is
-                log q(draw) - log p(draw), which is right on average over draws.
+            draw: Where TensorFlow Probability has no closed form, the answer is
+                log q(w) - log p(w) at its value w, which is right on average over draws.
             seed: int32 (2,), for a prior whose own scale is uncertain.
         """
+        value, q = draw
         if self.prior is None:
-            return tf.constant(0, draw.dtype)
-        q = self.distribution()
-        p, kl = self.prior.condition(self._prior_variables, fold_in(seed, 0), draw.dtype)
+            return tf.constant(0, value.dtype)
+        p, kl = self.prior.condition(self._prior_variables, seed, value.dtype)
         try:
             return kl + tf.reduce_sum(tfd.kl_divergence(q, p))
         except NotImplementedError:
-            return kl + tf.reduce_sum(q.log_prob(draw)) - tf.reduce_sum(p.log_prob(draw))
+            return kl + tf.reduce_sum(q.log_prob(value)) - tf.reduce_sum(p.log_prob(value))

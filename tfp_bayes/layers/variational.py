@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes import posteriors, priors
-from tfp_bayes.layers.random_weight import RandomWeight
+from tfp_bayes.layers.random_weight import Draw, RandomWeight
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 from tfp_bayes.seeds import fold_in
 
@@ -108,7 +108,7 @@ class VariationalLayer(StochasticLayer):
         raise NotImplementedError
 
     def estimator(
-        self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, seed: tf.Tensor
+        self, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
     ) -> tf.Tensor:
         """Computes the outputs in training, before the activation."""
         raise NotImplementedError
@@ -184,7 +184,7 @@ class VariationalLayer(StochasticLayer):
             if not self.losses:  # a layer that is shared has its KL counted once
                 self.add_loss(_weighted(self._kl_divergence(kernel, bias, seed), self.kl_weight))
         else:
-            outputs = self.affine_map(inputs, kernel, bias)
+            outputs = self.affine_map(inputs, kernel.value, bias and bias.value)
         return outputs if self.activation is None else self.activation(outputs)
 
     def kl_divergence(self) -> tf.Tensor:
@@ -195,11 +195,11 @@ class VariationalLayer(StochasticLayer):
         seed = self.draw_seed(training=True)
         return self._kl_divergence(*self._draw(seed), seed)
 
-    def _draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        kernel = self.random_kernel.sample(fold_in(seed, 0))
-        return kernel, self.random_bias and self.random_bias.sample(fold_in(seed, 1))
+    def _draw(self, seed: tf.Tensor) -> tuple[Draw, Draw | None]:
+        kernel = self.random_kernel.draw(fold_in(seed, 0))
+        return kernel, self.random_bias and self.random_bias.draw(fold_in(seed, 1))
 
-    def _kl_divergence(self, kernel: tf.Tensor, bias: tf.Tensor | None, seed: tf.Tensor):
+    def _kl_divergence(self, kernel: Draw, bias: Draw | None, seed: tf.Tensor) -> tf.Tensor:
         kl = self.random_kernel.kl_divergence(kernel, fold_in(seed, 3))
         if bias is not None:
             kl += self.random_bias.kl_divergence(bias, fold_in(seed, 4))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import keras
-import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_bayes.posteriors.posterior import Posterior
@@ -34,10 +33,6 @@ class Deterministic(Posterior):
     ) -> dict:
         """Makes loc, of the weight's shape."""
         return {"loc": add_weight("loc", shape, initializer)}
-
-    def scale(self, variables: dict) -> tf.Tensor:
-        """Returns zeros."""
-        return tf.zeros_like(self.mean(variables))
 
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, whose density counts as 1 at its value."""

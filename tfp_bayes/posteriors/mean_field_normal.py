@@ -52,19 +52,15 @@ class MeanFieldNormal(Posterior):
             "untransformed_scale": add_weight("untransformed_scale", shape, start),
         }
 
-    def scale(self, variables: dict) -> tf.Tensor:
-        """Returns the standard deviation of every weight."""
-        return tf.math.softplus(variables["untransformed_scale"])
-
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, a batch of scalar normals."""
-        return tfd.Normal(self.mean(variables), self.scale(variables))
+        return tfd.Normal(self.mean(variables), tf.math.softplus(variables["untransformed_scale"]))
 
-    def sample(self, variables: dict, seed: tf.Tensor) -> tf.Tensor:
+    def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
         """Draws one weight tensor; `seed` is int32 (2,)."""
-        loc = self.mean(variables)
+        loc = distribution.loc
         noise = tf.random.stateless_normal(loc.shape, seed, dtype=loc.dtype, alg="philox")
-        return loc + self.scale(variables) * noise
+        return loc + distribution.scale * noise
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""

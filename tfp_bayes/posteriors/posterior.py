@@ -45,6 +45,6 @@ class Posterior(Configured):
         """Returns the mean weight tensor."""
         return tf.convert_to_tensor(variables["loc"])
 
-    def sample(self, variables: dict, seed: tf.Tensor) -> tf.Tensor:
-        """Draws one weight tensor; `seed` is int32 (2,)."""
-        return self.distribution(variables).sample(seed=seed)
+    def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
+        """Draws one weight tensor from what `distribution` returned; `seed` is int32 (2,)."""
+        return distribution.sample(seed=seed)

@@ -1,7 +1,7 @@
 """BALD against random acquisition on MNIST, seed by seed, with the learning curves plotted.
 
-python examples/02_active_learning.py                        # 1 seed, 10 rounds
-python examples/02_active_learning.py --seeds 3 --rounds 15  # the figures in the README
+python examples/02_active_learning.py  # Gal's network, 1 seed, 10 rounds
+python examples/02_active_learning.py --architecture kirsch --steps 400 --num-samples 20
 """
 
 import argparse
@@ -16,9 +16,13 @@ from tfp_bayes.active import images_to_error, initial
 ACQUISITIONS = ("bald", "random")
 
 
-def learn(data, acquisition, seed, rounds, steps):
+def learn(data, acquisition, seed, options):
     held_out = initial.balanced(data.y_train, 100, seed)
-    model = tfp_bayes.BayesianCNN()
+    model = tfp_bayes.BayesianCNN(
+        architecture=options.architecture,
+        inference=options.inference,
+        num_samples=options.num_samples,
+    )
     model.compile("adam", "sparse_categorical_crossentropy")
     learner = tfp_bayes.ActiveLearner(
         model,
@@ -29,10 +33,10 @@ def learn(data, acquisition, seed, rounds, steps):
         test_data=(data.x_test, data.y_test),
         acquisition=acquisition,
         candidates=2000,
-        steps=steps,
+        steps=options.steps,
         seed=seed,
     )
-    for row in (learner.step() for _ in range(rounds + 1)):
+    for row in (learner.step() for _ in range(options.rounds + 1)):
         print(f"{acquisition:7s} seed {seed}  {row.num_acquired:4d}  {row.test_accuracy:.2%}")
     return learner.history
 
@@ -59,18 +63,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--architecture", default="gal")
+    parser.add_argument("--inference", default="mc_dropout")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
+    parser.add_argument("--num-samples", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
     options = parser.parse_args()
-    data, steps = tfp_bayes.datasets.load("mnist"), 200
+    data = tfp_bayes.datasets.load("mnist")
     if options.smoke:
         data = data._replace(x_test=data.x_test[:200], y_test=data.y_test[:200])
-        options.rounds, steps = 1, 5
+        options.rounds, options.steps = 1, 5
     options.out.mkdir(parents=True, exist_ok=True)
     curves = {
-        acquisition: [
-            learn(data, acquisition, s, options.rounds, steps) for s in range(options.seeds)
-        ]
+        acquisition: [learn(data, acquisition, s, options) for s in range(options.seeds)]
         for acquisition in ACQUISITIONS
     }
     for acquisition, histories in curves.items():

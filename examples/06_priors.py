@@ -22,7 +22,7 @@ SCALE = 0.1
 PRIORS = {
     "Normal": priors.Normal(scale=SCALE),
     "Laplace": priors.Laplace(scale=0.1),
-    "ScaleMixture": priors.ScaleMixture(0.25, scale1=0.5, scale2=0.02),
+    "ScaleMixture": priors.ScaleMixture(0.25, scale1=0.5, scale2=0.01),
 }
 
 
@@ -51,7 +51,8 @@ def main():
         x_test, y_test = x_test[:200], y_test[:200]
     x = x_train.reshape(-1, 784).astype("float32") / 255
 
-    arguments = {"units": 10, "activation": "softmax", "kernel_initializer": "zeros"}
+    start = keras.initializers.GlorotUniform(0)
+    arguments = {"units": 10, "activation": "softmax", "kernel_initializer": start}
     l2 = keras.regularizers.L2(1 / (2 * SCALE**2 * len(x)))
     expected, _ = regression(
         keras.layers.Dense(**arguments, kernel_regularizer=l2), x, y_train, options.epochs

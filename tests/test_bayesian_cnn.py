@@ -96,3 +96,81 @@ def test_bad_arguments():
             tfp_bayes.BayesianCNN(shape)
     with pytest.raises(ValueError, match=r"rate=1\.0"):
         small_cnn(dropout_rates=(1.0, 0.5))
+
+
+# The other networks.
+
+
+def test_kirschs_network():
+    model = tfp_bayes.BayesianCNN(architecture="kirsch", seed=0)
+    shapes = [tuple(w.shape) for w in model.trainable_variables][::2]
+    assert shapes == [(5, 5, 1, 32), (5, 5, 32, 64), (1024, 128), (128, 10)]
+    dropouts = [layer for layer in model.layers if isinstance(layer, MCDropout)]
+    assert [(type(d).__name__, d.rate) for d in dropouts] == [
+        ("MCSpatialDropout2D", 0.5),
+        ("MCSpatialDropout2D", 0.5),
+        ("MCDropout", 0.5),
+    ]
+
+
+NETWORKS = {
+    "gal": (tfp_bayes.BayesianCNN, {"input_shape": (10, 10, 1)}, 4),
+    "kirsch": (tfp_bayes.BayesianCNN, {"input_shape": (16, 16, 1), "architecture": "kirsch"}, 4),
+    "mlp": (tfp_bayes.BayesianMLP, {"input_shape": (6,), "hidden_units": (8, 7)}, 3),
+    "lenet5": (tfp_bayes.BayesianLeNet5, {"input_shape": (14, 14, 1)}, 5),
+    "resnet20": (tfp_bayes.BayesianResNet20, {"input_shape": (8, 8, 3)}, 22),
+}
+
+
+@pytest.mark.parametrize(
+    "inference",
+    ["mc_dropout", "flipout", "local_reparameterization", "reparameterization", "deterministic"],
+)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_with_every_inference(network, inference, tmp_path):
+    """Fits, predicts, and comes back from a file as it was."""
+    make, arguments, num_kernels = NETWORKS[network]
+    if network == "resnet20" and inference not in ("mc_dropout", "flipout"):
+        pytest.skip("the slow one: its layers are those of the others")
+    model = make(num_classes=3, inference=inference, max_pixel=1, num_samples=None, **arguments)
+    x = np.random.default_rng(0).uniform(size=(6, *model.input_shape[1:])).astype("float32")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    history = model.fit(x, np.arange(6) % 3, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    variational = tfp_bayes.layers.variational_layers(model)
+    random = inference not in ("mc_dropout", "deterministic")
+    assert len(variational) == (num_kernels if random else 0)
+    samples = 1 if inference == "deterministic" else 3
+    expected = model.predict_uncertainty(x, samples, seed=0)
+    assert (expected.variance.max() > 0) == (inference != "deterministic")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert type(loaded) is make
+    assert loaded.get_config() == model.get_config()
+    actual = loaded.predict_uncertainty(x, samples, seed=0)
+    np.testing.assert_array_equal(actual.mean, expected.mean)
+
+
+def test_priors_of_random_kernels():
+    layers = tfp_bayes.layers.variational_layers
+    model = tfp_bayes.BayesianMLP((4,), 3, inference="flipout", prior_scale=0.3)
+    assert layers(model)[0].kernel_prior.get_config() == {"loc": 0.0, "scale": 0.3}
+    model = tfp_bayes.BayesianMLP((4,), 3, inference="flipout", kernel_prior="scale_mixture")
+    assert isinstance(layers(model)[0].kernel_prior, tfp_bayes.priors.ScaleMixture)
+    copy = tfp_bayes.BayesianMLP.from_config(model.get_config())
+    assert copy.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"architecture": "lenet"}, "Received: architecture='lenet'"),
+        ({"dropout_rates": (0.5,)}, r"Received: dropout_rates=\(0.5,\)"),
+        ({"architecture": "kirsch", "input_shape": (8, 8, 1)}, "height and width of 16"),
+        ({"kernel_prior": "laplace"}, "the prior of dropout is prior_scale"),
+        ({"inference": "laplace"}, "Received: inference='laplace'"),
+    ],
+)
+def test_bad_networks(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tfp_bayes.BayesianCNN(**arguments)

@@ -44,7 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-dir", help="where TFDS keeps prepared data sets")
     add("--manual-dir", help="where files downloaded by hand are")
     add("--acquisition", help="bald (default), variation_ratios, max_entropy, mean_std, random")
-    add("--inference", help="mc_dropout (default) or deterministic")
+    add("--architecture", help="gal (default) or kirsch, see BayesianCNN")
+    add(
+        "--inference",
+        help="mc_dropout (default), flipout, local_reparameterization, reparameterization or "
+        "deterministic",
+    )
     add("--prior-scale", type=float, metavar="S", help="scale of the weights' prior (default 1)")
     add("--query-size", type=int, metavar="Q", help="images acquired a round (default 10)")
     add("--rounds", type=int, default=10, metavar="R", help="rounds in all (default 10)")
@@ -80,7 +85,9 @@ def _active_learning(options: argparse.Namespace) -> int:
         given["candidates"] = options.candidates
     config = runs.RunConfig(**given)
     out = options.out or Path(
-        "runs", f"{config.dataset}-{config.acquisition}-{config.inference}-seed{config.seed}"
+        "runs",
+        f"{config.dataset}-{config.acquisition}-{config.architecture}-{config.inference}"
+        f"-seed{config.seed}",
     )
     if options.resume:
         config = runs.RunConfig(**{**vars(runs.load_config(out)), **given})

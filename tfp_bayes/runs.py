@@ -27,6 +27,7 @@ class RunConfig:
     Attributes:
         dataset: Name for `datasets.load`.
         acquisition: Name of an acquisition function.
+        architecture: `BayesianCNN(architecture=)`.
         inference: `BayesianCNN(inference=)`.
         prior_scale: `BayesianCNN(prior_scale=)`.
         query_size: Images acquired a round.
@@ -40,6 +41,7 @@ class RunConfig:
 
     dataset: str = "mnist"
     acquisition: str = "bald"
+    architecture: str = "gal"
     inference: str = "mc_dropout"
     prior_scale: float | None = 1.0
     query_size: int = 10
@@ -52,7 +54,7 @@ class RunConfig:
 
 
 def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
-    """Builds Gal's network and a learner on a data set: the protocol of Gal et al. 2017, 5.1.
+    """Builds a network and a learner on a data set: the protocol of Gal et al. 2017, 5.1.
 
     A balanced validation set of 100 images and the initial set are taken from the training
     images; both depend on the seed alone, so runs that differ in acquisition are paired.
@@ -66,6 +68,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
     model = BayesianCNN(
         data.x_train.shape[1:],
         len(data.class_names),
+        architecture=config.architecture,
         inference=config.inference,
         prior_scale=config.prior_scale,
         num_samples=None if config.inference == "deterministic" else config.num_samples,

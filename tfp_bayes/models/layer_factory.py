@@ -59,14 +59,27 @@ class LayerFactory:
         return self._weights("Dense", *args, **kwargs)
 
     def dropout(
-        self, rate: float, seed: int | None = None, name: str | None = None
+        self,
+        rate: float,
+        seed: int | None = None,
+        name: str | None = None,
+        whole_maps: bool = False,
     ) -> keras.layers.Layer:
-        """Makes the network's dropout, which random weights leave nothing to do for."""
+        """Makes the network's dropout, which random weights leave nothing to do for.
+
+        Args:
+            rate: Of units, or of feature maps if `whole_maps`.
+            seed: Integer or None.
+            name: Of the layer.
+            whole_maps: Whether to drop feature maps of images as a whole.
+        """
         if is_variational(self.inference):
             return keras.layers.Identity(name=name)
         if self.inference == "mc_dropout":
-            return layers.MCDropout(rate, seed=seed, name=name)
-        return keras.layers.Dropout(rate, seed=seed, name=name)
+            kind = layers.MCSpatialDropout2D if whole_maps else layers.MCDropout
+        else:
+            kind = keras.layers.SpatialDropout2D if whole_maps else keras.layers.Dropout
+        return kind(rate, seed=seed, name=name)
 
     def _weights(self, keras_name: str, *args, **kwargs) -> keras.layers.Layer:
         if not is_variational(self.inference):

@@ -1,6 +1,18 @@
 """Two logical CPU devices, so that distribution can be tested on any machine."""
 
+import pytest
 import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture
+def two_replicas():
+    """A strategy of two replicas, which collects on one device.
+
+    The usual collective operations remember, for the whole process, the shapes that an earlier
+    strategy gave to the same devices, and fail on others.
+    """
+    collect = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=collect)

@@ -91,10 +91,9 @@ def test_growing_data_changes_the_weight_without_a_retrace():
     assert not steps
 
 
-def test_kl_is_counted_once_under_a_strategy():
+def test_kl_is_counted_once_under_a_strategy(two_replicas):
     """Two logical CPU devices take one SGD step to the same weights as one device."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_replicas.scope():
         mirrored = linear(prior_scale=0.2)
     single = linear(prior_scale=0.2)
     single.set_weights(mirrored.get_weights())

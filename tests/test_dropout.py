@@ -48,16 +48,15 @@ def test_examples_are_independent_in_training():
     assert abs((y[0] * y[1]).mean()) * np.sqrt(NUM_UNITS) < 4
 
 
-def test_replicas_have_noise_of_their_own_in_training_only():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+def test_replicas_have_noise_of_their_own_in_training_only(two_replicas):
+    with two_replicas.scope():
         layer = layers.MCDropout(0.5, seed=1)
     x = np.ones((1, NUM_UNITS), "float32")
 
     @tf.function
     def replicas(training):
-        values = strategy.run(lambda: layer(x, training=training))
-        return strategy.experimental_local_results(values)
+        values = two_replicas.run(lambda: layer(x, training=training))
+        return two_replicas.experimental_local_results(values)
 
     a, b = (y.numpy()[0] - 1 for y in replicas(True))
     assert abs((a * b).mean()) * np.sqrt(NUM_UNITS) < 4

@@ -123,10 +123,9 @@ def test_a_shared_layer_counts_once():
 
 
 @pytest.mark.parametrize("make", [plain, bayesian])
-def test_counted_once_under_a_strategy(make):
+def test_counted_once_under_a_strategy(make, two_replicas):
     """Two logical CPU devices see one KL; their noise differs."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+    with two_replicas.scope():
         mirrored = make()
     single = make()
     single.set_weights(mirrored.get_weights())
@@ -145,15 +144,14 @@ def test_counted_once_under_a_strategy(make):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_replicas_draw_different_noise():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+def test_replicas_draw_different_noise(two_replicas):
+    with two_replicas.scope():
         layer = DenseReparameterization(3, seed=0)
         layer.build((None, 4))
 
     def draws(training):
         call = tf.function(lambda: layer(tf.ones([1, 4]), training=training))
-        return strategy.experimental_local_results(strategy.run(call))
+        return two_replicas.experimental_local_results(two_replicas.run(call))
 
     a, b = draws(training=True)
     assert not np.array_equal(a, b)

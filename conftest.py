@@ -1,11 +1,6 @@
 """Names that the examples in docstrings use without importing them."""
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
-
-import tfp_bayes
 
 _PUBLIC = (
     "ActiveLearner",
@@ -25,6 +20,12 @@ _PUBLIC = (
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace, tmp_path):
+    import keras  # only where tests run, not in the process that hands them out
+    import numpy as np
+    import tensorflow as tf
+
+    import tfp_bayes
+
     doctest_namespace.update(np=np, keras=keras, tf=tf, tfp_bayes=tfp_bayes, tmp_path=tmp_path)
     for name in _PUBLIC:
         doctest_namespace[name] = getattr(tfp_bayes, name)

@@ -1,10 +1,17 @@
 """Two logical CPU devices, so that distribution can be tested on any machine."""
 
 import pytest
-import tensorflow as tf
+import xdist
 
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+def pytest_sessionstart(session):
+    """Runs where tests run, not in the process that hands them out."""
+    if xdist.is_xdist_controller(session):
+        return
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 @pytest.fixture
@@ -14,5 +21,7 @@ def two_replicas():
     The usual collective operations remember, for the whole process, the shapes that an earlier
     strategy gave to the same devices, and fail on others.
     """
+    import tensorflow as tf
+
     collect = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=collect)

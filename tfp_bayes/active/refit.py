@@ -79,6 +79,10 @@ class Refit:
         # how batches divide the data.
         data = tf.data.Dataset.from_tensor_slices((x, y))
         data = data.shuffle(len(x), seed=seed).repeat().batch(batch_size)
+        # Nothing to tune, and the tuner's thread may keep `fit` waiting for as long as it ran.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        data = data.with_options(options)
         if self.max_steps is None:
             schedule = {"epochs": 1, "steps_per_epoch": self.steps}
         else:

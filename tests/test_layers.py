@@ -88,8 +88,29 @@ VARIATIONAL |= {
     ),
 }
 
+BAD_LINEAR = [
+    ({"units": 0}, "Received: units=0"),
+    ({"prior_scale": -1.0}, r"Received: prior_scale=-1\.0"),
+    ({"noise_scale": float("nan")}, "Received: noise_scale=nan"),
+    ({"posterior": "laplace"}, "Received: posterior='laplace'"),
+    ({"output_covariance": "wishart"}, "Received: output_covariance='wishart'"),
+    ({"output_covariance": [[1, 2], [2, 1]]}, "symmetric positive definite"),
+    ({"output_covariance": "inverse_wishart", "per_output": True}, "outputs that are independent"),
+    ({"output_covariance": [[1]], "posterior": "mean_field"}, "outputs that are independent"),
+]
+
+
+def linear(**arguments):
+    arguments = {"units": 4, **arguments}
+    bad = [({"units": 2, **changed}, message) for changed, message in BAD_LINEAR]
+    return Case(layers.BayesianLinear, arguments, (5,), (4,), bad)
+
+
 CASES = {
     **VARIATIONAL,
+    "BayesianLinear": linear(),
+    "BayesianLinear, mean field": linear(posterior="mean_field", per_output=True),
+    "BayesianLinear, inverse Wishart": linear(output_covariance="inverse_wishart"),
     "MCDropout": Case(layers.MCDropout, {"rate": 0.4}, (20,), (20,), BAD_RATES),
     "MCDropout, image": Case(layers.MCDropout, {"rate": 0.4}, (3, 3, 4), (3, 3, 4), BAD_RATES),
     "MCDropout, noise_shape": Case(
@@ -105,6 +126,7 @@ def test_every_layer_has_a_case():
     public = {each for name in layers.__all__ if inspect.isclass(each := getattr(layers, name))} - {
         layers.StochasticLayer,
         layers.VariationalLayer,
+        layers.Predictive,
     }
     assert public == {case.layer for case in CASES.values()}
 

@@ -1,5 +1,6 @@
 """What is random: layers that draw a function at every call."""
 
+from tfp_bayes.layers.bayesian_linear import BayesianLinear, Predictive
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
     Conv1DLocalReparameterization,
@@ -45,6 +46,7 @@ Convolution3DLocalReparameterization = Conv3DLocalReparameterization
 Convolution3DFlipout = Conv3DFlipout
 
 __all__ = [
+    "BayesianLinear",
     "Conv1DFlipout",
     "Conv1DLocalReparameterization",
     "Conv1DReparameterization",
@@ -74,6 +76,7 @@ __all__ = [
     "MCSpatialDropout1D",
     "MCSpatialDropout2D",
     "MCSpatialDropout3D",
+    "Predictive",
     "StochasticLayer",
     "VariationalLayer",
     "stochastic_layers",

@@ -78,6 +78,17 @@ def mean_std(samples):
     return [sum(math.sqrt(v) for v in row) / len(row) for row in variance(samples)]
 
 
+def aleatoric_variance(samples):
+    return [
+        [
+            sum(float(sample[n][k]) * (1 - float(sample[n][k])) for sample in samples)
+            / len(samples)
+            for k in range(len(samples[0][n]))
+        ]
+        for n in range(len(samples[0]))
+    ]
+
+
 def accuracy(y_true, probs):
     hits = 0
     for y, p in zip(y_true, probs):

@@ -14,7 +14,14 @@ from networks import bayesian_mlp, images, mlp, small_cnn, vectors
 from tfp_bayes import Ensemble, Predictor, datasets, export_saved_model
 
 TRAINED = Path(__file__).parent.parent / "saved_models" / "mnist_mc_dropout"
-MEASURES = ["mean", "predictive_entropy", "expected_entropy", "mutual_information", "variance"]
+MEASURES = [
+    "mean",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variance",
+    "aleatoric_variance",
+]
 
 
 def test_served_equals_the_model_bit_for_bit(tmp_path):

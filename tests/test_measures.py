@@ -15,6 +15,7 @@ MEASURES = {
     "variation_ratio": reference.variation_ratio,
     "mean_std": reference.mean_std,
     "variance": reference.variance,
+    "aleatoric_variance": reference.aleatoric_variance,
 }
 
 
@@ -112,7 +113,9 @@ def test_order_of_samples_does_not_matter():
 @pytest.mark.parametrize("name", MEASURES)
 def test_no_examples_give_no_measures(name):
     actual = getattr(uncertainty, name)(np.zeros((3, 0, 4)))
-    assert actual.shape == ((0, 4) if name in ("predictive_mean", "variance") else (0,))
+    assert actual.shape == (
+        (0, 4) if name in ("predictive_mean", "variance", "aleatoric_variance") else (0,)
+    )
 
 
 @pytest.mark.parametrize("name", MEASURES)

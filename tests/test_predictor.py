@@ -21,6 +21,7 @@ MEASURES = [
     "variation_ratio",
     "mean_std",
     "variance",
+    "aleatoric_variance",
 ]
 # The names of the same measures in `tfp_bayes.uncertainty`.
 FROM_SAMPLES = {"mean": "predictive_mean"}

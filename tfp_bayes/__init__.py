@@ -6,7 +6,18 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, layers, models, posteriors, priors, runs, uncertainty
+    from tfp_bayes import (
+        active,
+        datasets,
+        layers,
+        losses,
+        metrics,
+        models,
+        posteriors,
+        priors,
+        runs,
+        uncertainty,
+    )
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
     from tfp_bayes.inference import Ensemble, Prediction, Predictor
@@ -41,6 +52,8 @@ __all__ = [
     "export_saved_model",
     "kl_divergence",
     "layers",
+    "losses",
+    "metrics",
     "models",
     "posteriors",
     "priors",

@@ -41,8 +41,8 @@ class Predictor:
         model: A built Keras model with at least one stochastic layer (`MCDropout` ...), or any
             model together with `posterior`. Without either, only `num_samples=1` is accepted.
         likelihood: What the outputs mean: "categorical" (softmax over the last axis) or
-            "bernoulli" (sigmoid); for several outputs, one name for all or a structure of names
-            like the model's outputs.
+            "bernoulli" (sigmoid) or "normal" (`NormalParameters`); for several outputs, one name
+            for all or a structure of names like the model's outputs.
         posterior: A distribution over the trainable weights, such as `Ensemble`; the noise of
             stochastic layers comes on top.
 
@@ -194,6 +194,21 @@ class Predictor:
         """Builds the graph of the predictive mean (N, K); arguments as `stream`."""
         results = self.stream(inputs, num_samples, seed)
         return keras.tree.map_structure_up_to(self._structure, lambda r: r["mean"], results)
+
+    def stream_outputs(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor):
+        """Builds the graph of the predictive distribution, in the form of the model's outputs.
+
+        These are the mean for probabilities, and mean and total standard deviation side by side
+        for "normal"; arguments as `stream`.
+        """
+        results = self.stream(inputs, num_samples, seed)
+        likelihoods = iter(self._likelihoods(len(keras.tree.flatten(self._structure))))
+
+        def outputs(result):
+            total_variance = result["variance"] + result["aleatoric_variance"]
+            return next(likelihoods).outputs(result["mean"], total_variance)
+
+        return keras.tree.map_structure_up_to(self._structure, outputs, results)
 
     def _draw(self, values, index, seed: tf.Tensor):
         """Returns the outputs of the random part under theta of sample `index`."""

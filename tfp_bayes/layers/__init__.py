@@ -26,6 +26,7 @@ from tfp_bayes.layers.depthwise_conv import (
     DepthwiseConv2DReparameterization,
 )
 from tfp_bayes.layers.dropout import MCDropout
+from tfp_bayes.layers.normal_parameters import NormalParameters
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
     MCSpatialDropout2D,
@@ -76,6 +77,7 @@ __all__ = [
     "MCSpatialDropout1D",
     "MCSpatialDropout2D",
     "MCSpatialDropout3D",
+    "NormalParameters",
     "Predictive",
     "StochasticLayer",
     "VariationalLayer",

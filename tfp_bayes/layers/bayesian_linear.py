@@ -50,6 +50,8 @@ class BayesianLinear(StochasticLayer):
             identity, and the predictive is a matrix t.
         per_output: Whether each output has a prior and a noise scale of its own, which
             `optimize_evidence` finds; costs D Cholesky factors instead of one.
+        include_noise: Whether outputs in a model are (..., 2 D), the draw and then the standard
+            deviations of the noise, as likelihood="normal" wants them.
         use_bias: Whether a constant 1 joins the features, with a weight under the same prior.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -88,6 +90,7 @@ class BayesianLinear(StochasticLayer):
         noise_scale: float = 1.0,
         output_covariance: np.ndarray | list | str | None = None,
         per_output: bool = False,
+        include_noise: bool = False,
         use_bias: bool = True,
         seed: int | None = None,
         **kwargs,
@@ -111,6 +114,7 @@ class BayesianLinear(StochasticLayer):
         self.noise_scale = float(noise_scale)
         self.output_covariance = _checked_covariance(output_covariance, self.units)
         self.per_output = per_output
+        self.include_noise = include_noise
         self.use_bias = use_bias
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -241,8 +245,8 @@ class BayesianLinear(StochasticLayer):
                 "Call condition(features, targets) first.",
                 stacklevel=2,
             )
-        sigma = self._expected_covariance()
-        noise = self.noise_scales.numpy() ** 2 * np.diag(sigma)
+        sigma = self._expected_covariance().numpy()
+        noise = self._noise_variance().numpy()
         if self.posterior == "mean_field":
             epistemic = phi**2 @ self._independent_variances().numpy()
         else:
@@ -276,11 +280,16 @@ class BayesianLinear(StochasticLayer):
         return float(evidence.log_marginal_likelihood((sigma / s) ** 2, sigma))
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns inputs times one draw of the weights, (..., D)."""
+        """Returns inputs times one draw of the weights, (..., D), and the noise if included."""
         kernel = tf.cast(self._draw(self.draw_seed(training)), inputs.dtype)
-        if not self.use_bias:
-            return tf.tensordot(inputs, kernel, 1)
-        return tf.tensordot(inputs, kernel[:-1], 1) + kernel[-1]
+        if self.use_bias:
+            outputs = tf.tensordot(inputs, kernel[:-1], 1) + kernel[-1]
+        else:
+            outputs = tf.tensordot(inputs, kernel, 1)
+        if not self.include_noise:
+            return outputs
+        scale = tf.cast(tf.sqrt(self._noise_variance()), outputs.dtype)
+        return tf.concat([outputs, scale + tf.zeros_like(outputs)], axis=-1)
 
     def _draw(self, seed: tf.Tensor) -> tf.Tensor:
         """Draws weights (F, D), float64."""
@@ -324,12 +333,16 @@ class BayesianLinear(StochasticLayer):
     def _prior_degrees(self) -> float:
         return self.units + 2.0  # the fewest whole ones that have a mean, which is the scatter
 
-    def _expected_covariance(self) -> np.ndarray:
+    def _expected_covariance(self) -> tf.Tensor:
         """Returns E[Sigma] (D, D)."""
-        scatter = self.scatter.numpy()
+        scatter = tf.convert_to_tensor(self.scatter)
         if self._learns_covariance:
-            return scatter / (self.degrees.numpy() - self.units - 1)
+            return scatter / (self.degrees - self.units - 1)
         return scatter
+
+    def _noise_variance(self) -> tf.Tensor:
+        """Returns the expected variance of the noise (D,)."""
+        return tf.square(self.noise_scales) * tf.linalg.diag_part(self._expected_covariance())
 
     def _data(self) -> conjugate.Moments:
         names = ("gram", "moment", "target_gram", "count")
@@ -406,8 +419,8 @@ class BayesianLinear(StochasticLayer):
         return np.pad(phi, ((0, 0), (0, 1)), constant_values=1.0) if self.use_bias else phi
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the shape of the inputs with D as its last axis."""
-        return (*input_shape[:-1], self.units)
+        """Returns the shape of the inputs with D, or 2 D with the noise, as its last axis."""
+        return (*input_shape[:-1], self.units * (2 if self.include_noise else 1))
 
     def get_config(self) -> dict:
         """Returns the layer's constructor arguments, plain JSON."""
@@ -418,6 +431,7 @@ class BayesianLinear(StochasticLayer):
             "noise_scale",
             "output_covariance",
             "per_output",
+            "include_noise",
             "use_bias",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -25,13 +25,14 @@ class BayesianModel(keras.Model):
     - The loss is the negative evidence bound per example: the compiled loss plus KL / num_train.
       `fit` learns num_train from the data and shows `nll` and `kl` (nats, not yet divided).
     - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
-      at each call; `evaluate` and validation score that mean, with the negative log likelihood
-      (without KL) as their loss.
+      at each call; `evaluate` and validation score that mean (in regression with the total
+      standard deviation), with the negative log likelihood (without KL) as their loss.
     - `predict_uncertainty`, `sample` and an `export` that carries the uncertainty.
 
     Args:
         inputs: Input tensors, as for `keras.Model`.
-        outputs: Output tensors that are probabilities (softmax or sigmoid).
+        outputs: Output tensors that are probabilities (softmax or sigmoid), or `NormalParameters`
+            under likelihood="normal".
         name: String or None.
         likelihood: What the outputs mean, see `Predictor`.
         prior_scale: Standard deviation of a Gaussian prior on every kernel that has no prior of
@@ -215,12 +216,12 @@ class BayesianModel(keras.Model):
     def predict_step(self, data):
         """Returns the predictive mean of a batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return self._predictive_mean(x)
+        return self.predictor.stream_mean(x, self.num_samples, tf.constant(PREDICT_SEED))
 
     def test_step(self, data) -> dict:
-        """Scores the predictive mean of a batch."""
+        """Scores the predictive distribution of a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self._predictive_mean(x)
+        y_pred = self.predictor.stream_outputs(x, self.num_samples, tf.constant(PREDICT_SEED))
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
         rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
         for metric in self.metrics:
@@ -228,9 +229,6 @@ class BayesianModel(keras.Model):
                 metric.update_state(loss, sample_weight=rows)
         results = self.compute_metrics(x, y, y_pred, sample_weight)
         return {name: value for name, value in results.items() if name != "kl"}
-
-    def _predictive_mean(self, x):
-        return self.predictor.stream_mean(x, self.num_samples, tf.constant(PREDICT_SEED))
 
     def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs):
         """Returns the posterior predictive mean (N, K), the same at each call.

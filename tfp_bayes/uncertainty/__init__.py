@@ -1,6 +1,7 @@
 """From samples to numbers: measures of uncertainty and scores of predictions, NumPy only."""
 
 from tfp_bayes.uncertainty.measures import (
+    aleatoric_variance,
     expected_entropy,
     mean_std,
     mutual_information,
@@ -13,6 +14,7 @@ from tfp_bayes.uncertainty.metrics import accuracy, brier, expected_calibration_
 
 __all__ = [
     "accuracy",
+    "aleatoric_variance",
     "brier",
     "expected_calibration_error",
     "expected_entropy",

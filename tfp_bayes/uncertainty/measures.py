@@ -192,3 +192,30 @@ def variance(samples: ArrayLike) -> np.ndarray:
     array([[0.25, 0.25]])
     """
     return as_samples(samples).var(axis=0)
+
+
+def aleatoric_variance(samples: ArrayLike) -> np.ndarray:
+    """Variance of a one-hot label within a sample, averaged over samples.
+
+    With `variance`, that between samples, it adds up to the variance of the label.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N, K) float64.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Reference:
+        Kwon et al. 2020, "Uncertainty quantification using Bayesian neural networks in
+        classification", equation 4; the law of total variance.
+
+    Example:
+
+    >>> aleatoric_variance([[[1.0, 0.0]], [[0.5, 0.5]]])
+    array([[0.125, 0.125]])
+    """
+    p = as_samples(samples)
+    return (p * (1 - p)).mean(axis=0)

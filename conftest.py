@@ -4,6 +4,7 @@ import pytest
 
 _PUBLIC = (
     "ActiveLearner",
+    "BayesianBasisRegression",
     "BayesianCNN",
     "BayesianLeNet5",
     "BayesianMLP",

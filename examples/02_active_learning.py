@@ -1,7 +1,7 @@
 """BALD against random acquisition on MNIST, seed by seed, with the learning curves plotted.
 
 python examples/02_active_learning.py  # Gal's network, 1 seed, 10 rounds
-python examples/02_active_learning.py --architecture kirsch --steps 400 --num-samples 20
+python examples/02_active_learning.py --architecture kirsch --prior-scale inf --steps 400
 """
 
 import argparse
@@ -21,6 +21,7 @@ def learn(data, acquisition, seed, options):
     model = tfp_bayes.BayesianCNN(
         architecture=options.architecture,
         inference=options.inference,
+        prior_scale=None if np.isinf(options.prior_scale) else options.prior_scale,
         num_samples=options.num_samples,
     )
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -65,6 +66,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--architecture", default="gal")
     parser.add_argument("--inference", default="mc_dropout")
+    parser.add_argument("--prior-scale", type=float, default=1.0, help="inf for a flat prior")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
     parser.add_argument("--num-samples", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))

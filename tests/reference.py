@@ -89,6 +89,11 @@ def aleatoric_variance(samples):
     ]
 
 
+def label_variance(samples):
+    """Of a one-hot label under the mean of the samples, summed over classes."""
+    return [sum(p * (1 - p) for p in row) for row in predictive_mean(samples)]
+
+
 def accuracy(y_true, probs):
     hits = 0
     for y, p in zip(y_true, probs):

@@ -13,6 +13,7 @@ REFERENCES = {
     "max_entropy": reference.predictive_entropy,
     "variation_ratios": reference.variation_ratio,
     "mean_std": reference.mean_std,
+    "predictive_variance": reference.label_variance,
     "random": lambda samples: [0.0] * len(samples[0]),
 }
 

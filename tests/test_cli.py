@@ -60,6 +60,7 @@ def test_writes_what_it_promises(finished):
         "num_labelled",
         "num_acquired",
         "test_accuracy",
+        "test_rmse",
         "test_nll",
         "validation_nll",
         "optimizer_steps",

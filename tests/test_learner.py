@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from networks import bayesian_mlp
 
+from tfp_bayes import BayesianBasisRegression
 from tfp_bayes.active import ActiveLearner, Round, images_to_error
 
 RNG = np.random.default_rng(0)
@@ -278,9 +279,36 @@ def test_bad_arguments():
 
 def test_images_to_error():
     def rows(*accuracies):
-        return [Round(i, 0, 10 * i, a, 0, 0, 0, 0, 0, 0) for i, a in enumerate(accuracies)]
+        return [Round(i, 0, 10 * i, a, *[0] * 7) for i, a in enumerate(accuracies)]
 
     assert images_to_error(rows(0.5, 0.8, 0.95), 0.1) == pytest.approx(10 + 10 * 2 / 3)
     assert images_to_error(rows(0.95, 0.8), 0.1) == 0
     assert images_to_error(rows(0.5, 0.9, 0.8), 0.1) == pytest.approx(10)
     assert images_to_error(rows(0.5, 0.6), 0.1) is None
+
+
+def test_closed_form_head_learns_actively():
+    """The head is conditioned on what is labelled, and scored by its own predictive normal."""
+    keras.utils.set_random_seed(0)
+    features = keras.Sequential([keras.Input((5,)), keras.layers.Dense(12, "tanh")])
+    model = BayesianBasisRegression(features, 3, seed=0)
+    model.compile(keras.optimizers.Adam(0.01))
+    learner = make(model, acquisition="predictive_variance")
+    first, last = learner.run(2)[::2]
+    assert model.head.num_conditioned == last.num_labelled == 14
+    p = model.predict_uncertainty(TEST[0])
+    targets = np.eye(3)[TEST[1]]
+    assert last.test_rmse == pytest.approx(np.sqrt(((p.mean - targets) ** 2).mean()))
+    assert last.test_accuracy == (p.mean.argmax(1) == TEST[1]).mean()
+    assert last.test_nll == pytest.approx(model.evaluate(*TEST)[0])
+    again = make(model, acquisition="predictive_variance")
+    assert outcome(again) == outcome(make(model, acquisition="predictive_variance"))
+    again.run(1)
+    assert (first.test_rmse, first.num_acquired) == (again.history[0].test_rmse, 0)
+
+
+def test_rmse_of_probabilities():
+    learner = make()
+    row = learner.train()
+    mean = learner._predict(TEST[0], learner._seed(0)).mean
+    assert abs(row.test_rmse - np.sqrt(((mean - np.eye(3)[TEST[1]]) ** 2).mean())) < 0.1

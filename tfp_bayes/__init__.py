@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tfp_bayes.export import export_saved_model
     from tfp_bayes.inference import Ensemble, Prediction, Predictor
     from tfp_bayes.models import (
+        BayesianBasisRegression,
         BayesianCNN,
         BayesianLeNet5,
         BayesianMLP,
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActiveLearner",
+    "BayesianBasisRegression",
     "BayesianCNN",
     "BayesianLeNet5",
     "BayesianMLP",
@@ -66,6 +68,7 @@ __all__ = [
 
 _DEFINED_IN = {
     "ActiveLearner": "active",
+    "BayesianBasisRegression": "models",
     "BayesianCNN": "models",
     "BayesianLeNet5": "models",
     "BayesianMLP": "models",

@@ -43,14 +43,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", help="mnist (default), or any image-classification set of TFDS")
     add("--data-dir", help="where TFDS keeps prepared data sets")
     add("--manual-dir", help="where files downloaded by hand are")
-    add("--acquisition", help="bald (default), variation_ratios, max_entropy, mean_std, random")
+    add(
+        "--acquisition",
+        help="bald (default), variation_ratios, max_entropy, mean_std, predictive_variance, random",
+    )
     add("--architecture", help="gal (default) or kirsch, see BayesianCNN")
     add(
         "--inference",
-        help="mc_dropout (default), flipout, local_reparameterization, reparameterization or "
-        "deterministic",
+        help="mc_dropout (default), flipout, local_reparameterization, reparameterization, "
+        "closed_form, closed_form_mean_field or deterministic",
     )
-    add("--prior-scale", type=float, metavar="S", help="scale of the weights' prior (default 1)")
+    add(
+        "--prior-scale",
+        type=float,
+        metavar="S",
+        help="scale of the weights' prior (default 1; inf is a flat one)",
+    )
     add("--query-size", type=int, metavar="Q", help="images acquired a round (default 10)")
     add("--rounds", type=int, default=10, metavar="R", help="rounds in all (default 10)")
     add("--initial-size", type=int, metavar="N", help="images labelled at the start (default 20)")
@@ -83,6 +91,8 @@ def _active_learning(options: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(options).items() if k in fields and v is not None}
     if hasattr(options, "candidates"):
         given["candidates"] = options.candidates
+    if options.prior_scale == float("inf"):
+        given["prior_scale"] = None
     config = runs.RunConfig(**given)
     out = options.out or Path(
         "runs",

@@ -15,9 +15,10 @@ from tfp_bayes import __version__, datasets
 from tfp_bayes.active import ActiveLearner, Round, images_to_error, initial
 from tfp_bayes.active.checkpoint import write_atomically
 from tfp_bayes.active.report import write_report
-from tfp_bayes.models import BayesianCNN
+from tfp_bayes.models import BayesianBasisRegression, BayesianCNN
 
 VALIDATION_SIZE = 100
+CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class RunConfig:
         dataset: Name for `datasets.load`.
         acquisition: Name of an acquisition function.
         architecture: `BayesianCNN(architecture=)`.
-        inference: `BayesianCNN(inference=)`.
-        prior_scale: `BayesianCNN(prior_scale=)`.
+        inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
+            features under the head of `BayesianBasisRegression`.
+        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head finds its own.
         query_size: Images acquired a round.
         initial_size: Images labelled at the start, balanced over classes.
         candidates: Random pool images scored a round, None for all.
@@ -65,14 +67,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         **kwargs: Further arguments of `ActiveLearner`, such as `checkpoint`.
     """
     held_out = initial.balanced(data.y_train, VALIDATION_SIZE, config.seed)
-    model = BayesianCNN(
-        data.x_train.shape[1:],
-        len(data.class_names),
-        architecture=config.architecture,
-        inference=config.inference,
-        prior_scale=config.prior_scale,
-        num_samples=None if config.inference == "deterministic" else config.num_samples,
-    )
+    model = _make_model(config, data)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     return ActiveLearner(
         model,
@@ -90,6 +85,23 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         seed=config.seed,
         **kwargs,
     )
+
+
+def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
+    closed_form = CLOSED_FORM.get(config.inference)
+    inference = "deterministic" if closed_form else config.inference
+    network = BayesianCNN(
+        data.x_train.shape[1:],
+        len(data.class_names),
+        architecture=config.architecture,
+        inference=inference,
+        prior_scale=config.prior_scale,
+        num_samples=None if inference == "deterministic" else config.num_samples,
+    )
+    if not closed_form:
+        return network
+    features = keras.Model(network.inputs, network.layers[-2].output, name="features")
+    return BayesianBasisRegression(features, len(data.class_names), posterior=closed_form)
 
 
 def run_active_learning(

@@ -84,6 +84,26 @@ def mean_std(prediction: Prediction) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+def predictive_variance(prediction: Prediction) -> np.ndarray:
+    """Scores by the total variance of the target, summed over classes or targets.
+
+    The trace of the predictive covariance. Its log determinant, which counts correlated outputs
+    once, is what `max_entropy` scores by for normal predictions, and `bald` the part of that
+    which labels remove.
+
+    Args:
+        prediction: Of N candidates.
+
+    Returns:
+        Scores (N,).
+
+    Reference:
+        MacKay 1992, "Information-Based Objective Functions for Active Data Selection", section 4.
+    """
+    return (prediction.variance + prediction.aleatoric_variance).sum(-1)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
 def random(prediction: Prediction) -> np.ndarray:
     """Scores every candidate 0, so that the selector's tie-break picks at random: the baseline.
 
@@ -96,16 +116,16 @@ def random(prediction: Prediction) -> np.ndarray:
     return np.zeros(len(prediction.mean))
 
 
-BUILT_IN = (bald, variation_ratios, max_entropy, mean_std, random)
+BUILT_IN = (bald, variation_ratios, max_entropy, mean_std, predictive_variance, random)
 
 
 def get(acquisition: str | dict | Acquisition) -> Acquisition:
     """Returns an acquisition function from its name, its serialized form or itself.
 
     Args:
-        acquisition: "bald", "variation_ratios", "max_entropy", "mean_std", "random", the name of
-            a function registered with Keras ("package>name"), the dictionary made by
-            `keras.saving.serialize_keras_object`, or a function.
+        acquisition: "bald", "variation_ratios", "max_entropy", "mean_std", "predictive_variance",
+            "random", the name of a function registered with Keras ("package>name"), the
+            dictionary made by `keras.saving.serialize_keras_object`, or a function.
 
     Raises:
         ValueError: If nothing of that name is registered.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.stats import norm
 
 from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.active import checkpoint
@@ -38,7 +39,7 @@ class ActiveLearner:
         initial_labels: Their labels; None takes them from `y`.
         ignore: Indices never to acquire, such as a validation set taken from `x`.
         validation_data: (x, y) for `validation_nll` and early stopping, or None.
-        test_data: (x, y) for `test_accuracy` and `test_nll`, or None.
+        test_data: (x, y) for `test_accuracy`, `test_rmse` and `test_nll`, or None.
         acquisition: Name or function, see `tfp_bayes.active.acquisition`.
         query_size: q, examples acquired a round.
         candidates: Score a random subset of the pool of this size; None scores the whole pool.
@@ -102,7 +103,8 @@ class ActiveLearner:
         self.acquisition = acquisitions.get(acquisition)
         self.validation_data = validation_data
         self.test_data = test_data
-        self.num_classes = model.output_shape[-1]
+        # A regression on classes has more outputs than classes, and says how many there are.
+        self.num_classes = getattr(model, "num_classes", model.output_shape[-1])
         self.y = None if y is None else self._checked_labels(y, len(x))
         if query_size < 1 or (candidates is not None and candidates < query_size):
             raise ValueError(
@@ -251,14 +253,15 @@ class ActiveLearner:
         )
         self.on_stage("fit")
         fitted = time.perf_counter()
-        test_accuracy, test_nll = self._evaluate(self.test_data)
-        _, validation_nll = self._evaluate(self.validation_data)
+        test_accuracy, test_rmse, test_nll = self._evaluate(self.test_data)
+        _, _, validation_nll = self._evaluate(self.validation_data)
         self.history.append(
             Round(
                 round=len(self.history),
                 num_labelled=len(labelled),
                 num_acquired=self.pool.num_acquired,
                 test_accuracy=test_accuracy,
+                test_rmse=test_rmse,
                 test_nll=test_nll,
                 validation_nll=validation_nll,
                 optimizer_steps=steps,
@@ -281,12 +284,21 @@ class ActiveLearner:
     def _predict(self, x: np.ndarray, seed: int):
         return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed)
 
-    def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float]:
+    def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float, float]:
+        """Returns accuracy, root mean squared error and negative log likelihood."""
         if data is None:
-            return float("nan"), float("nan")
+            return float("nan"), float("nan"), float("nan")
         x, y = data
-        mean = self._predict(x, self._seed(_EVALUATE)).mean
-        return float(accuracy(y, mean)), float(nll(y, mean))
+        p = self._predict(x, self._seed(_EVALUATE))
+        targets = np.eye(self.num_classes)[y]
+        rmse = np.sqrt(np.mean((targets - p.mean) ** 2))
+        if getattr(self.model, "likelihood", None) == "normal":
+            correct = np.mean(p.mean.argmax(-1) == y)
+            scale = np.sqrt(p.variance + p.aleatoric_variance)
+            surprise = -norm(p.mean, scale).logpdf(targets).sum(-1).mean()
+        else:
+            correct, surprise = accuracy(y, p.mean), nll(y, p.mean)
+        return float(correct), float(rmse), float(surprise)
 
     def _seed(self, purpose: int) -> int:
         """Derives the seed of one use in the round in progress."""

@@ -99,6 +99,8 @@ class Refit:
                     )
                 ],
             }
+        if hasattr(self.model, "condition"):  # a closed-form head, which learns at once
+            schedule["condition_on"] = (x, y)
         # Keras must not shuffle what is shuffled already.
         history = self.model.fit(data, num_train=len(x), verbose=0, shuffle=False, **schedule)
         return len(history.epoch) * schedule["steps_per_epoch"]

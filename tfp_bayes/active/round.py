@@ -15,6 +15,8 @@ class Round:
         num_labelled: Training examples, the initial set included.
         num_acquired: Training examples beyond the initial set.
         test_accuracy: Accuracy of the predictive mean on the test set, NaN without one.
+        test_rmse: Root mean squared error of the predictive mean against one-hot labels, over
+            examples and classes, NaN without a test set.
         test_nll: Its mean negative log likelihood in nats, NaN without a test set.
         validation_nll: The same on the validation set, NaN without one.
         optimizer_steps: Steps of the optimizer in this round.
@@ -27,6 +29,7 @@ class Round:
     num_labelled: int
     num_acquired: int
     test_accuracy: float
+    test_rmse: float
     test_nll: float
     validation_nll: float
     optimizer_steps: int
@@ -48,7 +51,7 @@ def images_to_error(history: Sequence[Round], error: float) -> float | None:
 
     Example:
 
-    >>> rounds = [Round(0, 20, 0, .8, 1, 1, 9, 1, 0, 1), Round(1, 30, 10, .9, 1, 1, 9, 1, 1, 1)]
+    >>> rounds = [Round(0, 20, 0, .8, *[1] * 7), Round(1, 30, 10, .9, *[1] * 7)]
     >>> round(images_to_error(rounds, 0.15), 6)
     5.0
     """

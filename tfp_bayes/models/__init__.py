@@ -1,5 +1,6 @@
 """Models that train, predict and export with their uncertainty."""
 
+from tfp_bayes.models.basis_regression import BayesianBasisRegression
 from tfp_bayes.models.bayesian_cnn import BayesianCNN
 from tfp_bayes.models.bayesian_lenet5 import BayesianLeNet5
 from tfp_bayes.models.bayesian_mlp import BayesianMLP
@@ -11,6 +12,7 @@ from tfp_bayes.models.to_bayesian import to_bayesian
 from tfp_bayes.models.to_deterministic import to_deterministic
 
 __all__ = [
+    "BayesianBasisRegression",
     "BayesianCNN",
     "BayesianLeNet5",
     "BayesianMLP",

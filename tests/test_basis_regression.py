@@ -1,0 +1,149 @@
+"""Features, a readout put aside, and the closed-form head: trained, asked, saved."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from tfp_bayes import BayesianBasisRegression, Predictor
+from tfp_bayes.layers import BayesianLinear
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 4)).astype("float32")
+LABELS = X[:, :3].argmax(1)
+REAL = np.stack([X.sum(1), np.sin(X[:, 0])], axis=1) + 0.05 * RNG.normal(size=(90, 2))
+
+
+def features(seed=0):
+    init = keras.initializers.GlorotUniform(seed)
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(16, "tanh", kernel_initializer=init)]
+    )
+
+
+def fitted(y=LABELS, **arguments):
+    keras.utils.set_random_seed(0)
+    outputs = 3 if y is LABELS else 2
+    task = "classification" if y is LABELS else "regression"
+    model = BayesianBasisRegression(features(), outputs, task=task, seed=0, **arguments)
+    model.compile(keras.optimizers.Adam(0.01))
+    model.fit(X, y, epochs=3, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("y", [LABELS, REAL], ids=["classes", "real"])
+def test_head_is_conditioned_on_trained_features(y):
+    model = fitted(y)
+    phi = model.features.predict(X, verbose=0)
+    assert not np.array_equal(phi, features().predict(X, verbose=0))
+    targets = np.eye(3)[LABELS] if y is LABELS else REAL
+    head = BayesianLinear(targets.shape[1])
+    head.condition(phi, targets, optimize_evidence=True)
+    expected = head.predictive(phi)
+    p = model.predict_uncertainty(X, batch_size=40)
+    np.testing.assert_allclose(p.mean, expected.mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(p.variance, expected.epistemic_variance, rtol=1e-5)
+    np.testing.assert_allclose(p.aleatoric_variance[0], expected.noise_variance, rtol=1e-6)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), model.predict_uncertainty(X).mean)
+    assert (p.mean.argmax(1) == LABELS).mean() > 0.6 or y is REAL
+
+
+def test_entropies_are_those_of_normals():
+    model = fitted(output_covariance=[[1, 0.3, 0], [0.3, 1, 0], [0, 0, 1]])
+    p = model.predict_uncertainty(X[:5])
+    total = p.variance + p.aleatoric_variance
+    expected = scipy.stats.norm(scale=np.sqrt(total)).entropy().sum(1)
+    np.testing.assert_allclose(p.predictive_entropy, expected, rtol=1e-6)
+    # The information that a target carries about the weights: whatever the output covariance,
+    # the difference of two log determinants.
+    covariance = model.head.predictive(model.features.predict(X[:5], verbose=0), True).covariance
+    noise = model.head.noise_scales.numpy()[0] ** 2 * model.head.scatter.numpy()
+    information = [(np.linalg.slogdet(c)[1] - np.linalg.slogdet(noise)[1]) / 2 for c in covariance]
+    np.testing.assert_allclose(p.mutual_information, information, rtol=1e-6)
+    assert np.isnan(p.variation_ratio).all()
+
+
+def test_samples_agree_with_the_closed_form():
+    model = fitted(REAL)
+    exact = model.predict_uncertainty(X[:4], 2000, seed=1, return_samples=True)
+    loc = exact.samples[..., :2]
+    z = (loc.mean(0) - exact.mean) / np.sqrt(exact.variance / 2000)
+    assert np.abs(z).max() < 4
+    z = (loc.var(0) / exact.variance - 1) / np.sqrt(2 / 2000)
+    assert np.abs(z).max() < 4
+    sampled = Predictor(model, "normal").predict_uncertainty(X[:4], 2000, seed=1)
+    np.testing.assert_allclose(sampled.variance, loc.var(0), rtol=1e-4)
+    np.testing.assert_allclose(sampled.aleatoric_variance, exact.aleatoric_variance, rtol=1e-5)
+
+
+def test_evaluate():
+    model = fitted(REAL)
+    p = model.predict_uncertainty(X)
+    results = model.evaluate(X, REAL, return_dict=True)
+    scale = np.sqrt(p.variance + p.aleatoric_variance)
+    nll = -scipy.stats.norm(p.mean, scale).logpdf(REAL).sum(1).mean()
+    assert results["loss"] == pytest.approx(nll, rel=1e-6)
+    rmse = np.sqrt(((p.mean - REAL) ** 2).mean())
+    assert results["root_mean_squared_error"] == pytest.approx(rmse, rel=1e-6)
+    dataset = tf.data.Dataset.from_tensor_slices((X, REAL)).batch(32)
+    assert model.evaluate(dataset) == pytest.approx(list(results.values()), rel=1e-6)
+
+
+@pytest.mark.parametrize("posterior", ["matrix_normal", "mean_field"])
+def test_saved_by_value(posterior, tmp_path):
+    model = fitted(posterior=posterior, per_output=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    own = set(model.get_config()) - {"features"}  # of which Keras remembers more once loaded
+    assert {k: loaded.get_config()[k] for k in own} == {k: model.get_config()[k] for k in own}
+    one, other = (m.predict_uncertainty(X, 5, seed=0, return_samples=True) for m in (model, loaded))
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.variance, other.variance)
+    np.testing.assert_array_equal(one.samples, other.samples)
+    loaded.fit(X, LABELS, verbose=0)  # compiled as it was
+    model.export(tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    result = served.predict_uncertainty(X[:16], 20, [5, 0])
+    expected = model.predictor.predict_uncertainty(X[:16], 20, 5)
+    np.testing.assert_array_equal(result["variance"], expected.variance)
+
+
+def test_datasets():
+    model = fitted()
+    dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(30)
+    model.fit(dataset, verbose=0)
+    assert model.head.num_conditioned == 90
+    with pytest.raises(ValueError, match="Expected `condition_on` with an endless dataset"):
+        model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0)
+    model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0, condition_on=(X[:50], LABELS[:50]))
+    assert model.head.num_conditioned == 50
+
+
+def test_a_backbone():
+    backbone = keras.applications.MobileNetV2(
+        (32, 32, 3), alpha=0.35, weights=None, include_top=False, pooling="avg"
+    )
+    model = BayesianBasisRegression(backbone, 2)
+    images = RNG.uniform(size=(6, 32, 32, 3)).astype("float32")
+    model.condition(images, np.arange(6) % 2)  # features as they are
+    assert model.predict(images).shape == (6, 2)
+
+
+def test_gals_network_is_the_default():
+    model = BayesianBasisRegression()
+    assert model.features.output_shape == (None, 128)
+    assert model.input_shape == (None, 28, 28, 1)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="Received: task='classes'"):
+        BayesianBasisRegression(features(), task="classes")
+    images = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(ValueError, match=r"one output \(N, F\)"):
+        BayesianBasisRegression(images)
+    with pytest.raises(ValueError, match="Expected a compiled model"):
+        BayesianBasisRegression(features(), 3).fit(X, LABELS)
+    model = fitted()
+    with pytest.raises(ValueError, match=r"integer labels in \[0, 3\)"):
+        model.condition(X, LABELS + 1)

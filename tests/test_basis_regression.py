@@ -26,6 +26,7 @@ def fitted(y=LABELS, **arguments):
     keras.utils.set_random_seed(0)
     outputs = 3 if y is LABELS else 2
     task = "classification" if y is LABELS else "regression"
+    arguments = {"optimize_evidence": True, **arguments}
     model = BayesianBasisRegression(features(), outputs, task=task, seed=0, **arguments)
     model.compile(keras.optimizers.Adam(0.01))
     model.fit(X, y, epochs=3, verbose=0)

@@ -31,7 +31,7 @@ class RunConfig:
         architecture: `BayesianCNN(architecture=)`.
         inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
             features under the head of `BayesianBasisRegression`.
-        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head finds its own.
+        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head has its own.
         query_size: Images acquired a round.
         initial_size: Images labelled at the start, balanced over classes.
         candidates: Random pool images scored a round, None for all.
@@ -101,7 +101,14 @@ def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
     if not closed_form:
         return network
     features = keras.Model(network.inputs, network.layers[-2].output, name="features")
-    return BayesianBasisRegression(features, len(data.class_names), posterior=closed_form)
+    return BayesianBasisRegression(
+        features,
+        len(data.class_names),
+        posterior=closed_form,
+        # Features of these networks have a norm of about 30: functions of size 1 before data.
+        prior_scale=0.03,
+        noise_scale=0.3,
+    )
 
 
 def run_active_learning(

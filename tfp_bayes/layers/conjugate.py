@@ -40,7 +40,7 @@ def factorize(gram: np.ndarray, ratio: float) -> np.ndarray:
     """
     ridge = gram.copy()
     ridge[np.diag_indices_from(ridge)] += ratio
-    return scipy.linalg.cholesky(ridge, lower=True, overwrite_a=True)
+    return scipy.linalg.cholesky(ridge, lower=True, overwrite_a=True, check_finite=False)
 
 
 def solve(factor: np.ndarray, moment: np.ndarray) -> np.ndarray:

@@ -29,8 +29,10 @@ class BayesianBasisRegression(BayesianModel):
         num_outputs: D: number of classes, or of real targets.
         task: "classification", integer labels (N,), or "regression", targets (N, D).
         optimize_evidence: Whether `condition` sets prior and noise scale by marginal likelihood.
+            Only for features that were trained on other examples: those trained on the same fit
+            them too well, and the noise would come out too small.
         posterior: "matrix_normal" or "mean_field", as further arguments see `BayesianLinear`.
-        prior_scale: Of the head's weights.
+        prior_scale: Of the head's weights; the larger the features, the smaller it should be.
         noise_scale: Of the targets.
         output_covariance: Between outputs.
         per_output: Whether each output has scales of its own.
@@ -64,7 +66,7 @@ class BayesianBasisRegression(BayesianModel):
         num_outputs: int = 10,
         *,
         task: str = "classification",
-        optimize_evidence: bool = True,
+        optimize_evidence: bool = False,
         posterior: str = "matrix_normal",
         prior_scale: float = 1.0,
         noise_scale: float = 1.0,

@@ -1,7 +1,7 @@
 """Exact against mean-field inference of a closed-form head, in active learning on MNIST.
 
     python examples/07_basis_regression.py                        # 1 seed, 10 rounds
-    python examples/07_basis_regression.py --seeds 5 --rounds 15  # the figures in the README
+    python examples/07_basis_regression.py --seeds 5 --rounds 10  # the figures in the README
 
 Gal's network learns features from the labels bought so far; a linear regression on its 128 units
 predicts one-hot labels. Each posterior buys the images of its own largest predictive variance, and

@@ -13,6 +13,9 @@ import platform
 import statistics
 import time
 
+import triton_first  # noqa: F401
+
+# isort: split
 import keras
 import numpy as np
 

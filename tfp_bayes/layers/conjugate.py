@@ -28,8 +28,12 @@ class Moments(NamedTuple):
 def moments(features: np.ndarray, targets: np.ndarray) -> Moments:
     """Sums up features (N, F) and targets (N, D)."""
     features, targets = np.asarray(features, "float64"), np.asarray(targets, "float64")
-    gram = features.T @ features
-    return Moments(gram, features.T @ targets, targets.T @ targets, float(len(features)))
+    # SciPy's BLAS, as in all that follows: NumPy's has threads of its own, which would be in the way.
+    upper = scipy.linalg.blas.dsyrk(1.0, features.T)  # (F, F), zeros below the diagonal
+    gram = upper + upper.T
+    gram[np.diag_indices_from(gram)] /= 2
+    moment = scipy.linalg.blas.dgemm(1.0, features.T, targets.T, trans_b=True)
+    return Moments(gram, moment, targets.T @ targets, float(len(features)))
 
 
 def factorize(gram: np.ndarray, ratio: float) -> np.ndarray:
@@ -38,9 +42,12 @@ def factorize(gram: np.ndarray, ratio: float) -> np.ndarray:
     Raises:
         numpy.linalg.LinAlgError: If rounding leaves it without one.
     """
-    ridge = gram.copy()
+    ridge = np.array(gram, order="F")
     ridge[np.diag_indices_from(ridge)] += ratio
-    return scipy.linalg.cholesky(ridge, lower=True, overwrite_a=True, check_finite=False)
+    factor, failed = scipy.linalg.lapack.dpotrf(ridge, lower=True, overwrite_a=True)
+    if failed:
+        raise np.linalg.LinAlgError("not positive definite")
+    return factor
 
 
 def solve(factor: np.ndarray, moment: np.ndarray) -> np.ndarray:

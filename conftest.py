@@ -12,6 +12,7 @@ _PUBLIC = (
     "BayesianResNet20",
     "Ensemble",
     "KLWeight",
+    "LastLayerLaplace",
     "Predictor",
     "kl_divergence",
     "to_bayesian",

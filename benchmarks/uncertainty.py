@@ -43,8 +43,12 @@ def measure(options, data, seed):
         callbacks=[tfp_bayes.KLWeight(temperature=options.temperature)] if variational else None,
     )
     seconds = time.perf_counter() - start
-    samples = 1 if options.inference == "deterministic" else 100
-    mean = model.predict_uncertainty(data.x_test, samples, seed=0).mean
+    if options.laplace:
+        posterior = tfp_bayes.LastLayerLaplace(model, data.x_train, data.y_train, options.laplace)
+        mean = posterior.predict(data.x_test)
+    else:
+        samples = 1 if options.inference == "deterministic" else 100
+        mean = model.predict_uncertainty(data.x_test, samples, seed=0).mean
     return (
         uncertainty.accuracy(data.y_test, mean),
         uncertainty.nll(data.y_test, mean),
@@ -58,6 +62,7 @@ def main():
     add = parser.add_argument
     add("--model", default="BayesianLeNet5")
     add("--inference", default="flipout")
+    add("--laplace", help="full, kronecker or diagonal, on a deterministic network's last layer")
     add("--dataset", default="mnist")
     add("--manual-dir")
     add("--prior-scale", type=float, default=1.0)

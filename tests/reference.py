@@ -124,3 +124,88 @@ def expected_calibration_error(y_true, probs, num_bins):
             confidence_b = sum(max(p) for _, p in inside) / len(inside)
             total += len(inside) / len(y_true) * abs(accuracy_b - confidence_b)
     return total
+
+
+def margin(samples):
+    ordered = [sorted(p) for p in predictive_mean(samples)]
+    return [p[-2] - p[-1] for p in ordered]
+
+
+def expected_information_gain(samples, targets):
+    """EPIG as the mean over targets of KL(p(y, y*), p(y) p(y*))."""
+    mean, target_mean = predictive_mean(samples), predictive_mean(targets)
+    result = []
+    for n in range(len(mean)):
+        total = 0.0
+        for t in range(len(target_mean)):
+            for k in range(len(mean[n])):
+                for j in range(len(target_mean[t])):
+                    pairs = zip(samples, targets)
+                    joint = sum(p[n][k] * q[t][j] for p, q in pairs) / len(samples)
+                    if joint > 0:
+                        total += joint * math.log(joint / (mean[n][k] * target_mean[t][j]))
+        result.append(total / len(target_mean))
+    return result
+
+
+def joint_mutual_information(samples, batch):
+    """I(y_batch; theta) by enumerating every labelling of the batch."""
+    num_classes = len(samples[0][0])
+    labellings = [[]]
+    for _ in batch:
+        labellings = [[*labels, k] for labels in labellings for k in range(num_classes)]
+    total = 0.0
+    for labels in labellings:
+        likelihoods = []
+        for sample in samples:
+            p = 1.0
+            for n, k in zip(batch, labels):
+                p *= sample[n][k]
+            likelihoods.append(p)
+        mean = sum(likelihoods) / len(samples)
+        for p in likelihoods:
+            if p > 0:
+                total += p * math.log(p / mean) / len(samples)
+    return total
+
+
+def batch_bald(samples, size):
+    """Greedy: each pick makes the joint mutual information of the batch largest."""
+    batch = []
+    while len(batch) < size:
+        left = [n for n in range(len(samples[0])) if n not in batch]
+        batch.append(max(left, key=lambda n: joint_mutual_information(samples, [*batch, n])))
+    return batch
+
+
+def _distance(a, b):
+    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b)))
+
+
+def k_center(features, labelled, size):
+    picked = []
+    while len(picked) < size:
+        centres = list(labelled) + [features[n] for n in picked]
+        left = [n for n in range(len(features)) if n not in picked]
+        picked.append(max(left, key=lambda n: min(_distance(features[n], c) for c in centres)))
+    return picked
+
+
+def diverse(scores, features, size, coefficient):
+    dimensions = range(len(features[0]))
+    mean = [sum(row[f] for row in features) / len(features) for f in dimensions]
+    centred = [[row[f] - mean[f] for f in dimensions] for row in features]
+    zero = [0.0] * len(mean)
+
+    def cosine(a, b):
+        return sum(x * y for x, y in zip(a, b)) / (_distance(a, zero) * _distance(b, zero))
+
+    picked = []
+
+    def value(n):
+        closest = max([0.0] + [cosine(centred[n], centred[i]) for i in picked])
+        return scores[n] / max(scores) - coefficient * closest
+
+    while len(picked) < size:
+        picked.append(max((n for n in range(len(scores)) if n not in picked), key=value))
+    return picked

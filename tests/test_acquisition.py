@@ -1,4 +1,4 @@
-"""Acquisition functions, selection and initial sets."""
+"""Acquisition functions, top_k and initial sets."""
 
 import keras
 import numpy as np
@@ -13,6 +13,8 @@ REFERENCES = {
     "max_entropy": reference.predictive_entropy,
     "variation_ratios": reference.variation_ratio,
     "mean_std": reference.mean_std,
+    "margin": reference.margin,
+    "least_confident": reference.variation_ratio,
     "predictive_variance": reference.label_variance,
     "random": lambda samples: [0.0] * len(samples[0]),
 }
@@ -24,7 +26,8 @@ def prediction():
 
 
 def test_every_acquisition_has_a_reference():
-    assert {function.__name__ for function in acquisition.BUILT_IN} == set(REFERENCES)
+    names = {function.__name__ for function in acquisition.BUILT_IN}
+    assert names == {*REFERENCES, "epig"}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -32,6 +35,28 @@ def test_scores_equal_reference(name, prediction):
     scores = acquisition.get(name)(prediction)
     expected = REFERENCES[name](prediction.samples.tolist())
     np.testing.assert_allclose(scores, expected, atol=2e-6)
+
+
+def test_epig_equals_reference_and_is_never_above_bald(prediction):
+    model = bayesian_mlp()
+    pool = model.predict_uncertainty(vectors(70), 30, seed=0, return_samples=True)
+    targets = model.predict_uncertainty(vectors(9, seed=1), 30, seed=0, return_samples=True)
+    scores = acquisition.epig(pool, targets)
+    expected = reference.expected_information_gain(pool.samples.tolist(), targets.samples.tolist())
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    assert (scores <= acquisition.bald(pool) + 2e-6).all()
+    # Of an example about itself alone, it is at most what the label says about the weights, and
+    # not nothing.
+    own = acquisition.epig(pool, model.predict_uncertainty(vectors(1), 30, 0, return_samples=True))
+    assert own[0] > 0
+
+
+def test_epig_wants_the_same_functions(prediction):
+    without = bayesian_mlp().predict_uncertainty(vectors(3), 30, seed=0)
+    fewer = bayesian_mlp().predict_uncertainty(vectors(3), 5, seed=0, return_samples=True)
+    for targets in (without, fewer):
+        with pytest.raises(ValueError, match="as many samples of the same functions"):
+            acquisition.epig(prediction, targets)
 
 
 @pytest.mark.parametrize("function", acquisition.BUILT_IN)
@@ -68,8 +93,8 @@ def test_ties_are_broken_at_random_not_by_position():
 @pytest.mark.parametrize(
     ("scores", "k", "message"),
     [
-        (np.zeros(3), 4, "the 3 candidates. Received: k=4"),
-        (np.zeros(3), 0, "k=0"),
+        (np.zeros(3), 4, "the 3 candidates. Received: query_size=4"),
+        (np.zeros(3), 0, "query_size=0"),
         (np.array([0.0, np.nan]), 1, "1 NaN"),
         (np.zeros((2, 2)), 1, r"shape \(2, 2\)"),
     ],

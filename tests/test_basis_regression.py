@@ -7,7 +7,7 @@ import scipy.stats
 import tensorflow as tf
 
 from tfp_bayes import BayesianBasisRegression, Predictor
-from tfp_bayes.layers import BayesianLinear
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype("float32")
@@ -148,3 +148,59 @@ def test_bad_arguments():
     model = fitted()
     with pytest.raises(ValueError, match=r"integer labels in \[0, 3\)"):
         model.condition(X, LABELS + 1)
+
+
+# As a classifier, and in batches.
+
+
+def test_class_probabilities_are_those_of_the_largest_target():
+    rng = np.random.default_rng(0)
+    loc, scale = np.array([0.7, 0.2, 0.1]), 0.3
+    probabilities = ClassProbabilities(dtype="float64")(np.r_[loc, 3 * [scale]][None])[0].numpy()
+    # Exactly, with Gumbel noise of that variance.
+    noise = rng.gumbel(scale=scale * np.sqrt(6) / np.pi, size=(20_000, 3))
+    assert np.std(noise) == pytest.approx(scale, rel=0.02)
+    counts = np.bincount((loc + noise).argmax(1), minlength=3)
+    assert scipy.stats.chisquare(counts, 20_000 * probabilities).pvalue > 1e-3
+    # Nearly, with normal noise.
+    normal = np.bincount((loc + scale * rng.normal(size=(20_000, 3))).argmax(1), minlength=3)
+    np.testing.assert_allclose(probabilities, normal / 20_000, atol=0.03)
+
+
+def test_class_probabilities_of_unequal_noise_and_bad_shapes(tmp_path):
+    loc = np.array([0.7, 0.1])
+    answer = ClassProbabilities(dtype="float64")(np.r_[loc, 0.1, 0.7][None])[0]
+    z = np.pi / np.sqrt(6) * loc / np.sqrt((0.01 + 0.49) / 2)
+    np.testing.assert_allclose(answer, np.exp(z) / np.exp(z).sum(), rtol=1e-6)
+    with pytest.raises(ValueError, match="even last axis"):
+        ClassProbabilities()(np.ones((2, 3)))
+
+
+def test_classifier_shares_the_posterior(tmp_path):
+    model = fitted()
+    classifier = model.to_classifier()
+    p = classifier.predict_uncertainty(X, 200, seed=0)
+    np.testing.assert_allclose(p.mean.sum(1), 1, rtol=1e-5)
+    assert (p.mutual_information > 0).all()
+    assert np.mean(p.mean.argmax(1) == model.predict(X).argmax(1)) > 0.9
+    samples = model.sample(X, 3, seed=0)[..., :3] * np.pi / np.sqrt(6)
+    expected = scipy.special.softmax(samples / model.head.noise_scales.numpy(), -1)
+    np.testing.assert_allclose(classifier.sample(X, 3, seed=0), expected, rtol=1e-4)
+    classifier.save(tmp_path / "c.keras")
+    again = keras.models.load_model(tmp_path / "c.keras")
+    np.testing.assert_array_equal(
+        again.predict_uncertainty(X, 5, 0).mean, classifier.predict_uncertainty(X, 5, 0).mean
+    )
+    model.optimize_evidence = False
+    model.condition(X[:4], LABELS[:4])  # the classifier follows
+    assert (
+        classifier.predict_uncertainty(X, 200, seed=0).mutual_information > p.mutual_information
+    ).mean() > 0.9
+    with pytest.raises(ValueError, match="model of classes"):
+        BayesianBasisRegression(features(), 2, task="regression").to_classifier()
+
+
+def test_greedy_batch_is_that_of_the_head():
+    model = fitted()
+    picked = model.greedy_batch(X, 5, batch_size=16)
+    np.testing.assert_array_equal(picked, model.head.greedy_batch(model.features.predict(X), 5))

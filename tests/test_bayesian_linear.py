@@ -339,3 +339,46 @@ def test_bad_data(features, targets, message):
     with pytest.raises(ValueError, match=message):
         layer.update(features, targets)
     assert layer.num_conditioned == N
+
+
+# Batches.
+
+
+@each_variant
+def test_greedy_batch_equals_updating(arguments):
+    layer = linear(prior_scale=0.8, noise_scale=0.4, **arguments)
+    candidates = RNG.normal(size=(20, F))
+    candidates[7] = 3 * candidates[3]
+    batch = layer.greedy_batch(candidates, 6)
+    expected = []
+    for _ in range(6):
+        total = layer.predictive(candidates).epistemic_variance
+        # A learned covariance of the outputs scales all alike.
+        total = total.sum(1)
+        total[expected] = -np.inf
+        expected.append(int(total.argmax()))
+        # Targets as predicted leave everything but the variances as it was.
+        row = candidates[expected[-1:]]
+        layer.update(row, layer.predictive(row).mean)
+    assert batch.tolist() == expected
+
+
+def test_greedy_batch_is_batch_bald_of_normals():
+    layer = linear(X, Y[:, :1], units=1, prior_scale=0.8, noise_scale=0.4)
+    candidates = RNG.normal(size=(12, F))
+    kernel = candidates @ np.linalg.solve(X.T @ X / 0.16 + np.eye(F) / 0.64, candidates.T)
+    batch = []
+    for _ in range(4):
+        left = [n for n in range(12) if n not in batch]
+
+        def information(n, chosen=tuple(batch)):
+            at = [*chosen, n]
+            return np.linalg.slogdet(np.eye(len(at)) + kernel[np.ix_(at, at)] / 0.16)[1]
+
+        batch.append(max(left, key=information))
+    assert layer.greedy_batch(candidates, 4).tolist() == batch
+
+
+def test_greedy_batch_refuses():
+    with pytest.raises(ValueError, match="the 5 candidates"):
+        linear().greedy_batch(NEW, 6)

@@ -127,7 +127,9 @@ def test_every_layer_has_a_case():
         layers.StochasticLayer,
         layers.VariationalLayer,
         layers.Predictive,
-        layers.NormalParameters,  # not random: tests/test_regression.py
+        # Not random: tests/test_regression.py, tests/test_basis_regression.py.
+        layers.NormalParameters,
+        layers.ClassProbabilities,
     }
     assert public == {case.layer for case in CASES.values()}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
-    from tfp_bayes.inference import Ensemble, Prediction, Predictor
+    from tfp_bayes.inference import Ensemble, LastLayerLaplace, Prediction, Predictor
     from tfp_bayes.models import (
         BayesianBasisRegression,
         BayesianCNN,
@@ -47,6 +47,7 @@ __all__ = [
     "BayesianResNet20",
     "Ensemble",
     "KLWeight",
+    "LastLayerLaplace",
     "Prediction",
     "Predictor",
     "active",
@@ -76,6 +77,7 @@ _DEFINED_IN = {
     "BayesianResNet20": "models",
     "Ensemble": "inference",
     "KLWeight": "models",
+    "LastLayerLaplace": "inference",
     "Prediction": "inference",
     "Predictor": "inference",
     "export_saved_model": "export",

@@ -45,7 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--manual-dir", help="where files downloaded by hand are")
     add(
         "--acquisition",
-        help="bald (default), variation_ratios, max_entropy, mean_std, predictive_variance, random",
+        help="bald (default), epig, variation_ratios, max_entropy, mean_std, margin, "
+        "least_confident, predictive_variance, random",
+    )
+    add(
+        "--selector",
+        help="top_k (default), batch_bald, diverse, power, softmax, softrank, k_center, badge, "
+        "greedy_variance",
     )
     add("--architecture", help="gal (default) or kirsch, see BayesianCNN")
     add(
@@ -96,8 +102,8 @@ def _active_learning(options: argparse.Namespace) -> int:
     config = runs.RunConfig(**given)
     out = options.out or Path(
         "runs",
-        f"{config.dataset}-{config.acquisition}-{config.architecture}-{config.inference}"
-        f"-seed{config.seed}",
+        f"{config.dataset}-{config.acquisition}-{config.selector}-{config.architecture}"
+        f"-{config.inference}-seed{config.seed}",
     )
     if options.resume:
         config = runs.RunConfig(**{**vars(runs.load_config(out)), **given})

@@ -28,6 +28,7 @@ class RunConfig:
     Attributes:
         dataset: Name for `datasets.load`.
         acquisition: Name of an acquisition function.
+        selector: Name of the rule that makes a batch of its scores, or its serialized form.
         architecture: `BayesianCNN(architecture=)`.
         inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
             features under the head of `BayesianBasisRegression`.
@@ -43,6 +44,7 @@ class RunConfig:
 
     dataset: str = "mnist"
     acquisition: str = "bald"
+    selector: str | dict = "top_k"
     architecture: str = "gal"
     inference: str = "mc_dropout"
     prior_scale: float | None = 1.0
@@ -78,6 +80,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         validation_data=(data.x_train[held_out], data.y_train[held_out]),
         test_data=(data.x_test, data.y_test),
         acquisition=config.acquisition,
+        selector=config.selector,
         query_size=config.query_size,
         candidates=config.candidates,
         reinit=config.reinit,

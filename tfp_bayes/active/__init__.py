@@ -1,11 +1,21 @@
 """Active learning: the model chooses which examples are worth a label."""
 
-from tfp_bayes.active import acquisition, initial, report
-from tfp_bayes.active.acquisition import bald, max_entropy, mean_std, random, variation_ratios
+from tfp_bayes.active import acquisition, initial, report, selectors
+from tfp_bayes.active.acquisition import (
+    bald,
+    epig,
+    least_confident,
+    margin,
+    max_entropy,
+    mean_std,
+    predictive_variance,
+    random,
+    variation_ratios,
+)
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.pool import Pool
 from tfp_bayes.active.round import Round, images_to_error
-from tfp_bayes.active.selection import top_k
+from tfp_bayes.active.selectors import batch_bald, top_k
 
 __all__ = [
     "ActiveLearner",
@@ -13,12 +23,18 @@ __all__ = [
     "Round",
     "acquisition",
     "bald",
+    "batch_bald",
+    "epig",
     "images_to_error",
     "initial",
+    "least_confident",
+    "margin",
     "max_entropy",
     "mean_std",
+    "predictive_variance",
     "random",
     "report",
+    "selectors",
     "top_k",
     "variation_ratios",
 ]

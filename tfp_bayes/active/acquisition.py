@@ -2,16 +2,21 @@
 
 Each takes a `Prediction` of N candidates and returns scores (N,); the higher, the sooner the
 example is labelled. Any function of that form will do; registered ones can be named by a string.
+A function with a second argument `targets` (`epig`) is given the `Prediction` of some of the pool
+too, and both predictions come with samples.
 """
 
 from collections.abc import Callable
 
 import keras
 import numpy as np
+from scipy.special import entr
 
 from tfp_bayes.inference import Prediction
 
-Acquisition = Callable[[Prediction], np.ndarray]
+Acquisition = Callable[..., np.ndarray]
+
+_ROWS_AT_A_TIME = 64  # bounds the memory of joint distributions
 
 _PACKAGE = "tfp_bayes"
 
@@ -104,6 +109,80 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
+def margin(prediction: Prediction) -> np.ndarray:
+    """Scores by how close the two best guesses are: p_2 - p_1, at most 0.
+
+    Args:
+        prediction: Of N candidates.
+
+    Returns:
+        Scores (N,).
+
+    Reference:
+        Scheffer et al. 2001, "Active Hidden Markov Models for Information Extraction".
+    """
+    ordered = np.sort(prediction.mean, axis=-1)
+    return ordered[:, -2] - ordered[:, -1]
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+def least_confident(prediction: Prediction) -> np.ndarray:
+    """Scores by 1 - max_k p_k, as `variation_ratios`; the name in the wider literature.
+
+    Args:
+        prediction: Of N candidates.
+
+    Returns:
+        Scores (N,).
+
+    Reference:
+        Lewis and Gale 1994, "A Sequential Algorithm for Training Text Classifiers".
+    """
+    return 1 - prediction.mean.max(-1)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
+    """Scores by the information that a label gives about the labels of other examples, in nats.
+
+    Unlike `bald`, uncertainty about functions that no target asks for is worth nothing. Never
+    above `bald`.
+
+    Args:
+        prediction: Of N candidates, with samples.
+        targets: Of T examples that the model will be asked about, with samples under the same
+            seed, so that sample s is the same function as in `prediction`.
+
+    Returns:
+        Scores (N,), averaged over targets.
+
+    Raises:
+        ValueError: If a prediction has no samples, or their numbers differ.
+
+    Reference:
+        Bickford Smith et al. 2023, equation 5, arXiv:2304.08151.
+    """
+    at, of = prediction.samples, targets.samples
+    if at is None or of is None or len(at) != len(of):
+        raise ValueError(
+            "Expected predictions with as many samples of the same functions for `prediction` "
+            f"and `targets`. Received: {None if at is None else at.shape} and "
+            f"{None if of is None else of.shape}. Hint: predict_uncertainty(..., seed=0, "
+            "return_samples=True) for both."
+        )
+    num_samples, _, num_classes = at.shape
+    own = entr(targets.mean.astype("float64")).sum(-1).mean()  # H(y*), averaged over targets
+    flat = of.reshape(num_samples, -1)  # (S, T K)
+    scores = []
+    for start in range(0, at.shape[1], _ROWS_AT_A_TIME):
+        rows = at[:, start : start + _ROWS_AT_A_TIME].reshape(num_samples, -1)  # (S, B K)
+        joint = (rows.T @ flat).astype("float64") / num_samples  # (B K, T K)
+        together = entr(joint).reshape(-1, num_classes, flat.shape[1]).sum((1, 2))
+        scores.append(own - together / of.shape[1])
+    return np.concatenate(scores) + entr(prediction.mean.astype("float64")).sum(-1)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
 def random(prediction: Prediction) -> np.ndarray:
     """Scores every candidate 0, so that the selector's tie-break picks at random: the baseline.
 
@@ -116,16 +195,27 @@ def random(prediction: Prediction) -> np.ndarray:
     return np.zeros(len(prediction.mean))
 
 
-BUILT_IN = (bald, variation_ratios, max_entropy, mean_std, predictive_variance, random)
+BUILT_IN = (
+    bald,
+    epig,
+    variation_ratios,
+    max_entropy,
+    mean_std,
+    margin,
+    least_confident,
+    predictive_variance,
+    random,
+)
 
 
 def get(acquisition: str | dict | Acquisition) -> Acquisition:
     """Returns an acquisition function from its name, its serialized form or itself.
 
     Args:
-        acquisition: "bald", "variation_ratios", "max_entropy", "mean_std", "predictive_variance",
-            "random", the name of a function registered with Keras ("package>name"), the
-            dictionary made by `keras.saving.serialize_keras_object`, or a function.
+        acquisition: "bald", "epig", "variation_ratios", "max_entropy", "mean_std", "margin",
+            "least_confident", "predictive_variance", "random", the name of a function that is
+            registered with Keras ("package>name"), the dictionary made by
+            `keras.saving.serialize_keras_object`, or a function.
 
     Raises:
         ValueError: If nothing of that name is registered.

@@ -1,6 +1,7 @@
 """The loop of active learning: train, score, ask, label."""
 
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +11,16 @@ import numpy as np
 from scipy.stats import norm
 
 from tfp_bayes.active import acquisition as acquisitions
-from tfp_bayes.active import checkpoint
+from tfp_bayes.active import checkpoint, selectors
 from tfp_bayes.active.pool import Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
-from tfp_bayes.active.selection import top_k
 from tfp_bayes.uncertainty import accuracy, nll
 
+NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
 UNKNOWN = -1  # label of an example that nobody has labelled
 # What a seed is used for; each use of a round has a stream of its own.
-_TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE = range(5)
+_TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE, _TARGETS = range(6)
 
 
 class ActiveLearner:
@@ -40,7 +41,9 @@ class ActiveLearner:
         ignore: Indices never to acquire, such as a validation set taken from `x`.
         validation_data: (x, y) for `validation_nll` and early stopping, or None.
         test_data: (x, y) for `test_accuracy`, `test_rmse` and `test_nll`, or None.
-        acquisition: Name or function, see `tfp_bayes.active.acquisition`.
+        acquisition: What a label is worth: name or function, see `tfp_bayes.active.acquisition`.
+        selector: How a batch is made of these scores: name or `Selector`, see
+            `tfp_bayes.active.selectors`.
         query_size: q, examples acquired a round.
         candidates: Score a random subset of the pool of this size; None scores the whole pool.
         num_samples: S posterior samples for scores and evaluation; None takes the model's own.
@@ -87,6 +90,7 @@ class ActiveLearner:
         validation_data: tuple[np.ndarray, np.ndarray] | None = None,
         test_data: tuple[np.ndarray, np.ndarray] | None = None,
         acquisition: str | acquisitions.Acquisition = "bald",
+        selector: str | dict | selectors.Selector = "top_k",
         query_size: int = 10,
         candidates: int | None = None,
         num_samples: int | None = None,
@@ -101,6 +105,7 @@ class ActiveLearner:
         self.model = model
         self.x = x
         self.acquisition = acquisitions.get(acquisition)
+        self.selector = selectors.get(selector)
         self.validation_data = validation_data
         self.test_data = test_data
         # A regression on classes has more outputs than classes, and says how many there are.
@@ -120,6 +125,8 @@ class ActiveLearner:
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.on_stage = on_stage or (lambda stage: None)
 
+        if self._needs_samples:
+            self._check_joint_samples()
         self.pool = Pool(len(x))
         self.labels = np.full(len(x), UNKNOWN)  # (N,)
         self.scores = np.full(len(x), np.nan)  # (N,) score of each example when it was acquired
@@ -201,9 +208,14 @@ class ActiveLearner:
             )
         start = time.perf_counter()
         candidates = self._candidates()
-        prediction = self._predict(self.x[candidates], self._seed(_SCORE))
-        scores = self.acquisition(prediction)
-        best = top_k(scores, self.query_size, self._seed(_SELECT))
+        x = self.x[candidates]
+        prediction = self._predict(x, self._seed(_SCORE), return_samples=self._needs_samples)
+        scores = self._score(prediction)
+        best = self.selector(
+            selectors.Candidates(self.model, x, scores, prediction, self.x[self.pool.labelled]),
+            self.query_size,
+            self._seed(_SELECT),
+        )
         self.pending = candidates[best]
         self.scores[self.pending] = np.asarray(scores)[best]
         self._score_seconds = time.perf_counter() - start
@@ -281,8 +293,41 @@ class ActiveLearner:
         rng = np.random.default_rng(self._seed(_CANDIDATES))
         return np.sort(rng.choice(pool, self.candidates, replace=False))
 
-    def _predict(self, x: np.ndarray, seed: int):
-        return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed)
+    def _predict(self, x: np.ndarray, seed: int, **kwargs):
+        return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed, **kwargs)
+
+    @property
+    def _wants_targets(self) -> bool:
+        return "targets" in inspect.signature(self.acquisition).parameters
+
+    @property
+    def _needs_samples(self) -> bool:
+        return self.selector.needs_samples or self._wants_targets
+
+    def _score(self, prediction) -> np.ndarray:
+        """Scores the candidates; an acquisition with `targets` sees some of the pool too."""
+        if not self._wants_targets:
+            return self.acquisition(prediction)
+        rng = np.random.default_rng(self._seed(_TARGETS))
+        pool = self.pool.unlabelled
+        chosen = np.sort(rng.choice(pool, min(NUM_TARGETS, len(pool)), replace=False))
+        # The same seed, so the same functions as the candidates'.
+        targets = self._predict(self.x[chosen], self._seed(_SCORE), return_samples=True)
+        return self.acquisition(prediction, targets=targets)
+
+    def _check_joint_samples(self) -> None:
+        """Raises ValueError unless a sample is one function, equal for equal inputs."""
+        twice = self.x[np.zeros(2, int)]
+        samples = self.model.predict_uncertainty(
+            twice, num_samples=2, seed=0, return_samples=True
+        ).samples
+        if not np.array_equal(samples[:, 0], samples[:, 1]):
+            raise ValueError(
+                "Expected a model whose samples are functions, equal for equal inputs, for "
+                f"acquisition={self.acquisition.__name__!r} with selector={self.selector!r}. "
+                f"Received: model={self.model!r}, which draws noise for each row. "
+                "Hint: BayesianModel and Predictor draw one function for all rows."
+            )
 
     def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float, float]:
         """Returns accuracy, root mean squared error and negative log likelihood."""
@@ -371,6 +416,7 @@ class ActiveLearner:
             "initial": initial.tolist(),
             "ignored": int(np.count_nonzero(self.pool.acquired_at == -2)),
             "acquisition": self.acquisition.__name__,
+            "selector": repr(self.selector),
             "query_size": self.query_size,
             "candidates": self.candidates,
             "num_samples": self.num_samples,

@@ -23,7 +23,11 @@ ROWS = 16
 
 
 class Posterior(Protocol):
-    """A distribution over a model's trainable variables, such as `Ensemble`."""
+    """A distribution over a model's trainable variables, such as `Ensemble`.
+
+    One that leaves most of them as they are lists the others as `random_variables`, so that what
+    comes before them runs once (`LastLayerLaplace`).
+    """
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns the weights of sample `index` in the order of `model.trainable_variables`."""
@@ -73,7 +77,8 @@ class Predictor:
         self.likelihood = likelihood
         self.posterior = posterior
         self._layers = stochastic_layers(model)
-        self._split = SplitModel(model, random_weights=posterior is not None)
+        random_weights = () if posterior is None else model.trainable_variables
+        self._split = SplitModel(model, getattr(posterior, "random_variables", random_weights))
         self._structure = None  # of the model's outputs, known once traced
         self._compiled = {}
 

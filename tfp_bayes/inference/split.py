@@ -1,7 +1,7 @@
 """Splits a model where randomness enters: a prefix to run once, a suffix to run per sample."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -19,12 +19,12 @@ class SplitModel:
 
     Args:
         model: A built Keras model.
-        random_weights: Whether trainable weights are random too, beside the stochastic layers.
+        random_weights: Variables that are random too, beside the stochastic layers.
     """
 
-    def __init__(self, model: keras.Model, random_weights: bool = False):
+    def __init__(self, model: keras.Model, random_weights: Sequence[keras.Variable] = ()):
         self.model = model
-        self.random_weights = random_weights
+        self._random_weights = {id(variable) for variable in random_weights}
         if not model.built:
             raise ValueError(
                 f"Expected a built `model`. Received: {model.name!r} without weights. "
@@ -73,8 +73,8 @@ class SplitModel:
     def _is_random(self, operation) -> bool:
         if not isinstance(operation, keras.Layer):
             return False
-        return bool(stochastic_layers(operation)) or (
-            self.random_weights and bool(operation.trainable_variables)
+        return bool(stochastic_layers(operation)) or any(
+            id(variable) in self._random_weights for variable in operation.trainable_variables
         )
 
 

@@ -1,6 +1,7 @@
 """What is random: layers that draw a function at every call."""
 
 from tfp_bayes.layers.bayesian_linear import BayesianLinear, Predictive
+from tfp_bayes.layers.class_probabilities import ClassProbabilities
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
     Conv1DLocalReparameterization,
@@ -48,6 +49,7 @@ Convolution3DFlipout = Conv3DFlipout
 
 __all__ = [
     "BayesianLinear",
+    "ClassProbabilities",
     "Conv1DFlipout",
     "Conv1DLocalReparameterization",
     "Conv1DReparameterization",

@@ -267,6 +267,35 @@ class BayesianLinear(StochasticLayer):
             result = result._replace(covariance=total[:, :, None] * total[:, None, :] * correlation)
         return result
 
+    def greedy_batch(self, features: np.ndarray, query_size: int) -> np.ndarray:
+        """Picks examples to label: the largest variance, then the largest that is left, and so on.
+
+        A label takes variance from all examples that resemble it, by an amount that does not
+        depend on the label, so that the layer itself need not be updated. With known output
+        covariance this is greedy BatchBALD in closed form.
+
+        Args:
+            features: (N, F) of the candidates.
+            query_size: Number to pick, at most N.
+
+        Returns:
+            Positions (query_size,) int64, in the order picked.
+
+        Raises:
+            ValueError: If the shape of the features does not fit, or `query_size` is out of range.
+        """
+        phi = self._features(features)
+        if not 1 <= query_size <= len(phi):
+            raise ValueError(
+                f"Expected `query_size` between 1 and the {len(phi)} candidates. "
+                f"Received: query_size={query_size}. Hint: ask for fewer, or offer more."
+            )
+        noise = self.noise_scales.numpy() ** 2
+        if self.posterior == "mean_field":
+            variances = self._independent_variances().numpy()
+            return conjugate.greedy_batch_mean_field(variances, phi, noise, query_size)
+        return conjugate.greedy_batch(self.precision_cholesky.numpy(), phi, noise, query_size)
+
     def log_marginal_likelihood(self) -> float:
         """Returns log p(targets | features) in nats, at the scales as they are."""
         evidence = self._evidence(self._data())

@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 def moments(features: np.ndarray, targets: np.ndarray) -> Moments:
     """Sums up features (N, F) and targets (N, D)."""
     features, targets = np.asarray(features, "float64"), np.asarray(targets, "float64")
-    # SciPy's BLAS, as in all that follows: NumPy's has threads of its own, which would be in the way.
+    # SciPy's BLAS, as in all that follows: the threads of NumPy's would be in its way.
     upper = scipy.linalg.blas.dsyrk(1.0, features.T)  # (F, F), zeros below the diagonal
     gram = upper + upper.T
     gram[np.diag_indices_from(gram)] /= 2
@@ -63,6 +63,52 @@ def quadratic_forms(factor: np.ndarray, phi: np.ndarray) -> np.ndarray:
         solved = scipy.linalg.solve_triangular(factor, part, lower=True, check_finite=False)
         result[i : i + _ROWS_AT_A_TIME] = np.einsum("fn,fn->n", solved, solved)
     return result
+
+
+def greedy_batch(factors: np.ndarray, phi: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
+    """Picks rows by the largest variance that is left once the targets of those before are known.
+
+    Args:
+        factors: (D, F, F) Cholesky factors of the posterior precision, or (1, F, F) of all outputs.
+        phi: (N, F).
+        noise: (D,) variances of the noise.
+        size: Number to pick.
+
+    Returns:
+        Positions (size,), by falling sum of variances over outputs.
+    """
+    # Whitened features: the inner product of two columns is a posterior covariance.
+    whitened = np.stack(
+        [scipy.linalg.solve_triangular(factor, phi.T, lower=True) for factor in factors]
+    )  # (D, F, N)
+    picked = []
+    while len(picked) < size:
+        variance = np.einsum("dfn,dfn->n", whitened, whitened)
+        variance[picked] = -np.inf
+        picked.append(int(np.argmax(variance)))
+        for z, noise_variance in zip(whitened, noise):
+            column = z[:, picked[-1]].copy()
+            length = column @ column
+            if length > 0:
+                # The symmetric root of I - z z^T / (noise + |z|^2), which observing z leaves.
+                shrink = (1 - np.sqrt(noise_variance / (noise_variance + length))) / length
+                z -= np.outer(shrink * column, column @ z)
+    return np.array(picked)
+
+
+def greedy_batch_mean_field(
+    variances: np.ndarray, phi: np.ndarray, noise: np.ndarray, size: int
+) -> np.ndarray:
+    """Picks rows as `greedy_batch` does, under independent weights of `variances` (F, D)."""
+    precision = 1 / variances
+    squares = phi**2
+    picked = []
+    while len(picked) < size:
+        variance = (squares @ (1 / precision)).sum(1)
+        variance[picked] = -np.inf
+        picked.append(int(np.argmax(variance)))
+        precision += squares[picked[-1]][:, None] / noise
+    return np.array(picked)
 
 
 class Evidence:

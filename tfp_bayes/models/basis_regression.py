@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_bayes.inference import Prediction
 from tfp_bayes.inference.predictor import DEFAULT_BATCH_SIZE
-from tfp_bayes.layers import BayesianLinear
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_cnn import BayesianCNN
 from tfp_bayes.models.bayesian_model import BayesianModel
 
@@ -260,6 +260,40 @@ class BayesianBasisRegression(BayesianModel):
             "root_mean_squared_error": float(np.sqrt(squares / count)),
         }
         return results if return_dict else list(results.values())
+
+    def to_classifier(self) -> BayesianModel:
+        """Returns a classifier that shares the features and the head's posterior.
+
+        Each draw of the head is one function to probabilities, see `ClassProbabilities`: the
+        measures, acquisitions and the export of classifiers apply.
+
+        Raises:
+            ValueError: If the outputs are not classes.
+        """
+        if self.task != "classification":
+            raise ValueError(
+                "Expected a model of classes. Received: task='regression'. "
+                "Hint: BayesianBasisRegression(task='classification')."
+            )
+        probabilities = ClassProbabilities(name="probabilities")(self.output)
+        return BayesianModel(self.input, probabilities, num_samples=self.num_samples)
+
+    def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
+        """Returns the features (N, F), to compare examples by."""
+        return np.concatenate([self._features(a) for a, _ in _pairs(x, None, batch_size)])
+
+    def greedy_batch(self, x, query_size: int, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
+        """Picks the inputs whose labels remove most variance, see `BayesianLinear.greedy_batch`.
+
+        Args:
+            x: Inputs (N, ...).
+            query_size: Number to pick.
+            batch_size: Rows of arrays at a time.
+
+        Returns:
+            Positions (query_size,) int64, in the order picked.
+        """
+        return self.head.greedy_batch(self.embed(x, batch_size), query_size)
 
     def _features(self, x) -> np.ndarray:
         return np.asarray(self.features.predict_on_batch(x))

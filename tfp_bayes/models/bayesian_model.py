@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
 from tfp_bayes.inference import Prediction, Predictor
 from tfp_bayes.inference.predictor import DEFAULT_BATCH_SIZE
 from tfp_bayes.layers import stochastic_layers, variational_layers
+from tfp_bayes.models.embedding import Embedding
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence
 from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.seeds import fold_in
@@ -95,6 +97,7 @@ class BayesianModel(keras.Model):
         self.nll_tracker = keras.metrics.Mean(name="nll")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.predictor = Predictor(self, likelihood)
+        self._embedding = None  # made when it is asked for
         self.predictor.check_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
             # Layers that were given one seed must not share their noise.
@@ -281,6 +284,20 @@ class BayesianModel(keras.Model):
         """Returns samples (S, N, K) of the prediction; arguments as `predict_uncertainty`."""
         num_samples = self.num_samples if num_samples is None else num_samples
         return self.predictor.sample(x, num_samples, seed, batch_size)
+
+    def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
+        """Returns what the last layer sees at the posterior means, to compare examples by.
+
+        Args:
+            x: Inputs (N, ...).
+            batch_size: Rows of arrays at a time.
+
+        Returns:
+            Features (N, F) float32.
+        """
+        if self._embedding is None:
+            self._embedding = Embedding(self)
+        return self._embedding(x, batch_size)
 
     # Saving.
 

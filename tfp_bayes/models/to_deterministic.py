@@ -3,7 +3,7 @@
 import keras
 
 from tfp_bayes import layers
-from tfp_bayes.models.conversion import WITH_KERNEL, convert
+from tfp_bayes.models.conversion import WITH_KERNEL, convert, leaves
 from tfp_bayes.models.layer_factory import INFERENCES, is_variational, variational_class
 
 _KERAS = {
@@ -54,9 +54,18 @@ def to_deterministic(model: keras.Model) -> keras.Model:
             del config["trainable"]  # Keras' spatial dropout does not take it
         return _KERAS[type(layer)].from_config(config)
 
-    def set_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-        if isinstance(old, layers.VariationalLayer):
-            values = [old.kernel] if old.bias is None else [old.kernel, old.bias]
-            new.set_weights(values)
+    return convert(model, replace, _copy_means)
 
-    return convert(model, replace, set_weights)
+
+def refresh(twin: keras.Model, model: keras.Model) -> None:
+    """Brings what `to_deterministic` made of a model up to date with the model's weights."""
+    for old, new in zip(leaves(model), leaves(twin), strict=True):
+        if type(old) in _KERAS:
+            _copy_means(old, new)
+        else:
+            new.set_weights(old.get_weights())
+
+
+def _copy_means(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    if isinstance(old, layers.VariationalLayer):
+        new.set_weights([old.kernel] if old.bias is None else [old.kernel, old.bias])

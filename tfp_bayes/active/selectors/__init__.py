@@ -1,0 +1,74 @@
+"""From scores to the examples to label next: rules that know of the batch they choose.
+
+Each rule is a function on arrays (`batch_bald`) and a small object for the learner (`BatchBALD`).
+"""
+
+from tfp_bayes.active.selectors.badge import BADGE, badge
+from tfp_bayes.active.selectors.batch_bald import BatchBALD, batch_bald
+from tfp_bayes.active.selectors.diverse import Diverse, diverse
+from tfp_bayes.active.selectors.greedy_variance import GreedyVariance
+from tfp_bayes.active.selectors.k_center import KCenter, k_center
+from tfp_bayes.active.selectors.selector import Candidates, Selector
+from tfp_bayes.active.selectors.stochastic import (
+    Power,
+    Softmax,
+    Softrank,
+    power,
+    softmax,
+    softrank,
+)
+from tfp_bayes.active.selectors.top_k import TopK, top_k
+from tfp_bayes.configured import get_configured
+
+__all__ = [
+    "BADGE",
+    "BatchBALD",
+    "Candidates",
+    "Diverse",
+    "GreedyVariance",
+    "KCenter",
+    "Power",
+    "Selector",
+    "Softmax",
+    "Softrank",
+    "TopK",
+    "badge",
+    "batch_bald",
+    "diverse",
+    "get",
+    "k_center",
+    "power",
+    "softmax",
+    "softrank",
+    "top_k",
+]
+
+CLASSES = {
+    "badge": BADGE,
+    "batch_bald": BatchBALD,
+    "diverse": Diverse,
+    "greedy_variance": GreedyVariance,
+    "k_center": KCenter,
+    "power": Power,
+    "softmax": Softmax,
+    "softrank": Softrank,
+    "top_k": TopK,
+}
+
+
+def get(identifier: str | dict | Selector) -> Selector:
+    """Returns a selector from its name, its serialized form or itself.
+
+    Args:
+        identifier: "top_k", "batch_bald", "diverse", "power", "softmax", "softrank", "k_center",
+            "badge", "greedy_variance" (with their defaults), a dictionary or a `Selector`.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> tfp_bayes.active.selectors.get("diverse")
+    Diverse(coefficient=0.5, features='pixels')
+    """
+    return get_configured(identifier, Selector, "selector", CLASSES)

@@ -1,0 +1,161 @@
+"""Batches that are informative together."""
+
+import keras
+import numpy as np
+from scipy.special import xlogy
+
+from tfp_bayes.active.selectors.selector import Candidates, Selector, check_query_size
+
+MAX_CONFIGURATIONS = 10_000
+_AT_ONCE = 8  # candidates looked at together
+
+
+def batch_bald(
+    samples: np.ndarray,
+    query_size: int,
+    seed: int = 0,
+    max_configurations: int = MAX_CONFIGURATIONS,
+) -> np.ndarray:
+    """Picks greedily the batch with the largest mutual information between labels and weights.
+
+    Unlike `bald` with `top_k`, an example is worth only what the others of the batch do not tell.
+    Labels of the batch are enumerated while they are few, then sampled.
+
+    Args:
+        samples: (S, N, K) probabilities; samples[s] is one function for all N candidates, as
+            `sample` gives them.
+        query_size: Number to pick.
+        seed: Integer, of the sampled labels.
+        max_configurations: Labellings of the batch that are kept; more are more exact and slower.
+
+    Returns:
+        Positions (query_size,) int64, in the order picked: the first has the largest BALD score.
+
+    Raises:
+        ValueError: If `samples` are not probabilities (S, N, K), or `query_size` is out of range.
+
+    Reference:
+        Kirsch et al. 2019, equation 8 and algorithm 1, arXiv:1906.08158, by the chain rule: the
+        gain of x is H(y_x | y_batch) - mean_s H(y_x | s).
+
+    Example:
+
+    >>> p = np.array([0.1, 0.9])  # two functions: examples 0 and 1 are copies of each other
+    >>> of_class_1 = np.stack([p, p, 0.9 * p[::-1], [0.5, 0.5]], axis=1)  # (S, N)
+    >>> batch_bald(np.stack([1 - of_class_1, of_class_1], axis=-1), 2).tolist() in ([0, 1], [1, 0])
+    True
+    """
+    samples = _checked(samples)
+    num_samples, num_candidates, _ = samples.shape
+    check_query_size(query_size, num_candidates)
+    by_candidate = np.ascontiguousarray(samples.transpose(1, 0, 2), "float32")  # (N, S, K)
+    logs = np.log(np.maximum(by_candidate, 1e-30))
+    noise = -xlogy(by_candidate, by_candidate).sum(-1).mean(-1, dtype="float64")  # (N,)
+    rng = np.random.default_rng(seed)
+
+    # One row for each configuration of labels of the batch: its log-likelihood under each sample,
+    # and its probability.
+    log_likelihood = np.zeros((1, num_samples), "float32")  # (M, S)
+    weights = np.ones(1)  # (M,)
+    # Gains only fall as the batch grows, so an old gain bounds the new one.
+    bounds = np.full(num_candidates, np.inf)
+    picked: list[int] = []
+    while True:
+        posterior = _softmax(log_likelihood)  # (M, S): of the sample given the labels
+        best, fresh = -1, -np.inf
+        order = np.argsort(-bounds, kind="stable")
+        for start in range(0, num_candidates, _AT_ONCE):
+            if bounds[order[start]] <= fresh:
+                break
+            at = order[start : start + _AT_ONCE]
+            at = at[bounds[at] > -np.inf]
+            if not at.size:
+                break
+            bounds[at] = _label_entropy(posterior, weights, by_candidate[at]) - noise[at]
+            top = at[np.argmax(bounds[at])]
+            if bounds[top] > fresh:
+                best, fresh = int(top), bounds[top]
+        picked.append(best)
+        bounds[best] = -np.inf
+        if len(picked) == query_size:
+            return np.array(picked)
+        log_likelihood, weights = _extend(
+            log_likelihood,
+            weights,
+            posterior,
+            by_candidate[best],
+            logs[best],
+            max_configurations,
+            rng,
+        )
+
+
+def _label_entropy(posterior: np.ndarray, weights: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Returns H(y_x | y_batch) (C,) of C candidates with probabilities (C, S, K)."""
+    num, _, num_classes = p.shape
+    flat = p.transpose(1, 0, 2).reshape(posterior.shape[1], -1)  # (S, C K)
+    predictive = posterior @ flat  # (M, C K)
+    return -(weights @ xlogy(predictive, predictive)).reshape(num, num_classes).sum(-1)
+
+
+def _extend(
+    log_likelihood: np.ndarray,
+    weights: np.ndarray,
+    posterior: np.ndarray,
+    p: np.ndarray,
+    log_p: np.ndarray,
+    max_configurations: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adds the label of one more example, (S, K), to every configuration."""
+    num, num_samples = log_likelihood.shape
+    num_classes = p.shape[1]
+    predictive = posterior @ p  # (M, K)
+    if num * num_classes <= max_configurations:  # every label
+        extended = log_likelihood[:, None] + log_p.T[None]  # (M, K, S)
+        return extended.reshape(-1, num_samples), (weights[:, None] * predictive).reshape(-1)
+    # One label each, drawn as likely as it is.
+    cumulative = np.cumsum(predictive, axis=1)
+    draws = rng.random((num, 1)) * cumulative[:, -1:]
+    labels = np.minimum((draws >= cumulative).sum(1), num_classes - 1)
+    return log_likelihood + log_p.T[labels], weights
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def _checked(samples: np.ndarray) -> np.ndarray:
+    samples = np.asarray(samples)
+    valid = samples.ndim == 3 and samples.size and samples.min() >= 0
+    if not valid or np.abs(samples.sum(-1) - 1).max() > 0.02:
+        raise ValueError(
+            "Expected probabilities (S, N, K) for `samples`, sample axis first. "
+            f"Received: shape {samples.shape}. Hint: model.sample(x, num_samples), or "
+            "predict_uncertainty(x, return_samples=True).samples."
+        )
+    return samples
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>selectors")
+class BatchBALD(Selector):
+    """Examples that are informative together; see `batch_bald`. Looks at samples, not at scores.
+
+    Args:
+        max_configurations: Labellings of a batch that are kept.
+    """
+
+    needs_samples = True
+
+    def __init__(self, max_configurations: int = MAX_CONFIGURATIONS):
+        self.max_configurations = int(max_configurations)
+
+    def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
+        """Returns the positions chosen."""
+        samples = candidates.prediction.samples
+        return batch_bald(samples, query_size, seed, self.max_configurations)
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"max_configurations": self.max_configurations}

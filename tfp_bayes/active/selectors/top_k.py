@@ -1,0 +1,45 @@
+"""The highest scores, whatever they have in common."""
+
+import keras
+import numpy as np
+
+from tfp_bayes.active.selectors.selector import (
+    Candidates,
+    Selector,
+    check_query_size,
+    check_scores,
+)
+
+
+def top_k(scores: np.ndarray, query_size: int, seed: int = 0) -> np.ndarray:
+    """Picks the highest scores; ties are broken at random, never by position.
+
+    Args:
+        scores: (N,) float, higher is sooner.
+        query_size: Number to pick.
+        seed: Integer that decides ties.
+
+    Returns:
+        Positions (query_size,) int64, the highest score first.
+
+    Raises:
+        ValueError: If `query_size` exceeds N or is below 1, or a score is NaN.
+
+    Example:
+
+    >>> top_k(np.array([0.1, 0.7, 0.2]), 2)
+    array([1, 2])
+    """
+    scores = check_scores(scores)
+    check_query_size(query_size, len(scores))
+    tie_break = np.random.default_rng(seed).permutation(len(scores))
+    return np.lexsort((tie_break, -scores))[:query_size]
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>selectors")
+class TopK(Selector):
+    """The highest scores: best for one label at a time, blind to repetition in a batch."""
+
+    def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
+        """Returns the positions chosen."""
+        return top_k(candidates.scores, query_size, seed)

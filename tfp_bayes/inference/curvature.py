@@ -1,0 +1,93 @@
+"""The curvature of a softmax likelihood in the weights of the last layer: full, or structured.
+
+Weights are matrices W (F, K), features phi (F,), and the matrix of second derivatives of the
+negative log likelihood is H = sum_n L_n x phi_n phi_n^T (a Kronecker product), where
+L_n = diag(p_n) - p_n p_n^T. Each class below keeps H, or what it takes for H, as eigenvalues and
+a rotation of the weights into its eigenvectors, so that a prior with any precision can be added.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import scipy.linalg
+import tensorflow as tf
+
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # features (B, F) and probabilities (B, K)
+
+
+class Full(tf.Module):
+    """H as it is: K F x K F numbers."""
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        hessian = None
+        for phi, p in batches:
+            num_features, num_classes = phi.shape[1], p.shape[1]
+            if hessian is None:
+                hessian = np.zeros((num_classes, num_features, num_classes, num_features))
+            for k in range(num_classes):
+                for j in range(k + 1):
+                    weights = p[:, k] * ((j == k) - p[:, j])  # (B,)
+                    block = phi.T @ (weights[:, None] * phi)
+                    hessian[k, :, j] += block
+                    if j < k:
+                        hessian[j, :, k] += block
+        size = num_classes * num_features
+        values, vectors = scipy.linalg.eigh(hessian.reshape(size, size))
+        self.eigenvalues = np.maximum(values, 0)  # (K F,)
+        self.vectors = tf.Variable(
+            vectors.reshape(num_classes, num_features, size), trainable=False
+        )  # (K, F, K F)
+
+    def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
+        """Returns weights (F, K) from coordinates (K F,) along the eigenvectors."""
+        return tf.einsum("kfp,p->fk", self.vectors, coordinates)
+
+    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the variance of phi^T W (N, K) from that of each coordinate (K F,)."""
+        return np.stack([(phi @ v) ** 2 @ variances for v in self.vectors.numpy()], axis=1)
+
+
+class Kronecker(tf.Module):
+    """H as N times E[L] x E[phi phi^T]: exact if probabilities did not depend on features."""
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        count, gram, curvature = 0, 0.0, 0.0
+        for phi, p in batches:
+            count += len(phi)
+            gram = gram + phi.T @ phi
+            curvature = curvature + np.diag(p.sum(0)) - p.T @ p
+        a, input_vectors = scipy.linalg.eigh(gram)
+        b, output_vectors = scipy.linalg.eigh(curvature / count)
+        self.eigenvalues = np.outer(np.maximum(a, 0), np.maximum(b, 0))  # (F, K)
+        self.input_vectors = tf.Variable(input_vectors, trainable=False)  # (F, F)
+        self.output_vectors = tf.Variable(output_vectors, trainable=False)  # (K, K)
+
+    def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
+        """Returns weights (F, K) from coordinates (F, K) along the eigenvectors."""
+        return self.input_vectors @ coordinates @ tf.transpose(self.output_vectors)
+
+    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the variance of phi^T W (N, K) from that of each coordinate (F, K)."""
+        rotated = (phi @ self.input_vectors.numpy()) ** 2
+        return rotated @ variances @ self.output_vectors.numpy().T ** 2
+
+
+class Diagonal(tf.Module):
+    """The diagonal of H: weights that are independent."""
+
+    def __init__(self, batches: Batches):
+        super().__init__()
+        self.eigenvalues = sum((phi**2).T @ (p * (1 - p)) for phi, p in batches)  # (F, K)
+
+    def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
+        """Returns weights (F, K): the coordinates themselves."""
+        return coordinates
+
+    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the variance of phi^T W (N, K) from that of each weight (F, K)."""
+        return phi**2 @ variances
+
+
+CURVATURES = {"full": Full, "kronecker": Kronecker, "diagonal": Diagonal}

@@ -123,7 +123,7 @@ def test_partial_answers():
 def test_ask_and_tell_equals_run():
     a, b = make(), make()
     a.run(2)
-    b.y = None
+    b.oracle = None
     for _ in range(2):
         indices = b.propose()
         b.tell(indices[::-1], Y[indices[::-1]])
@@ -167,7 +167,7 @@ def test_small_pool():
 
 def test_run_without_labels_says_what_to_do():
     learner = make()
-    learner.y = None
+    learner.oracle = None
     learner.train()
     with pytest.raises(ValueError, match="use propose"):
         learner.run(1)
@@ -279,7 +279,7 @@ def test_bad_arguments():
 
 def test_images_to_error():
     def rows(*accuracies):
-        return [Round(i, 0, 10 * i, a, *[0] * 7) for i, a in enumerate(accuracies)]
+        return [Round(i, 0, 10 * i, a, *[0] * 12) for i, a in enumerate(accuracies)]
 
     assert images_to_error(rows(0.5, 0.8, 0.95), 0.1) == pytest.approx(10 + 10 * 2 / 3)
     assert images_to_error(rows(0.95, 0.8), 0.1) == 0

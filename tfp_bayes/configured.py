@@ -28,8 +28,9 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
     """Returns the object that a user meant.
 
     Args:
-        identifier: A name out of `classes` (built with its defaults), the dictionary of
-            `keras.saving.serialize_keras_object`, or an object of type `base`.
+        identifier: A name out of `classes` (built with its defaults), a dictionary of a "name"
+            and arguments, the dictionary of `keras.saving.serialize_keras_object`, or an object
+            of type `base`.
         base: What it has to be.
         argument: Name of the user's argument, for the error.
         classes: The built-in classes by name.
@@ -38,7 +39,16 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
         ValueError: If it is none of these.
     """
     result = identifier
-    if isinstance(identifier, dict):
+    if isinstance(identifier, dict) and identifier.get("name") in classes:
+        arguments = {k: v for k, v in identifier.items() if k != "name"}
+        try:
+            result = classes[identifier["name"]](**arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"Expected arguments of {classes[identifier['name']].__name__} for `{argument}`. "
+                f"Received: {argument}={identifier!r}. Hint: {error}."
+            ) from None
+    elif isinstance(identifier, dict):
         result = keras.saving.deserialize_keras_object(identifier)
     elif isinstance(identifier, str) and identifier in classes:
         result = classes[identifier]()
@@ -46,7 +56,7 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
         raise ValueError(
             f"Expected one of {sorted(classes)}, or an object of type {base.__name__}, for "
             f"`{argument}`. Received: {argument}={identifier!r}. Hint: an object lets you set "
-            f"its arguments."
+            f"its arguments, as does a dictionary with a name and arguments."
         )
     return result
 

@@ -1,6 +1,6 @@
 """Active learning: the model chooses which examples are worth a label."""
 
-from tfp_bayes.active import acquisition, initial, report, selectors
+from tfp_bayes.active import acquisition, curves, filters, initial, oracles, report, selectors
 from tfp_bayes.active.acquisition import (
     bald,
     epig,
@@ -13,24 +13,32 @@ from tfp_bayes.active.acquisition import (
     variation_ratios,
 )
 from tfp_bayes.active.learner import ActiveLearner
+from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
 from tfp_bayes.active.pool import Pool
-from tfp_bayes.active.round import Round, images_to_error
+from tfp_bayes.active.round import Round, filter_quality, images_to_error
 from tfp_bayes.active.selectors import batch_bald, top_k
 
 __all__ = [
     "ActiveLearner",
+    "ArrayOracle",
+    "HumanOracle",
+    "NoisyOracle",
     "Pool",
     "Round",
     "acquisition",
     "bald",
     "batch_bald",
+    "curves",
     "epig",
+    "filter_quality",
+    "filters",
     "images_to_error",
     "initial",
     "least_confident",
     "margin",
     "max_entropy",
     "mean_std",
+    "oracles",
     "predictive_variance",
     "random",
     "report",

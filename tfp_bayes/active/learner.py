@@ -11,16 +11,20 @@ import numpy as np
 from scipy.stats import norm
 
 from tfp_bayes.active import acquisition as acquisitions
-from tfp_bayes.active import checkpoint, selectors
+from tfp_bayes.active import checkpoint, filters, selectors
+from tfp_bayes.active.labelling import Labelling
+from tfp_bayes.active.oracles import ArrayOracle, Oracle
 from tfp_bayes.active.pool import Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
-from tfp_bayes.uncertainty import accuracy, nll
+from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature, nll
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
-UNKNOWN = -1  # label of an example that nobody has labelled
+# Labels are not filtered by a model that is not better than this.
+TRUSTED_ACCURACY = 0.6
+_LABELLING = ("labels", "probability", "rejected_at", "num_asks")  # arrays that are kept
 # What a seed is used for; each use of a round has a stream of its own.
-_TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE, _TARGETS = range(6)
+_TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE, _TARGETS, _FILTER = range(7)
 
 
 class ActiveLearner:
@@ -35,7 +39,14 @@ class ActiveLearner:
         model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
             `variables`. Its weights are re-initialised in place and nothing is traced again.
         x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it.
-        y: Labels (N,), integers, or None if a person gives them through `tell`.
+        y: True labels (N,), integers, or None if they are not known.
+        oracle: Who labels, see `tfp_bayes.active.oracles`; None takes `y`, and without that a
+            person labels through `tell`.
+        label_filter: Which answers are believed: name or `Filter`, see
+            `tfp_bayes.active.filters`; None believes all. With `validation_data` its
+            probabilities are calibrated first, and nothing is rejected before the model is right
+            in 60 % there.
+        rejected: What becomes of the others: "skip", "quarantine" or "relabel", see `Labelling`.
         initial: Indices of the initial set.
         initial_labels: Their labels; None takes them from `y`.
         ignore: Indices never to acquire, such as a validation set taken from `x`.
@@ -91,6 +102,9 @@ class ActiveLearner:
         test_data: tuple[np.ndarray, np.ndarray] | None = None,
         acquisition: str | acquisitions.Acquisition = "bald",
         selector: str | dict | selectors.Selector = "top_k",
+        oracle: Oracle | None = None,
+        label_filter: str | dict | filters.Filter | None = None,
+        rejected: str = "skip",
         query_size: int = 10,
         candidates: int | None = None,
         num_samples: int | None = None,
@@ -111,6 +125,7 @@ class ActiveLearner:
         # A regression on classes has more outputs than classes, and says how many there are.
         self.num_classes = getattr(model, "num_classes", model.output_shape[-1])
         self.y = None if y is None else self._checked_labels(y, len(x))
+        self.oracle = ArrayOracle(self.y) if oracle is None and y is not None else oracle
         if query_size < 1 or (candidates is not None and candidates < query_size):
             raise ValueError(
                 "Expected a positive `query_size`, and `candidates` not below it. "
@@ -128,12 +143,16 @@ class ActiveLearner:
         if self._needs_samples:
             self._check_joint_samples()
         self.pool = Pool(len(x))
-        self.labels = np.full(len(x), UNKNOWN)  # (N,)
+        label_filter = filters.get(label_filter)
+        self.labelling = Labelling(len(x), label_filter, rejected, self.y)
         self.scores = np.full(len(x), np.nan)  # (N,) score of each example when it was acquired
         self.pending = np.array([], dtype="int64")  # proposed and not answered yet
+        self.proposed = np.array([], dtype="int64")  # the whole batch, and what it was thought
+        self.proposed_probabilities = np.zeros([0, self.num_classes])  # to be before
         self.history: list[Round] = []
         self._score_seconds = 0.0
         self.pool.ignore(ignore)
+        self._num_ignored = len(ignore)
         initial = np.asarray(initial)
         self.pool.acquire(initial, round=0)
         if initial_labels is None:
@@ -144,7 +163,7 @@ class ActiveLearner:
                 f"Received: {len(initial)} indices, y=None, initial_labels=None. "
                 "Hint: label a few examples of each class first."
             )
-        self.labels[initial] = self._checked_labels(initial_labels, len(initial))
+        self.labelling.labels[initial] = self._checked_labels(initial_labels, len(initial))
         if self.checkpoint is not None and self.checkpoint.exists():
             self._load()
         else:
@@ -168,21 +187,32 @@ class ActiveLearner:
         return self.history
 
     def step(self) -> Round:
-        """Runs one round: propose, label from `y`, train, evaluate. Returns its row."""
+        """Runs one round: propose, ask the oracle, train, evaluate. Returns its row."""
         if self.is_trained or len(self.pending):
-            if self.y is None:
+            if self.oracle is None:
                 raise ValueError(
-                    "Expected known labels `y` to run by itself. Received: y=None. "
-                    "Hint: use propose() and tell(indices, labels)."
+                    "Expected labels `y` or an `oracle` to run by itself. Received: y=None, "
+                    "oracle=None. Hint: use propose() and tell(indices, labels)."
                 )
             indices = self.propose()
-            self.tell(indices, self.y[indices])
+            while len(indices):  # rejected labels may be asked again
+                again = self.labelling.num_asks[indices] > 0
+                for turn in np.unique(again):
+                    at = indices[again == turn]
+                    self.tell(at, self.oracle(at, again=int(turn)))
+                indices = self.pending
         return self.train()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) the label that was given to each example, -1 where none was."""
+        return self.labelling.labels
 
     @property
     def is_trained(self) -> bool:
         """Whether the model has been trained on every label known so far."""
-        return len(self.history) > int(self.pool.acquired_at.max())
+        last = max(self.pool.acquired_at.max(), self.labelling.rejected_at.max())
+        return len(self.history) > int(last)
 
     def propose(self) -> np.ndarray:
         """Returns the indices to label next, the highest score first.
@@ -207,6 +237,7 @@ class ActiveLearner:
                 f"Received: {left}. Hint: ask for fewer rounds or a smaller query_size."
             )
         start = time.perf_counter()
+        self._test_quarantine()
         candidates = self._candidates()
         x = self.x[candidates]
         prediction = self._predict(x, self._seed(_SCORE), return_samples=self._needs_samples)
@@ -216,8 +247,9 @@ class ActiveLearner:
             self.query_size,
             self._seed(_SELECT),
         )
-        self.pending = candidates[best]
+        self.pending = self.proposed = candidates[best]
         self.scores[self.pending] = np.asarray(scores)[best]
+        self.proposed_probabilities = np.asarray(prediction.mean)[best].astype("float64")
         self._score_seconds = time.perf_counter() - start
         self._save("propose")
         return self.pending.copy()
@@ -235,7 +267,13 @@ class ActiveLearner:
         """
         indices = np.atleast_1d(indices)
         labels = self._checked_labels(labels, len(indices))
-        answered = indices[np.isin(indices, self.pool.labelled)]
+        if len(np.unique(indices)) != len(indices):
+            raise ValueError(
+                "Expected each index once. Received: "
+                f"{len(indices)} indices, {len(np.unique(indices))} different. "
+                "Hint: drop the repeated ones."
+            )
+        answered = indices[np.isin(indices, np.setdiff1d(self._answered, self.pending))]
         if answered.size:
             raise ValueError(
                 f"Expected indices without a label. Received: {answered[:5].tolist()}, answered "
@@ -247,10 +285,54 @@ class ActiveLearner:
                 f"Expected indices out of the last proposal {self.pending.tolist()}. "
                 f"Received: {unknown[:5].tolist()}. Hint: call propose() and label those."
             )
-        self.pool.acquire(indices, round=len(self.history))
-        self.labels[indices] = labels
+        self.labelling.take(indices, labels)
         self.pending = self.pending[~np.isin(self.pending, indices)]
+        # A filter may want to see the whole batch.
+        if self.labelling.filter is None or not len(self.pending):
+            self._settle()
         self._save("tell")
+
+    @property
+    def _answered(self) -> np.ndarray:
+        return np.flatnonzero((self.labels >= 0) | (self.labelling.rejected_at >= 0))
+
+    def _settle(self) -> None:
+        """Decides on the answers since the last decision; some may be asked again."""
+        indices = self.labelling.unsettled(self.pool)
+        if not len(indices):
+            return
+        probabilities = None
+        temperature = self._temperature()
+        if temperature is not None:
+            rows = [int(np.flatnonzero(self.proposed == i)[0]) for i in indices]
+            probabilities = apply_temperature(self.proposed_probabilities[rows], temperature)
+        again = self.labelling.settle(
+            self.pool, indices, probabilities, len(self.history), self._seed(_FILTER)
+        )
+        self.pending = np.concatenate([self.pending, again])
+
+    def _temperature(self) -> float | None:
+        """Returns how to calibrate the model for the filter; None if nothing is filtered."""
+        label_filter = self.labelling.filter
+        if label_filter is None:
+            return None
+        if self.validation_data is None:
+            return 1.0
+        x, y = self.validation_data
+        mean = self._predict(x, self._seed(_FILTER)).mean
+        if label_filter.trusts_model and accuracy(y, mean) < TRUSTED_ACCURACY:
+            return None
+        return fit_temperature(y, mean)
+
+    def _test_quarantine(self) -> None:
+        indices = self.labelling.quarantined(self.pool)
+        temperature = self._temperature() if len(indices) else None
+        if temperature is not None:
+            mean = self._predict(self.x[indices], self._seed(_FILTER)).mean
+            probabilities = apply_temperature(mean, temperature)
+            self.labelling.test_again(
+                self.pool, indices, probabilities, len(self.history), self._seed(_FILTER)
+            )
 
     def train(self) -> Round:
         """Trains on every label told so far and evaluates; unanswered proposals lapse.
@@ -259,6 +341,8 @@ class ActiveLearner:
             The new row of the history.
         """
         start = time.perf_counter()
+        self.pending = self.pending[:0]
+        self._settle()
         labelled = self.pool.labelled
         steps = self.refit(
             self.x[labelled], self.labels[labelled], self.validation_data, self._seed(_TRAIN)
@@ -276,13 +360,13 @@ class ActiveLearner:
                 test_rmse=test_rmse,
                 test_nll=test_nll,
                 validation_nll=validation_nll,
+                **self.labelling.close_round(self.pool),
                 optimizer_steps=steps,
                 fit_seconds=fitted - start,
                 score_seconds=self._score_seconds,
                 evaluate_seconds=time.perf_counter() - fitted,
             )
         )
-        self.pending = self.pending[:0]
         self._save("evaluate")
         return self.history[-1]
 
@@ -373,15 +457,18 @@ class ActiveLearner:
             self.checkpoint,
             {
                 "acquired_at": self.pool.acquired_at,
-                "labels": self.labels,
                 "scores": self.scores,
                 "pending": self.pending,
+                "proposed": self.proposed,
+                "proposed_probabilities": self.proposed_probabilities,
+                **{name: getattr(self.labelling, name) for name in _LABELLING},
                 **weights,
             },
             {
                 "config": self._config(),
                 "history": [dataclasses.asdict(row) for row in self.history],
                 "score_seconds": self._score_seconds,
+                "tally": self.labelling.tally,
             },
         )
         self.on_stage("checkpoint")
@@ -399,8 +486,12 @@ class ActiveLearner:
                 + ". Hint: repeat the arguments of that run, or use another folder."
             )
         self.pool = Pool(arrays["acquired_at"])
-        self.labels, self.scores = arrays["labels"], arrays["scores"]
-        self.pending = arrays["pending"]
+        self.scores = arrays["scores"]
+        self.pending, self.proposed = arrays["pending"], arrays["proposed"]
+        self.proposed_probabilities = arrays["proposed_probabilities"]
+        for name in _LABELLING:
+            setattr(self.labelling, name, arrays[name])
+        self.labelling.tally = record["tally"]
         self.history = [Round(**row) for row in record["history"]]
         self._score_seconds = record["score_seconds"]
         for i, variable in enumerate(self.model.variables):
@@ -414,9 +505,11 @@ class ActiveLearner:
             "num_classes": self.num_classes,
             "num_weights": len(self.model.variables),
             "initial": initial.tolist(),
-            "ignored": int(np.count_nonzero(self.pool.acquired_at == -2)),
+            "ignored": self._num_ignored,
             "acquisition": self.acquisition.__name__,
             "selector": repr(self.selector),
+            "label_filter": repr(self.labelling.filter),
+            "rejected": self.labelling.rejected,
             "query_size": self.query_size,
             "candidates": self.candidates,
             "num_samples": self.num_samples,

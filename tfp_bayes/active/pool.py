@@ -76,6 +76,21 @@ class Pool:
         """
         self.acquired_at[self._in_pool(indices)] = IGNORED
 
+    def readmit(self, indices: np.ndarray) -> None:
+        """Puts ignored examples back into the pool.
+
+        Raises:
+            ValueError: If an index is not ignored; nothing changes.
+        """
+        indices = np.asarray(indices, "int64").reshape(-1)
+        others = indices[self.acquired_at[indices] != IGNORED]
+        if others.size:
+            raise ValueError(
+                f"Expected ignored examples. Received: {others[:5].tolist()}, which are not. "
+                "Hint: only what ignore() took out can be put back."
+            )
+        self.acquired_at[indices] = UNLABELLED
+
     def _in_pool(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices).reshape(-1)
         if indices.size and indices.dtype.kind not in "iu":

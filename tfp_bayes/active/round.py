@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tfp_bayes.active.curves import crossing
+
 
 @dataclass(frozen=True)
 class Round:
@@ -19,6 +21,11 @@ class Round:
             examples and classes, NaN without a test set.
         test_nll: Its mean negative log likelihood in nats, NaN without a test set.
         validation_nll: The same on the validation set, NaN without one.
+        num_asked: Answers of this round.
+        num_rejected: Those that the filter did not believe.
+        num_wrong: Those that differ from the truth, NaN where that is not known.
+        num_wrong_rejected: Those that are both.
+        purity: Share of training labels that are true, the initial set included.
         optimizer_steps: Steps of the optimizer in this round.
         fit_seconds: Time to re-initialise and train.
         score_seconds: Time to score the candidates and choose this round's queries.
@@ -32,6 +39,11 @@ class Round:
     test_rmse: float
     test_nll: float
     validation_nll: float
+    num_asked: int
+    num_rejected: int
+    num_wrong: float
+    num_wrong_rejected: float
+    purity: float
     optimizer_steps: int
     fit_seconds: float
     score_seconds: float
@@ -51,16 +63,41 @@ def images_to_error(history: Sequence[Round], error: float) -> float | None:
 
     Example:
 
-    >>> rounds = [Round(0, 20, 0, .8, *[1] * 7), Round(1, 30, 10, .9, *[1] * 7)]
+    >>> rounds = [Round(0, 20, 0, .8, *[1] * 12), Round(1, 30, 10, .9, *[1] * 12)]
     >>> round(images_to_error(rounds, 0.15), 6)
     5.0
     """
-    x = np.array([row.num_acquired for row in history])
-    y = np.array([1 - row.test_accuracy for row in history])
-    reached = np.flatnonzero(y <= error)
-    if not reached.size:
-        return None
-    i = reached[0]
-    if i == 0:
-        return float(x[0])
-    return float(x[i - 1] + (x[i] - x[i - 1]) * (y[i - 1] - error) / (y[i - 1] - y[i]))
+    acquired = np.array([row.num_acquired for row in history])
+    found = crossing(acquired, np.array([1 - row.test_accuracy for row in history]), error)
+    return None if np.isinf(found) else found
+
+
+def filter_quality(history: Sequence[Round]) -> dict[str, float]:
+    """Returns how well wrong labels were rejected over all rounds.
+
+    Args:
+        history: Rounds whose truth was known.
+
+    Returns:
+        precision: share of rejected labels that were wrong; recall: share of wrong labels that
+        were rejected; excess: (rejected - wrong) / wrong, above 0 where more were rejected than
+        were wrong. NaN where there is nothing to divide by.
+
+    Example:
+
+    >>> rounds = [Round(1, 30, 10, *[0.5] * 4, 10, 3, 2.0, 1.0, 0.9, *[1] * 4)]
+    >>> filter_quality(rounds)
+    {'precision': 0.3333333333333333, 'recall': 0.5, 'excess': 0.5}
+    """
+    rejected = sum(row.num_rejected for row in history)
+    wrong = sum(row.num_wrong for row in history)
+    both = sum(row.num_wrong_rejected for row in history)
+
+    def ratio(a: float, b: float) -> float:
+        return float(a / b) if b else float("nan")
+
+    return {
+        "precision": ratio(both, rejected),
+        "recall": ratio(both, wrong),
+        "excess": ratio(rejected - wrong, wrong),
+    }

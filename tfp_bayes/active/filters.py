@@ -1,0 +1,287 @@
+"""Which labels to believe, by how likely the model finds them before it has learned from them."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from tfp_bayes.configured import Configured, check_positive, get_configured
+
+# Before any answer: one label in ten is wrong, as sure as after ten answers.
+PRIOR_WRONG, PRIOR_RIGHT = 1.0, 9.0
+
+
+class Answers(NamedTuple):
+    """The answers for one batch.
+
+    Attributes:
+        probabilities: (q, K) predictive means before training on the batch, calibrated.
+        labels: (q,) answers.
+        earlier: (M,) probability of each earlier answer, kept or not, before it was trained on.
+        wrong: (q,) bool, whether the label is not the true one; None if the truth is not known.
+        seed: Integer, for filters that draw.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    earlier: np.ndarray
+    wrong: np.ndarray | None
+    seed: int
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(q,) probability of each answer."""
+        return self.probabilities[np.arange(len(self.labels)), self.labels]
+
+
+class Filter(Configured):
+    """Decides which answers of a batch are kept.
+
+    Attributes:
+        trusts_model: Whether it relies on the model, so that it has to wait until that is good.
+    """
+
+    trusts_model = True
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {}
+
+
+def bayes_threshold(noise_rate: float, num_classes: int, cost_ratio: float = 1.0) -> float:
+    """Returns the probability below which a label is more likely wrong than right.
+
+    Args:
+        noise_rate: Share of labels that are replaced by one of the other classes at random.
+        num_classes: K.
+        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+
+    Returns:
+        tau: p / (1 - p) = cost_ratio noise_rate / ((K - 1) (1 - noise_rate)) there.
+
+    Example:
+
+    >>> round(bayes_threshold(0.2, 10), 3)
+    0.027
+    """
+    odds = cost_ratio * noise_rate / ((num_classes - 1) * (1 - noise_rate))
+    return odds / (1 + odds)
+
+
+def estimate_noise_rate(probability: np.ndarray, num_classes: int) -> float:
+    """Returns the share of wrong labels, from how likely the model finds each answer.
+
+    Expectation maximisation under a Beta(1, 9) prior: an answer of probability p is wrong with
+    odds r (1 - p) / ((K - 1) (1 - r) p), where the rate r is what is estimated.
+
+    Args:
+        probability: (M,) of each answer, by a model that has not learned from it.
+        num_classes: K.
+
+    Example:
+
+    >>> round(estimate_noise_rate(np.array([1e-6] * 20 + [0.9] * 80), 10), 2)
+    0.19
+    """
+    rate = PRIOR_WRONG / (PRIOR_WRONG + PRIOR_RIGHT)
+    for _ in range(1000):
+        wrong = rate * (1 - probability) / (num_classes - 1)
+        right = (1 - rate) * probability
+        total = np.maximum(wrong + right, np.finfo("float64").tiny)
+        new = (PRIOR_WRONG + (wrong / total).sum()) / (PRIOR_WRONG + PRIOR_RIGHT + len(probability))
+        if abs(new - rate) < 1e-9:
+            break
+        rate = new
+    return float(new)
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class StaticThreshold(Filter):
+    """Keeps answers of probability `tau` and more.
+
+    Args:
+        tau: In [0, 1]; under ten classes and one wrong label in five, 0.027 makes the fewest
+            errors, see `bayes_threshold`.
+    """
+
+    def __init__(self, tau: float = 0.1):
+        if not 0 <= tau <= 1:
+            raise ValueError(
+                f"Expected `tau` in [0, 1]. Received: tau={tau!r}. Hint: it is a probability."
+            )
+        self.tau = float(tau)
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        return answers.probability >= self.tau
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"tau": self.tau}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class BayesThreshold(Filter):
+    """Keeps answers that are more likely right than wrong, at a known rate of wrong labels.
+
+    Args:
+        noise_rate: In [0, 1).
+        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+
+    Reference:
+        Frenay and Verleysen 2014, "Classification in the Presence of Label Noise", section IV.
+    """
+
+    def __init__(self, noise_rate: float = 0.2, cost_ratio: float = 1.0):
+        self.noise_rate = _checked_rate(noise_rate)
+        check_positive(cost_ratio=cost_ratio)
+        self.cost_ratio = float(cost_ratio)
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        num_classes = answers.probabilities.shape[1]
+        tau = bayes_threshold(self.noise_rate, num_classes, self.cost_ratio)
+        return answers.probability >= tau
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"noise_rate": self.noise_rate, "cost_ratio": self.cost_ratio}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class DynamicThreshold(Filter):
+    """Keeps answers that are more likely right than wrong, at a rate estimated from all answers.
+
+    The default: nothing to tune, and with clean labels hardly anything is rejected.
+
+    Args:
+        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+    """
+
+    def __init__(self, cost_ratio: float = 1.0):
+        check_positive(cost_ratio=cost_ratio)
+        self.cost_ratio = float(cost_ratio)
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        num_classes = answers.probabilities.shape[1]
+        known = np.concatenate([answers.earlier, answers.probability])
+        rate = estimate_noise_rate(known, num_classes)
+        return answers.probability >= bayes_threshold(rate, num_classes, self.cost_ratio)
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"cost_ratio": self.cost_ratio}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class BudgetThreshold(Filter):
+    """Rejects the least likely answers, about as many as are wrong.
+
+    The threshold is the largest under which no more than (1 + kappa) noise_rate q rejections are
+    to be expected, given what the model predicts for the batch.
+
+    Args:
+        noise_rate: In [0, 1).
+        kappa: Share of rejections above that which is accepted.
+    """
+
+    def __init__(self, noise_rate: float = 0.2, kappa: float = 0.2):
+        self.noise_rate = _checked_rate(noise_rate)
+        self.kappa = float(kappa)
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        p = answers.probabilities
+        num_classes = p.shape[1]
+        # The probability that the answer is k, and that it is then rejected at tau: p_k < tau.
+        answer = (1 - self.noise_rate) * p + self.noise_rate * (1 - p) / (num_classes - 1)
+        order = np.argsort(p, axis=None)
+        expected = np.cumsum(answer.reshape(-1)[order])
+        budget = (1 + self.kappa) * self.noise_rate * len(p)
+        count = np.searchsorted(expected, budget, side="right")
+        levels = np.append(p.reshape(-1)[order], np.inf)
+        return answers.probability >= levels[count]
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"noise_rate": self.noise_rate, "kappa": self.kappa}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class OracleFilter(Filter):
+    """Rejects exactly the wrong labels: the best there can be, where the truth is known."""
+
+    trusts_model = False
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        if answers.wrong is None:
+            raise ValueError(
+                "Expected known labels for filter='oracle'. Received: y=None. "
+                "Hint: it is a control for experiments; use 'dynamic_threshold'."
+            )
+        return ~answers.wrong
+
+
+@keras.saving.register_keras_serializable("tfp_bayes>filters")
+class RandomFilter(Filter):
+    """Rejects answers at random: what rejecting as many costs.
+
+    Args:
+        rate: Share to reject, in [0, 1).
+    """
+
+    trusts_model = False
+
+    def __init__(self, rate: float = 0.2):
+        self.rate = _checked_rate(rate, "rate")
+
+    def keep(self, answers: Answers) -> np.ndarray:
+        """Returns (q,) bool."""
+        return np.random.default_rng(answers.seed).random(len(answers.labels)) >= self.rate
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"rate": self.rate}
+
+
+def _checked_rate(rate: float, name: str = "noise_rate") -> float:
+    if not 0 <= rate < 1:
+        raise ValueError(
+            f"Expected `{name}` in [0, 1). Received: {name}={rate!r}. Hint: a share of labels."
+        )
+    return float(rate)
+
+
+CLASSES = {
+    "bayes_threshold": BayesThreshold,
+    "budget_threshold": BudgetThreshold,
+    "dynamic_threshold": DynamicThreshold,
+    "oracle": OracleFilter,
+    "random": RandomFilter,
+    "static_threshold": StaticThreshold,
+}
+
+
+def get(identifier: str | dict | Filter | None) -> Filter | None:
+    """Returns a filter from its name, its serialized form or itself; None keeps every answer.
+
+    Args:
+        identifier: "dynamic_threshold", "static_threshold", "bayes_threshold",
+            "budget_threshold", "oracle", "random" (with their defaults), a dictionary with a
+            "name" and arguments, a `Filter` or None.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> tfp_bayes.active.filters.get({"name": "static_threshold", "tau": 0.05})
+    StaticThreshold(tau=0.05)
+    """
+    return None if identifier is None else get_configured(identifier, Filter, "filter", CLASSES)

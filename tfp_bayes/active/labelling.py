@@ -1,0 +1,139 @@
+"""The answers of whoever labels: which are believed, and what becomes of the others."""
+
+import numpy as np
+
+from tfp_bayes.active.filters import Answers, Filter
+from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
+
+UNKNOWN = -1  # label of an example that nobody has labelled
+REJECTED = ("skip", "quarantine", "relabel")
+NO_ANSWERS = {"asked": 0, "rejected": 0, "wrong": 0, "wrong_rejected": 0}
+
+
+class Labelling:
+    """The label of every example, and what a filter made of it.
+
+    Attributes:
+        labels: (N,) int64 answers, -1 where there is none; those of the pool's labelled examples
+            are trained on.
+        probability: (N,) of each answer before it was trained on, NaN where not asked.
+        rejected_at: (N,) round in which an answer was last rejected, -1 if none was.
+        num_asks: (N,) answers given.
+        tally: Of the round in progress: answers asked and rejected, and how many of both are
+            wrong (where the truth is known).
+
+    Args:
+        size: N.
+        label_filter: What decides, or None to believe everything.
+        rejected: "skip" gives rejected examples up, "quarantine" tests them again in each round,
+            "relabel" asks once more and believes the second answer.
+        truth: (N,) true labels, to count errors, or None.
+    """
+
+    def __init__(
+        self, size: int, label_filter: Filter | None, rejected: str, truth: np.ndarray | None
+    ):
+        if rejected not in REJECTED:
+            raise ValueError(
+                f"Expected one of {REJECTED} for `rejected`. Received: rejected={rejected!r}. "
+                "Hint: 'relabel' asks again."
+            )
+        self.filter = label_filter
+        self.rejected = rejected
+        self.truth = truth
+        self.labels = np.full(size, UNKNOWN)
+        self.probability = np.full(size, np.nan)
+        self.rejected_at = np.full(size, -1)
+        self.num_asks = np.zeros(size, "int64")
+        self.tally = dict(NO_ANSWERS)
+
+    def take(self, indices: np.ndarray, labels: np.ndarray) -> None:
+        """Writes answers down; `settle` decides on them."""
+        self.labels[indices] = labels
+        self.num_asks[indices] += 1
+
+    def unsettled(self, pool: Pool) -> np.ndarray:
+        """Returns the indices of answers that nothing was decided on."""
+        return np.flatnonzero((pool.acquired_at == UNLABELLED) & (self.labels != UNKNOWN))
+
+    def quarantined(self, pool: Pool) -> np.ndarray:
+        """Returns the indices of rejected answers that are to be tested again."""
+        if self.rejected != "quarantine":
+            return np.array([], "int64")
+        return np.flatnonzero((pool.acquired_at == IGNORED) & (self.rejected_at >= 0))
+
+    def settle(
+        self,
+        pool: Pool,
+        indices: np.ndarray,
+        probabilities: np.ndarray | None,
+        round: int,
+        seed: int,
+    ) -> np.ndarray:
+        """Moves answered examples into the labelled set or out of the pool.
+
+        Args:
+            pool: Changed.
+            indices: (q,) answered examples.
+            probabilities: (q, K) of their classes before training on them, calibrated; None
+                believes every answer (no filter, or a model that is not good enough yet).
+            round: The round in progress.
+            seed: Integer.
+
+        Returns:
+            Indices to ask again.
+        """
+        keep = np.ones(len(indices), bool)
+        if probabilities is not None:
+            first = self.num_asks[indices] < 2  # a second answer is final
+            keep = self._keep(indices, probabilities, seed) | ~first
+        wrong = np.zeros(len(indices), bool)
+        if self.truth is not None:
+            wrong = self.labels[indices] != self.truth[indices]
+        for name, which in (
+            ("asked", wrong | True),
+            ("rejected", ~keep),
+            ("wrong", wrong),
+            ("wrong_rejected", wrong & ~keep),
+        ):
+            self.tally[name] += int(which.sum())
+        self.rejected_at[indices[~keep]] = round
+        pool.acquire(indices[keep], round)
+        if self.rejected == "relabel":
+            self.labels[indices[~keep]] = UNKNOWN
+            return indices[~keep]
+        pool.ignore(indices[~keep])
+        return indices[:0]
+
+    def test_again(
+        self, pool: Pool, indices: np.ndarray, probabilities: np.ndarray, round: int, seed: int
+    ) -> None:
+        """Takes those of the quarantined answers up that the model by now finds likely."""
+        keep = self._keep(indices, probabilities, seed)
+        pool.readmit(indices[keep])
+        pool.acquire(indices[keep], round)
+
+    def _keep(self, indices: np.ndarray, probabilities: np.ndarray, seed: int) -> np.ndarray:
+        labels = self.labels[indices]
+        others = np.setdiff1d(np.flatnonzero(~np.isnan(self.probability)), indices)
+        wrong = None if self.truth is None else labels != self.truth[indices]
+        answers = Answers(probabilities, labels, self.probability[others], wrong, seed)
+        self.probability[indices] = answers.probability
+        return self.filter.keep(answers)
+
+    def close_round(self, pool: Pool) -> dict[str, float]:
+        """Returns what the round's answers came to, as attributes of `Round`, and starts anew."""
+        unknown = float("nan")
+        labelled = pool.labelled
+        known = self.truth is not None
+        result = {
+            "num_asked": self.tally["asked"],
+            "num_rejected": self.tally["rejected"],
+            "num_wrong": float(self.tally["wrong"]) if known else unknown,
+            "num_wrong_rejected": float(self.tally["wrong_rejected"]) if known else unknown,
+            "purity": unknown,
+        }
+        if known:
+            result["purity"] = float(np.mean(self.labels[labelled] == self.truth[labelled]))
+        self.tally = dict(NO_ANSWERS)
+        return result

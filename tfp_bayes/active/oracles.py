@@ -1,0 +1,159 @@
+"""Whoever answers what the label of an example is.
+
+An oracle is a function from indices (q,) to labels (q,), with `again=1` when a label is asked for
+a second time.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bayes.active.checkpoint import write_atomically
+
+
+class Oracle(Protocol):
+    """Answers what the labels of some examples are."""
+
+    def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
+        """Returns labels (q,), integers, of the examples (q,)."""
+
+
+class ArrayOracle:
+    """Knows every label and is never wrong.
+
+    Args:
+        labels: (N,) integers.
+
+    Example:
+
+    >>> ArrayOracle([3, 1, 4])(np.array([2, 0]))
+    array([4, 3])
+    """
+
+    def __init__(self, labels: np.ndarray):
+        self.labels = np.asarray(labels)
+
+    def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
+        """Returns the labels (q,) of examples (q,)."""
+        return self.labels[indices]
+
+
+class NoisyOracle:
+    """Knows every label and is wrong for some, always the same ones.
+
+    Args:
+        labels: (N,) true labels, integers in [0, K).
+        rate: Share of labels that are replaced by one of the other classes, all equally likely.
+        confusion: (K, K) instead of `rate`: row k holds the probabilities of each answer where
+            the truth is k.
+        seed: Integer that decides which are wrong.
+        resample: Whether asking again may give another answer; it is the first one otherwise.
+        num_classes: K; None takes the largest label.
+
+    Raises:
+        ValueError: If `rate` is not in [0, 1], or rows of `confusion` are not probabilities.
+
+    Example:
+
+    >>> labels = np.arange(1000) % 10
+    >>> oracle = NoisyOracle(labels, 0.2)
+    >>> round(float(np.mean(oracle(np.arange(1000)) != labels)), 1)
+    0.2
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        rate: float | None = None,
+        *,
+        confusion: np.ndarray | None = None,
+        seed: int = 0,
+        resample: bool = False,
+        num_classes: int | None = None,
+    ):
+        self.labels = np.asarray(labels)
+        num_classes = num_classes or int(self.labels.max()) + 1
+        if (rate is None) == (confusion is None):
+            raise ValueError(
+                "Expected either `rate` or `confusion`. "
+                f"Received: rate={rate!r}, confusion={confusion!r}. Hint: NoisyOracle(y, 0.2)."
+            )
+        if confusion is None:
+            if not 0 <= rate <= 1:
+                raise ValueError(
+                    f"Expected `rate` in [0, 1]. Received: rate={rate!r}. "
+                    "Hint: 0.2 replaces one label in five."
+                )
+            others = np.full((num_classes, num_classes), rate / max(num_classes - 1, 1))
+            np.fill_diagonal(others, 1 - rate)
+            confusion = others
+        self.confusion = np.asarray(confusion, "float64")
+        valid = self.confusion.shape == (num_classes, num_classes) and self.confusion.min() >= 0
+        if not valid or np.abs(self.confusion.sum(1) - 1).max() > 1e-6:
+            raise ValueError(
+                f"Expected probabilities ({num_classes}, {num_classes}) for `confusion`, rows that "
+                f"sum to 1. Received: shape {self.confusion.shape}. Hint: row k is the truth."
+            )
+        self.seed = seed
+        self.resample = resample
+
+    def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
+        """Returns the labels (q,) of examples (q,), the same at each call with this `again`."""
+        draw = again if self.resample else 0
+        # Drawn for all examples, so that an answer does not depend on what else is asked.
+        u = np.random.default_rng([self.seed, draw]).random(len(self.labels))[indices]
+        cumulative = self.confusion[self.labels[indices]].cumsum(1)
+        return np.minimum((u[:, None] >= cumulative).sum(1), len(self.confusion) - 1)
+
+
+class HumanOracle:
+    """Shows images in a file and asks for their labels in the terminal.
+
+    Args:
+        x: (N, H, W, C) images.
+        class_names: K names; an answer is a name or its number.
+        folder: Where the picture `ask.png` is written.
+        read: Called with a prompt, returns what was typed.
+
+    Example:
+
+    >>> oracle = HumanOracle(np.zeros((3, 8, 8, 1)), ["cat", "dog"], tmp_path, lambda _: "dog")
+    >>> oracle(np.array([2]))
+    array([1])
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        class_names: Sequence[str],
+        folder: str | Path = ".",
+        read: Callable[[str], str] = input,
+    ):
+        self.x = x
+        self.class_names = list(class_names)
+        self.path = Path(folder) / "ask.png"
+        self.read = read
+
+    def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
+        """Returns the labels (q,) that were typed; asks until they are classes."""
+        figure = Figure(figsize=(1.2 * len(indices), 1.6), layout="constrained")
+        for number, (axes, i) in enumerate(
+            zip(figure.subplots(1, len(indices), squeeze=False)[0], indices), start=1
+        ):
+            image = np.asarray(self.x[i])
+            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
+            axes.set_title(f"{number}", fontsize=9)
+            axes.set_axis_off()
+        write_atomically(self.path, lambda file: figure.savefig(file, format="png", dpi=120))
+        return np.array([self._ask(number) for number in range(1, len(indices) + 1)])
+
+    def _ask(self, number: int) -> int:
+        known = {name: k for k, name in enumerate(self.class_names)}
+        known |= {str(k): k for k in range(len(self.class_names))}
+        while True:
+            answer = self.read(f"Image {number} in {self.path}, one of {self.class_names}: ")
+            if answer.strip() in known:
+                return known[answer.strip()]

@@ -117,3 +117,47 @@ def test_balanced_start():
         initial.balanced(labels, 1000)
     with pytest.raises(ValueError, match="size=0"):
         initial.balanced(labels, 0)
+
+
+# Initial sets.
+
+
+def test_kmeans_picks_the_medoids_of_each_class():
+    rng = np.random.default_rng(0)
+    centres = np.array(
+        [[0, 0], [10, 0], [0, 10], [10, 10.0]]
+    )  # two clusters of each of two classes
+    x = np.concatenate([c + rng.normal(size=(50, 2)) for c in centres])
+    labels = np.repeat([0, 0, 1, 1], 50)
+    chosen = initial.kmeans(x, labels, 4)
+    assert (chosen // 50).tolist() == [0, 1, 2, 3]
+    for i, group in zip(chosen, range(4)):
+        members = x[50 * group : 50 * (group + 1)]
+        distances = np.linalg.norm(members - members.mean(0), axis=1)
+        assert i == 50 * group + distances.argmin()
+    np.testing.assert_array_equal(initial.kmeans_unlabelled(x, 4), chosen)
+    assert initial.coverage(labels, chosen) == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x, y, **kw: initial.random_set(len(x), **kw),
+        initial.kmeans,
+        lambda x, y, **kw: initial.kmeans_unlabelled(x, **kw),
+        lambda x, y, **kw: initial.balanced(y, **kw),
+    ],
+    ids=["random", "kmeans", "kmeans_unlabelled", "balanced"],
+)
+def test_initial_sets_have_their_size_and_leave_out_what_they_must(draw):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    x[:30] = x[0]  # copies
+    labels = np.arange(60) % 3
+    exclude = np.arange(20)
+    chosen = draw(x, labels, size=11, seed=4, exclude=exclude)
+    assert len(np.unique(chosen)) == len(chosen) == 11
+    assert chosen.min() >= 20
+    np.testing.assert_array_equal(chosen, draw(x, labels, size=11, seed=4, exclude=exclude))
+    for size in (0, 61):
+        with pytest.raises(ValueError, match=r"Expected .* Received: .* Hint: "):
+            draw(x, labels, size=size, exclude=exclude)

@@ -279,7 +279,7 @@ def test_bad_arguments():
 
 def test_images_to_error():
     def rows(*accuracies):
-        return [Round(i, 0, 10 * i, a, *[0] * 12) for i, a in enumerate(accuracies)]
+        return [Round(i, 0, 10 * i, a) for i, a in enumerate(accuracies)]
 
     assert images_to_error(rows(0.5, 0.8, 0.95), 0.1) == pytest.approx(10 + 10 * 2 / 3)
     assert images_to_error(rows(0.95, 0.8), 0.1) == 0

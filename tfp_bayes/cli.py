@@ -67,7 +67,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--query-size", type=int, metavar="Q", help="images acquired a round (default 10)")
     add("--rounds", type=int, default=10, metavar="R", help="rounds in all (default 10)")
+    add("--initial", help="balanced (default), random, kmeans or kmeans_unlabelled")
     add("--initial-size", type=int, metavar="N", help="images labelled at the start (default 20)")
+    add("--noise-rate", type=float, metavar="P", help="share of wrong labels (default 0)")
+    add(
+        "--label-filter",
+        help="which labels are believed: all (default), dynamic_threshold, static_threshold, "
+        "bayes_threshold, budget_threshold, oracle, random",
+    )
+    add("--rejected", help="what becomes of other labels: skip (default), quarantine, relabel")
+    add(
+        "--stop",
+        action="append",
+        metavar="NAME=VALUE",
+        help="end early, may be repeated: labels=200, accuracy=0.95 or nll=0.2 (on validation), "
+        "plateau=5 (rounds), uncertainty=0.05 (nats, of the pool)",
+    )
     add(
         "--candidates",
         type=lambda text: None if text == "all" else int(text),
@@ -81,7 +96,59 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, metavar="N", help="decides everything random (default 0)")
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--resume", action="store_true", help="continue the run in --out")
+    _add_experiment(commands)
     return parser
+
+
+def _add_experiment(commands) -> None:
+    experiment = commands.add_parser(
+        "experiment",
+        help="several methods of active learning on the same seeds",
+        description="Compares methods of active learning on paired seeds. Started again, it "
+        "continues.",
+    )
+    experiment.set_defaults(command=_experiment)
+    add = experiment.add_argument
+    add("config", type=Path, help="TOML file, see examples/study")
+    add("--out", type=Path, metavar="DIR", help="folder (default runs/NAME-OF-THE-FILE)")
+    add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    add("--seeds", type=int, metavar="N", help="instead of the file's")
+    add("--rounds", type=int, metavar="R", help="instead of the file's")
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    with _silence():
+        from tfp_bayes import runs
+        from tfp_bayes.active.experiment import run_experiment
+    import dataclasses
+    import functools
+
+    from rich.progress import Progress
+
+    config = runs.load_experiment(options.config)
+    given = {name: getattr(options, name) for name in ("seeds", "rounds")}
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    out = options.out or Path("runs", options.config.stem)
+    with Progress(transient=True) as progress:
+        total = len(config.methods) * config.seeds
+        progress.print(f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}")
+        task = progress.add_task("runs", total=total)
+
+        def on_run(method: str, seed: int) -> None:
+            progress.advance(task)
+            progress.print(f"{method}, seed {seed}: complete", highlight=False)
+
+        run_experiment(
+            functools.partial(runs.run_one, config),
+            list(config.methods),
+            range(config.seeds),
+            out,
+            workers=options.workers,
+            on_run=on_run,
+        )
+    print((out / "summary.md").read_text(), end="")
+    print(f"Wrote {out}: results.csv, summary.json, summary.md, learning_curves.png")
+    return 0
 
 
 def _active_learning(options: argparse.Namespace) -> int:
@@ -112,6 +179,7 @@ def _active_learning(options: argparse.Namespace) -> int:
             f"Expected a folder without a run for --out. Received: --out={out}. "
             "Hint: add --resume to continue that run, or choose another folder."
         )
+    stop = _stop(options.stop)
     data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
 
     next_stage = {
@@ -140,7 +208,7 @@ def _active_learning(options: argparse.Namespace) -> int:
             )
 
         learner = runs.run_active_learning(
-            config, options.rounds, out, data=data, on_round=on_round, on_stage=on_stage
+            config, options.rounds, out, data=data, stop=stop, on_round=on_round, on_stage=on_stage
         )
     result = runs.summary(config, learner.history)
     for error in (10, 5):
@@ -149,6 +217,32 @@ def _active_learning(options: argparse.Namespace) -> int:
         print(f"{error} % test error: {text}")
     print(f"Wrote {out}: history.csv, acquired.csv, learning_curve.png, acquired.png, model.keras")
     return 0
+
+
+def _stop(criteria: list[str] | None):
+    """Returns the criterion that stops a run as soon as one of those named would."""
+    from tfp_bayes.active import stopping
+
+    if not criteria:
+        return None
+    known = {
+        "labels": lambda value: stopping.Budget(int(value)),
+        "accuracy": lambda value: stopping.Target(accuracy=value),
+        "nll": lambda value: stopping.Target(nll=value),
+        "plateau": lambda value: stopping.Plateau(int(value)),
+        "uncertainty": stopping.Certain,
+    }
+    made = []
+    for text in criteria:
+        name, _, value = text.partition("=")
+        try:
+            made.append(known[name](float(value)))
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"Expected NAME=VALUE with a name out of {sorted(known)} for --stop. "
+                f"Received: --stop={text}. Hint: --stop accuracy=0.95."
+            ) from None
+    return stopping.any_of(*made)
 
 
 @contextlib.contextmanager

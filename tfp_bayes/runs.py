@@ -4,17 +4,27 @@ import dataclasses
 import json
 import os
 import platform
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from tfp_bayes import __version__, datasets
-from tfp_bayes.active import ActiveLearner, Round, images_to_error, initial
+from tfp_bayes.active import (
+    ActiveLearner,
+    NoisyOracle,
+    Round,
+    filter_quality,
+    images_to_error,
+    initial,
+)
 from tfp_bayes.active.checkpoint import write_atomically
-from tfp_bayes.active.report import write_report
+from tfp_bayes.active.report import read_history, write_report
+from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.models import BayesianBasisRegression, BayesianCNN
 
 VALIDATION_SIZE = 100
@@ -28,13 +38,18 @@ class RunConfig:
     Attributes:
         dataset: Name for `datasets.load`.
         acquisition: Name of an acquisition function.
-        selector: Name of the rule that makes a batch of its scores, or its serialized form.
+        selector: Name of the rule that makes a batch of its scores, or a dictionary with a name
+            and arguments.
         architecture: `BayesianCNN(architecture=)`.
         inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
             features under the head of `BayesianBasisRegression`.
         prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head has its own.
         query_size: Images acquired a round.
-        initial_size: Images labelled at the start, balanced over classes.
+        initial: How these are chosen: "balanced", "random", "kmeans" or "kmeans_unlabelled".
+        initial_size: Images labelled at the start.
+        noise_rate: Share of the pool's labels that are wrong, the same images for every method.
+        label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
+        rejected: What becomes of the labels it rejects, see `ActiveLearner`.
         candidates: Random pool images scored a round, None for all.
         num_samples: Posterior samples, None for the model's own.
         reinit: Where each training starts, see `ActiveLearner`.
@@ -49,7 +64,11 @@ class RunConfig:
     inference: str = "mc_dropout"
     prior_scale: float | None = 1.0
     query_size: int = 10
+    initial: str = "balanced"
     initial_size: int = 20
+    noise_rate: float = 0.0
+    label_filter: str | dict | None = None
+    rejected: str = "skip"
     candidates: int | None = 2000
     num_samples: int | None = None
     reinit: str = "fresh"
@@ -75,7 +94,16 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         model,
         data.x_train,
         data.y_train,
-        initial=initial.balanced(data.y_train, config.initial_size, config.seed, exclude=held_out),
+        oracle=NoisyOracle(
+            data.y_train,
+            config.noise_rate,
+            seed=config.seed,
+            resample=True,
+            num_classes=len(data.class_names),
+        ),
+        label_filter=config.label_filter,
+        rejected=config.rejected,
+        initial=initial_set(config, data, held_out),
         ignore=held_out,
         validation_data=(data.x_train[held_out], data.y_train[held_out]),
         test_data=(data.x_test, data.y_test),
@@ -88,6 +116,28 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         seed=config.seed,
         **kwargs,
     )
+
+
+def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:
+    """Returns the indices of the images that are labelled at the start.
+
+    Raises:
+        ValueError: If `config.initial` is unknown.
+    """
+    images, labels = data.x_train, data.y_train
+    rest = {"size": config.initial_size, "seed": config.seed, "exclude": held_out}
+    choices = {
+        "balanced": lambda: initial.balanced(labels, **rest),
+        "random": lambda: initial.random_set(len(labels), **rest),
+        "kmeans": lambda: initial.kmeans(images, labels, **rest),
+        "kmeans_unlabelled": lambda: initial.kmeans_unlabelled(images, **rest),
+    }
+    if config.initial not in choices:
+        raise ValueError(
+            f"Expected one of {sorted(choices)} for `initial`. "
+            f"Received: initial={config.initial!r}. Hint: 'balanced' is Gal et al.'s."
+        )
+    return choices[config.initial]()
 
 
 def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
@@ -120,6 +170,8 @@ def run_active_learning(
     folder: str | Path,
     *,
     data: datasets.Dataset | None = None,
+    stop: Criterion | None = None,
+    pictures: bool = True,
     on_round: Callable[[Round], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> ActiveLearner:
@@ -134,6 +186,8 @@ def run_active_learning(
         rounds: Rounds of acquisition in all.
         folder: Where to write; if it holds a run, of the same configuration, that is continued.
         data: The images; None loads `config.dataset`.
+        stop: Ends the run before `rounds`, see `tfp_bayes.active.stopping`.
+        pictures: Whether plots are drawn after each round, which takes a second, or at the end.
         on_round: Called with each new row of the history.
         on_stage: Called with the name of each stage, see `ActiveLearner`.
 
@@ -145,17 +199,33 @@ def run_active_learning(
     """
     folder = Path(folder)
     data = data or datasets.load(config.dataset)
+    if (folder / "config.json").exists():
+        _check_equal(config, load_config(folder), folder)
     learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
     _write_json(folder / "config.json", dataclasses.asdict(config))
     while len(learner.history) <= rounds:
+        if stop is not None and learner.history and stop(learner.history):
+            break
         row = learner.step()
-        write_report(learner, folder, data.class_names)
+        write_report(learner, folder, data.class_names, pictures)
         if on_round is not None:
             on_round(row)
     write_report(learner, folder, data.class_names)
     _write_json(folder / "summary.json", summary(config, learner.history))
     _save_model(learner.model, folder / "model.keras")
     return learner
+
+
+def _check_equal(config: RunConfig, known: RunConfig, folder: Path) -> None:
+    new, old = dataclasses.asdict(config), dataclasses.asdict(known)
+    different = [
+        f"{name}={new[name]!r} (was {old[name]!r})" for name in new if new[name] != old[name]
+    ]
+    if different:
+        raise ValueError(
+            f"Expected the configuration of the run in {folder}. Received: {', '.join(different)}. "
+            "Hint: repeat the arguments of that run, or use another folder."
+        )
 
 
 def load_config(folder: str | Path) -> RunConfig:
@@ -181,6 +251,7 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
         "rounds": len(history) - 1,
         "images_to_10_percent_error": images_to_error(history, 0.10),
         "images_to_5_percent_error": images_to_error(history, 0.05),
+        "filter": filter_quality(history),
         "final": dataclasses.asdict(history[-1]),
         "seconds": sum(r.fit_seconds + r.score_seconds + r.evaluate_seconds for r in history),
         "versions": {
@@ -200,3 +271,57 @@ def _save_model(model: keras.Model, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")  # Keras insists on the .keras ending
     model.save(temporary)
     temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Methods to compare on the same seeds.
+
+    Attributes:
+        methods: Arguments of `RunConfig` by name of the method, without seed.
+        seeds: Number of paired seeds, from 0.
+        rounds: Rounds of acquisition of each run.
+    """
+
+    methods: dict[str, dict]
+    seeds: int = 5
+    rounds: int = 10
+
+
+def load_experiment(path: str | Path) -> ExperimentConfig:
+    """Reads an experiment from a TOML file.
+
+    Top-level keys are `seeds`, `rounds` and arguments of `RunConfig` that all methods share;
+    each table `[methods.NAME]` holds those of one method.
+
+    Raises:
+        ValueError: If a key is unknown or there is no method.
+    """
+    record = tomllib.loads(Path(path).read_text())
+    methods = record.pop("methods", {})
+    own = {name: record.pop(name) for name in ("seeds", "rounds") if name in record}
+    known = set(RunConfig.__dataclass_fields__) - {"seed"}
+    unknown = sorted({name for each in (record, *methods.values()) for name in each} - known)
+    if unknown or not methods:
+        raise ValueError(
+            f"Expected `seeds`, `rounds`, tables [methods.NAME] and keys out of {sorted(known)} in "
+            f"{path}. Received: {unknown or 'no method'}. Hint: see examples/study."
+        )
+    return ExperimentConfig({name: {**record, **each} for name, each in methods.items()}, **own)
+
+
+def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
+    """Completes one run of an experiment in its folder; does nothing if it is complete."""
+    history = folder / "history.csv"
+    arguments = _plain(config.methods[method])
+    run = RunConfig(**arguments, seed=seed)
+    if history.exists():
+        _check_equal(run, load_config(folder), folder)
+        if len(read_history(history)) > config.rounds:
+            return
+    run_active_learning(run, config.rounds, folder, pictures=False)
+
+
+def _plain(arguments: dict) -> dict:
+    """Replaces what TOML cannot say: "none" is None, as in `candidates = "none"`."""
+    return {name: None if value == "none" else value for name, value in arguments.items()}

@@ -1,6 +1,15 @@
 """Active learning: the model chooses which examples are worth a label."""
 
-from tfp_bayes.active import acquisition, curves, filters, initial, oracles, report, selectors
+from tfp_bayes.active import (
+    acquisition,
+    curves,
+    filters,
+    initial,
+    oracles,
+    report,
+    selectors,
+    stopping,
+)
 from tfp_bayes.active.acquisition import (
     bald,
     epig,
@@ -43,6 +52,7 @@ __all__ = [
     "random",
     "report",
     "selectors",
+    "stopping",
     "top_k",
     "variation_ratios",
 ]

@@ -1,6 +1,12 @@
-"""Initial labelled sets."""
+"""Initial labelled sets: indices of a data set to label before anything is known.
+
+Each is drawn by a function of the labels or the inputs. `kmeans` and `balanced` look at labels that
+a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do not.
+"""
 
 import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.metrics import pairwise_distances_argmin
 
 
 def balanced(
@@ -27,21 +33,171 @@ def balanced(
     array([2, 2])
     """
     labels = np.asarray(labels)
-    free = np.ones(len(labels), dtype=bool)
+    free = _free(len(labels), exclude)
+    rng = np.random.default_rng(seed)
+    return np.sort(
+        np.concatenate(
+            [
+                rng.choice(np.flatnonzero(free & (labels == label)), share, replace=False)
+                for label, share in _shares(labels[free], labels, size, rng)
+            ]
+        )
+    )
+
+
+def random_set(
+    num_examples: int, size: int, seed: int = 0, exclude: np.ndarray | None = None
+) -> np.ndarray:
+    """Draws examples at random, whatever their class: what a user without labels can do.
+
+    Args:
+        num_examples: N of the data set.
+        size: Number of examples.
+        seed: Integer.
+        exclude: Indices that must not be drawn.
+
+    Returns:
+        Indices (size,) int64, ascending.
+
+    Raises:
+        ValueError: If `size` is below 1 or more than there are.
+
+    Example:
+
+    >>> random_set(100, 3)
+    array([51, 63, 83])
+    """
+    free = np.flatnonzero(_free(num_examples, exclude))
+    _check_size(size, len(free))
+    return np.sort(np.random.default_rng(seed).choice(free, size, replace=False))
+
+
+def kmeans(
+    x: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    seed: int = 0,
+    exclude: np.ndarray | None = None,
+) -> np.ndarray:
+    """Picks the most representative examples of each class: medoids of k-means clusters within it.
+
+    Args:
+        x: (N, ...) inputs, compared as vectors.
+        labels: (N,) integer labels.
+        size: Number of examples; where it does not divide by the classes, some get one more.
+        seed: Integer.
+        exclude: Indices that must not be drawn.
+
+    Returns:
+        Indices (size,) int64, ascending.
+
+    Raises:
+        ValueError: If a class has too few examples or `size` is below 1.
+
+    Example:
+
+    >>> x = np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2], [5.0], [5.1], [5.2]])
+    >>> kmeans(x, np.array([0, 0, 0, 0, 0, 0, 1, 1, 1]), 3)
+    array([1, 4, 7])
+    """
+    labels = np.asarray(labels)
+    free = _free(len(labels), exclude)
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, share in _shares(labels[free], labels, size, rng):
+        if share:
+            members = np.flatnonzero(free & (labels == label))
+            chosen.append(members[_medoids(x[members], share, seed)])
+    return np.sort(np.concatenate(chosen))
+
+
+def kmeans_unlabelled(
+    x: np.ndarray, size: int, seed: int = 0, exclude: np.ndarray | None = None
+) -> np.ndarray:
+    """Picks the medoids of as many k-means clusters as examples are wanted; needs no labels.
+
+    Args:
+        x: (N, ...) inputs, compared as vectors; of more than 10,000, as many at random.
+        size: Number of examples.
+        seed: Integer.
+        exclude: Indices that must not be drawn.
+
+    Returns:
+        Indices (size,) int64, ascending.
+
+    Raises:
+        ValueError: If `size` is below 1 or more than there are.
+
+    Example:
+
+    >>> kmeans_unlabelled(np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]]), 2)
+    array([1, 4])
+    """
+    free = np.flatnonzero(_free(len(x), exclude))
+    _check_size(size, len(free))
+    if len(free) > _MAX_CLUSTERED:
+        free = np.sort(np.random.default_rng(seed).choice(free, _MAX_CLUSTERED, replace=False))
+    return np.sort(free[_medoids(x[free], size, seed)])
+
+
+def coverage(labels: np.ndarray, indices: np.ndarray) -> dict[int, int]:
+    """Counts the examples of each class in an initial set, classes without any included.
+
+    Args:
+        labels: (N,) integer labels of the data set.
+        indices: The initial set.
+
+    Example:
+
+    >>> coverage(np.array([0, 0, 1, 2]), np.array([0, 1, 3]))
+    {0: 2, 1: 0, 2: 1}
+    """
+    labels = np.asarray(labels)
+    chosen = labels[indices]
+    return {int(k): int(np.count_nonzero(chosen == k)) for k in np.unique(labels)}
+
+
+_MAX_CLUSTERED = 10_000
+
+
+def _medoids(x: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Returns positions (size,) of the examples nearest to the centres, all different."""
+    flat = np.asarray(x, "float64").reshape(len(x), -1)
+    clusters = KMeans(size, n_init=3, random_state=seed).fit(flat)
+    medoids = pairwise_distances_argmin(clusters.cluster_centers_, flat)
+    if len(np.unique(medoids)) < size:  # copies: centres coincide
+        others = np.setdiff1d(np.arange(len(flat)), medoids)
+        medoids = np.concatenate([np.unique(medoids), others])[:size]
+    return medoids
+
+
+def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
+    free = np.ones(num_examples, dtype=bool)
     free[np.asarray([] if exclude is None else exclude, dtype="int64")] = False
-    classes = np.unique(labels)
+    return free
+
+
+def _check_size(size: int, largest: int) -> None:
+    if not 1 <= size <= largest:
+        raise ValueError(
+            f"Expected `size` between 1 and {largest}. Received: size={size}. Hint: 20 is usual."
+        )
+
+
+def _shares(
+    available: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """Returns how many examples to take of each class, as equal as can be."""
     if size < 1:
         raise ValueError(f"Expected a positive `size`. Received: size={size}. Hint: 20 is usual.")
-    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)
     shares = np.full(len(classes), size // len(classes))
     shares[rng.permutation(len(classes))[: size % len(classes)]] += 1
-    chosen = []
     for label, share in zip(classes, shares):
-        available = np.flatnonzero(free & (labels == label))
-        if len(available) < share:
+        count = np.count_nonzero(available == label)
+        if count < share:
             raise ValueError(
                 f"Expected at least {share} examples of class {label}. "
-                f"Received: {len(available)}. Hint: choose a smaller `size`."
+                f"Received: {count}. Hint: choose a smaller `size`."
             )
-        chosen.append(rng.choice(available, share, replace=False))
-    return np.sort(np.concatenate(chosen))
+    return list(zip(classes.tolist(), shares.tolist()))

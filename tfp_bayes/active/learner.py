@@ -17,6 +17,7 @@ from tfp_bayes.active.oracles import ArrayOracle, Oracle
 from tfp_bayes.active.pool import Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
+from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature, nll
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
@@ -150,7 +151,7 @@ class ActiveLearner:
         self.proposed = np.array([], dtype="int64")  # the whole batch, and what it was thought
         self.proposed_probabilities = np.zeros([0, self.num_classes])  # to be before
         self.history: list[Round] = []
-        self._score_seconds = 0.0
+        self._score_seconds, self._pool_uncertainty = 0.0, float("nan")
         self.pool.ignore(ignore)
         self._num_ignored = len(ignore)
         initial = np.asarray(initial)
@@ -169,20 +170,24 @@ class ActiveLearner:
         else:
             self._save("start")
 
-    def run(self, num_rounds: int) -> list[Round]:
+    def run(self, num_rounds: int, stop: Criterion | None = None) -> list[Round]:
         """Runs until `num_rounds` rounds of acquisition are complete, earlier ones counted.
 
         Args:
             num_rounds: Rounds in all, as `epochs` with `initial_epoch` in Keras: a run that was
                 interrupted after 4 of 10 rounds continues with the fifth.
+            stop: Function of the history that says when to stop before that, see
+                `tfp_bayes.active.stopping`.
 
         Returns:
-            The history, `num_rounds` + 1 rows: round 0 is the initial set.
+            The history, `num_rounds` + 1 rows unless stopped: round 0 is the initial set.
 
         Raises:
             ValueError: If the pool is too small, or without `y`.
         """
         while len(self.history) <= num_rounds:
+            if stop is not None and self.history and stop(self.history):
+                break
             self.step()
         return self.history
 
@@ -250,6 +255,7 @@ class ActiveLearner:
         self.pending = self.proposed = candidates[best]
         self.scores[self.pending] = np.asarray(scores)[best]
         self.proposed_probabilities = np.asarray(prediction.mean)[best].astype("float64")
+        self._pool_uncertainty = float(np.mean(prediction.mutual_information))
         self._score_seconds = time.perf_counter() - start
         self._save("propose")
         return self.pending.copy()
@@ -350,7 +356,7 @@ class ActiveLearner:
         self.on_stage("fit")
         fitted = time.perf_counter()
         test_accuracy, test_rmse, test_nll = self._evaluate(self.test_data)
-        _, _, validation_nll = self._evaluate(self.validation_data)
+        validation_accuracy, _, validation_nll = self._evaluate(self.validation_data)
         self.history.append(
             Round(
                 round=len(self.history),
@@ -359,7 +365,9 @@ class ActiveLearner:
                 test_accuracy=test_accuracy,
                 test_rmse=test_rmse,
                 test_nll=test_nll,
+                validation_accuracy=validation_accuracy,
                 validation_nll=validation_nll,
+                pool_uncertainty=self._pool_uncertainty,
                 **self.labelling.close_round(self.pool),
                 optimizer_steps=steps,
                 fit_seconds=fitted - start,
@@ -468,6 +476,7 @@ class ActiveLearner:
                 "config": self._config(),
                 "history": [dataclasses.asdict(row) for row in self.history],
                 "score_seconds": self._score_seconds,
+                "pool_uncertainty": self._pool_uncertainty,
                 "tally": self.labelling.tally,
             },
         )
@@ -494,6 +503,7 @@ class ActiveLearner:
         self.labelling.tally = record["tally"]
         self.history = [Round(**row) for row in record["history"]]
         self._score_seconds = record["score_seconds"]
+        self._pool_uncertainty = record["pool_uncertainty"]
         for i, variable in enumerate(self.model.variables):
             variable.assign(arrays[f"weight_{i}"])
 

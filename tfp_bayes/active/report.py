@@ -15,7 +15,10 @@ from tfp_bayes.active.round import Round
 
 
 def write_report(
-    learner: ActiveLearner, folder: str | Path, class_names: Sequence[str] | None = None
+    learner: ActiveLearner,
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    pictures: bool = True,
 ) -> None:
     """Writes history.csv, acquired.csv, learning_curve.png and acquired.png into `folder`.
 
@@ -25,11 +28,10 @@ def write_report(
         learner: A learner with at least one round of history.
         folder: Where to write, made if it does not exist.
         class_names: K names for the pictures' titles; None shows the class numbers.
+        pictures: Whether to draw the two plots.
     """
     folder = Path(folder)
-    fields = [field.name for field in dataclasses.fields(Round)]
-    rows = [dataclasses.astuple(row) for row in learner.history]
-    _write_csv(folder / "history.csv", fields, rows)
+    write_history(folder / "history.csv", learner.history)
     order = acquisition_order(learner)
     _write_csv(
         folder / "acquired.csv",
@@ -39,10 +41,26 @@ def write_report(
             for i in order.tolist()
         ],
     )
+    if not pictures:
+        return
     name = learner.acquisition.__name__
     _write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
     if len(order) and learner.x.ndim == 4:
         _write_png(folder / "acquired.png", plot_acquired(learner, class_names))
+
+
+def write_history(path: Path, history: Sequence[Round]) -> None:
+    """Writes one row for each round."""
+    fields = [field.name for field in dataclasses.fields(Round)]
+    _write_csv(path, fields, [dataclasses.astuple(row) for row in history])
+
+
+def read_history(path: Path) -> list[Round]:
+    """Returns the rounds that `write_history` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    types = {field.name: field.type for field in dataclasses.fields(Round)}
+    return [Round(**{name: types[name](value) for name, value in row.items()}) for row in rows]
 
 
 def acquisition_order(learner: ActiveLearner) -> np.ndarray:

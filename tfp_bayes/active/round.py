@@ -20,7 +20,10 @@ class Round:
         test_rmse: Root mean squared error of the predictive mean against one-hot labels, over
             examples and classes, NaN without a test set.
         test_nll: Its mean negative log likelihood in nats, NaN without a test set.
-        validation_nll: The same on the validation set, NaN without one.
+        validation_accuracy: Accuracy on the validation set, NaN without one.
+        validation_nll: Negative log likelihood there.
+        pool_uncertainty: Mean mutual information of the candidates this round chose from, by the
+            model before it was trained on them; nats, NaN in round 0.
         num_asked: Answers of this round.
         num_rejected: Those that the filter did not believe.
         num_wrong: Those that differ from the truth, NaN where that is not known.
@@ -35,19 +38,21 @@ class Round:
     round: int
     num_labelled: int
     num_acquired: int
-    test_accuracy: float
-    test_rmse: float
-    test_nll: float
-    validation_nll: float
-    num_asked: int
-    num_rejected: int
-    num_wrong: float
-    num_wrong_rejected: float
-    purity: float
-    optimizer_steps: int
-    fit_seconds: float
-    score_seconds: float
-    evaluate_seconds: float
+    test_accuracy: float = float("nan")
+    test_rmse: float = float("nan")
+    test_nll: float = float("nan")
+    validation_accuracy: float = float("nan")
+    validation_nll: float = float("nan")
+    pool_uncertainty: float = float("nan")
+    num_asked: int = 0
+    num_rejected: int = 0
+    num_wrong: float = float("nan")
+    num_wrong_rejected: float = float("nan")
+    purity: float = float("nan")
+    optimizer_steps: int = 0
+    fit_seconds: float = 0.0
+    score_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
 
 
 def images_to_error(history: Sequence[Round], error: float) -> float | None:
@@ -63,8 +68,8 @@ def images_to_error(history: Sequence[Round], error: float) -> float | None:
 
     Example:
 
-    >>> rounds = [Round(0, 20, 0, .8, *[1] * 12), Round(1, 30, 10, .9, *[1] * 12)]
-    >>> round(images_to_error(rounds, 0.15), 6)
+    >>> rounds = [Round(0, 20, 0, 0.75), Round(1, 30, 10, 0.875)]
+    >>> images_to_error(rounds, 0.1875)
     5.0
     """
     acquired = np.array([row.num_acquired for row in history])
@@ -85,7 +90,7 @@ def filter_quality(history: Sequence[Round]) -> dict[str, float]:
 
     Example:
 
-    >>> rounds = [Round(1, 30, 10, *[0.5] * 4, 10, 3, 2.0, 1.0, 0.9, *[1] * 4)]
+    >>> rounds = [Round(1, 30, 10, num_rejected=3, num_wrong=2, num_wrong_rejected=1)]
     >>> filter_quality(rounds)
     {'precision': 0.3333333333333333, 'recall': 0.5, 'excess': 0.5}
     """

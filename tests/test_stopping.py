@@ -1,0 +1,45 @@
+"""Criteria that end a run."""
+
+import pytest
+
+from tfp_bayes.active import Round
+from tfp_bayes.active.stopping import Budget, Certain, Plateau, Target, all_of, any_of
+
+
+def history(**columns):
+    rows = zip(*columns.values())
+    return [Round(i, 0, 0, **dict(zip(columns, values))) for i, values in enumerate(rows)]
+
+
+def stops_at(criterion, rows):
+    """The first round after which it would stop, None if never."""
+    return next((i for i in range(len(rows)) if criterion(rows[: i + 1])), None)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "columns", "expected"),
+    [
+        (Budget(25), {"num_asked": [0, 10, 10, 10]}, 3),
+        (Budget(20), {"num_asked": [0, 10, 10, 10]}, 2),
+        (Target(accuracy=0.9), {"validation_accuracy": [0.5, 0.9, 0.95]}, 1),
+        (Target(nll=0.3), {"validation_nll": [1.0, 0.4, 0.3]}, 2),
+        (Target(accuracy=0.9), {"validation_accuracy": [float("nan")] * 3}, None),
+        (Plateau(2), {"validation_nll": [1.0, 0.5, 0.51, 0.499, 0.2]}, 3),
+        (Plateau(2), {"validation_nll": [1.0, 0.9, 0.8, 0.7, 0.6]}, None),
+        (Certain(0.1), {"pool_uncertainty": [float("nan"), 0.3, 0.1]}, 2),
+    ],
+)
+def test_criterion(criterion, columns, expected):
+    assert stops_at(criterion, history(**columns)) == expected
+
+
+def test_both_targets():
+    rows = history(validation_accuracy=[0.9, 0.8, 0.95], validation_nll=[0.5, 0.2, 0.2])
+    assert stops_at(Target(accuracy=0.9, nll=0.3), rows) == 2
+
+
+def test_combined():
+    rows = history(num_asked=[0, 10, 10, 10], validation_accuracy=[0.5, 0.95, 0.8, 0.95])
+    budget, target = Budget(20), Target(accuracy=0.9)
+    assert stops_at(any_of(budget, target), rows) == 1
+    assert stops_at(all_of(budget, target), rows) == 3

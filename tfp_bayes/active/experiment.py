@@ -1,0 +1,215 @@
+"""Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
+
+import concurrent.futures
+import csv
+import dataclasses
+import io
+import json
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bayes.active.checkpoint import write_atomically
+from tfp_bayes.active.curves import mean_area, mean_crossing, paired_difference
+from tfp_bayes.active.report import read_history
+from tfp_bayes.active.round import Round, filter_quality
+
+LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
+Run = Callable[[str, int, Path], None]
+Histories = dict[str, dict[int, list[Round]]]  # by method and seed
+
+
+def run_experiment(
+    run: Run,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    on_run: Callable[[str, int], None] | None = None,
+) -> Histories:
+    """Runs every method with every seed, or what is left of that, and reports.
+
+    Seeds are paired: a run must draw what does not belong to the method (initial set, noise) from
+    its seed alone. The folder then holds a folder for each run, and `results.csv` (one row for
+    each method, seed and round), `summary.json`, `summary.md` and `learning_curves.png`, which
+    are brought up to date whenever a run is complete.
+
+    Args:
+        run: `run(method, seed, folder)` completes one run in its folder, continues it there if it
+            was interrupted, and leaves its rounds in `history.csv`. With more than one worker it
+            must be a function of a module (or a `functools.partial` of one).
+        methods: Their names; the first is what the others are compared with.
+        seeds: Integers.
+        folder: Of the experiment.
+        workers: Processes that run at a time.
+        on_run: Called with the method and seed of each run that is complete.
+
+    Returns:
+        The history of each run, by method and seed.
+    """
+    folder = Path(folder)
+    folders = {(m, s): folder / _file_name(m) / f"seed-{s}" for s in seeds for m in methods}
+    histories: Histories = {method: {} for method in methods}
+    for method, seed in _completed(run, folders, workers):
+        histories[method][seed] = read_history(folders[method, seed] / "history.csv")
+        write_results({m: h for m, h in histories.items() if h}, folder)
+        if on_run is not None:
+            on_run(method, seed)
+    return histories
+
+
+def _completed(run: Run, folders: dict, workers: int) -> Iterator[tuple[str, int]]:
+    """Yields (method, seed) of each run once it is complete."""
+    if workers == 1:
+        for (method, seed), folder in folders.items():
+            run(method, seed, folder)
+            yield method, seed
+        return
+    # TensorFlow does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        futures = {
+            pool.submit(run, method, seed, folder): (method, seed)
+            for (method, seed), folder in folders.items()
+        }
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_results(histories: Histories, folder: Path) -> None:
+    """Writes results.csv, summary.json, summary.md and learning_curves.png."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "seed", *(field.name for field in dataclasses.fields(Round))])
+    for method, runs in histories.items():
+        for seed, history in sorted(runs.items()):
+            writer.writerows([method, seed, *dataclasses.astuple(row)] for row in history)
+    _write(folder / "results.csv", text.getvalue())
+    table = summarize(histories)
+    _write(folder / "summary.json", json.dumps(table, indent=2) + "\n")
+    _write(folder / "summary.md", to_markdown(table))
+    figure = plot(histories)
+    write_atomically(
+        folder / "learning_curves.png", lambda file: figure.savefig(file, format="png", dpi=120)
+    )
+
+
+def summarize(histories: Histories) -> dict[str, dict]:
+    """Computes the statistics of each method, intervals as [estimate, low, high].
+
+    Args:
+        histories: At least one run; the first method is the baseline.
+
+    Returns:
+        For each method: seeds, rounds, error (first and last of the mean curve), area (average
+        error over the labels acquired), crossings of the mean curve (null where not reached),
+        difference of areas to the baseline on the seeds that both have, and how well labels were
+        filtered.
+    """
+    baseline, *_ = histories
+    table = {}
+    for method, runs in histories.items():
+        acquired, errors = error_curves(runs, sorted(runs))
+        row = {
+            "seeds": len(runs),
+            "first_error": float(errors[:, 0].mean()),
+            "last_error": float(errors[:, -1].mean()),
+            "last_acquired": float(acquired[-1]),
+            "area": list(mean_area(acquired, errors)),
+        }
+        for level in LEVELS:
+            interval = mean_crossing(acquired, errors, level)
+            row[f"images_to_{100 * level:.0f}_percent_error"] = [
+                None if np.isinf(value) else value for value in interval
+            ]
+        shared = sorted(set(runs) & set(histories[baseline]))
+        if shared:
+            ours, theirs = (error_curves(h, shared) for h in (runs, histories[baseline]))
+            size = min(len(ours[0]), len(theirs[0]))
+            row["difference"] = list(
+                paired_difference(ours[0][:size], ours[1][:, :size], theirs[1][:, :size])
+            )
+        rounds = [each for history in runs.values() for each in history]
+        row["rejected_per_round"] = sum(r.num_rejected for r in rounds) / max(
+            sum(r.num_asked > 0 for r in rounds), 1
+        )
+        row["filter"] = {
+            name: None if np.isnan(value) else value
+            for name, value in filter_quality(rounds).items()
+        }
+        table[method] = row
+    return table
+
+
+def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
+    """Returns labels acquired (R,), averaged over seeds, and test errors (M, R) of M seeds."""
+    length = min(len(runs[seed]) for seed in seeds)
+    acquired = np.array([[row.num_acquired for row in runs[s][:length]] for s in seeds])
+    errors = np.array([[1 - row.test_accuracy for row in runs[s][:length]] for s in seeds])
+    return acquired.mean(0), errors
+
+
+def to_markdown(table: dict[str, dict]) -> str:
+    """Returns `summarize`'s table for people."""
+    levels = [f"images_to_{100 * level:.0f}_percent_error" for level in LEVELS]
+    baseline, *_ = table
+    lines = [
+        "| method | seeds | test accuracy at the start | at the end | images to 10 % error "
+        f"| to 5 % | average error minus that of {baseline} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method, row in table.items():
+        difference = row.get("difference")
+        cells = [
+            method,
+            str(row["seeds"]),
+            f"{1 - row['first_error']:.2%}",
+            f"{1 - row['last_error']:.2%} ({row['last_acquired']:.0f} acquired)",
+            *(_interval(row[level], "{:.0f}") for level in levels),
+            "" if method == baseline or not difference else _interval(difference, "{:+.2%}"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(values: Sequence[float | None], form: str) -> str:
+    estimate, low, high = (
+        "not reached" if value is None else form.format(value) for value in values
+    )
+    return estimate if estimate == low == high else f"{estimate} ({low} to {high})"
+
+
+def plot(histories: Histories) -> Figure:
+    """Draws the mean test accuracy of each method, and a band of one standard error."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for method, runs in histories.items():
+        acquired, errors = error_curves(runs, sorted(runs))
+        mean = 100 * (1 - errors.mean(0))
+        band = 100 * errors.std(0) / np.sqrt(len(errors))
+        (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
+        axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
+    for level in LEVELS:
+        axes.axhline(100 * (1 - level), color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="acquired examples, beyond the initial set", ylabel="test accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", method).strip("-.") or "method"
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -154,6 +154,13 @@ def test_interrupted_then_resumed(tmp_path):
         (["--dataset", "mnst"], "did you mean"),
         (["--resume", "--out", "nothing"], "no config.json"),
         (["--query-size", "0"], "query_size=0"),
+        (["--selector", "best"], "selector='best'"),
+        (["--initial", "best"], "initial='best'"),
+        (["--noise-rate", "2"], "rate=2.0"),
+        (["--label-filter", "strict"], "filter='strict'"),
+        (["--rejected", "drop"], "rejected='drop'"),
+        (["--stop", "time=3"], "--stop=time=3"),
+        (["--stop", "accuracy=high"], "--stop=accuracy=high"),
     ],
 )
 def test_bad_arguments(arguments, message, tmp_path):
@@ -162,3 +169,54 @@ def test_bad_arguments(arguments, message, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("config.json"))
+
+
+def test_noise_filter_selector_and_stop(tmp_path):
+    options = {
+        "--noise-rate": 0.4,
+        "--label-filter": "oracle",
+        "--rejected": "relabel",
+        "--acquisition": "epig",
+        "--selector": "batch_bald",
+        "--initial": "kmeans_unlabelled",
+        "--evaluation-samples": 1,
+        "--rounds": 5,
+        "--out": "run",
+    }
+    flat = [each for pair in options.items() for each in pair]
+    stop = ["--stop", "accuracy=1.1", "--stop", "labels=15"]
+    done = tool("active-learning", *QUICK, *flat, *stop, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    history = read(tmp_path / "run" / "history.csv")
+    assert 2 <= len(history) <= 3  # ten answers a round, and those that were asked again
+    assert sum(int(row["num_asked"]) for row in history) >= 15
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["configuration"]["label_filter"] == "oracle"
+    assert set(summary["filter"]) == {"precision", "recall", "excess"}
+
+
+def test_experiment(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "seeds = 1\nrounds = 1\nsteps = 3\ncandidates = 50\nnum_samples = 2\n"
+        "[methods.bald]\n[methods.random]\nacquisition = 'random'\n"
+    )
+    done = tool("experiment", "c.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| random | 1 |" in done.stdout
+    rows = read(tmp_path / "runs" / "c" / "results.csv")
+    assert [(r["method"], r["round"]) for r in rows] == [
+        ("bald", "0"),
+        ("bald", "1"),
+        ("random", "0"),
+        ("random", "1"),
+    ]
+    assert rows[0]["test_nll"] == rows[2]["test_nll"]  # paired
+    # Other settings in the same folder are refused, not mixed.
+    text = (tmp_path / "c.toml").read_text().replace("steps = 3", "steps = 4")
+    (tmp_path / "c.toml").write_text(text)
+    refused = tool("experiment", "c.toml", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "steps=4 (was 3)" in refused.stderr
+    missing = tool("experiment", "d.toml", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "d.toml" in missing.stderr

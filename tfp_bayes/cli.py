@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         help="random pool images scored a round, or 'all' (default 2000)",
     )
     add("--num-samples", type=int, metavar="S", help="posterior samples (default 100)")
+    add("--evaluation-samples", type=int, metavar="S", help="for the test set (default as many)")
     add("--reinit", help="fresh (default), warm or shrink_perturb")
     add("--steps", type=int, metavar="N", help="optimizer steps a round (default 200)")
     add("--seed", type=int, metavar="N", help="decides everything random (default 0)")

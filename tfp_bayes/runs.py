@@ -51,7 +51,8 @@ class RunConfig:
         label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
         rejected: What becomes of the labels it rejects, see `ActiveLearner`.
         candidates: Random pool images scored a round, None for all.
-        num_samples: Posterior samples, None for the model's own.
+        num_samples: Posterior samples for scores, None for the model's own.
+        evaluation_samples: Posterior samples for the test set, None for as many.
         reinit: Where each training starts, see `ActiveLearner`.
         steps: Optimizer steps a round.
         seed: Decides everything random.
@@ -71,6 +72,7 @@ class RunConfig:
     rejected: str = "skip"
     candidates: int | None = 2000
     num_samples: int | None = None
+    evaluation_samples: int | None = None
     reinit: str = "fresh"
     steps: int = 200
     seed: int = 0
@@ -111,6 +113,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         selector=config.selector,
         query_size=config.query_size,
         candidates=config.candidates,
+        evaluation_samples=config.evaluation_samples,
         reinit=config.reinit,
         steps=config.steps,
         seed=config.seed,

@@ -58,7 +58,9 @@ class ActiveLearner:
             `tfp_bayes.active.selectors`.
         query_size: q, examples acquired a round.
         candidates: Score a random subset of the pool of this size; None scores the whole pool.
-        num_samples: S posterior samples for scores and evaluation; None takes the model's own.
+        num_samples: S posterior samples for scores; None takes the model's own.
+        evaluation_samples: S for validation and test sets, which are larger than the candidates
+            and for which fewer do; None takes `num_samples`.
         reinit: Where each training starts: "fresh", "warm" or "shrink_perturb", see `Refit`.
         steps: Optimizer steps a round, the least if `max_steps` is given.
         max_steps: Train on, at most this far, until the validation loss stops improving.
@@ -109,6 +111,7 @@ class ActiveLearner:
         query_size: int = 10,
         candidates: int | None = None,
         num_samples: int | None = None,
+        evaluation_samples: int | None = None,
         reinit: str = "fresh",
         steps: int = 200,
         max_steps: int | None = None,
@@ -136,6 +139,7 @@ class ActiveLearner:
         self.query_size = query_size
         self.candidates = candidates
         self.num_samples = num_samples
+        self.evaluation_samples = num_samples if evaluation_samples is None else evaluation_samples
         self.seed = seed
         self.refit = Refit(model, reinit, steps, max_steps, batch_size)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -426,7 +430,9 @@ class ActiveLearner:
         if data is None:
             return float("nan"), float("nan"), float("nan")
         x, y = data
-        p = self._predict(x, self._seed(_EVALUATE))
+        p = self.model.predict_uncertainty(
+            x, num_samples=self.evaluation_samples, seed=self._seed(_EVALUATE)
+        )
         targets = np.eye(self.num_classes)[y]
         rmse = np.sqrt(np.mean((targets - p.mean) ** 2))
         if getattr(self.model, "likelihood", None) == "normal":
@@ -523,6 +529,7 @@ class ActiveLearner:
             "query_size": self.query_size,
             "candidates": self.candidates,
             "num_samples": self.num_samples,
+            "evaluation_samples": self.evaluation_samples,
             "reinit": self.refit.reinit,
             "steps": self.refit.steps,
             "max_steps": self.refit.max_steps,

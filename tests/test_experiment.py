@@ -1,0 +1,112 @@
+"""Experiments: paired seeds, continued, tabulated; and their configuration."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tfp_bayes import runs
+from tfp_bayes.active import Round
+from tfp_bayes.active.experiment import run_experiment, summarize
+from tfp_bayes.active.report import read_history, write_history
+
+FLOOR = {"good": 0.02, "bad": 0.08}
+
+
+def run(method, seed, folder):
+    """A run whose test error falls from 0.3 to the method's floor; leaves a mark when it works."""
+    path = folder / "history.csv"
+    if path.exists():
+        return
+    rng = np.random.default_rng(seed)  # what seeds share
+    shift = 0.01 * rng.normal()
+    history = [
+        Round(i, 20 + 10 * i, 10 * i, test_accuracy=1 - FLOOR[method] - 0.3 * 0.5**i - shift)
+        for i in range(6)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "worked").touch()
+    write_history(path, history)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_runs_everything_once(workers, tmp_path):
+    seen = []
+    histories = run_experiment(
+        run, ["good", "bad"], range(3), tmp_path, workers=workers, on_run=lambda *r: seen.append(r)
+    )
+    assert sorted(seen) == [(m, s) for m in ("bad", "good") for s in range(3)]
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 6
+    assert {(r["method"], r["seed"], r["round"]) for r in rows} >= {("good", "2", "5")}
+    table = json.loads((tmp_path / "summary.json").read_text())
+    assert table == json.loads(json.dumps(summarize(histories)))
+    low, high = table["bad"]["difference"][1:]
+    assert low == pytest.approx(0.06)  # paired: what seeds share is gone
+    assert high == pytest.approx(0.06)
+    assert table["good"]["difference"] == [0, 0, 0]
+    assert "| good | 3 |" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "learning_curves.png").stat().st_size > 5000
+    # Started again with one more seed: only that is run.
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("worked")}
+    run_experiment(run, ["good", "bad"], range(4), tmp_path)
+    assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
+    assert len(list(tmp_path.rglob("worked"))) == 8
+
+
+def test_crossing_of_the_mean_curve(tmp_path):
+    table = summarize(run_experiment(run, ["good", "bad"], range(5), tmp_path))
+    shift = np.mean([0.01 * np.random.default_rng(s).normal() for s in range(5)])
+    errors = np.array([0.02 + 0.3 * 0.5**i + shift for i in range(6)])
+    expected = np.interp(-0.1, -errors, 10 * np.arange(6))
+    estimate, low, high = table["good"]["images_to_10_percent_error"]
+    assert estimate == pytest.approx(expected)
+    assert low < estimate < high
+    assert table["bad"]["images_to_5_percent_error"] == [None, None, None]
+
+
+def test_history_is_read_as_it_was_written(tmp_path):
+    history = [
+        Round(0, 20, 0),
+        Round(1, 30, 10, test_accuracy=0.123456789012345, num_wrong=2.0, fit_seconds=1e-9),
+    ]
+    write_history(tmp_path / "h.csv", history)
+    assert repr(read_history(tmp_path / "h.csv")) == repr(history)  # NaN equals nothing
+
+
+TOML = """
+rounds = 3
+seeds = 2
+steps = 7
+[methods.a]
+[methods.b]
+acquisition = "random"
+label_filter = {name = "static_threshold", tau = 0.1}
+prior_scale = "none"
+"""
+
+
+def test_configuration(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(TOML)
+    config = runs.load_experiment(path)
+    assert (config.seeds, config.rounds) == (2, 3)
+    assert config.methods["a"] == {"steps": 7}
+    assert config.methods["b"]["label_filter"] == {"name": "static_threshold", "tau": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds = 3", "no method"),
+        ("[methods.a]\nstep = 3", r"\['step'\]"),
+        ("seed = 1\n[methods.a]", r"\['seed'\]"),
+    ],
+)
+def test_configuration_refused(text, message, tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: "):
+        runs.load_experiment(path)

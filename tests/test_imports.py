@@ -17,6 +17,7 @@ ORDER = [
     ["inference"],
     ["export"],
     ["active", "models"],
+    ["label"],
     ["runs"],
     ["cli"],
     ["__main__"],

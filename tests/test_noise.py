@@ -259,6 +259,7 @@ def test_humans_may_be_asked_again():
     made.tell(first[5:], Y[first[5:]])
     assert set(made.propose().tolist()) == set(first.tolist())
     made.tell(first, Y[first])
+    made.train()
     assert made.pool.num_acquired == 20
 
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. Continue with the same command and --resume.", file=sys.stderr)
         return 130
-    except (ValueError, ConnectionError, OSError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"tfp-bayes: {error}", file=sys.stderr)
         return 1
 
@@ -98,7 +98,79 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--resume", action="store_true", help="continue the run in --out")
     _add_experiment(commands)
+    _add_label(commands)
     return parser
+
+
+def _add_label(commands) -> None:
+    """Adds the commands for people who label."""
+    described = {
+        "label": ("label a run's images in the browser", _label),
+        "export-tasks": ("write a run's images to label for Label Studio", _export_tasks),
+        "import-labels": ("read a run's labels from Label Studio's JSON export", _import_labels),
+    }
+    for name, (text, command) in described.items():
+        parser = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}. Start a run with `tfp-bayes active-learning "
+            "--rounds 0 --out DIR`.",
+        )
+        parser.set_defaults(command=command)
+        parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run")
+        parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets")
+        parser.add_argument("--manual-dir", help="where files downloaded by hand are")
+        if name == "label":
+            parser.add_argument("--port", type=int, default=8765, help="(default 8765)")
+        else:
+            parser.add_argument("file", type=Path, help="JSON file")
+
+
+def _open_run(options: argparse.Namespace):
+    with _silence():
+        from tfp_bayes import runs
+    return runs.open_run(options.run, options.data_dir, options.manual_dir)
+
+
+def _label(options: argparse.Namespace) -> int:
+    import logging
+
+    with _silence():
+        from tfp_bayes.active.report import write_report
+        from tfp_bayes.label import Session
+        from tfp_bayes.label.server import HOST, make_app
+
+    learner, data = _open_run(options)
+    session = Session(
+        learner,
+        data.class_names,
+        lambda learner: write_report(learner, options.run, data.class_names),
+    )
+    app = make_app(session)
+    session.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    address = f"http://{HOST}:{options.port}/?token={app.config['TOKEN']}"
+    print(f"Label at {address}\nEach label is saved at once; stop with Ctrl-C.", flush=True)
+    app.run(HOST, options.port, threaded=True)
+    return 0
+
+
+def _export_tasks(options: argparse.Namespace) -> int:
+    from tfp_bayes.label import export_tasks
+
+    learner, data = _open_run(options)
+    count = export_tasks(learner, options.file, data.class_names)
+    print(f"Wrote {options.file}: {count} tasks")
+    return 0
+
+
+def _import_labels(options: argparse.Namespace) -> int:
+    from tfp_bayes.label import import_labels
+
+    learner, data = _open_run(options)
+    taken, left = import_labels(learner, options.file, data.class_names)
+    print(f"Took {taken} labels, left out {left} images without an answer")
+    return 0
 
 
 def _add_experiment(commands) -> None:

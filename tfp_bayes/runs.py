@@ -219,6 +219,26 @@ def run_active_learning(
     return learner
 
 
+def open_run(
+    folder: str | Path, data_dir: str | None = None, manual_dir: str | None = None
+) -> tuple[ActiveLearner, datasets.Dataset]:
+    """Opens a run whose labels people give, and its data set.
+
+    Args:
+        folder: Of a run that `run_active_learning` started.
+        data_dir: See `datasets.load`.
+        manual_dir: See `datasets.load`.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    config = load_config(folder)
+    data = datasets.load(config.dataset, data_dir, manual_dir)
+    learner = make_learner(config, data, checkpoint=Path(folder) / "checkpoint.npz")
+    learner.oracle = None
+    return learner, data
+
+
 def _check_equal(config: RunConfig, known: RunConfig, folder: Path) -> None:
     new, old = dataclasses.asdict(config), dataclasses.asdict(known)
     different = [

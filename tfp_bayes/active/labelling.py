@@ -52,6 +52,12 @@ class Labelling:
         self.labels[indices] = labels
         self.num_asks[indices] += 1
 
+    def forget(self, indices: np.ndarray) -> None:
+        """Takes answers back that nothing was decided on."""
+        given = indices[self.labels[indices] != UNKNOWN]
+        self.labels[given] = UNKNOWN
+        self.num_asks[given] -= 1
+
     def unsettled(self, pool: Pool) -> np.ndarray:
         """Returns the indices of answers that nothing was decided on."""
         return np.flatnonzero((pool.acquired_at == UNLABELLED) & (self.labels != UNKNOWN))

@@ -14,7 +14,7 @@ from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.active import checkpoint, filters, selectors
 from tfp_bayes.active.labelling import Labelling
 from tfp_bayes.active.oracles import ArrayOracle, Oracle
-from tfp_bayes.active.pool import Pool
+from tfp_bayes.active.pool import UNLABELLED, Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
 from tfp_bayes.active.stopping import Criterion
@@ -209,6 +209,7 @@ class ActiveLearner:
                 for turn in np.unique(again):
                     at = indices[again == turn]
                     self.tell(at, self.oracle(at, again=int(turn)))
+                self._settle()
                 indices = self.pending
         return self.train()
 
@@ -221,7 +222,7 @@ class ActiveLearner:
     def is_trained(self) -> bool:
         """Whether the model has been trained on every label known so far."""
         last = max(self.pool.acquired_at.max(), self.labelling.rejected_at.max())
-        return len(self.history) > int(last)
+        return len(self.history) > int(last) and not len(self.labelling.unsettled(self.pool))
 
     def propose(self) -> np.ndarray:
         """Returns the indices to label next, the highest score first.
@@ -235,6 +236,8 @@ class ActiveLearner:
         Raises:
             ValueError: If fewer than `query_size` examples are left in the pool.
         """
+        if not len(self.pending):
+            self._settle()
         if len(self.pending):
             return self.pending.copy()
         if not self.is_trained:
@@ -289,18 +292,60 @@ class ActiveLearner:
                 f"Expected indices without a label. Received: {answered[:5].tolist()}, answered "
                 "already. Hint: an answer cannot be changed."
             )
+        self._check_pending(indices)
+        self.labelling.take(indices, labels)
+        self.pending = self.pending[~np.isin(self.pending, indices)]
+        self._save("tell")
+
+    def skip(self, indices: np.ndarray) -> None:
+        """Gives up proposed examples that nobody can label; they leave the pool.
+
+        Args:
+            indices: Examples (n,) out of the last proposal.
+
+        Raises:
+            ValueError: If one is not pending. Nothing is skipped then.
+        """
+        indices = np.atleast_1d(indices)
+        self._check_pending(indices)
+        self.pool.ignore(indices)
+        self.pending = self.pending[~np.isin(self.pending, indices)]
+        self._save("tell")
+
+    def take_back(self, indices: np.ndarray) -> None:
+        """Takes back labels or skips of the last proposal, before the model has learned from them.
+
+        Args:
+            indices: Examples (n,) that were answered or skipped since `propose`.
+
+        Raises:
+            ValueError: If one was not, or the model is trained on it. Nothing changes then.
+        """
+        indices = np.atleast_1d(indices)
+        open_still = self.proposed[
+            (self.pool.acquired_at[self.proposed] < 0)
+            & (self.labelling.rejected_at[self.proposed] < 0)
+            & ~np.isin(self.proposed, self.pending)
+        ]
+        unknown = indices[~np.isin(indices, open_still)]
+        if unknown.size:
+            raise ValueError(
+                f"Expected answers to the last proposal, {open_still.tolist()}. "
+                f"Received: {unknown[:5].tolist()}. "
+                "Hint: once the model has learned from an answer it stands."
+            )
+        self.pool.acquired_at[indices] = UNLABELLED
+        self.labelling.forget(indices)
+        self.pending = self.proposed[np.isin(self.proposed, [*self.pending, *indices])]
+        self._save("tell")
+
+    def _check_pending(self, indices: np.ndarray) -> None:
         unknown = indices[~np.isin(indices, self.pending)]
         if unknown.size:
             raise ValueError(
                 f"Expected indices out of the last proposal {self.pending.tolist()}. "
                 f"Received: {unknown[:5].tolist()}. Hint: call propose() and label those."
             )
-        self.labelling.take(indices, labels)
-        self.pending = self.pending[~np.isin(self.pending, indices)]
-        # A filter may want to see the whole batch.
-        if self.labelling.filter is None or not len(self.pending):
-            self._settle()
-        self._save("tell")
 
     @property
     def _answered(self) -> np.ndarray:
@@ -351,8 +396,8 @@ class ActiveLearner:
             The new row of the history.
         """
         start = time.perf_counter()
-        self.pending = self.pending[:0]
         self._settle()
+        self.pending = self.pending[:0]
         labelled = self.pool.labelled
         steps = self.refit(
             self.x[labelled], self.labels[labelled], self.validation_data, self._seed(_TRAIN)

@@ -1,0 +1,81 @@
+"""The web page where a person labels, on this machine only."""
+
+import hmac
+import secrets
+from importlib import resources
+
+from tfp_bayes.label.images import png
+from tfp_bayes.label.session import Session
+
+try:
+    import flask
+except ImportError as error:
+    raise ImportError(
+        "Expected Flask, which serves the page for labelling. "
+        f'Received: {error}. Hint: pip install "tfp_bayes[label]".'
+    ) from None
+
+HOST = "127.0.0.1"  # never another: whoever reaches the page can label
+
+
+def make_app(session: Session, token: str | None = None) -> flask.Flask:
+    """Returns the web application.
+
+    Every request but the first carries the page's token in a header, which no other site's page
+    can know or send; the first carries it in the address.
+
+    Args:
+        session: What is labelled.
+        token: None makes one, `app.config["TOKEN"]`.
+    """
+    app = flask.Flask("tfp_bayes")
+    app.config["TOKEN"] = token or secrets.token_urlsafe(16)
+
+    @app.before_request
+    def check_token():
+        if flask.request.host.split(":")[0] not in (HOST, "localhost"):
+            flask.abort(403)  # another name for this machine, which a foreign page could use
+        given = flask.request.headers.get("X-Token") or flask.request.args.get("token", "")
+        if flask.request.method == "POST":
+            given = flask.request.headers.get("X-Token", "")
+        if not hmac.compare_digest(given.encode(), app.config["TOKEN"].encode()):
+            flask.abort(403)
+
+    @app.get("/")
+    def page():
+        return resources.files("tfp_bayes").joinpath("label/page.html").read_text()
+
+    @app.get("/state")
+    def state():
+        return session.state()
+
+    @app.get("/image/<int:index>")
+    def image(index: int):
+        if not 0 <= index < len(session.learner.x):
+            flask.abort(404)
+        return flask.Response(png(session.learner.x[index]), mimetype="image/png")
+
+    @app.post("/label")
+    def label():
+        return act(lambda body: session.label(int(body["index"]), str(body["label"])))
+
+    @app.post("/skip")
+    def skip():
+        return act(lambda body: session.skip(int(body["index"])))
+
+    @app.post("/undo")
+    def undo():
+        return act(lambda body: session.undo(int(body["index"])))
+
+    @app.post("/next")
+    def next_batch():
+        return act(lambda body: session.start())
+
+    def act(action):
+        try:
+            action(flask.request.get_json(force=True))
+        except (ValueError, KeyError, TypeError) as error:
+            return {"error": str(error)}, 400
+        return session.state()
+
+    return app

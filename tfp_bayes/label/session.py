@@ -1,0 +1,134 @@
+"""What a person who labels sees and does, without the web."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes.active import ActiveLearner
+
+
+class Session:
+    """One learner and one person: proposals out, labels in, training in the background.
+
+    Every label reaches the learner, and so its checkpoint, before the call returns. Safe to call
+    from several threads.
+
+    Args:
+        learner: Not yet asked or in the middle of a batch.
+        class_names: K names.
+        on_round: Called with the learner after each training.
+    """
+
+    def __init__(
+        self,
+        learner: ActiveLearner,
+        class_names: Sequence[str],
+        on_round: Callable[[ActiveLearner], None] | None = None,
+    ):
+        self.learner = learner
+        self.class_names = list(class_names)
+        self.on_round = on_round or (lambda learner: None)
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._error: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the model trains or scores, so that there is nothing to label yet."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Trains on what is known if need be and proposes the next batch, in the background."""
+        with self._lock:
+            if not self.busy:
+                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until that is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            rounds = len(self.learner.history)
+            self.learner.propose()  # trains first, on what was told
+            if len(self.learner.history) > rounds:
+                self.on_round(self.learner)
+            self._error = None
+        except ValueError as error:  # such as an empty pool: the page says so
+            self._error = str(error)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a page shows, plain JSON."""
+        learner = self.learner
+        history = [
+            {"acquired": row.num_acquired, "accuracy": _number(row.test_accuracy)}
+            for row in list(learner.history)
+        ]
+        state = {
+            "busy": self.busy,
+            "error": self._error,
+            "class_names": self.class_names,
+            "history": history,
+            "images": [],
+        }
+        if self.busy:
+            return state
+        with self._lock:
+            pending = set(learner.pending.tolist())
+            for i, p in zip(learner.proposed.tolist(), learner.proposed_probabilities):
+                guess = int(p.argmax())
+                label = int(learner.labels[i])
+                state["images"].append(
+                    {
+                        "index": i,
+                        "guess": self.class_names[guess],
+                        "probability": _number(p[guess]),
+                        "score": _number(learner.scores[i]),
+                        "open": i in pending,
+                        "label": self.class_names[label] if label >= 0 else None,
+                    }
+                )
+        return state
+
+    def label(self, index: int, name: str) -> None:
+        """Takes one label.
+
+        Raises:
+            ValueError: If the name is not a class, or the index not proposed.
+        """
+        if name not in self.class_names:
+            raise ValueError(
+                f"Expected one of {self.class_names} for `label`. Received: label={name!r}. "
+                "Hint: reload the page."
+            )
+        with self._lock:
+            self._check_idle()
+            label = self.class_names.index(name)
+            self.learner.tell(np.array([index]), np.array([label]))
+
+    def skip(self, index: int) -> None:
+        """Gives up an image that cannot be labelled."""
+        with self._lock:
+            self._check_idle()
+            self.learner.skip(np.array([index]))
+
+    def undo(self, index: int) -> None:
+        """Takes back the label, or the skip, of an image of this batch."""
+        with self._lock:
+            self._check_idle()
+            self.learner.take_back(np.array([index]))
+
+    def _check_idle(self) -> None:
+        if self.busy:
+            raise ValueError(
+                "Expected a label while images are shown. Received: one while the model trains. "
+                "Hint: wait until the next images appear."
+            )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

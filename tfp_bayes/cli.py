@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, metavar="N", help="optimizer steps a round (default 200)")
     add("--seed", type=int, metavar="N", help="decides everything random (default 0)")
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
+    add("--tensorboard", action="store_true", help="write OUT/tensorboard for TensorBoard")
     add("--resume", action="store_true", help="continue the run in --out")
     _add_experiment(commands)
     _add_label(commands)
@@ -281,14 +282,22 @@ def _active_learning(options: argparse.Namespace) -> int:
             )
 
         learner = runs.run_active_learning(
-            config, options.rounds, out, data=data, stop=stop, on_round=on_round, on_stage=on_stage
+            config,
+            options.rounds,
+            out,
+            data=data,
+            stop=stop,
+            tensorboard=options.tensorboard,
+            on_round=on_round,
+            on_stage=on_stage,
         )
     result = runs.summary(config, learner.history)
     for error in (10, 5):
         count = result[f"images_to_{error}_percent_error"]
         text = "not reached" if count is None else f"{count:.0f} acquired images"
         print(f"{error} % test error: {text}")
-    print(f"Wrote {out}: history.csv, acquired.csv, learning_curve.png, acquired.png, model.keras")
+    shown = ("history.csv", "acquired.csv", "learning_curve.png", "acquired.png", "model.keras")
+    print(f"Wrote {out}: {', '.join(name for name in shown if (out / name).exists())}")
     return 0
 
 

@@ -25,6 +25,7 @@ from tfp_bayes.active import (
 from tfp_bayes.active.checkpoint import write_atomically
 from tfp_bayes.active.report import read_history, write_report
 from tfp_bayes.active.stopping import Criterion
+from tfp_bayes.active.tensorboard import TensorBoard
 from tfp_bayes.models import BayesianBasisRegression, BayesianCNN
 
 VALIDATION_SIZE = 100
@@ -175,6 +176,7 @@ def run_active_learning(
     data: datasets.Dataset | None = None,
     stop: Criterion | None = None,
     pictures: bool = True,
+    tensorboard: bool = False,
     on_round: Callable[[Round], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> ActiveLearner:
@@ -191,6 +193,7 @@ def run_active_learning(
         data: The images; None loads `config.dataset`.
         stop: Ends the run before `rounds`, see `tfp_bayes.active.stopping`.
         pictures: Whether plots are drawn after each round, which takes a second, or at the end.
+        tensorboard: Whether to write the folder `tensorboard` too, for TensorBoard.
         on_round: Called with each new row of the history.
         on_stage: Called with the name of each stage, see `ActiveLearner`.
 
@@ -206,11 +209,14 @@ def run_active_learning(
         _check_equal(config, load_config(folder), folder)
     learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
     _write_json(folder / "config.json", dataclasses.asdict(config))
+    board = TensorBoard(folder / "tensorboard") if tensorboard else None
     while len(learner.history) <= rounds:
         if stop is not None and learner.history and stop(learner.history):
             break
         row = learner.step()
         write_report(learner, folder, data.class_names, pictures)
+        if board is not None:
+            board.write(learner)
         if on_round is not None:
             on_round(row)
     write_report(learner, folder, data.class_names)

@@ -51,6 +51,7 @@ __all__ = [
     "predictive_variance",
     "random",
     "report",
+    "rows",
     "selectors",
     "stopping",
     "top_k",

@@ -1,6 +1,7 @@
 """The loop of active learning: train, score, ask, label."""
 
 import dataclasses
+import functools
 import inspect
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from scipy.stats import norm
 
 from tfp_bayes.active import acquisition as acquisitions
@@ -17,7 +19,10 @@ from tfp_bayes.active.oracles import ArrayOracle, Oracle
 from tfp_bayes.active.pool import UNLABELLED, Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
+from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
+from tfp_bayes.inference import Prediction
+from tfp_bayes.inference.prediction import concatenate
 from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature, nll
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
@@ -39,7 +44,9 @@ class ActiveLearner:
     Args:
         model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
             `variables`. Its weights are re-initialised in place and nothing is traced again.
-        x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it.
+        x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it. An array, or
+            what does not fit into memory: an `np.memmap`, a finite `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another of `tfp_bayes.active.rows`.
         y: True labels (N,), integers, or None if they are not known.
         oracle: Who labels, see `tfp_bayes.active.oracles`; None takes `y`, and without that a
             person labels through `tell`.
@@ -95,7 +102,7 @@ class ActiveLearner:
     def __init__(
         self,
         model: keras.Model,
-        x: np.ndarray,
+        x: np.ndarray | Rows | tf.data.Dataset | keras.utils.PyDataset,
         y: np.ndarray | None = None,
         *,
         initial: np.ndarray,
@@ -121,14 +128,14 @@ class ActiveLearner:
         on_stage: Callable[[str], None] | None = None,
     ):
         self.model = model
-        self.x = x
+        self.x = as_rows(x)
         self.acquisition = acquisitions.get(acquisition)
         self.selector = selectors.get(selector)
         self.validation_data = validation_data
         self.test_data = test_data
         # A regression on classes has more outputs than classes, and says how many there are.
         self.num_classes = getattr(model, "num_classes", model.output_shape[-1])
-        self.y = None if y is None else self._checked_labels(y, len(x))
+        self.y = None if y is None else self._checked_labels(y, len(self.x))
         self.oracle = ArrayOracle(self.y) if oracle is None and y is not None else oracle
         if query_size < 1 or (candidates is not None and candidates < query_size):
             raise ValueError(
@@ -147,10 +154,13 @@ class ActiveLearner:
 
         if self._needs_samples:
             self._check_joint_samples()
-        self.pool = Pool(len(x))
+        self.pool = Pool(len(self.x))
         label_filter = filters.get(label_filter)
-        self.labelling = Labelling(len(x), label_filter, rejected, self.y)
-        self.scores = np.full(len(x), np.nan)  # (N,) score of each example when it was acquired
+        self.labelling = Labelling(len(self.x), label_filter, rejected, self.y)
+        self.candidate_scores = np.array([])  # of the last proposal
+        self.scores = np.full(
+            len(self.x), np.nan
+        )  # (N,) score of each example when it was acquired
         self.pending = np.array([], dtype="int64")  # proposed and not answered yet
         self.proposed = np.array([], dtype="int64")  # the whole batch, and what it was thought
         self.proposed_probabilities = np.zeros([0, self.num_classes])  # to be before
@@ -251,14 +261,22 @@ class ActiveLearner:
         start = time.perf_counter()
         self._test_quarantine()
         candidates = self._candidates()
-        x = self.x[candidates]
-        prediction = self._predict(x, self._seed(_SCORE), return_samples=self._needs_samples)
+        prediction = self._predict_rows(
+            candidates, self._seed(_SCORE), return_samples=self._needs_samples
+        )
         scores = self._score(prediction)
         best = self.selector(
-            selectors.Candidates(self.model, x, scores, prediction, self.x[self.pool.labelled]),
+            selectors.Candidates(
+                self.model,
+                functools.partial(self.rows, candidates),
+                scores,
+                prediction,
+                functools.partial(self.rows, self.pool.labelled),
+            ),
             self.query_size,
             self._seed(_SELECT),
         )
+        self.candidate_scores = np.asarray(scores)
         self.pending = self.proposed = candidates[best]
         self.scores[self.pending] = np.asarray(scores)[best]
         self.proposed_probabilities = np.asarray(prediction.mean)[best].astype("float64")
@@ -383,7 +401,7 @@ class ActiveLearner:
         indices = self.labelling.quarantined(self.pool)
         temperature = self._temperature() if len(indices) else None
         if temperature is not None:
-            mean = self._predict(self.x[indices], self._seed(_FILTER)).mean
+            mean = self._predict_rows(indices, self._seed(_FILTER)).mean
             probabilities = apply_temperature(mean, temperature)
             self.labelling.test_again(
                 self.pool, indices, probabilities, len(self.history), self._seed(_FILTER)
@@ -400,7 +418,7 @@ class ActiveLearner:
         self.pending = self.pending[:0]
         labelled = self.pool.labelled
         steps = self.refit(
-            self.x[labelled], self.labels[labelled], self.validation_data, self._seed(_TRAIN)
+            self.rows(labelled), self.labels[labelled], self.validation_data, self._seed(_TRAIN)
         )
         self.on_stage("fit")
         fitted = time.perf_counter()
@@ -434,8 +452,20 @@ class ActiveLearner:
         rng = np.random.default_rng(self._seed(_CANDIDATES))
         return np.sort(rng.choice(pool, self.candidates, replace=False))
 
-    def _predict(self, x: np.ndarray, seed: int, **kwargs):
+    def _predict(self, x: np.ndarray, seed: int, **kwargs) -> Prediction:
         return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed, **kwargs)
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the inputs (n, ...) of some examples, loaded if they are not in memory."""
+        return np.asarray(self.x[np.asarray(indices, "int64")])
+
+    def _predict_rows(self, indices: np.ndarray, seed: int, **kwargs) -> Prediction:
+        """Predicts examples, a bounded number of them in memory at a time."""
+        parts = [
+            self._predict(self.rows(indices[i : i + AT_ONCE]), seed, **kwargs)
+            for i in range(0, max(len(indices), 1), AT_ONCE)
+        ]
+        return parts[0] if len(parts) == 1 else concatenate(parts)
 
     @property
     def _wants_targets(self) -> bool:
@@ -453,12 +483,12 @@ class ActiveLearner:
         pool = self.pool.unlabelled
         chosen = np.sort(rng.choice(pool, min(NUM_TARGETS, len(pool)), replace=False))
         # The same seed, so the same functions as the candidates'.
-        targets = self._predict(self.x[chosen], self._seed(_SCORE), return_samples=True)
+        targets = self._predict_rows(chosen, self._seed(_SCORE), return_samples=True)
         return self.acquisition(prediction, targets=targets)
 
     def _check_joint_samples(self) -> None:
         """Raises ValueError unless a sample is one function, equal for equal inputs."""
-        twice = self.x[np.zeros(2, int)]
+        twice = self.rows([0, 0])
         samples = self.model.predict_uncertainty(
             twice, num_samples=2, seed=0, return_samples=True
         ).samples

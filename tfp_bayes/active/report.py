@@ -45,7 +45,7 @@ def write_report(
         return
     name = learner.acquisition.__name__
     _write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
-    if len(order) and learner.x.ndim == 4:
+    if len(order) and learner.rows(order[:1]).ndim == 4:
         _write_png(folder / "acquired.png", plot_acquired(learner, class_names))
 
 
@@ -112,7 +112,7 @@ def plot_acquired(
         for axes in row:
             axes.set_axis_off()
         for axes, i in zip(row, order[learner.pool.acquired_at[order] == number]):
-            image = np.asarray(learner.x[i])
+            image = learner.rows([i])[0]
             axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
             label = learner.labels[i]
             name = label if class_names is None else class_names[label]

@@ -1,5 +1,6 @@
 """What a sampled prediction says: a mean and the measures of its uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,3 +37,15 @@ class Prediction:
     variance: np.ndarray
     aleatoric_variance: np.ndarray
     samples: np.ndarray | None = None
+
+
+def concatenate(parts: Sequence[Prediction]) -> Prediction:
+    """Returns the prediction of all examples from those of some each."""
+
+    def join(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        if arrays[0] is None:
+            return None
+        return np.concatenate(arrays, axis=1 if name == "samples" else 0)
+
+    return Prediction(**{name: join(name) for name in Prediction.__dataclass_fields__})

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfp_bayes.inference import streaming
 from tfp_bayes.inference.batches import batches
 from tfp_bayes.inference.likelihoods import get_likelihood
-from tfp_bayes.inference.prediction import Prediction
+from tfp_bayes.inference.prediction import Prediction, concatenate
 from tfp_bayes.inference.split import SplitModel
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.seeds import as_seed, fold_in
@@ -288,7 +288,4 @@ def _whole_vectors(inputs) -> tuple[Any, tf.Tensor]:
 
 
 def _concatenate(*parts: dict[str, np.ndarray]) -> Prediction:
-    rows = {name: 1 if name == "samples" else 0 for name in parts[0]}
-    return Prediction(
-        **{name: np.concatenate([p[name] for p in parts], axis) for name, axis in rows.items()}
-    )
+    return concatenate([Prediction(**part) for part in parts])

@@ -53,7 +53,7 @@ def make_app(session: Session, token: str | None = None) -> flask.Flask:
     def image(index: int):
         if not 0 <= index < len(session.learner.x):
             flask.abort(404)
-        return flask.Response(png(session.learner.x[index]), mimetype="image/png")
+        return flask.Response(png(session.learner.rows([index])[0]), mimetype="image/png")
 
     @app.post("/label")
     def label():

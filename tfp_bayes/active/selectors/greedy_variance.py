@@ -24,4 +24,4 @@ class GreedyVariance(Selector):
                 f"Received: model={candidates.model!r}. Hint: BayesianBasisRegression has one; "
                 "'batch_bald' serves the others."
             )
-        return candidates.model.greedy_batch(candidates.x, query_size)
+        return candidates.model.greedy_batch(candidates.x(), query_size)

@@ -1,5 +1,7 @@
 """What a selector is, and what it may look at."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tfp_bayes.configured import Configured
@@ -9,18 +11,23 @@ FEATURES = ("pixels", "penultimate")
 
 
 class Candidates:
-    """The examples that a batch is chosen from; features are computed when they are asked for.
+    """The examples that a batch is chosen from; inputs are loaded when they are asked for.
 
     Attributes:
         model: What predicts them.
-        x: (N, ...) inputs.
+        x: Returns their inputs (N, ...).
         scores: (N,) of the acquisition function, higher is sooner.
         prediction: Their `Prediction`, with samples if the selector says `needs_samples`.
-        labelled: (L, ...) inputs that have a label already.
+        labelled: Returns the inputs (L, ...) that have a label already.
     """
 
     def __init__(
-        self, model, x: np.ndarray, scores: np.ndarray, prediction: Prediction, labelled: np.ndarray
+        self,
+        model,
+        x: Callable[[], np.ndarray],
+        scores: np.ndarray,
+        prediction: Prediction,
+        labelled: Callable[[], np.ndarray],
     ):
         self.model = model
         self.x = x
@@ -35,11 +42,11 @@ class Candidates:
             kind: "pixels", the inputs themselves, or "penultimate", what the last layer of the
                 model sees at the mean weights.
         """
-        return self._features(self.x, kind)
+        return self._features(self.x(), kind)
 
     def labelled_features(self, kind: str) -> np.ndarray:
         """Returns the same of the labelled examples, (L, F)."""
-        return self._features(self.labelled, kind)
+        return self._features(self.labelled(), kind)
 
     def _features(self, x: np.ndarray, kind: str) -> np.ndarray:
         if kind == "pixels":

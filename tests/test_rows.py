@@ -1,0 +1,83 @@
+"""Pools that are not arrays in memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import bayesian_mlp
+
+from tfp_bayes.active import ActiveLearner, rows
+
+X = np.random.default_rng(0).normal(size=(90, 5)).astype("float32")
+Y = X[:, :3].argmax(1)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        return X[13 * i : 13 * (i + 1)], Y[13 * i : 13 * (i + 1)]
+
+
+def memmap(folder):
+    np.save(folder / "x.npy", X)
+    return np.load(folder / "x.npy", mmap_mode="r")
+
+
+SOURCES = {
+    "memmap": memmap,
+    "function": lambda folder: rows.LoadedRows(lambda i: X[i], len(X)),
+    "tf.data": lambda folder: tf.data.Dataset.from_tensor_slices((X, Y)),
+    "tf.data, inputs": lambda folder: tf.data.Dataset.from_tensor_slices(X),
+    "PyDataset": lambda folder: Batches(),
+}
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_rows(make, tmp_path):
+    source = rows.as_rows(make(tmp_path))
+    assert len(source) == len(X)
+    for indices in ([5], [3, 77, 12, 89, 0], [4, 4]):
+        np.testing.assert_array_equal(source[np.array(indices)], X[indices])
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_learner_does_the_same(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfp_bayes.active.learner.AT_ONCE", 32)  # several portions
+
+    def run(x):
+        keras.utils.set_random_seed(0)
+        model = bayesian_mlp(num_samples=5)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        learner = ActiveLearner(
+            model, x, Y, initial=np.arange(4), selector="k_center", query_size=3, steps=3
+        )
+        learner.run(2)
+        return learner.pool.acquired_at
+
+    np.testing.assert_array_equal(run(make(tmp_path)), run(X))
+
+
+def test_endless_datasets_are_refused():
+    endless = tf.data.Dataset.from_tensor_slices(X).repeat()
+    with pytest.raises(ValueError, match="Received: cardinality -1"):
+        rows.as_rows(endless)
+
+
+def test_memory_is_bounded(tmp_path):
+    # 400 MB of float32; zeros that are not written take no disk.
+    pool = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (100_000, 1000))
+    pool.flush()
+    size = pool.nbytes
+    del pool
+    script = Path(__file__).with_name("measure_pool_memory.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "x.npy")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.splitlines()[-1]) < size / 4

@@ -1,0 +1,128 @@
+"""Inputs by their index, from wherever they are: memory, a file on disk, or a stream.
+
+A learner's `x` is anything with a length that gives rows for an array of indices: an array, an
+`np.memmap`, an HDF5 data set, or one of the classes here. Only the rows that are asked for are in
+memory.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+AT_ONCE = 4096  # rows that are in memory together when a whole pool is scored
+
+
+class Rows(Protocol):
+    """N inputs that can be had by index."""
+
+    def __len__(self) -> int:
+        """Returns N."""
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        """Returns rows (n, ...) for int64 indices (n,)."""
+
+
+class LoadedRows:
+    """Inputs that a function loads, such as images from their files.
+
+    Args:
+        load: From int64 indices (n,) to an array (n, ...).
+        size: N.
+
+    Example:
+
+    >>> rows = LoadedRows(lambda indices: np.stack([np.full([2], i) for i in indices]), 1000)
+    >>> len(rows), rows[np.array([7, 3])].tolist()
+    (1000, [[7, 7], [3, 3]])
+    """
+
+    def __init__(self, load: Callable[[np.ndarray], np.ndarray], size: int):
+        self.load = load
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self.load(np.asarray(indices, "int64")))
+
+
+class DatasetRows:
+    """Inputs of a finite, unbatched `tf.data.Dataset` that gives the same order at each pass.
+
+    Each request is a pass over the data set: fit for scoring a pool, not for single rows.
+
+    Args:
+        dataset: Of inputs, or of (input, label), whose label is left out.
+
+    Raises:
+        ValueError: If the number of examples is not known.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset):
+        size = int(dataset.cardinality())
+        if size < 0:
+            raise ValueError(
+                "Expected a finite tf.data.Dataset of known length for `x`. "
+                f"Received: cardinality {size}. Hint: "
+                "dataset.apply(tf.data.experimental.assert_cardinality(N)); neither repeat() nor "
+                "filter()."
+            )
+        self.size = size
+        self.dataset = dataset.map(_inputs)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        indices = np.asarray(indices, "int64")
+        wanted = np.zeros(self.size, bool)
+        wanted[indices] = True
+        chosen = tf.constant(wanted)
+        kept = self.dataset.enumerate().filter(lambda i, x: chosen[i])
+        found = {int(i): x for i, x in kept.as_numpy_iterator()}
+        return np.stack([found[i] for i in indices.tolist()])
+
+
+class PyDatasetRows:
+    """Inputs of a `keras.utils.PyDataset`, by the batches that hold them.
+
+    Args:
+        dataset: Of (inputs, ...) with the same batches at each pass.
+    """
+
+    def __init__(self, dataset: keras.utils.PyDataset):
+        self.dataset = dataset
+        first, last = (len(_first(dataset[i])) for i in (0, dataset.num_batches - 1))
+        self.batch_size = first
+        self.size = first * (dataset.num_batches - 1) + last
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        batches, places = np.divmod(np.asarray(indices, "int64"), self.batch_size)
+        rows: list = [None] * len(batches)
+        for batch in np.unique(batches):
+            inputs = _first(self.dataset[int(batch)])
+            for position in np.flatnonzero(batches == batch):
+                rows[position] = inputs[places[position]]
+        return np.stack(rows)
+
+
+def as_rows(x) -> Rows | Sequence:
+    """Returns what a user gave as something that gives rows by index."""
+    if isinstance(x, tf.data.Dataset):
+        return DatasetRows(x)
+    return PyDatasetRows(x) if isinstance(x, keras.utils.PyDataset) else x
+
+
+def _inputs(*element):
+    return keras.utils.unpack_x_y_sample_weight(element if len(element) > 1 else element[0])[0]
+
+
+def _first(batch) -> np.ndarray:
+    return np.asarray(keras.utils.unpack_x_y_sample_weight(batch)[0])

@@ -31,5 +31,6 @@ def _doctest_names(doctest_namespace, tmp_path):
     doctest_namespace.update(np=np, keras=keras, tf=tf, tfp_bayes=tfp_bayes, tmp_path=tmp_path)
     for name in _PUBLIC:
         doctest_namespace[name] = getattr(tfp_bayes, name)
+    doctest_namespace["NoisyOracle"] = tfp_bayes.active.NoisyOracle
     for name in tfp_bayes.layers.__all__:
         doctest_namespace[name] = getattr(tfp_bayes.layers, name)

@@ -2,15 +2,17 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tfp_bayes import runs
-from tfp_bayes.active import Round
+from tfp_bayes.active import Round, acquisition, filters, selectors
 from tfp_bayes.active.experiment import run_experiment, summarize
 from tfp_bayes.active.report import read_history, write_history
 
+STUDY = Path(__file__).parent.parent / "examples" / "study"
 FLOOR = {"good": 0.02, "bad": 0.08}
 
 
@@ -110,3 +112,14 @@ def test_configuration_refused(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: "):
         runs.load_experiment(path)
+
+
+@pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
+def test_the_study_can_be_run(path):
+    config = runs.load_experiment(path)
+    for arguments in config.methods.values():
+        run = runs.RunConfig(**runs._plain(arguments), seed=0)
+        assert acquisition.get(run.acquisition)
+        assert selectors.get(run.selector)
+        filters.get(run.label_filter)
+    assert f"`{path.name}`" in (STUDY / "README.md").read_text()

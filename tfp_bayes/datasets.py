@@ -42,6 +42,8 @@ MNIST_FILES = {
 }
 # Sets with files of these names in that format, which distributions repack with other checksums
 # (Debian's dataset-fashion-mnist) than the ones TensorFlow Datasets insists on.
+# Of RepeatedMNIST: 0.1 on pixels that are standardized, whose standard deviation is 78.6.
+REPEATED_NOISE = 7.86
 LIKE_MNIST = ("fashion_mnist", "kmnist")
 # One host may have several addresses of which the first is dead, hence two limits.
 SECONDS_PER_ADDRESS = 3
@@ -81,11 +83,13 @@ def load(
 ) -> Dataset:
     """Loads an image-classification data set into memory.
 
-    "mnist" comes with the package and needs neither network nor TensorFlow. Any other name is
-    one of TensorFlow Datasets, which downloads and prepares it the first time.
+    "mnist" comes with the package and needs neither network nor TensorFlow. Any other name but
+    "repeated_mnist" is one of TensorFlow Datasets, which downloads and prepares it the first time.
 
     Args:
-        name: "mnist", "fashion_mnist", "cifar10", "svhn_cropped", "kmnist", "malaria" ...
+        name: "mnist", "fashion_mnist", "cifar10", "svhn_cropped", "kmnist", "malaria" ...; or
+            "repeated_mnist", whose training images are those of MNIST three times, each copy with
+            a little noise of its own (Kirsch et al. 2019, section 4.1).
         data_dir: Where TensorFlow Datasets keeps prepared data; None is its default. Not used
             for "mnist".
         manual_dir: Folder with the data set's files as downloaded by hand, under their original
@@ -117,6 +121,8 @@ def load(
     # TensorFlow Datasets takes "MNIST" for "mnist" too.
     if name.lower() == "mnist":
         return _packaged_mnist(image_size)
+    if name.lower() == "repeated_mnist":
+        return _repeated(_packaged_mnist(image_size))
     return _from_tfds(name, data_dir, manual_dir, image_size)
 
 
@@ -140,6 +146,16 @@ def _from_idx(
         x_train, x_test = _resize_all(x_train, image_size), _resize_all(x_test, image_size)
     labels = y_train.astype("int64"), y_test.astype("int64")
     return Dataset(x_train, labels[0], x_test, labels[1], class_names)
+
+
+def _repeated(data: Dataset) -> Dataset:
+    """Repeats the training images three times, with Gaussian noise on each copy."""
+    rng = np.random.default_rng(0)
+    copies = []
+    for _ in range(3):
+        noise = rng.standard_normal(data.x_train.shape, dtype="float32") * REPEATED_NOISE
+        copies.append(np.clip(np.rint(data.x_train + noise), 0, 255).astype("uint8"))
+    return data._replace(x_train=np.concatenate(copies), y_train=np.tile(data.y_train, 3))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from tfp_bayes.active.acquisition import (
     random,
     variation_ratios,
 )
+from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
 from tfp_bayes.active.pool import Pool
@@ -29,6 +30,7 @@ from tfp_bayes.active.selectors import batch_bald, top_k
 
 __all__ = [
     "ActiveLearner",
+    "Annotators",
     "ArrayOracle",
     "HumanOracle",
     "NoisyOracle",
@@ -38,12 +40,14 @@ __all__ = [
     "bald",
     "batch_bald",
     "curves",
+    "dawid_skene",
     "epig",
     "filter_quality",
     "filters",
     "images_to_error",
     "initial",
     "least_confident",
+    "majority",
     "margin",
     "max_entropy",
     "mean_std",

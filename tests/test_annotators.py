@@ -1,0 +1,89 @@
+"""Labels from several annotators."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tfp_bayes.active import oracles
+from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
+
+RNG = np.random.default_rng(0)
+K, N = 4, 600
+TRUTH = RNG.integers(0, K, N)
+ALL = np.arange(N)
+
+
+def team(rates):
+    return [oracles.NoisyOracle(TRUTH, rate, seed=s, num_classes=K) for s, rate in enumerate(rates)]
+
+
+def test_majority_counts():
+    answers = RNG.integers(-1, K, (5, 50))
+    answers[0] = np.abs(answers[0])
+    for n, label in enumerate(majority(answers, K)):
+        counts = np.bincount(answers[:, n][answers[:, n] >= 0], minlength=K)
+        assert counts[label] == counts.max()
+
+
+def test_ties_are_not_broken_by_position():
+    answers = np.array([[0], [1]])
+    picked = [int(majority(answers, 2, seed)[0]) for seed in range(400)]
+    assert stats.binomtest(sum(picked), 400, 0.5).pvalue > 1e-3
+
+
+def test_dawid_skene_knows_whom_to_believe():
+    answers = np.stack([oracle(ALL) for oracle in team([0.05, 0.6, 0.6, 0.6])])
+    p, confusion = dawid_skene(answers, K)
+    right = np.mean(p.argmax(1) == TRUTH)
+    assert right > np.mean(majority(answers, K) == TRUTH) + 0.05
+    assert right > 0.9
+    # The estimated confusion is that of the annotators: z-scores of the diagonal.
+    for estimate, rate in zip(confusion, [0.05, 0.6, 0.6, 0.6]):
+        found = np.diag(estimate).mean()
+        assert abs(found - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / N) + 0.02
+    np.testing.assert_allclose(p.sum(1), 1)
+
+
+def test_dawid_skene_is_a_maximum_of_the_likelihood():
+    answers = np.stack([oracle(ALL) for oracle in team([0.2, 0.3, 0.4])])
+    p, confusion = dawid_skene(answers, K)
+
+    def log_likelihood(confusion, prior):
+        per_class = np.log(prior) + sum(np.log(c[:, a]).T for c, a in zip(confusion, answers))
+        return np.logaddexp.reduce(per_class, axis=1).sum()
+
+    best = log_likelihood(confusion, p.mean(0))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        other = confusion * np.exp(0.05 * rng.normal(size=confusion.shape))
+        other /= other.sum(2, keepdims=True)
+        assert log_likelihood(other, p.mean(0)) < best
+
+
+def test_missing_answers():
+    answers = np.stack([oracle(ALL) for oracle in team([0.1, 0.1, 0.1])])
+    answers[RNG.integers(0, 3, N), ALL] = -1
+    p, _ = dawid_skene(answers, K)
+    assert np.mean(p.argmax(1) == TRUTH) > 0.85
+
+
+@pytest.mark.parametrize("aggregation", ["majority", "dawid_skene"])
+def test_a_team_is_better_than_its_members(aggregation):
+    made = Annotators(team([0.3] * 5), K, aggregation)
+    labels = np.concatenate([made(ALL[i : i + 20]) for i in range(0, N, 20)])
+    assert np.mean(labels == TRUTH) > 0.85
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: majority(np.array([[-1, 0]]), 2),
+        lambda: majority(np.array([[2]]), 2),
+        lambda: dawid_skene(np.array([0, 1]), 2),
+        lambda: Annotators([], 2),
+        lambda: Annotators(team([0.1]), K, "vote"),
+    ],
+)
+def test_refused(call):
+    with pytest.raises(ValueError, match=r"Expected .*Received: .*Hint: "):
+        call()

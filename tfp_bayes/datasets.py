@@ -40,10 +40,10 @@ MNIST_FILES = {
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
     ),
 }
-# Sets with files of these names in that format, which distributions repack with other checksums
-# (Debian's dataset-fashion-mnist) than the ones TensorFlow Datasets insists on.
 # Of RepeatedMNIST: 0.1 on pixels that are standardized, whose standard deviation is 78.6.
 REPEATED_NOISE = 7.86
+# Sets with files of these names in that format, which distributions repack with other checksums
+# (Debian's dataset-fashion-mnist) than the ones TensorFlow Datasets insists on.
 LIKE_MNIST = ("fashion_mnist", "kmnist")
 # One host may have several addresses of which the first is dead, hence two limits.
 SECONDS_PER_ADDRESS = 3

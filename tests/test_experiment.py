@@ -69,6 +69,25 @@ def test_crossing_of_the_mean_curve(tmp_path):
     assert table["bad"]["images_to_5_percent_error"] == [None, None, None]
 
 
+def test_filters_are_summed_up(tmp_path):
+    def filtered(method, seed, folder):
+        folder.mkdir(parents=True)
+        counts = {"num_asked": 10, "num_rejected": 3, "num_wrong": 2.0, "num_wrong_rejected": 1.0}
+        history = [Round(0, 20, 0, 0.5), Round(1, 27, 7, 0.6, validation_nll=1.5, **counts)]
+        write_history(folder / "history.csv", history)
+
+    row = summarize(run_experiment(filtered, ["only"], [0, 1], tmp_path))["only"]
+    assert row["filter"] == {
+        "rejected_per_round": 3,
+        "wrong_per_round": 2,
+        "precision": pytest.approx(1 / 3),
+        "recall": 0.5,
+        "excess": 0.5,
+    }
+    assert row["last_validation_nll"] == 1.5
+    assert "| only | 3.00 | 2.00 | 0.33 | 0.50 | 0.50 |" in (tmp_path / "summary.md").read_text()
+
+
 def test_history_is_read_as_it_was_written(tmp_path):
     history = [
         Round(0, 20, 0),

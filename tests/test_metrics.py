@@ -95,3 +95,28 @@ def test_refuses_what_does_not_match(name, labels, probs, message):
 def test_refuses_bins_that_are_no_count(num_bins):
     with pytest.raises(ValueError, match=f"positive integer.*num_bins={num_bins}"):
         uncertainty.expected_calibration_error([0], [[1.0, 0.0]], num_bins=num_bins)
+
+
+# Temperature scaling.
+
+
+def test_temperature_is_found_again():
+    """Labels drawn from the probabilities, which were then made too sure by 3."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 4))
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (rng.random((len(p), 1)) >= p.cumsum(1)).sum(1).clip(max=3)
+    sharpened = uncertainty.apply_temperature(p, 1 / 3)
+    found = uncertainty.fit_temperature(labels, sharpened)
+    assert abs(found - 3) < 0.15
+    best = uncertainty.nll(labels, uncertainty.apply_temperature(sharpened, found))
+    for other in (0.9 * found, 1.1 * found):
+        worse = uncertainty.nll(labels, uncertainty.apply_temperature(sharpened, other))
+        assert worse > best
+
+
+def test_temperature_of_probabilities_that_are_zero():
+    p = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    assert np.isfinite(uncertainty.fit_temperature(np.array([0, 1, 1]), p))
+    np.testing.assert_allclose(uncertainty.apply_temperature(p, 1.0), p, atol=1e-6)
+    np.testing.assert_allclose(uncertainty.apply_temperature(p, 1e9), 0.5, atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 from networks import bayesian_mlp
 from scipy import stats
 
+from tfp_bayes import BayesianBasisRegression
 from tfp_bayes.active import ActiveLearner, filter_quality, filters, oracles
 from tfp_bayes.active.filters import Answers
 
@@ -278,6 +279,28 @@ def test_resumed_with_its_answers(tmp_path):
     keys = ("num_asked", "num_rejected", "num_wrong", "purity", "validation_nll")
     for a, b in zip(again.history, whole.history):
         assert [getattr(a, k) for k in keys] == [getattr(b, k) for k in keys]
+
+
+def test_killed_before_rejected_labels_were_asked_again(tmp_path):
+    arguments = {"label_filter": "oracle", "rejected": "relabel"}
+    whole = learner(**arguments)
+    whole.run(1)
+    path = tmp_path / "checkpoint.npz"
+    part = learner(**arguments, checkpoint=path)
+    proposed = part.propose()
+    part.tell(proposed, part.oracle(proposed))
+    again = learner(**arguments, checkpoint=path)
+    again.run(1)
+    np.testing.assert_array_equal(again.labels, whole.labels)
+    assert again.history[-1].num_asked == whole.history[-1].num_asked > 20
+
+
+def test_normal_predictions_are_not_filtered():
+    features = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    model = BayesianBasisRegression(features, 3)
+    model.compile("adam")
+    with pytest.raises(ValueError, match="predicts probabilities"):
+        ActiveLearner(model, X, Y, initial=[0, 1, 2], label_filter="dynamic_threshold")
 
 
 def test_another_filter_is_another_run(tmp_path):

@@ -113,8 +113,8 @@ def summarize(histories: Histories) -> dict[str, dict]:
     Returns:
         For each method: seeds, rounds, error (first and last of the mean curve), area (average
         error over the labels acquired), crossings of the mean curve (null where not reached),
-        difference of areas to the baseline on the seeds that both have, and how well labels were
-        filtered.
+        difference of areas to the baseline on the seeds that both have, negative log likelihood
+        on the validation set at the end, to choose by, and how well labels were filtered.
     """
     baseline, *_ = histories
     table = {}
@@ -139,13 +139,13 @@ def summarize(histories: Histories) -> dict[str, dict]:
             row["difference"] = list(
                 paired_difference(ours[0][:size], ours[1][:, :size], theirs[1][:, :size])
             )
-        rounds = [each for history in runs.values() for each in history]
-        row["rejected_per_round"] = sum(r.num_rejected for r in rounds) / max(
-            sum(r.num_asked > 0 for r in rounds), 1
-        )
+        last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
+        row["last_validation_nll"] = _known(last)
+        rounds = [each for history in runs.values() for each in history if each.num_asked]
         row["filter"] = {
-            name: None if np.isnan(value) else value
-            for name, value in filter_quality(rounds).items()
+            "rejected_per_round": sum(r.num_rejected for r in rounds) / max(len(rounds), 1),
+            "wrong_per_round": _known(sum(r.num_wrong for r in rounds) / max(len(rounds), 1)),
+            **{name: _known(value) for name, value in filter_quality(rounds).items()},
         }
         table[method] = row
     return table
@@ -179,7 +179,20 @@ def to_markdown(table: dict[str, dict]) -> str:
             "" if method == baseline or not difference else _interval(difference, "{:+.2%}"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if any(row["filter"]["rejected_per_round"] for row in table.values()):
+        names = ["rejected_per_round", "wrong_per_round", "precision", "recall", "excess"]
+        titles = [name.replace("_", " ") for name in names]
+        lines += ["", f"| method | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
+        for method, row in table.items():
+            values = [row["filter"][name] for name in names]
+            cells = ["" if value is None else f"{value:.2f}" for value in values]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _known(value: float) -> float | None:
+    """Returns None for what JSON cannot hold."""
+    return None if np.isnan(value) else float(value)
 
 
 def _interval(values: Sequence[float | None], form: str) -> str:

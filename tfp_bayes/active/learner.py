@@ -1,6 +1,5 @@
 """The loop of active learning: train, score, ask, label."""
 
-import dataclasses
 import functools
 import inspect
 import time
@@ -10,11 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.stats import norm
 
 from tfp_bayes.active import acquisition as acquisitions
-from tfp_bayes.active import checkpoint, filters, selectors
+from tfp_bayes.active import filters, selectors
+from tfp_bayes.active.evaluation import Scores, score_labels
+from tfp_bayes.active.joint_samples import check_joint_samples
 from tfp_bayes.active.labelling import Labelling
+from tfp_bayes.active.learner_checkpoint import load_learner, save_learner
 from tfp_bayes.active.oracles import ArrayOracle, Oracle
 from tfp_bayes.active.pool import UNLABELLED, Pool
 from tfp_bayes.active.refit import Refit
@@ -23,12 +24,11 @@ from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.inference import Prediction
 from tfp_bayes.inference.prediction import concatenate
-from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature, nll
+from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
 # Labels are not filtered by a model that is not better than this.
 TRUSTED_ACCURACY = 0.6
-_LABELLING = ("labels", "probability", "rejected_at", "num_asks")  # arrays that are kept
 # What a seed is used for; each use of a round has a stream of its own.
 _TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE, _TARGETS, _FILTER = range(7)
 
@@ -153,21 +153,25 @@ class ActiveLearner:
         self.on_stage = on_stage or (lambda stage: None)
 
         if self._needs_samples:
-            self._check_joint_samples()
+            check_joint_samples(model, self.rows([0]))
         self.pool = Pool(len(self.x))
         label_filter = filters.get(label_filter)
+        if label_filter is not None and getattr(model, "likelihood", None) == "normal":
+            raise ValueError(
+                "Expected a model that predicts probabilities with `label_filter`. Received: "
+                f"label_filter={label_filter!r}, model={model.name!r} of likelihood 'normal'. "
+                "Hint: BayesianBasisRegression.to_classifier() predicts some."
+            )
         self.labelling = Labelling(len(self.x), label_filter, rejected, self.y)
         self.candidate_scores = np.array([])  # of the last proposal
-        self.scores = np.full(
-            len(self.x), np.nan
-        )  # (N,) score of each example when it was acquired
+        self.scores = np.full(len(self.x), np.nan)  # (N,) of each example when it was acquired
         self.pending = np.array([], dtype="int64")  # proposed and not answered yet
         self.proposed = np.array([], dtype="int64")  # the whole batch, and what it was thought
         self.proposed_probabilities = np.zeros([0, self.num_classes])  # to be before
         self.history: list[Round] = []
-        self._score_seconds, self._pool_uncertainty = 0.0, float("nan")
+        self.score_seconds, self.pool_uncertainty = 0.0, float("nan")
         self.pool.ignore(ignore)
-        self._num_ignored = len(ignore)
+        self.num_ignored = len(ignore)
         initial = np.asarray(initial)
         self.pool.acquire(initial, round=0)
         if initial_labels is None:
@@ -180,7 +184,7 @@ class ActiveLearner:
             )
         self.labelling.labels[initial] = self._checked_labels(initial_labels, len(initial))
         if self.checkpoint is not None and self.checkpoint.exists():
-            self._load()
+            load_learner(self)
         else:
             self._save("start")
 
@@ -207,6 +211,8 @@ class ActiveLearner:
 
     def step(self) -> Round:
         """Runs one round: propose, ask the oracle, train, evaluate. Returns its row."""
+        if not len(self.pending):
+            self._settle()  # answers that a killed run had not decided on
         if self.is_trained or len(self.pending):
             if self.oracle is None:
                 raise ValueError(
@@ -280,8 +286,8 @@ class ActiveLearner:
         self.pending = self.proposed = candidates[best]
         self.scores[self.pending] = np.asarray(scores)[best]
         self.proposed_probabilities = np.asarray(prediction.mean)[best].astype("float64")
-        self._pool_uncertainty = float(np.mean(prediction.mutual_information))
-        self._score_seconds = time.perf_counter() - start
+        self.pool_uncertainty = float(np.mean(prediction.mutual_information))
+        self.score_seconds = time.perf_counter() - start
         self._save("propose")
         return self.pending.copy()
 
@@ -422,23 +428,22 @@ class ActiveLearner:
         )
         self.on_stage("fit")
         fitted = time.perf_counter()
-        test_accuracy, test_rmse, test_nll = self._evaluate(self.test_data)
-        validation_accuracy, _, validation_nll = self._evaluate(self.validation_data)
+        test, validation = self._evaluate(self.test_data), self._evaluate(self.validation_data)
         self.history.append(
             Round(
                 round=len(self.history),
                 num_labelled=len(labelled),
                 num_acquired=self.pool.num_acquired,
-                test_accuracy=test_accuracy,
-                test_rmse=test_rmse,
-                test_nll=test_nll,
-                validation_accuracy=validation_accuracy,
-                validation_nll=validation_nll,
-                pool_uncertainty=self._pool_uncertainty,
+                test_accuracy=test.accuracy,
+                test_rmse=test.rmse,
+                test_nll=test.nll,
+                validation_accuracy=validation.accuracy,
+                validation_nll=validation.nll,
+                pool_uncertainty=self.pool_uncertainty,
                 **self.labelling.close_round(self.pool),
                 optimizer_steps=steps,
                 fit_seconds=fitted - start,
-                score_seconds=self._score_seconds,
+                score_seconds=self.score_seconds,
                 evaluate_seconds=time.perf_counter() - fitted,
             )
         )
@@ -486,37 +491,15 @@ class ActiveLearner:
         targets = self._predict_rows(chosen, self._seed(_SCORE), return_samples=True)
         return self.acquisition(prediction, targets=targets)
 
-    def _check_joint_samples(self) -> None:
-        """Raises ValueError unless a sample is one function, equal for equal inputs."""
-        twice = self.rows([0, 0])
-        samples = self.model.predict_uncertainty(
-            twice, num_samples=2, seed=0, return_samples=True
-        ).samples
-        if not np.array_equal(samples[:, 0], samples[:, 1]):
-            raise ValueError(
-                "Expected a model whose samples are functions, equal for equal inputs, for "
-                f"acquisition={self.acquisition.__name__!r} with selector={self.selector!r}. "
-                f"Received: model={self.model!r}, which draws noise for each row. "
-                "Hint: BayesianModel and Predictor draw one function for all rows."
-            )
-
-    def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> tuple[float, float, float]:
-        """Returns accuracy, root mean squared error and negative log likelihood."""
+    def _evaluate(self, data: tuple[np.ndarray, np.ndarray] | None) -> Scores:
         if data is None:
-            return float("nan"), float("nan"), float("nan")
+            return Scores()
         x, y = data
-        p = self.model.predict_uncertainty(
+        prediction = self.model.predict_uncertainty(
             x, num_samples=self.evaluation_samples, seed=self._seed(_EVALUATE)
         )
-        targets = np.eye(self.num_classes)[y]
-        rmse = np.sqrt(np.mean((targets - p.mean) ** 2))
-        if getattr(self.model, "likelihood", None) == "normal":
-            correct = np.mean(p.mean.argmax(-1) == y)
-            scale = np.sqrt(p.variance + p.aleatoric_variance)
-            surprise = -norm(p.mean, scale).logpdf(targets).sum(-1).mean()
-        else:
-            correct, surprise = accuracy(y, p.mean), nll(y, p.mean)
-        return float(correct), float(rmse), float(surprise)
+        normal = getattr(self.model, "likelihood", None) == "normal"
+        return score_labels(prediction, y, self.num_classes, normal)
 
     def _seed(self, purpose: int) -> int:
         """Derives the seed of one use in the round in progress."""
@@ -535,79 +518,8 @@ class ActiveLearner:
             )
         return labels.astype("int64")
 
-    # The checkpoint: everything that decides what happens next.
-
     def _save(self, stage: str) -> None:
         self.on_stage(stage)
-        if self.checkpoint is None:
-            return
-        weights = {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
-        checkpoint.save(
-            self.checkpoint,
-            {
-                "acquired_at": self.pool.acquired_at,
-                "scores": self.scores,
-                "pending": self.pending,
-                "proposed": self.proposed,
-                "proposed_probabilities": self.proposed_probabilities,
-                **{name: getattr(self.labelling, name) for name in _LABELLING},
-                **weights,
-            },
-            {
-                "config": self._config(),
-                "history": [dataclasses.asdict(row) for row in self.history],
-                "score_seconds": self._score_seconds,
-                "pool_uncertainty": self._pool_uncertainty,
-                "tally": self.labelling.tally,
-            },
-        )
-        self.on_stage("checkpoint")
-
-    def _load(self) -> None:
-        arrays, record = checkpoint.load(self.checkpoint)
-        config = self._config()
-        different = [k for k, v in config.items() if record["config"].get(k) != v]
-        if different:
-            raise ValueError(
-                f"Expected the configuration of the run in {self.checkpoint}. Received: "
-                + ", ".join(
-                    f"{k}={config[k]!r} (was {record['config'].get(k)!r})" for k in different
-                )
-                + ". Hint: repeat the arguments of that run, or use another folder."
-            )
-        self.pool = Pool(arrays["acquired_at"])
-        self.scores = arrays["scores"]
-        self.pending, self.proposed = arrays["pending"], arrays["proposed"]
-        self.proposed_probabilities = arrays["proposed_probabilities"]
-        for name in _LABELLING:
-            setattr(self.labelling, name, arrays[name])
-        self.labelling.tally = record["tally"]
-        self.history = [Round(**row) for row in record["history"]]
-        self._score_seconds = record["score_seconds"]
-        self._pool_uncertainty = record["pool_uncertainty"]
-        for i, variable in enumerate(self.model.variables):
-            variable.assign(arrays[f"weight_{i}"])
-
-    def _config(self) -> dict:
-        """Returns what a resumed run must have in common with the one it continues."""
-        initial = np.flatnonzero(self.pool.acquired_at == 0)
-        return {
-            "num_examples": len(self.x),
-            "num_classes": self.num_classes,
-            "num_weights": len(self.model.variables),
-            "initial": initial.tolist(),
-            "ignored": self._num_ignored,
-            "acquisition": self.acquisition.__name__,
-            "selector": repr(self.selector),
-            "label_filter": repr(self.labelling.filter),
-            "rejected": self.labelling.rejected,
-            "query_size": self.query_size,
-            "candidates": self.candidates,
-            "num_samples": self.num_samples,
-            "evaluation_samples": self.evaluation_samples,
-            "reinit": self.refit.reinit,
-            "steps": self.refit.steps,
-            "max_steps": self.refit.max_steps,
-            "batch_size": self.refit.batch_size,
-            "seed": self.seed,
-        }
+        if self.checkpoint is not None:
+            save_learner(self)
+            self.on_stage("checkpoint")

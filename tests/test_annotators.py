@@ -33,7 +33,7 @@ def test_ties_are_not_broken_by_position():
 
 def test_dawid_skene_knows_whom_to_believe():
     answers = np.stack([oracle(ALL) for oracle in team([0.05, 0.6, 0.6, 0.6])])
-    p, confusion = dawid_skene(answers, K)
+    p, _ = dawid_skene(answers, K)
     right = np.mean(p.argmax(1) == TRUTH)
     assert right > np.mean(majority(answers, K) == TRUTH) + 0.05
     assert right > 0.9

@@ -341,6 +341,25 @@ def test_bad_data(features, targets, message):
     assert layer.num_conditioned == N
 
 
+# Fewer examples than features.
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"per_output": True}, {"output_covariance": "inverse_wishart"}]
+)
+def test_evidence_of_few_examples_through_the_dual(arguments):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30, 40))
+    y = x @ rng.normal(size=(40, D)) / 10 + rng.normal(size=(30, D))
+    by_dual = linear(x, y, optimize_evidence=True, **arguments)
+    # A dataset hands the examples over in pieces, so that there is only the Gram matrix.
+    by_gram = linear([(x[:12], y[:12]), (x[12:], y[12:])], optimize_evidence=True, **arguments)
+    for name in ("prior_scales", "noise_scales", "kernel_loc"):
+        a, b = (getattr(layer, name).numpy() for layer in (by_dual, by_gram))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert by_dual.log_marginal_likelihood() == pytest.approx(by_gram.log_marginal_likelihood())
+
+
 # Batches.
 
 

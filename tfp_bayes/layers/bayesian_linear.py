@@ -185,7 +185,11 @@ class BayesianLinear(StochasticLayer):
                     "Expected examples to find the scales from. Received: none, with "
                     "optimize_evidence=True. Hint: condition(features, targets)."
                 )
-            scales = self._best_scales(data)
+            examples = None
+            if targets is not None and len(features) < self.gram.shape[0]:
+                checked = regression_data.check_targets(targets, self.units, self.name)
+                examples = self._features(features), checked
+            scales = self._best_scales(data, examples)
         self._assign(data, scales)
 
     def update(self, features: np.ndarray | Iterable, targets: np.ndarray | None = None) -> None:
@@ -380,13 +384,15 @@ class BayesianLinear(StochasticLayer):
     def _scales(self) -> tuple[np.ndarray, np.ndarray]:
         return self.prior_scales.numpy(), self.noise_scales.numpy()
 
-    def _evidence(self, data: conjugate.Moments) -> conjugate.Evidence:
+    def _evidence(self, data: conjugate.Moments, examples=None) -> conjugate.Evidence:
         if self._learns_covariance:
-            return conjugate.Evidence(data, None, self._prior_degrees, self._prior_scatter)
-        return conjugate.Evidence(data, self._prior_scatter)
+            return conjugate.Evidence(
+                data, None, self._prior_degrees, self._prior_scatter, examples
+            )
+        return conjugate.Evidence(data, self._prior_scatter, examples=examples)
 
-    def _best_scales(self, data: conjugate.Moments) -> tuple[np.ndarray, np.ndarray]:
-        evidence = self._evidence(data)
+    def _best_scales(self, data: conjugate.Moments, examples) -> tuple[np.ndarray, np.ndarray]:
+        evidence = self._evidence(data, examples)
         if self.per_output:
             return tuple(
                 np.transpose([evidence.of_output(i).maximize() for i in range(self.units)])

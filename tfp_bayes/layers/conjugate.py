@@ -114,7 +114,8 @@ def greedy_batch_mean_field(
 class Evidence:
     """The log marginal likelihood as a function of r = sigma^2 / s^2 and sigma.
 
-    One eigendecomposition of Phi^T Phi serves every r.
+    One eigendecomposition of Phi^T Phi serves every r; of Phi Phi^T, its dual, where there are
+    fewer examples than features.
 
     Args:
         data: Moments of the data.
@@ -122,6 +123,7 @@ class Evidence:
             `degrees` degrees of freedom and scale `scatter`.
         degrees: nu_0.
         scatter: Psi_0 (D, D).
+        examples: Phi (N, F) and Y (N, D) themselves if at hand, for the dual.
 
     Reference:
         MacKay 1992, "Bayesian Interpolation", equations 2.9 and 2.20; Bishop 2006, "Pattern
@@ -134,13 +136,22 @@ class Evidence:
         output_covariance: np.ndarray | None,
         degrees: float = 0.0,
         scatter: np.ndarray | None = None,
+        examples: tuple[np.ndarray, np.ndarray] | None = None,
     ):
         self.data = data
         self.output_covariance = output_covariance
         self.degrees, self.scatter = degrees, scatter
-        eigenvalues, vectors = scipy.linalg.eigh(data.gram)
-        self.eigenvalues = np.maximum(eigenvalues, 0)  # a Gram matrix has no others
-        self.projected = vectors.T @ data.moment  # (F, D)
+        # In the eigenbasis V of Phi^T Phi, what the posterior mean follows from: V^T Phi^T Y. A
+        # Gram matrix has no eigenvalue below 0; those that the dual lacks are 0 and change nothing.
+        if examples is not None and len(examples[0]) < len(data.gram):
+            phi, y = examples
+            eigenvalues, vectors = scipy.linalg.eigh(phi @ phi.T)
+            self.eigenvalues = np.maximum(eigenvalues, 0)  # (N,)
+            self.projected = np.sqrt(self.eigenvalues)[:, None] * (vectors.T @ y)  # (N, D)
+        else:
+            eigenvalues, vectors = scipy.linalg.eigh(data.gram)
+            self.eigenvalues = np.maximum(eigenvalues, 0)  # (F,)
+            self.projected = vectors.T @ data.moment  # (F, D)
 
     def of_output(self, index: int) -> "Evidence":
         """Returns the evidence of one output alone, without a new decomposition."""

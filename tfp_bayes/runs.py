@@ -280,8 +280,8 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
         "rounds": len(history) - 1,
         "images_to_10_percent_error": images_to_error(history, 0.10),
         "images_to_5_percent_error": images_to_error(history, 0.05),
-        "filter": filter_quality(history),
-        "final": dataclasses.asdict(history[-1]),
+        "filter": _without_nan(filter_quality(history)),
+        "final": _without_nan(dataclasses.asdict(history[-1])),
         "seconds": sum(r.fit_seconds + r.score_seconds + r.evaluate_seconds for r in history),
         "versions": {
             "tfp_bayes": __version__,
@@ -292,8 +292,16 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
     }
 
 
+def _without_nan(record: dict) -> dict:
+    """Replaces NaN by None: JSON has no word for it."""
+    return {name: None if value != value else value for name, value in record.items()}
+
+
 def _write_json(path: Path, record: dict) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(record, indent=2).encode() + b"\n"))
+    write_atomically(
+        path,
+        lambda file: file.write(json.dumps(record, indent=2, allow_nan=False).encode() + b"\n"),
+    )
 
 
 def _save_model(model: keras.Model, path: Path) -> None:

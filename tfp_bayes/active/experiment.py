@@ -96,7 +96,7 @@ def write_results(histories: Histories, folder: Path) -> None:
             writer.writerows([method, seed, *dataclasses.astuple(row)] for row in history)
     _write(folder / "results.csv", text.getvalue())
     table = summarize(histories)
-    _write(folder / "summary.json", json.dumps(table, indent=2) + "\n")
+    _write(folder / "summary.json", json.dumps(table, indent=2, allow_nan=False) + "\n")
     _write(folder / "summary.md", to_markdown(table))
     figure = plot(histories)
     write_atomically(

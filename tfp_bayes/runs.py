@@ -205,11 +205,11 @@ def run_active_learning(
     """
     folder = Path(folder)
     data = data or datasets.load(config.dataset)
+    board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
         _check_equal(config, load_config(folder), folder)
     learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
     _write_json(folder / "config.json", dataclasses.asdict(config))
-    board = TensorBoard(folder / "tensorboard") if tensorboard else None
     while len(learner.history) <= rounds:
         if stop is not None and learner.history and stop(learner.history):
             break

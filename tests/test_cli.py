@@ -155,6 +155,7 @@ def test_interrupted_then_resumed(tmp_path):
         (["--resume", "--out", "nothing"], "no config.json"),
         (["--query-size", "0"], "query_size=0"),
         (["--selector", "best"], "selector='best'"),
+        (["--selector", '{"name": "diverse", "weight": 1}'], "unexpected keyword argument"),
         (["--initial", "best"], "initial='best'"),
         (["--noise-rate", "2"], "rate=2.0"),
         (["--label-filter", "strict"], "filter='strict'"),
@@ -171,13 +172,19 @@ def test_bad_arguments(arguments, message, tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_json_that_is_none(tmp_path):
+    done = tool("active-learning", "--selector", '{"name"', cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Expected a name or JSON" in done.stderr
+
+
 def test_noise_filter_selector_and_stop(tmp_path):
     options = {
         "--noise-rate": 0.4,
         "--label-filter": "oracle",
         "--rejected": "relabel",
         "--acquisition": "epig",
-        "--selector": "batch_bald",
+        "--selector": '{"name": "batch_bald", "max_configurations": 500}',
         "--initial": "kmeans_unlabelled",
         "--evaluation-samples": 1,
         "--rounds": 5,
@@ -192,6 +199,8 @@ def test_noise_filter_selector_and_stop(tmp_path):
     assert sum(int(row["num_asked"]) for row in history) >= 15
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["configuration"]["label_filter"] == "oracle"
+    assert summary["configuration"]["selector"]["max_configurations"] == 500
+    assert sum(summary["initial_coverage"].values()) == 20
     assert set(summary["filter"]) == {"precision", "recall", "excess"}
 
 

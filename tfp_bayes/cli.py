@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--selector",
+        type=_named,
         help="top_k (default), batch_bald, diverse, power, softmax, softrank, k_center, badge, "
-        "greedy_variance",
+        'greedy_variance; or with arguments, \'{"name": "diverse", "coefficient": 0.3}\'',
     )
     add("--architecture", help="gal (default) or kirsch, see BayesianCNN")
     add(
@@ -72,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--noise-rate", type=float, metavar="P", help="share of wrong labels (default 0)")
     add(
         "--label-filter",
+        type=_named,
         help="which labels are believed: all (default), dynamic_threshold, static_threshold, "
-        "bayes_threshold, budget_threshold, oracle, random",
+        "bayes_threshold, budget_threshold, oracle, random; or with arguments, as --selector",
     )
     add("--rejected", help="what becomes of other labels: skip (default), quarantine, relabel")
     add(
@@ -101,6 +104,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(commands)
     _add_label(commands)
     return parser
+
+
+def _named(text: str) -> str | dict:
+    """Reads a name, or a name with arguments as JSON."""
+    try:
+        return json.loads(text) if text.startswith("{") else text
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"Expected a name or JSON. Received: {text} ({error}). "
+            'Hint: \'{"name": "diverse", "coefficient": 0.3}\'.'
+        ) from None
 
 
 def _add_label(commands) -> None:
@@ -243,7 +257,7 @@ def _active_learning(options: argparse.Namespace) -> int:
     config = runs.RunConfig(**given)
     out = options.out or Path(
         "runs",
-        f"{config.dataset}-{config.acquisition}-{config.selector}-{config.architecture}"
+        f"{config.dataset}-{config.acquisition}-{_name(config.selector)}-{config.architecture}"
         f"-{config.inference}-seed{config.seed}",
     )
     if options.resume:
@@ -299,6 +313,10 @@ def _active_learning(options: argparse.Namespace) -> int:
     shown = ("history.csv", "acquired.csv", "learning_curve.png", "acquired.png", "model.keras")
     print(f"Wrote {out}: {', '.join(name for name in shown if (out / name).exists())}")
     return 0
+
+
+def _name(configured: str | dict) -> str:
+    return configured["name"] if isinstance(configured, dict) else configured
 
 
 def _stop(criteria: list[str] | None):

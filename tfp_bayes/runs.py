@@ -220,7 +220,10 @@ def run_active_learning(
         if on_round is not None:
             on_round(row)
     write_report(learner, folder, data.class_names)
-    _write_json(folder / "summary.json", summary(config, learner.history))
+    record = summary(config, learner.history)
+    chosen = np.flatnonzero(learner.pool.acquired_at == 0)
+    record["initial_coverage"] = initial.coverage(data.y_train, chosen)
+    _write_json(folder / "summary.json", record)
     _save_model(learner.model, folder / "model.keras")
     return learner
 

@@ -97,7 +97,7 @@ class Labelling:
         if self.truth is not None:
             wrong = self.labels[indices] != self.truth[indices]
         for name, which in (
-            ("asked", wrong | True),
+            ("asked", np.ones(len(indices), bool)),
             ("rejected", ~keep),
             ("wrong", wrong),
             ("wrong_rejected", wrong & ~keep),

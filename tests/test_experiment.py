@@ -137,7 +137,7 @@ def test_configuration_refused(text, message, tmp_path):
 def test_the_study_can_be_run(path):
     config = runs.load_experiment(path)
     for arguments in config.methods.values():
-        run = runs.RunConfig(**runs._plain(arguments), seed=0)
+        run = runs.RunConfig(**arguments, seed=0)
         assert acquisition.get(run.acquisition)
         assert selectors.get(run.selector)
         filters.get(run.label_filter)

@@ -1,6 +1,7 @@
 """An active-learning run in a folder: started, killed, continued and reported."""
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -22,7 +23,8 @@ from tfp_bayes.active import (
     images_to_error,
     initial,
 )
-from tfp_bayes.active.checkpoint import write_atomically
+from tfp_bayes.active.checkpoint import check_same_configuration
+from tfp_bayes.active.files import write_json
 from tfp_bayes.active.report import read_history, write_report
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.active.tensorboard import TensorBoard
@@ -207,23 +209,23 @@ def run_active_learning(
     data = data or datasets.load(config.dataset)
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
-        _check_equal(config, load_config(folder), folder)
+        _check_continues(config, folder)
     learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
-    _write_json(folder / "config.json", dataclasses.asdict(config))
-    while len(learner.history) <= rounds:
-        if stop is not None and learner.history and stop(learner.history):
-            break
-        row = learner.step()
+    write_json(folder / "config.json", dataclasses.asdict(config))
+
+    def report(row: Round) -> None:
         write_report(learner, folder, data.class_names, pictures)
         if board is not None:
             board.write(learner)
         if on_round is not None:
             on_round(row)
+
+    learner.run(rounds, stop, on_round=report)
     write_report(learner, folder, data.class_names)
     record = summary(config, learner.history)
     chosen = np.flatnonzero(learner.pool.acquired_at == 0)
     record["initial_coverage"] = initial.coverage(data.y_train, chosen)
-    _write_json(folder / "summary.json", record)
+    write_json(folder / "summary.json", record)
     _save_model(learner.model, folder / "model.keras")
     return learner
 
@@ -248,16 +250,9 @@ def open_run(
     return learner, data
 
 
-def _check_equal(config: RunConfig, known: RunConfig, folder: Path) -> None:
-    new, old = dataclasses.asdict(config), dataclasses.asdict(known)
-    different = [
-        f"{name}={new[name]!r} (was {old[name]!r})" for name in new if new[name] != old[name]
-    ]
-    if different:
-        raise ValueError(
-            f"Expected the configuration of the run in {folder}. Received: {', '.join(different)}. "
-            "Hint: repeat the arguments of that run, or use another folder."
-        )
+def _check_continues(config: RunConfig, folder: Path) -> None:
+    known = dataclasses.asdict(load_config(folder))
+    check_same_configuration(dataclasses.asdict(config), known, folder)
 
 
 def load_config(folder: str | Path) -> RunConfig:
@@ -300,13 +295,6 @@ def _without_nan(record: dict) -> dict:
     return {name: None if value != value else value for name, value in record.items()}
 
 
-def _write_json(path: Path, record: dict) -> None:
-    write_atomically(
-        path,
-        lambda file: file.write(json.dumps(record, indent=2, allow_nan=False).encode() + b"\n"),
-    )
-
-
 def _save_model(model: keras.Model, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")  # Keras insists on the .keras ending
     model.save(temporary)
@@ -347,21 +335,28 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
             f"Expected `seeds`, `rounds`, tables [methods.NAME] and keys out of {sorted(known)} in "
             f"{path}. Received: {unknown or 'no method'}. Hint: see examples/study."
         )
-    return ExperimentConfig({name: {**record, **each} for name, each in methods.items()}, **own)
+    return ExperimentConfig(
+        {name: _with_none({**record, **each}) for name, each in methods.items()}, **own
+    )
+
+
+def _with_none(arguments: dict) -> dict:
+    """Replaces "none" by what TOML cannot say, as in `candidates = "none"`."""
+    return {name: None if value == "none" else value for name, value in arguments.items()}
 
 
 def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
     """Completes one run of an experiment in its folder; does nothing if it is complete."""
+    run = RunConfig(**config.methods[method], seed=seed)
     history = folder / "history.csv"
-    arguments = _plain(config.methods[method])
-    run = RunConfig(**arguments, seed=seed)
     if history.exists():
-        _check_equal(run, load_config(folder), folder)
+        _check_continues(run, folder)
         if len(read_history(history)) > config.rounds:
             return
-    run_active_learning(run, config.rounds, folder, pictures=False)
+    run_active_learning(run, config.rounds, folder, data=_load_once(run.dataset), pictures=False)
 
 
-def _plain(arguments: dict) -> dict:
-    """Replaces what TOML cannot say: "none" is None, as in `candidates = "none"`."""
-    return {name: None if value == "none" else value for name, value in arguments.items()}
+@functools.lru_cache(maxsize=1)
+def _load_once(dataset: str) -> datasets.Dataset:
+    """Loads a data set that many runs of one process share and none changes."""
+    return datasets.load(dataset)

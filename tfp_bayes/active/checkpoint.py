@@ -1,26 +1,11 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""The state of a run in one file."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Calls `write` on a temporary file beside `path`, then renames it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from tfp_bayes.active.files import write_atomically
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], record: dict) -> None:
@@ -44,3 +29,19 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             f"Expected a learner's checkpoint at {path}. Received: {error}. "
             "Hint: start again in another folder."
         ) from error
+
+
+def check_same_configuration(new: dict, old: dict, where: Path) -> None:
+    """Raises ValueError, naming what differs, unless a run is continued as it was started.
+
+    Args:
+        new: Configuration of the run that continues.
+        old: That of the run in `where`.
+        where: Its file or folder.
+    """
+    different = [f"{k}={v!r} (was {old.get(k)!r})" for k, v in new.items() if old.get(k) != v]
+    if different:
+        raise ValueError(
+            f"Expected the configuration of the run in {where}. Received: {', '.join(different)}. "
+            "Hint: repeat the arguments of that run, or use another folder."
+        )

@@ -1,10 +1,7 @@
 """Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
 
 import concurrent.futures
-import csv
 import dataclasses
-import io
-import json
 import multiprocessing
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfp_bayes.active.checkpoint import write_atomically
 from tfp_bayes.active.curves import mean_area, mean_crossing, paired_difference
-from tfp_bayes.active.report import read_history
+from tfp_bayes.active.files import write_csv, write_json, write_png, write_text
+from tfp_bayes.active.report import learning_curve_axes, read_history
 from tfp_bayes.active.round import Round, filter_quality
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
@@ -88,20 +85,20 @@ def _completed(run: Run, folders: dict, workers: int) -> Iterator[tuple[str, int
 
 def write_results(histories: Histories, folder: Path) -> None:
     """Writes results.csv, summary.json, summary.md and learning_curves.png."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "seed", *(field.name for field in dataclasses.fields(Round))])
-    for method, runs in histories.items():
-        for seed, history in sorted(runs.items()):
-            writer.writerows([method, seed, *dataclasses.astuple(row)] for row in history)
-    _write(folder / "results.csv", text.getvalue())
-    table = summarize(histories)
-    _write(folder / "summary.json", json.dumps(table, indent=2, allow_nan=False) + "\n")
-    _write(folder / "summary.md", to_markdown(table))
-    figure = plot(histories)
-    write_atomically(
-        folder / "learning_curves.png", lambda file: figure.savefig(file, format="png", dpi=120)
+    write_csv(
+        folder / "results.csv",
+        ["method", "seed", *(field.name for field in dataclasses.fields(Round))],
+        [
+            (method, seed, *dataclasses.astuple(row))
+            for method, runs in histories.items()
+            for seed, history in sorted(runs.items())
+            for row in history
+        ],
     )
+    table = summarize(histories)
+    write_json(folder / "summary.json", table)
+    write_text(folder / "summary.md", to_markdown(table))
+    write_png(folder / "learning_curves.png", plot(histories))
 
 
 def summarize(histories: Histories) -> dict[str, dict]:
@@ -204,25 +201,16 @@ def _interval(values: Sequence[float | None], form: str) -> str:
 
 def plot(histories: Histories) -> Figure:
     """Draws the mean test accuracy of each method, and a band of one standard error."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = learning_curve_axes()
     for method, runs in histories.items():
         acquired, errors = error_curves(runs, sorted(runs))
         mean = 100 * (1 - errors.mean(0))
         band = 100 * errors.std(0) / np.sqrt(len(errors))
         (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
-    for level in LEVELS:
-        axes.axhline(100 * (1 - level), color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="acquired examples, beyond the initial set", ylabel="test accuracy (%)")
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
 
 
 def _file_name(method: str) -> str:
     return re.sub(r"[^\w.-]+", "-", method).strip("-.") or "method"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))

@@ -4,6 +4,8 @@ Each is drawn by a function of the labels or the inputs. `kmeans` and `balanced`
 a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do not.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
@@ -32,16 +34,12 @@ def balanced(
     >>> np.bincount(labels[balanced(labels, 4)])
     array([2, 2])
     """
-    labels = np.asarray(labels)
-    free = _free(len(labels), exclude)
-    rng = np.random.default_rng(seed)
-    return np.sort(
-        np.concatenate(
-            [
-                rng.choice(np.flatnonzero(free & (labels == label)), share, replace=False)
-                for label, share in _shares(labels[free], labels, size, rng)
-            ]
-        )
+    return _in_each_class(
+        labels,
+        size,
+        seed,
+        exclude,
+        lambda members, share, rng: rng.choice(members, share, replace=False),
     )
 
 
@@ -100,15 +98,11 @@ def kmeans(
     >>> kmeans(x, np.array([0, 0, 0, 0, 0, 0, 1, 1, 1]), 3)
     array([1, 4, 7])
     """
-    labels = np.asarray(labels)
-    free = _free(len(labels), exclude)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for label, share in _shares(labels[free], labels, size, rng):
-        if share:
-            members = np.flatnonzero(free & (labels == label))
-            chosen.append(members[_medoids(x[members], share, seed)])
-    return np.sort(np.concatenate(chosen))
+
+    def medoids(members: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
+        return members[_medoids(x[members], share, seed)] if share else members[:0]
+
+    return _in_each_class(labels, size, seed, exclude, medoids)
 
 
 def kmeans_unlabelled(
@@ -182,6 +176,24 @@ def _check_size(size: int, largest: int) -> None:
         raise ValueError(
             f"Expected `size` between 1 and {largest}. Received: size={size}. Hint: 20 is usual."
         )
+
+
+def _in_each_class(
+    labels: np.ndarray,
+    size: int,
+    seed: int,
+    exclude: np.ndarray | None,
+    choose: Callable[[np.ndarray, int, np.random.Generator], np.ndarray],
+) -> np.ndarray:
+    """Chooses as many examples of each class as can be, out of its free members."""
+    labels = np.asarray(labels)
+    free = _free(len(labels), exclude)
+    rng = np.random.default_rng(seed)
+    chosen = [
+        choose(np.flatnonzero(free & (labels == label)), share, rng)
+        for label, share in _shares(labels[free], labels, size, rng)
+    ]
+    return np.sort(np.concatenate(chosen))
 
 
 def _shares(

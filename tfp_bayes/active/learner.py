@@ -166,8 +166,8 @@ class ActiveLearner:
         self.candidate_scores = np.array([])  # of the last proposal
         self.scores = np.full(len(self.x), np.nan)  # (N,) of each example when it was acquired
         self.pending = np.array([], dtype="int64")  # proposed and not answered yet
-        self.proposed = np.array([], dtype="int64")  # the whole batch, and what it was thought
-        self.proposed_probabilities = np.zeros([0, self.num_classes])  # to be before
+        self.proposed = np.array([], dtype="int64")  # the whole batch, answered or not
+        self.proposed_probabilities = np.zeros([0, self.num_classes])  # what the model thought
         self.history: list[Round] = []
         self.score_seconds, self.pool_uncertainty = 0.0, float("nan")
         self.pool.ignore(ignore)
@@ -188,7 +188,12 @@ class ActiveLearner:
         else:
             self._save("start")
 
-    def run(self, num_rounds: int, stop: Criterion | None = None) -> list[Round]:
+    def run(
+        self,
+        num_rounds: int,
+        stop: Criterion | None = None,
+        on_round: Callable[[Round], None] | None = None,
+    ) -> list[Round]:
         """Runs until `num_rounds` rounds of acquisition are complete, earlier ones counted.
 
         Args:
@@ -196,6 +201,7 @@ class ActiveLearner:
                 interrupted after 4 of 10 rounds continues with the fifth.
             stop: Function of the history that says when to stop before that, see
                 `tfp_bayes.active.stopping`.
+            on_round: Called with each new row of the history.
 
         Returns:
             The history, `num_rounds` + 1 rows unless stopped: round 0 is the initial set.
@@ -206,7 +212,9 @@ class ActiveLearner:
         while len(self.history) <= num_rounds:
             if stop is not None and self.history and stop(self.history):
                 break
-            self.step()
+            row = self.step()
+            if on_round is not None:
+                on_round(row)
         return self.history
 
     def step(self) -> Round:

@@ -39,16 +39,7 @@ def load_learner(learner: "ActiveLearner") -> None:
         ValueError: If that is of a run with other arguments.
     """
     arrays, record = checkpoint.load(learner.checkpoint)
-    config, known = _config(learner), record["config"]
-    different = [
-        f"{k}={v!r} (was {known.get(k)!r})" for k, v in config.items() if known.get(k) != v
-    ]
-    if different:
-        raise ValueError(
-            f"Expected the configuration of the run in {learner.checkpoint}. "
-            f"Received: {', '.join(different)}. "
-            "Hint: repeat the arguments of that run, or use another folder."
-        )
+    checkpoint.check_same_configuration(_config(learner), record["config"], learner.checkpoint)
     learner.pool = Pool(arrays["acquired_at"])
     for name in _ARRAYS:
         setattr(learner, name, arrays[name])

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfp_bayes.active.checkpoint import write_atomically
+from tfp_bayes.active.files import write_png
+from tfp_bayes.active.images import draw_image
 
 
 class Oracle(Protocol):
@@ -143,11 +144,9 @@ class HumanOracle:
         for number, (axes, i) in enumerate(
             zip(figure.subplots(1, len(indices), squeeze=False)[0], indices), start=1
         ):
-            image = np.asarray(self.x[i])
-            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
+            draw_image(axes, np.asarray(self.x[i]))
             axes.set_title(f"{number}", fontsize=9)
-            axes.set_axis_off()
-        write_atomically(self.path, lambda file: figure.savefig(file, format="png", dpi=120))
+        write_png(self.path, figure)
         return np.array([self._ask(number) for number in range(1, len(indices) + 1)])
 
     def _ask(self, number: int) -> int:

@@ -2,14 +2,15 @@
 
 import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tfp_bayes.active.checkpoint import write_atomically
+from tfp_bayes.active.files import write_csv, write_png
+from tfp_bayes.active.images import draw_image
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.round import Round
 
@@ -33,7 +34,7 @@ def write_report(
     folder = Path(folder)
     write_history(folder / "history.csv", learner.history)
     order = acquisition_order(learner)
-    _write_csv(
+    write_csv(
         folder / "acquired.csv",
         ["round", "index", "label", "score"],
         [
@@ -44,15 +45,15 @@ def write_report(
     if not pictures:
         return
     name = learner.acquisition.__name__
-    _write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
+    write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
     if len(order) and learner.rows(order[:1]).ndim == 4:
-        _write_png(folder / "acquired.png", plot_acquired(learner, class_names))
+        write_png(folder / "acquired.png", plot_acquired(learner, class_names))
 
 
 def write_history(path: Path, history: Sequence[Round]) -> None:
     """Writes one row for each round."""
     fields = [field.name for field in dataclasses.fields(Round)]
-    _write_csv(path, fields, [dataclasses.astuple(row) for row in history])
+    write_csv(path, fields, [dataclasses.astuple(row) for row in history])
 
 
 def read_history(path: Path) -> list[Round]:
@@ -71,8 +72,7 @@ def acquisition_order(learner: ActiveLearner) -> np.ndarray:
 
 def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
     """Draws test accuracy against acquired examples, one line for each named history."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = learning_curve_axes()
     for name, history in histories.items():
         axes.plot(
             [row.num_acquired for row in history],
@@ -81,6 +81,14 @@ def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
             markersize=4,
             label=name,
         )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def learning_curve_axes() -> tuple[Figure, Axes]:
+    """Returns axes for test accuracy in per cent, with the levels that are reported marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     axes.set(xlabel="acquired examples, beyond the initial set", ylabel="test accuracy (%)")
     for error in (10, 5):
         axes.axhline(100 - error, color="grey", linewidth=0.8, linestyle=":")
@@ -94,8 +102,7 @@ def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
             color="grey",
         )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure
+    return figure, axes
 
 
 def plot_acquired(
@@ -112,8 +119,7 @@ def plot_acquired(
         for axes in row:
             axes.set_axis_off()
         for axes, i in zip(row, order[learner.pool.acquired_at[order] == number]):
-            image = learner.rows([i])[0]
-            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray_r")
+            draw_image(axes, learner.rows([i])[0])
             label = learner.labels[i]
             name = label if class_names is None else class_names[label]
             axes.set_title(f"{name}: {learner.scores[i]:.2f}", fontsize=8)
@@ -128,15 +134,3 @@ def plot_acquired(
             fontsize=8,
         )
     return figure
-
-
-def _write_csv(path: Path, fields: Sequence[str], rows: Sequence[tuple]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(fields)
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
-
-
-def _write_png(path: Path, figure: Figure) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from tfp_bayes.active import ActiveLearner
-from tfp_bayes.active.checkpoint import write_atomically
-from tfp_bayes.label.images import png
+from tfp_bayes.active.files import write_json
+from tfp_bayes.active.images import png
 
 
 def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
                 ],
             }
         )
-    write_atomically(Path(path), lambda file: file.write(json.dumps(tasks).encode()))
+    write_json(Path(path), tasks)
     return len(tasks)
 
 

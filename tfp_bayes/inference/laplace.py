@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
-import scipy.optimize
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
@@ -12,6 +11,7 @@ from tfp_bayes.configured import check_positive
 from tfp_bayes.inference.batches import count_rows
 from tfp_bayes.inference.curvature import CURVATURES
 from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.optimize import minimize_from_grid
 
 _BATCH_SIZE = 1024
 _LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
@@ -134,11 +134,7 @@ class LastLayerLaplace(tf.Module):
         def objective(log_scale: float) -> float:
             return -self.log_marginal_likelihood(np.exp(log_scale))
 
-        best = int(np.argmin([objective(each) for each in _LOG_SCALES]))
-        last = len(_LOG_SCALES) - 1
-        bounds = _LOG_SCALES[max(best - 1, 0)], _LOG_SCALES[min(best + 1, last)]
-        found = scipy.optimize.minimize_scalar(objective, bounds=bounds, method="bounded")
-        return float(np.exp(found.x))
+        return float(np.exp(minimize_from_grid(objective, _LOG_SCALES)))
 
     def _features(self, x) -> Iterator[np.ndarray]:
         """Yields what the last layer sees, with a 1 for the bias, (B, F) float64."""

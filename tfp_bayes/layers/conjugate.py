@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 import scipy.special
+
+from tfp_bayes.optimize import minimize_from_grid
 
 _ROWS_AT_A_TIME = 8192  # bounds the memory that solving takes
 
@@ -208,14 +209,8 @@ class Evidence:
             ratio = np.exp(log_ratio)
             return -self.log_marginal_likelihood(ratio, sigma(ratio))
 
-        # The evidence may have several maxima in r: look everywhere, then closely.
+        # The evidence may have several maxima in r.
         top = np.log(max(self.eigenvalues.max(), 1e-300))
-        grid = np.linspace(top - 30, top + 12, 85)
-        values = [objective(each) for each in grid]
-        best = int(np.argmin(values))
-        bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        found = scipy.optimize.minimize_scalar(
-            objective, bounds=bounds, method="bounded", options={"xatol": 1e-10}
-        )
-        ratio = float(np.exp(found.x))
+        best = minimize_from_grid(objective, np.linspace(top - 30, top + 12, 85), 1e-10)
+        ratio = float(np.exp(best))
         return sigma(ratio) / np.sqrt(ratio), sigma(ratio)

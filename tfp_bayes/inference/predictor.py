@@ -225,8 +225,8 @@ class Predictor:
         if self.posterior is not None:
             weights = self.posterior.draw(index, fold_in(seed, len(self._layers)))
             state += zip(self.model.trainable_variables, weights, strict=True)
-        with keras.StatelessScope(state) as scope:
-            outputs = self._split.suffix(values, scope)
+        with keras.StatelessScope(state):
+            outputs = self._split.suffix(values)
         # Sums over samples keep at least single precision, also under mixed_float16.
         return keras.tree.map_structure(
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs

@@ -1,19 +1,19 @@
 """Splits a model where randomness enters: a prefix to run once, a suffix to run per sample."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import keras
-import tensorflow as tf
 from keras.src.models.functional import Functional  # Keras does not export the class
 
-from tfp_bayes.layers import MCDropout, stochastic_layers
+from tfp_bayes.inference.unit_dropout import KernelMasks, find_unit_dropouts, output_first
+from tfp_bayes.layers import stochastic_layers
 
 
 class SplitModel:
     """A model as `suffix(prefix(inputs))`, equal to `model(inputs, training=False)`.
 
-    Everything that no random number or random weight can reach is in the prefix. Works on any
+    Everything that no random number or random weight can reach is in the prefix, and so is what
+    only the mask of a `UnitDropout` reaches, because that waits for the next kernel. Works on any
     graph of layers (`Sequential` or functional, with skips, several inputs and outputs); a
     subclassed model has no graph to read and is all suffix.
 
@@ -32,39 +32,58 @@ class SplitModel:
             )
         self._graph = _graph(model)
         if self._graph is not None:
+            self._dropouts = find_unit_dropouts(_nodes(self._graph), self._graph.outputs)
             boundary = self._boundary()
             self._prefix = keras.Function(self._graph.inputs, boundary)
             self._suffix = keras.Function(boundary, self._graph.outputs)
-            self._fused = _dropout_before_dense(self._suffix)
 
     def prefix(self, inputs):
-        """Runs the deterministic part on a batch of the model's inputs (any structure)."""
+        """Runs what all samples share on a batch of the model's inputs (any structure)."""
         if self._graph is None:
             return inputs
         # Orders dict inputs and casts them, as the model's own call does.
-        return self._prefix(self._graph._standardize_inputs(inputs))
+        inputs = self._graph._standardize_inputs(inputs)
+        values = self._prefix._run_through_graph(inputs, self._without_masks)
+        return values, {maker: output_first(maker.kernel) for maker in self._makers()}
 
-    def suffix(self, values, scope: keras.StatelessScope):
-        """Runs the random part, inside `scope`; returns outputs in the model's structure."""
+    def suffix(self, values):
+        """Runs the random part; returns outputs in the model's structure."""
         if self._graph is None:
             return self.model(values, training=False)
-        outputs = self._suffix._run_through_graph(values, lambda op: self._operation(op, scope))
+        values, kernels = values
+        masks = KernelMasks(self._dropouts, kernels)
+
+        def operation(layer):
+            if layer in masks.layers:
+                return lambda x, **_: masks.run(layer, x)
+            return self._without_masks(layer)
+
+        outputs = self._suffix._run_through_graph(values, operation)
         return keras.tree.pack_sequence_as(self._graph._outputs_struct, outputs)
 
-    def _operation(self, operation, scope: keras.StatelessScope) -> Callable:
-        if operation in self._fused.values():
-            return lambda x, **_: x  # its mask goes onto the kernel of the next layer
-        if operation in self._fused:
-            return lambda x, **_: _masked_dense(self._fused[operation], operation, x, scope)
-        return operation
+    def _without_masks(self, operation) -> Callable:
+        return (lambda x, **_: x) if self._waits(operation) else operation
+
+    def _waits(self, operation) -> bool:
+        return any(operation is each.dropout for each in self._dropouts)
+
+    def _makers(self) -> list[keras.Layer]:
+        """Lists the layers that each sample runs, with fixed weights, for some units only."""
+        makers = [each.maker for each in self._dropouts if each.maker and each.skips]
+        return [
+            maker
+            for maker in makers
+            if maker in self._suffix.operations and not self._has_random_weights(maker)
+        ]
 
     def _boundary(self) -> list[keras.KerasTensor]:
         """Lists the deterministic tensors that random operations, or the outputs, read."""
         random, needed = set(), []
+        readers = {each.reader for each in self._dropouts}
         for node in _nodes(self._graph):
             _refuse_forced_noise(node)
             reads_random = any(id(x) in random for x in node.input_tensors)
-            if reads_random or self._is_random(node.operation):
+            if reads_random or node.operation in readers or self._is_random(node.operation):
                 random.update(id(x) for x in node.outputs)
                 needed.extend(node.input_tensors)
         needed.extend(self._graph.outputs)
@@ -73,9 +92,12 @@ class SplitModel:
     def _is_random(self, operation) -> bool:
         if not isinstance(operation, keras.Layer):
             return False
-        return bool(stochastic_layers(operation)) or any(
-            id(variable) in self._random_weights for variable in operation.trainable_variables
-        )
+        if self._waits(operation):
+            return False  # but its reader is
+        return bool(stochastic_layers(operation)) or self._has_random_weights(operation)
+
+    def _has_random_weights(self, layer: keras.Layer) -> bool:
+        return any(id(variable) in self._random_weights for variable in layer.trainable_variables)
 
 
 def _graph(model: keras.Model) -> Functional | None:
@@ -102,44 +124,3 @@ def _refuse_forced_noise(node) -> None:
             f"{type(layer).__name__}, called with training=True. Hint: replace it by "
             "tfp_bayes.layers.MCDropout, which needs no training=True."
         )
-
-
-def _dropout_before_dense(graph: keras.Function) -> dict[keras.layers.Dense, MCDropout]:
-    """Maps each Dense to the dropout whose only reader it is, where the data are vectors (N, F)."""
-    nodes = _nodes(graph)
-    calls = Counter(id(node.operation) for node in nodes)
-    readers = Counter(id(x) for node in nodes for x in node.input_tensors)
-    readers.update(id(x) for x in graph.outputs)
-    made_by = {id(x): node.operation for node in nodes for x in node.outputs}
-
-    def fusible(dense, dropout, x) -> bool:
-        return (
-            type(dense) is keras.layers.Dense
-            and type(dropout) is MCDropout
-            and calls[id(dense)] == calls[id(dropout)] == readers[id(x)] == 1
-            and dropout.rate > 0
-            and dropout.noise_shape is None
-            and len(x.shape) == 2
-            and isinstance(dense.kernel, keras.Variable)  # neither quantized nor LoRA
-        )
-
-    return {
-        node.operation: made_by[id(x)]
-        for node in nodes
-        for x in node.input_tensors
-        if fusible(node.operation, made_by.get(id(x)), x)
-    }
-
-
-def _masked_dense(
-    dropout: MCDropout, dense: keras.layers.Dense, x: tf.Tensor, scope: keras.StatelessScope
-) -> tf.Tensor:
-    """Computes dense(dropout(x)) with the mask on the rows of the kernel.
-
-    At inference the mask is one for the batch, so (x * m) W = x (m W): multiplying the (F, K)
-    kernel costs less than multiplying the (N, F) activations once N > K, and it is the kernel
-    that is random in the posterior which dropout stands for.
-    """
-    mask = dropout.draw_mask([dense.kernel.shape[0], 1])  # (F, 1)
-    scope.add_update((dense.kernel, dense.kernel * tf.cast(mask, dense.kernel.dtype)))
-    return dense(x)

@@ -1,0 +1,284 @@
+"""Masks on kernels and units that are not computed: the same numbers as layer after layer."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfp_bayes import BayesianCNN, Ensemble, Predictor
+from tfp_bayes.layers import (
+    MCDropout,
+    MCSpatialDropout1D,
+    MCSpatialDropout2D,
+)
+
+layers = keras.layers
+
+
+def sequential(*parts):
+    return lambda: keras.Sequential([keras.Input(parts[0]), *[make() for make in parts[1:]]])
+
+
+def softmax():
+    return layers.Dense(3, activation="softmax")
+
+
+def used_twice():
+    inputs = keras.Input((6,))
+    x = MCDropout(0.5)(layers.Dense(64)(inputs))
+    both = layers.Concatenate()([layers.Dense(4)(x), layers.Dense(4)(x)])
+    return keras.Model(inputs, softmax()(both))
+
+
+def shared_layer():
+    inputs = keras.Input((64,))
+    dense, drop = layers.Dense(64, activation="relu"), MCDropout(0.5)
+    return keras.Model(inputs, softmax()(drop(dense(drop(dense(inputs))))))
+
+
+def output_of_the_dropout():
+    inputs = keras.Input((6,))
+    x = MCDropout(0.5)(layers.Dense(64, activation="softmax")(inputs))
+    return keras.Model(inputs, [x, layers.Dense(3, activation="sigmoid")(x)])
+
+
+# Name: the network, the dropouts whose masks wait, the layers that skip units.
+CASES = {
+    "gal": (lambda: BayesianCNN((12, 12, 1), 4), 2, 1),
+    "kirsch": (lambda: BayesianCNN((16, 16, 1), 4, architecture="kirsch"), 3, 2),
+    "dense, dropout, dense": (
+        sequential(
+            (6,),
+            lambda: MCDropout(0.2),
+            lambda: layers.Dense(70, activation="tanh"),
+            lambda: MCDropout(0.5),
+            softmax,
+        ),
+        2,
+        1,
+    ),
+    "dropout, activation, dense": (
+        sequential(
+            (40,),
+            lambda: MCDropout(0.5),
+            lambda: layers.Dense(40, use_bias=False),
+            lambda: MCDropout(0.7),
+            lambda: layers.Activation("relu"),
+            softmax,
+        ),
+        2,
+        1,
+    ),
+    "too few units to skip any": (
+        sequential(
+            (6,), lambda: MCDropout(0.5), lambda: layers.Dense(20), lambda: MCDropout(0.5), softmax
+        ),
+        2,
+        0,
+    ),
+    "an activation that a mask does not commute with": (
+        sequential(
+            (40,),
+            lambda: MCDropout(0.5),
+            lambda: layers.Dense(40),
+            lambda: MCDropout(0.5),
+            lambda: layers.Activation("sigmoid"),
+            softmax,
+        ),
+        1,
+        0,
+    ),
+    "a bounded ReLU": (
+        sequential((40,), lambda: MCDropout(0.5), lambda: layers.ReLU(max_value=0.1), softmax),
+        0,
+        0,
+    ),
+    "an activation across units": (
+        sequential(
+            (40,),
+            lambda: MCDropout(0.5),
+            lambda: layers.Dense(40, activation="softmax"),
+            lambda: MCDropout(0.5),
+            softmax,
+        ),
+        2,
+        0,
+    ),
+    "batch normalization": (
+        sequential(
+            (40,),
+            lambda: MCDropout(0.5),
+            lambda: layers.Dense(40),
+            lambda: layers.BatchNormalization(beta_initializer="ones"),
+            lambda: MCDropout(0.5),
+            lambda: layers.BatchNormalization(beta_initializer="ones"),
+            softmax,
+        ),
+        1,
+        0,
+    ),
+    "two dropouts in a row": (
+        sequential(
+            (6,),
+            lambda: MCDropout(0.5),
+            lambda: layers.Dense(64),
+            lambda: MCDropout(0.5),
+            lambda: MCDropout(0.5),
+            softmax,
+        ),
+        2,
+        0,
+    ),
+    "flattened maps": (
+        sequential(
+            (8, 8, 2),
+            lambda: MCSpatialDropout2D(0.3),
+            lambda: layers.Conv2D(64, 3, strides=2, padding="same", activation="relu"),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.AveragePooling2D(2),
+            lambda: layers.Flatten(),
+            softmax,
+        ),
+        2,
+        1,
+    ),
+    "maps of the prefix, flattened": (
+        sequential(
+            (8, 8, 2),
+            lambda: layers.Conv2D(32, 3),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.Flatten(),
+            softmax,
+        ),
+        1,
+        0,
+    ),
+    "units that are flattened maps": (
+        sequential(
+            (8, 8, 2),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.Conv2D(32, 3),
+            lambda: layers.Flatten(),
+            lambda: MCDropout(0.5),
+            softmax,
+        ),
+        2,
+        0,
+    ),
+    "single pixels": (
+        sequential(
+            (8, 8, 2),
+            lambda: MCDropout(0.5),
+            lambda: layers.Conv2D(3, 8, activation="sigmoid"),
+            layers.Flatten,
+        ),
+        0,
+        0,
+    ),
+    "sequences": (
+        sequential(
+            (9, 32),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.Conv1D(48, 3, dilation_rate=2),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.Dense(64, activation="gelu"),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.GlobalMaxPooling1D(),
+            softmax,
+        ),
+        3,
+        2,
+    ),
+    "groups": (
+        sequential(
+            (8, 8, 32),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.Conv2D(4, 3, groups=2),
+            lambda: layers.GlobalAveragePooling2D(),
+            softmax,
+        ),
+        0,
+        0,
+    ),
+    "used twice": (used_twice, 0, 0),
+    "shared layer": (shared_layer, 0, 0),
+    "output of the dropout": (output_of_the_dropout, 0, 0),
+}
+
+
+def some_inputs(model, rows=20):
+    x = np.random.default_rng(0).normal(size=(rows, *model.input_shape[1:]))
+    return x.astype("float32")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_layer_after_layer(name):
+    make, num_waiting, num_skipping = CASES[name]
+    model = make()
+    for variable in model.trainable_variables:  # biases and centres that are not zero
+        variable.assign_add(keras.random.normal(variable.shape, stddev=0.1, seed=1))
+    predictor = Predictor(model, likelihood="bernoulli")
+    split = predictor._split
+    assert (len(split._dropouts), len(split._makers())) == (num_waiting, num_skipping)
+    x = some_inputs(model)
+    samples = predictor.sample(x, 6, seed=0)
+    split._graph = None  # run the model as a whole
+    predictor._compiled.clear()
+    keras.tree.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6),
+        samples,
+        predictor.sample(x, 6, seed=0),
+    )
+    assert len(np.unique(keras.tree.flatten(samples)[0][:, 0], axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", ["kirsch", "flattened maps", "sequences"])
+def test_bit_equal_for_any_batch_size(name):
+    model = CASES[name][0]()
+    predictor, x = Predictor(model), some_inputs(model, 40)
+    expected = predictor.sample(x, 5, seed=1)
+    for batch_size in (1, 7, 16, 33):
+        np.testing.assert_array_equal(
+            predictor.sample(x, 5, seed=1, batch_size=batch_size), expected
+        )
+
+
+def test_every_unit_dropped():
+    """Where the mask is 0 throughout, what is left is the bias."""
+    dense = layers.Dense(3, activation="sigmoid", bias_initializer="ones")
+    model = keras.Sequential(
+        [keras.Input((17,)), MCDropout(0.5), layers.Dense(17), MCDropout(0.999), dense]
+    )
+    predictor = Predictor(model, likelihood="bernoulli")
+    assert predictor._split._makers()
+    samples = predictor.sample(np.ones((4, 17)), 50, seed=0)
+    at_bias = np.isclose(samples, 1 / (1 + np.exp(-1))).all((1, 2))
+    assert at_bias.mean() > 0.9
+
+
+def test_mixed_precision():
+    make = CASES["kirsch"][0]
+    keras.utils.set_random_seed(0)
+    single = make()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    half.set_weights(single.get_weights())
+    x = some_inputs(single)
+    a, b = Predictor(half).sample(x, 4, seed=0), Predictor(single).sample(x, 4, seed=0)
+    np.testing.assert_allclose(a, b, atol=5e-3)
+
+
+def test_random_weights_compute_every_unit():
+    make = CASES["dense, dropout, dense"][0]
+    members = [make(), make()]
+    ensemble = Ensemble(members)
+    predictor = Predictor(members[0], posterior=ensemble)
+    assert len(predictor._split._dropouts) == 2
+    assert not predictor._split._makers()
+    x = some_inputs(members[0])
+    samples = predictor.sample(x, 2, seed=0)
+    alone = Predictor(members[0]).sample(x, 2, seed=0)
+    np.testing.assert_allclose(samples[0], alone[0], atol=1e-6)
+    assert np.abs(samples[1] - alone[1]).max() > 0.01

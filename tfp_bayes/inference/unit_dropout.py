@@ -9,9 +9,11 @@ import tensorflow as tf
 from tfp_bayes.layers import MCDropout
 from tfp_bayes.layers import spatial_dropout as spatial
 
-# TensorFlow's CPU kernels work on whole vectors of units, so kept units are filled up to a
-# multiple of this by dropped ones, whose mask is 0 anyway. It keeps the number of shapes small too.
-UNITS = 16
+# Leaving out fewer units than this costs more than it saves.
+WORTH_SKIPPING = 16
+# Kept units are filled up to a multiple of this by dropped ones, whose mask is 0 anyway: a kernel
+# library prepares itself for each new shape, and there should not be many.
+MULTIPLE = 4
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _SPATIAL = (
@@ -57,7 +59,7 @@ class UnitDropout:
     @property
     def skips(self) -> bool:
         """Whether enough units are dropped to be worth leaving out."""
-        return self.units * self.dropout.rate >= UNITS
+        return self.units * self.dropout.rate >= WORTH_SKIPPING
 
 
 def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
@@ -190,7 +192,7 @@ class KernelMasks:
         if dropout not in self._drawn:
             mask = dropout.dropout.draw_mask([dropout.units])
             count = tf.math.count_nonzero(mask, dtype="int32")
-            size = tf.maximum((count + UNITS - 1) // UNITS, 1) * UNITS
+            size = tf.maximum(-(-count // MULTIPLE), 1) * MULTIPLE
             order = tf.argsort(mask, direction="DESCENDING", stable=True)
             self._drawn[dropout] = mask, order[:size]
         return self._drawn[dropout]

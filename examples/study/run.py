@@ -1,0 +1,68 @@
+"""Runs the study: every experiment of this folder, or the named ones.
+
+    python examples/study/run.py                 # a night on two cores; continues if interrupted
+    python examples/study/run.py initial_sets    # one experiment
+    python examples/study/run.py --quick         # everything with one seed and two rounds: 20 minutes
+
+Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
+what is complete also when interrupted. The quick version shows that everything works and ranks
+nothing: its results stay in runs/study_quick.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = sorted(path.stem for path in HERE.glob("*.toml"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="one seed, two rounds")
+    parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
+    parser.add_argument("--rounds", type=int, metavar="R", help="instead of the files'")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(names)):
+        parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(names)}")
+    shorter = {"seeds": options.seeds, "rounds": options.rounds}
+    if options.quick:
+        shorter = {"seeds": 1, "rounds": 2}
+    for name in options.names or names:
+        out = Path("runs", "study_quick" if options.quick else "study", name)
+        command = ["tfp-bayes", "experiment", f"examples/study/{name}.toml", "--out", str(out)]
+        for option, value in shorter.items():
+            if value is not None and not (name == "initial_sets" and option == "rounds"):
+                command += [f"--{option}", str(value)]
+        shown = shlex.join(command)
+        print(f"\n{name}: {shown}", flush=True)
+        command[2] = str(HERE / f"{name}.toml")  # wherever this is called from
+        try:
+            subprocess.run([sys.executable, "-m", "tfp_bayes", *command[1:]], check=True)
+        finally:
+            if not options.quick and (out / "results.csv").exists():
+                publish(name, shown, out)
+
+
+def publish(name: str, command: str, out: Path) -> None:
+    """Copies what is worth keeping, and says where it comes from."""
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    for source, ending in (("results.csv", "csv"), ("learning_curves.png", "png")):
+        (results / f"{name}.{ending}").write_bytes((out / source).read_bytes())
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, TensorFlow {version('tensorflow')}"
+    (results / f"{name}.md").write_text(
+        f"# {name}\n\n`{command}`\n\n{datetime.date.today()}, {machine}.\n\n"
+        f"{(out / 'summary.md').read_text()}\n![learning curves]({name}.png)\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

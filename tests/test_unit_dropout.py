@@ -282,3 +282,18 @@ def test_random_weights_compute_every_unit():
     alone = Predictor(members[0]).sample(x, 2, seed=0)
     np.testing.assert_allclose(samples[0], alone[0], atol=1e-6)
     assert np.abs(samples[1] - alone[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["gal", "kirsch"])
+def test_same_answers_where_training_is_compiled_by_xla(name):
+    """As Keras does on a GPU; XLA draws other numbers and knows no sizes that depend on a mask."""
+    model = CASES[name][0]()
+    x, y = 80 * some_inputs(model), np.zeros(20)  # of the size of pixels
+    answers = []
+    for jit_compile in (False, True):
+        model.compile(loss="sparse_categorical_crossentropy", jit_compile=jit_compile)
+        answers.append((model.predict(x, verbose=0), model.evaluate(x, y, verbose=0)[0]))
+    np.testing.assert_array_equal(answers[0][0], answers[1][0])
+    assert answers[0][1] == answers[1][1]
+    model.fit(x, y, verbose=0)
+    assert model.jit_compile

@@ -2,7 +2,7 @@
 
     python examples/study/run.py                 # a night on two cores; continues if interrupted
     python examples/study/run.py initial_sets    # one experiment
-    python examples/study/run.py --quick         # everything with one seed and two rounds: 20 minutes
+    python examples/study/run.py --quick         # everything, one seed, two rounds: 20 minutes
 
 Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
 what is complete also when interrupted. The quick version shows that everything works and ranks

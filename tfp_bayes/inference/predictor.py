@@ -149,7 +149,7 @@ class Predictor:
         return keras.tree.map_structure(lambda p: p.samples, prediction)
 
     def stream(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor, keep_samples: bool = False):
-        """Builds the graph of a prediction, to call inside a `tf.function`.
+        """Builds the graph of a prediction, to call inside a `tf.function` without `jit_compile`.
 
         Args:
             inputs: One batch of the model's inputs.

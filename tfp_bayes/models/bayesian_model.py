@@ -1,5 +1,6 @@
 """A Keras model that trains on the evidence bound and predicts the posterior mean."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -232,6 +233,27 @@ class BayesianModel(keras.Model):
                 metric.update_state(loss, sample_weight=rows)
         results = self.compute_metrics(x, y, y_pred, sample_weight)
         return {name: value for name, value in results.items() if name != "kl"}
+
+    # On a GPU Keras compiles with XLA, whose random numbers differ from those of the predictor and
+    # which wants to know how many units a mask keeps before it is drawn. So only training does.
+
+    def make_test_function(self, force: bool = False):
+        """Builds `evaluate`'s graph, as Keras does."""
+        with self._without_xla():
+            return super().make_test_function(force)
+
+    def make_predict_function(self, force: bool = False):
+        """Builds `predict`'s graph, as Keras does."""
+        with self._without_xla():
+            return super().make_predict_function(force)
+
+    @contextlib.contextmanager
+    def _without_xla(self):
+        jit_compile, self.jit_compile = self.jit_compile, False
+        try:
+            yield
+        finally:
+            self.jit_compile = jit_compile
 
     def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs):
         """Returns the posterior predictive mean (N, K), the same at each call.

@@ -154,15 +154,16 @@ class BayesThreshold(Filter):
 
 @keras.saving.register_keras_serializable("tfp_bayes>filters")
 class DynamicThreshold(Filter):
-    """Keeps answers that are more likely right than wrong, at a rate estimated from all answers.
+    """Keeps answers that are likely enough to be right, at a rate estimated from all answers.
 
     The default: nothing to tune, and with clean labels hardly anything is rejected.
 
     Args:
-        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one. Under 2
+            about as many answers are rejected as are wrong; under 1, a quarter fewer.
     """
 
-    def __init__(self, cost_ratio: float = 1.0):
+    def __init__(self, cost_ratio: float = 2.0):
         check_positive(cost_ratio=cost_ratio)
         self.cost_ratio = float(cost_ratio)
 

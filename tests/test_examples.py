@@ -21,3 +21,10 @@ def test_example(path, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(tmp_path.glob("runs/*/*"))
+
+
+def test_study_names_its_experiments(tmp_path):
+    script = [sys.executable, str(EXAMPLES[0].parent / "study" / "run.py")]
+    done = subprocess.run([*script, "figure_0"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unknown figure_0; there are batch_bald, figure_1_acquisitions" in done.stderr

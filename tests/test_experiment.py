@@ -88,6 +88,17 @@ def test_filters_are_summed_up(tmp_path):
     assert "| only | 3.00 | 2.00 | 0.33 | 0.50 | 0.50 |" in (tmp_path / "summary.md").read_text()
 
 
+def test_names_the_method_to_choose_by_validation(tmp_path):
+    def validated(method, seed, folder):
+        folder.mkdir(parents=True)
+        nll = {"a": 0.9, "b": 0.7, "unknown": float("nan")}[method]
+        write_history(folder / "history.csv", [Round(0, 20, 0, 0.5, validation_nll=nll)])
+
+    run_experiment(validated, ["a", "b", "unknown"], [0], tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert text.endswith("Smallest NLL on validation data at the end: b (0.700).\n")
+
+
 def test_history_is_read_as_it_was_written(tmp_path):
     history = [
         Round(0, 20, 0),

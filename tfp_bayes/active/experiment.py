@@ -184,6 +184,10 @@ def to_markdown(table: dict[str, dict]) -> str:
             values = [row["filter"][name] for name in names]
             cells = ["" if value is None else f"{value:.2f}" for value in values]
             lines.append(f"| {method} | {' | '.join(cells)} |")
+    validated = {m: r["last_validation_nll"] for m, r in table.items() if r["last_validation_nll"]}
+    if len(validated) > 1:
+        best = min(validated, key=validated.get)
+        lines += ["", f"Smallest NLL on validation data at the end: {best} ({validated[best]:.3f})."]
     return "\n".join(lines) + "\n"
 
 

@@ -187,7 +187,8 @@ def to_markdown(table: dict[str, dict]) -> str:
     validated = {m: r["last_validation_nll"] for m, r in table.items() if r["last_validation_nll"]}
     if len(validated) > 1:
         best = min(validated, key=validated.get)
-        lines += ["", f"Smallest NLL on validation data at the end: {best} ({validated[best]:.3f})."]
+        least = f"{best} ({validated[best]:.3f})"
+        lines += ["", f"Smallest NLL on validation data at the end: {least}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Runs the study: every experiment of this folder, or the named ones.
 
-    python examples/study/run.py                 # a night on two cores; continues if interrupted
+    python examples/study/run.py                 # many hours on two cores; continues
     python examples/study/run.py initial_sets    # one experiment
-    python examples/study/run.py --quick         # everything, one seed, two rounds: 20 minutes
+    python examples/study/run.py --quick         # everything, one seed and at most two rounds
 
 Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
 what is complete also when interrupted. The quick version shows that everything works and ranks
@@ -16,6 +16,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,21 +27,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = sorted(path.stem for path in HERE.glob("*.toml"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="one seed, two rounds")
+    parser.add_argument("--quick", action="store_true", help="one seed, at most two rounds")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
-    parser.add_argument("--rounds", type=int, metavar="R", help="instead of the files'")
+    parser.add_argument("--rounds", type=int, metavar="R", help="at most")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(names)}")
-    shorter = {"seeds": options.seeds, "rounds": options.rounds}
-    if options.quick:
-        shorter = {"seeds": 1, "rounds": 2}
+    seeds, rounds = (1, 2) if options.quick else (options.seeds, options.rounds)
     for name in options.names or names:
         out = Path("runs", "study_quick" if options.quick else "study", name)
         command = ["tfp-bayes", "experiment", f"examples/study/{name}.toml", "--out", str(out)]
-        for option, value in shorter.items():
-            if value is not None and not (name == "initial_sets" and option == "rounds"):
-                command += [f"--{option}", str(value)]
+        if seeds is not None:
+            command += ["--seeds", str(seeds)]
+        if rounds is not None:
+            own = tomllib.loads((HERE / f"{name}.toml").read_text())["rounds"]
+            command += ["--rounds", str(min(rounds, own))]
         shown = shlex.join(command)
         print(f"\n{name}: {shown}", flush=True)
         command[2] = str(HERE / f"{name}.toml")  # wherever this is called from

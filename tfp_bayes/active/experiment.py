@@ -184,7 +184,8 @@ def to_markdown(table: dict[str, dict]) -> str:
             values = [row["filter"][name] for name in names]
             cells = ["" if value is None else f"{value:.2f}" for value in values]
             lines.append(f"| {method} | {' | '.join(cells)} |")
-    validated = {m: r["last_validation_nll"] for m, r in table.items() if r["last_validation_nll"]}
+    validated = {m: row["last_validation_nll"] for m, row in table.items()}
+    validated = {m: nll for m, nll in validated.items() if nll is not None}
     if len(validated) > 1:
         best = min(validated, key=validated.get)
         least = f"{best} ({validated[best]:.3f})"

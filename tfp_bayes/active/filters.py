@@ -160,7 +160,7 @@ class DynamicThreshold(Filter):
 
     Args:
         cost_ratio: What keeping a wrong label costs, in units of rejecting a right one. Under 2
-            about as many answers are rejected as are wrong; under 1, a quarter fewer.
+            about as many answers are rejected as are wrong (figure 6 in examples/study).
     """
 
     def __init__(self, cost_ratio: float = 2.0):

@@ -6,8 +6,12 @@ from collections import Counter
 import keras
 import tensorflow as tf
 
-from tfp_bayes.layers import MCDropout
-from tfp_bayes.layers import spatial_dropout as spatial
+from tfp_bayes.layers import (
+    MCDropout,
+    MCSpatialDropout1D,
+    MCSpatialDropout2D,
+    MCSpatialDropout3D,
+)
 
 # Leaving out fewer units than this costs more than it saves.
 WORTH_SKIPPING = 16
@@ -16,11 +20,7 @@ WORTH_SKIPPING = 16
 MULTIPLE = 4
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_SPATIAL = (
-    spatial.MCSpatialDropout1D,
-    spatial.MCSpatialDropout2D,
-    spatial.MCSpatialDropout3D,
-)
+_SPATIAL = (MCSpatialDropout1D, MCSpatialDropout2D, MCSpatialDropout3D)
 _POOLING = (
     keras.layers.MaxPooling1D,
     keras.layers.MaxPooling2D,
@@ -164,28 +164,39 @@ class KernelMasks:
 
     def run(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
         """Computes `layer(dropout(x))`, only those units of it that are not dropped in turn."""
-        kernel, bias = tf.convert_to_tensor(layer.kernel), layer.bias
-        shape = tf.shape(kernel)
-        if layer in self._made_by:
-            _, kept = self._draw(self._made_by[layer])
-            kernel = _output_last(tf.gather(self._kernels[layer], kept))
-            bias = None if bias is None else tf.gather(tf.convert_to_tensor(bias), kept)
-            shape = tf.shape(kernel)
+        kernel, bias = self._some_outputs(layer)
         if layer in self._read_by:
-            dropout = self._read_by[layer]
-            mask, kept = self._draw(dropout)
-            is_conv = type(layer) in _CONV
-            lacks = dropout.maker in self._kernels  # x, which was made without dropped units
-            # Flattened maps have several rows of the kernel for each unit.
-            kernel = tf.reshape(kernel, [-1, dropout.units, shape[-1]])
-            if is_conv and dropout.skips and not lacks:
-                x, lacks = tf.gather(x, kept, axis=-1), True
-            if lacks:
-                mask, kernel = tf.gather(mask, kept), tf.gather(kernel, kept, axis=1)
-            kernel *= tf.cast(mask, kernel.dtype)[:, None]
-            rows = [-1] if not is_conv else [*layer.kernel_size, tf.shape(mask)[0]]
-            kernel = tf.reshape(kernel, [*rows, shape[-1]])
+            x, kernel = self._masked_inputs(layer, x, kernel)
         return _apply(layer, x, kernel, bias)
+
+    def _some_outputs(self, layer: keras.Layer) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the weights of the units that are computed."""
+        if layer not in self._made_by:
+            return tf.convert_to_tensor(layer.kernel), layer.bias
+        _, kept = self._draw(self._made_by[layer])
+        kernel = _output_last(tf.gather(self._kernels[layer], kept))
+        if layer.bias is None:
+            return kernel, None
+        return kernel, tf.gather(tf.convert_to_tensor(layer.bias), kept)
+
+    def _masked_inputs(
+        self, layer: keras.Layer, x: tf.Tensor, kernel: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the inputs, and the kernel with the mask on its rows, which may be fewer."""
+        dropout = self._read_by[layer]
+        mask, kept = self._draw(dropout)
+        is_conv = type(layer) in _CONV
+        lacks = dropout.maker in self._kernels  # x, which was made without dropped units
+        num_outputs = tf.shape(kernel)[-1]
+        # Flattened maps have several rows of the kernel for each unit.
+        kernel = tf.reshape(kernel, [-1, dropout.units, num_outputs])
+        if is_conv and dropout.skips and not lacks:
+            x, lacks = tf.gather(x, kept, axis=-1), True
+        if lacks:
+            mask, kernel = tf.gather(mask, kept), tf.gather(kernel, kept, axis=1)
+        kernel *= tf.cast(mask, kernel.dtype)[:, None]
+        rows = [*layer.kernel_size, tf.shape(mask)[0]] if is_conv else [-1]
+        return x, tf.reshape(kernel, [*rows, num_outputs])
 
     def _draw(self, dropout: UnitDropout) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns a mask (C,) and the units to compute, all those kept and some that are not."""

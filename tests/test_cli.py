@@ -138,7 +138,7 @@ def test_interrupted_then_resumed(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"--resume" in errors
+    assert b"Continue with the same command and --resume." in errors
     done = tool("active-learning", "--resume", "--rounds", 2, "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     history = read(tmp_path / "run" / "history.csv")
@@ -209,8 +209,18 @@ def test_experiment(tmp_path):
         "seeds = 1\nrounds = 1\nsteps = 3\ncandidates = 50\nnum_samples = 2\n"
         "[methods.bald]\n[methods.random]\nacquisition = 'random'\n"
     )
-    done = tool("experiment", "c.toml", cwd=tmp_path)
+    command = ["experiment", "c.toml", "--workers", "2"]
+    process = subprocess.Popen(
+        [TOOL, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert b"writing to" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Continue with the same command." in errors
+    done = tool(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert not done.stderr  # TensorFlow is silent in every process
     assert "| random | 1 |" in done.stdout
     rows = read(tmp_path / "runs" / "c" / "results.csv")
     assert [(r["method"], r["round"]) for r in rows] == [

@@ -1,14 +1,13 @@
 """The command line: parses, calls the library, prints."""
 
 import argparse
-import contextlib
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfp_bayes import __version__
+from tfp_bayes.quiet import start_tensorflow
 
 # TensorFlow takes seconds to import; this module does so only once it knows there is work.
 
@@ -19,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options)
     except KeyboardInterrupt:
-        print("Stopped. Continue with the same command and --resume.", file=sys.stderr)
+        resume = " and --resume" if hasattr(options, "resume") else ""
+        print(f"Stopped. Continue with the same command{resume}.", file=sys.stderr)
         return 130
     except (ValueError, ImportError, OSError) as error:
         print(f"tfp-bayes: {error}", file=sys.stderr)
@@ -142,18 +142,19 @@ def _add_label(commands) -> None:
 
 
 def _open_run(options: argparse.Namespace):
-    with _silence():
-        from tfp_bayes import runs
+    start_tensorflow()
+    from tfp_bayes import runs
+
     return runs.open_run(options.run, options.data_dir, options.manual_dir)
 
 
 def _label(options: argparse.Namespace) -> int:
     import logging
 
-    with _silence():
-        from tfp_bayes.active.report import write_report
-        from tfp_bayes.label import Session
-        from tfp_bayes.label.server import HOST, make_app
+    start_tensorflow()
+    from tfp_bayes.active.report import write_report
+    from tfp_bayes.label import Session
+    from tfp_bayes.label.server import HOST, make_app
 
     learner, data = _open_run(options)
     session = Session(
@@ -171,6 +172,7 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _export_tasks(options: argparse.Namespace) -> int:
+    start_tensorflow()
     from tfp_bayes.label import export_tasks
 
     learner, data = _open_run(options)
@@ -180,6 +182,7 @@ def _export_tasks(options: argparse.Namespace) -> int:
 
 
 def _import_labels(options: argparse.Namespace) -> int:
+    start_tensorflow()
     from tfp_bayes.label import import_labels
 
     learner, data = _open_run(options)
@@ -205,13 +208,14 @@ def _add_experiment(commands) -> None:
 
 
 def _experiment(options: argparse.Namespace) -> int:
-    with _silence():
-        from tfp_bayes import runs
-        from tfp_bayes.active.experiment import run_experiment
     import dataclasses
     import functools
 
     from rich.progress import Progress
+
+    start_tensorflow()
+    from tfp_bayes import runs
+    from tfp_bayes.active.experiment import run_experiment
 
     config = runs.load_experiment(options.config)
     given = {name: getattr(options, name) for name in ("seeds", "rounds")}
@@ -240,13 +244,10 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _active_learning(options: argparse.Namespace) -> int:
-    with _silence():
-        import tensorflow as tf
-
-        from tfp_bayes import datasets, runs
-
-        tf.config.list_physical_devices()  # complains about a missing GPU when it first looks
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    start_tensorflow()
+    from tfp_bayes import datasets, runs
 
     fields = runs.RunConfig.__dataclass_fields__
     given = {k: v for k, v in vars(options).items() if k in fields and v is not None}
@@ -343,18 +344,3 @@ def _stop(criteria: list[str] | None):
                 f"Received: --stop={text}. Hint: --stop accuracy=0.95."
             ) from None
     return stopping.any_of(*made)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Drops what TensorFlow's C++ prints as it starts; Python's errors still come through."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)

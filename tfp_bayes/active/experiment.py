@@ -14,6 +14,7 @@ from tfp_bayes.active.curves import mean_area, mean_crossing, paired_difference
 from tfp_bayes.active.files import write_csv, write_json, write_png, write_text
 from tfp_bayes.active.report import learning_curve_axes, read_history
 from tfp_bayes.active.round import Round, filter_quality
+from tfp_bayes.quiet import start_tensorflow
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
 Run = Callable[[str, int, Path], None]
@@ -69,7 +70,9 @@ def _completed(run: Run, folders: dict, workers: int) -> Iterator[tuple[str, int
         return
     # TensorFlow does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=start_tensorflow
+    ) as pool:
         futures = {
             pool.submit(run, method, seed, folder): (method, seed)
             for (method, seed), folder in folders.items()

@@ -164,6 +164,8 @@ def test_replicas_draw_different_noise(two_replicas):
 
 def test_constant_and_cold():
     np.testing.assert_allclose(weights_seen(plain(), 2, [KLWeight(60)]), 1 / 60)
+    counted = np.full(60, True).sum()  # a NumPy integer
+    np.testing.assert_allclose(weights_seen(plain(), 1, [KLWeight(counted)]), 1 / 60)
     np.testing.assert_allclose(weights_seen(bayesian(), 2, []), 1 / 30)
     cold = weights_seen(bayesian(), 1, [KLWeight(temperature=0.1)])
     np.testing.assert_allclose(cold, 0.1 / 30)

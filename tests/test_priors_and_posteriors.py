@@ -318,6 +318,14 @@ def test_bad_arguments(cls, arguments, message):
         cls(**arguments)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_a_numpy_number_is_a_number(dtype):
+    layer = DenseReparameterization(2, kernel_prior=priors.Normal(0, np.float32(0.5)), dtype=dtype)
+    layer(np.ones([3, 4]))
+    twin = DenseReparameterization.from_config(layer.get_config())
+    assert twin.kernel_prior.scale == 0.5
+
+
 def test_a_flow_needs_two_weights():
     with pytest.raises(ValueError, match="two or more elements"):
         make("normal", "normalizing_flow", shape=(1, 1))

@@ -133,6 +133,12 @@ def test_power_draws_scores_of_zero_last():
     assert sorted(power(scores, 4).tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("draw", [power, softmax, softrank])
+def test_large_beta_is_top_k(draw):
+    scores = RNG.permutation(np.arange(1.0, 31.0))
+    np.testing.assert_array_equal(draw(scores, 5, beta=1e6), top_k(scores, 5))
+
+
 # Diversity.
 
 
@@ -195,6 +201,9 @@ def test_badge_of_copies():
         lambda: k_center(np.ones((3, 2)), np.ones((1, 2)), 0),
         lambda: badge(np.ones((3, 2)), np.ones((2, 2)), 1),
         lambda: power(np.ones(3), 4),
+        lambda: power(np.ones(3), 1, beta=0),
+        lambda: softmax(np.ones(3), 1, beta=float("inf")),
+        lambda: softrank(np.ones(3), 1, beta=-1),
         lambda: selectors.Power(beta=-1.0),
         lambda: selectors.Diverse(features="pixel"),
         lambda: selectors.KCenter(features="last"),

@@ -1,5 +1,7 @@
 """Objects that a configuration can name: a string, a dictionary, or the object itself."""
 
+from numbers import Real
+
 import keras
 
 
@@ -64,8 +66,8 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
 def check_positive(**arguments: float) -> None:
     """Raises ValueError unless every argument is a positive, finite number."""
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1e30:
             raise ValueError(
-                f"Expected a positive number for `{name}`. Received: {name}={value!r}. "
-                "Hint: scales are standard deviations."
+                f"Expected a positive, finite number for `{name}`. Received: {name}={value!r}. "
+                "Hint: a number above 0, such as 1.0."
             )

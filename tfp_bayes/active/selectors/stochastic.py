@@ -19,14 +19,15 @@ def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0)
     Args:
         scores: (N,) float, higher is sooner.
         query_size: Number to draw.
-        beta: 0 ignores the scores, infinity is `top_k`.
+        beta: Positive; near 0 scores hardly matter, the larger the more like `top_k`.
         seed: Integer.
 
     Returns:
         Positions (query_size,) int64.
 
     Raises:
-        ValueError: If `query_size` exceeds N or is below 1, or a score is NaN.
+        ValueError: If `query_size` exceeds N or is below 1, `beta` is not positive and finite, or
+            a score is NaN.
 
     Reference:
         Kirsch et al. 2021, "Stochastic Batch Acquisition", section 3, arXiv:2106.12059.
@@ -37,18 +38,21 @@ def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0)
     array([1, 0])
     """
     scores = check_scores(scores)
+    check_positive(beta=beta)
     with np.errstate(divide="ignore"):
         return _gumbel_top_k(beta * np.log(np.maximum(scores, 0)), query_size, seed)
 
 
 def softmax(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
     """Draws without replacement with probability proportional to exp(beta score); see `power`."""
+    check_positive(beta=beta)
     return _gumbel_top_k(beta * check_scores(scores), query_size, seed)
 
 
 def softrank(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
     """Draws without replacement with probability proportional to rank^-beta; see `power`."""
     scores = check_scores(scores)
+    check_positive(beta=beta)
     rank = np.empty(len(scores))
     rank[top_k(scores, len(scores), seed)] = np.arange(1, len(scores) + 1)
     return _gumbel_top_k(-beta * np.log(rank), query_size, seed)

@@ -116,6 +116,15 @@ def test_an_empty_pool_is_said():
     assert "at least query_size=4 examples" in state["error"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_any_failure_is_said(monkeypatch):
+    learner = make()
+    monkeypatch.setattr(learner, "checkpoint", Path(os.devnull, "full"))  # cannot be written
+    state = ready(learner).state()
+    assert os.devnull in state["error"]
+    assert not state["busy"]
+
+
 # The server.
 
 

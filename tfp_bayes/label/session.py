@@ -58,8 +58,10 @@ class Session:
             if len(self.learner.history) > rounds:
                 self.on_round(self.learner)
             self._error = None
-        except ValueError as error:  # such as an empty pool: the page says so
-            self._error = str(error)
+        except Exception as error:
+            self._error = str(error) or type(error).__name__  # the page says so
+            if not isinstance(error, ValueError):  # an empty pool is no failure
+                raise
 
     def state(self) -> dict[str, Any]:
         """Returns what a page shows, plain JSON."""

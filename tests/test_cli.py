@@ -154,6 +154,7 @@ def test_interrupted_then_resumed(tmp_path):
         (["--dataset", "mnst"], "did you mean"),
         (["--resume", "--out", "nothing"], "no config.json"),
         (["--query-size", "0"], "query_size=0"),
+        (["--pool-size", "70000"], "pool_size=70000"),
         (["--selector", "best"], "selector='best'"),
         (["--selector", '{"name": "diverse", "weight": 1}'], "unexpected keyword argument"),
         (["--initial", "best"], "initial='best'"),
@@ -186,6 +187,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
         "--acquisition": "epig",
         "--selector": '{"name": "batch_bald", "max_configurations": 500}',
         "--initial": "kmeans_unlabelled",
+        "--pool-size": 300,
         "--evaluation-samples": 1,
         "--rounds": 5,
         "--out": "run",
@@ -197,6 +199,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
     history = read(tmp_path / "run" / "history.csv")
     assert 2 <= len(history) <= 3  # ten answers a round, and those that were asked again
     assert sum(int(row["num_asked"]) for row in history) >= 15
+    assert all(int(row["index"]) < 300 for row in read(tmp_path / "run" / "acquired.csv"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["configuration"]["label_filter"] == "oracle"
     assert summary["configuration"]["selector"]["max_configurations"] == 500

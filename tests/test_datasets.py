@@ -81,16 +81,16 @@ def test_repacked_files_in_the_format_of_mnist(tmp_path):
 def test_repeated_mnist():
     mnist, data = datasets.load("mnist"), datasets.load("repeated_mnist")
     assert data.x_train.shape == (180_000, 28, 28, 1)
-    np.testing.assert_array_equal(data.y_train, np.tile(mnist.y_train, 3))
+    np.testing.assert_array_equal(data.y_train, np.repeat(mnist.y_train, 3))
     np.testing.assert_array_equal(data.x_test, mnist.x_test)
     for i in range(3):
-        copy = data.x_train[60_000 * i : 60_000 * (i + 1)][:500].astype("float64")
+        copy = data.x_train[i:1500:3].astype("float64")
         # Where no end of the range is near, the noise shows as it is.
         middle = (mnist.x_train[:500] > 60) & (mnist.x_train[:500] < 200)
         noise = (copy - mnist.x_train[:500])[middle]
         assert abs(noise.mean()) < 4 * 7.86 / np.sqrt(noise.size)
         assert abs(noise.std() - np.hypot(7.86, np.sqrt(1 / 12))) < 0.1
-    assert (data.x_train[:100] != data.x_train[60_000:60_100]).any()
+    assert (data.x_train[0] != data.x_train[1]).any()
 
 
 def test_mnist_resized(monkeypatch):

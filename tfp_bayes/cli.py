@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset", help="mnist (default), or any image-classification set of TFDS")
     add("--data-dir", help="where TFDS keeps prepared data sets")
     add("--manual-dir", help="where files downloaded by hand are")
+    add("--pool-size", type=int, metavar="N", help="the first N training images (default all)")
     add(
         "--acquisition",
         help="bald (default), epig, variation_ratios, max_entropy, mean_std, margin, "

@@ -40,6 +40,7 @@ class RunConfig:
 
     Attributes:
         dataset: Name for `datasets.load`.
+        pool_size: Training images that take part, the first so many; None for all.
         acquisition: Name of an acquisition function.
         selector: Name of the rule that makes a batch of its scores, or a dictionary with a name
             and arguments.
@@ -62,6 +63,7 @@ class RunConfig:
     """
 
     dataset: str = "mnist"
+    pool_size: int | None = None
     acquisition: str = "bald"
     selector: str | dict = "top_k"
     architecture: str = "gal"
@@ -92,6 +94,8 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         data: Images and labels.
         **kwargs: Further arguments of `ActiveLearner`, such as `checkpoint`.
     """
+    if config.pool_size is not None:
+        data = _first_images(data, config.pool_size)
     held_out = initial.balanced(data.y_train, VALIDATION_SIZE, config.seed)
     model = _make_model(config, data)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
@@ -122,6 +126,15 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         seed=config.seed,
         **kwargs,
     )
+
+
+def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:
+    if not 1 <= size <= len(data.x_train):
+        raise ValueError(
+            f"Expected `pool_size` between 1 and the {len(data.x_train)} training images. "
+            f"Received: pool_size={size}. Hint: leave it out for all."
+        )
+    return data._replace(x_train=data.x_train[:size], y_train=data.y_train[:size])
 
 
 def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:

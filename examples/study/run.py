@@ -2,7 +2,7 @@
 
     python examples/study/run.py                 # many hours on two cores; continues
     python examples/study/run.py initial_sets    # one experiment
-    python examples/study/run.py --quick         # everything, one seed and at most two rounds
+    python examples/study/run.py --quick         # everything, one seed and one round
 
 Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
 what is complete also when interrupted. The quick version shows that everything works and ranks
@@ -27,13 +27,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = sorted(path.stem for path in HERE.glob("*.toml"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="one seed, at most two rounds")
+    parser.add_argument("--quick", action="store_true", help="one seed, one round")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
     parser.add_argument("--rounds", type=int, metavar="R", help="at most")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(names)}")
-    seeds, rounds = (1, 2) if options.quick else (options.seeds, options.rounds)
+    seeds, rounds = (1, 1) if options.quick else (options.seeds, options.rounds)
     for name in options.names or names:
         out = Path("runs", "study_quick" if options.quick else "study", name)
         command = ["tfp-bayes", "experiment", f"examples/study/{name}.toml", "--out", str(out)]

@@ -113,8 +113,9 @@ def summarize(histories: Histories) -> dict[str, dict]:
     Returns:
         For each method: seeds, rounds, error (first and last of the mean curve), area (average
         error over the labels acquired), crossings of the mean curve (null where not reached),
-        difference of areas to the baseline on the seeds that both have, negative log likelihood
-        on the validation set at the end, to choose by, and how well labels were filtered.
+        difference of errors to the baseline, averaged over rounds, on the seeds that both have,
+        negative log likelihood on the validation set at the end, to choose by, and how well labels
+        were filtered.
     """
     baseline, *_ = histories
     table = {}
@@ -134,11 +135,11 @@ def summarize(histories: Histories) -> dict[str, dict]:
             ]
         shared = sorted(set(runs) & set(histories[baseline]))
         if shared:
-            ours, theirs = (error_curves(h, shared) for h in (runs, histories[baseline]))
-            size = min(len(ours[0]), len(theirs[0]))
-            row["difference"] = list(
-                paired_difference(ours[0][:size], ours[1][:, :size], theirs[1][:, :size])
-            )
+            ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
+            # Round by round: answers cost the same whether or not a filter keeps them.
+            rounds = np.arange(min(ours.shape[1], theirs.shape[1]))
+            difference = paired_difference(rounds, ours[:, rounds], theirs[:, rounds])
+            row["difference"] = list(difference)
         last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
         row["last_validation_nll"] = _known(last)
         rounds = [each for history in runs.values() for each in history if each.num_asked]

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tfp_bayes"
 # From the bottom up: a module may import those of its own line and of the lines above it.
 ORDER = [
-    ["backend", "configured", "optimize", "seeds", "uncertainty", "datasets", "losses", "metrics"],
+    ["backend", "configured", "optimize", "quiet", "seeds"],
+    ["uncertainty", "datasets", "losses", "metrics"],
     ["posteriors", "priors"],
     ["layers"],
     ["inference"],

@@ -9,7 +9,7 @@ import pytest
 
 from tfp_bayes import runs
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.active.experiment import run_experiment, summarize
+from tfp_bayes.active.experiment import _file_name, run_experiment, summarize
 from tfp_bayes.active.report import read_history, write_history
 
 STUDY = Path(__file__).parent.parent / "examples" / "study"
@@ -56,6 +56,12 @@ def test_runs_everything_once(workers, tmp_path):
     run_experiment(run, ["good", "bad"], range(4), tmp_path)
     assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
     assert len(list(tmp_path.rglob("worked"))) == 8
+
+
+def test_methods_that_would_share_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="whose folders differ"):
+        run_experiment(run, ["good", "good!"], [0], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_crossing_of_the_mean_curve(tmp_path):
@@ -147,6 +153,7 @@ def test_configuration_refused(text, message, tmp_path):
 @pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
 def test_the_study_can_be_run(path):
     config = runs.load_experiment(path)
+    assert len({_file_name(method) for method in config.methods}) == len(config.methods)
     for arguments in config.methods.values():
         run = runs.RunConfig(**arguments, seed=0)
         assert acquisition.get(run.acquisition)

@@ -46,10 +46,12 @@ def main() -> None:
         print(f"\n{name}: {shown}", flush=True)
         command[2] = str(HERE / f"{name}.toml")  # wherever this is called from
         try:
-            subprocess.run([sys.executable, "-m", "tfp_bayes", *command[1:]], check=True)
+            done = subprocess.run([sys.executable, "-m", "tfp_bayes", *command[1:]])
         finally:
             if not options.quick and (out / "results.csv").exists():
                 publish(name, shown, out)
+        if done.returncode:
+            sys.exit(done.returncode)
 
 
 def publish(name: str, command: str, out: Path) -> None:

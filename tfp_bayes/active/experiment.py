@@ -49,9 +49,18 @@ def run_experiment(
 
     Returns:
         The history of each run, by method and seed.
+
+    Raises:
+        ValueError: If two methods would share a folder.
     """
     folder = Path(folder)
-    folders = {(m, s): folder / _file_name(m) / f"seed-{s}" for s in seeds for m in methods}
+    names = {method: _file_name(method) for method in methods}
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            f"Expected `methods` whose folders differ. Received: {names}. "
+            "Hint: names may differ in letters, digits, '_', '.' and a leading '-'."
+        )
+    folders = {(m, s): folder / names[m] / f"seed-{s}" for s in seeds for m in methods}
     histories: Histories = {method: {} for method in methods}
     for method, seed in _completed(run, folders, workers):
         histories[method][seed] = read_history(folders[method, seed] / "history.csv")
@@ -223,4 +232,4 @@ def plot(histories: Histories) -> Figure:
 
 
 def _file_name(method: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", method).strip("-.") or "method"
+    return re.sub(r"[^\w.-]+", "-", method).lstrip(".").rstrip("-.") or "method"

@@ -9,7 +9,7 @@ import pytest
 
 from tfp_bayes import runs
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.active.experiment import _file_name, run_experiment, summarize
+from tfp_bayes.active.experiment import run_experiment, summarize
 from tfp_bayes.active.report import read_history, write_history
 
 STUDY = Path(__file__).parent.parent / "examples" / "study"
@@ -62,6 +62,20 @@ def test_methods_that_would_share_a_folder(tmp_path):
     with pytest.raises(ValueError, match="whose folders differ"):
         run_experiment(run, ["good", "good!"], [0], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
+    def history(acquired, errors):
+        return [
+            Round(i, 20 + kept, kept, test_accuracy=1 - error)
+            for i, (kept, error) in enumerate(zip(acquired, errors, strict=True))
+        ]
+
+    histories = {
+        "all kept": {0: history([0, 10, 20], [0.5, 0.4, 0.3])},
+        "filtered": {0: history([0, 1, 10], [0.5, 0.4, 0.15])},
+    }
+    assert summarize(histories)["filtered"]["difference"] == pytest.approx([-0.0375] * 3)
 
 
 def test_crossing_of_the_mean_curve(tmp_path):
@@ -151,12 +165,12 @@ def test_configuration_refused(text, message, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
-def test_the_study_can_be_run(path):
+def test_the_study_can_be_run(path, tmp_path):
     config = runs.load_experiment(path)
-    assert len({_file_name(method) for method in config.methods}) == len(config.methods)
+    run_experiment(run, list(config.methods), [], tmp_path)  # refuses names that share a folder
     for arguments in config.methods.values():
-        run = runs.RunConfig(**arguments, seed=0)
-        assert acquisition.get(run.acquisition)
-        assert selectors.get(run.selector)
-        filters.get(run.label_filter)
+        one = runs.RunConfig(**arguments, seed=0)
+        assert acquisition.get(one.acquisition)
+        assert selectors.get(one.selector)
+        filters.get(one.label_filter)
     assert f"`{path.name}`" in (STUDY / "README.md").read_text()

@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        start_tensorflow()
         return options.command(options)
     except KeyboardInterrupt:
         resume = " and --resume" if hasattr(options, "resume") else ""
@@ -143,7 +144,6 @@ def _add_label(commands) -> None:
 
 
 def _open_run(options: argparse.Namespace):
-    start_tensorflow()
     from tfp_bayes import runs
 
     return runs.open_run(options.run, options.data_dir, options.manual_dir)
@@ -152,7 +152,6 @@ def _open_run(options: argparse.Namespace):
 def _label(options: argparse.Namespace) -> int:
     import logging
 
-    start_tensorflow()
     from tfp_bayes.active.report import write_report
     from tfp_bayes.label import Session
     from tfp_bayes.label.server import HOST, make_app
@@ -173,7 +172,6 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _export_tasks(options: argparse.Namespace) -> int:
-    start_tensorflow()
     from tfp_bayes.label import export_tasks
 
     learner, data = _open_run(options)
@@ -183,7 +181,6 @@ def _export_tasks(options: argparse.Namespace) -> int:
 
 
 def _import_labels(options: argparse.Namespace) -> int:
-    start_tensorflow()
     from tfp_bayes.label import import_labels
 
     learner, data = _open_run(options)
@@ -214,7 +211,6 @@ def _experiment(options: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    start_tensorflow()
     from tfp_bayes import runs
     from tfp_bayes.active.experiment import run_experiment
 
@@ -247,7 +243,6 @@ def _experiment(options: argparse.Namespace) -> int:
 def _active_learning(options: argparse.Namespace) -> int:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    start_tensorflow()
     from tfp_bayes import datasets, runs
 
     fields = runs.RunConfig.__dataclass_fields__

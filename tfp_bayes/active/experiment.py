@@ -146,9 +146,8 @@ def summarize(histories: Histories) -> dict[str, dict]:
         if shared:
             ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
             # Round by round: answers cost the same whether or not a filter keeps them.
-            rounds = np.arange(min(ours.shape[1], theirs.shape[1]))
-            difference = paired_difference(rounds, ours[:, rounds], theirs[:, rounds])
-            row["difference"] = list(difference)
+            both = np.arange(min(ours.shape[1], theirs.shape[1]))
+            row["difference"] = list(paired_difference(both, ours[:, both], theirs[:, both]))
         last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
         row["last_validation_nll"] = _known(last)
         rounds = [each for history in runs.values() for each in history if each.num_asked]

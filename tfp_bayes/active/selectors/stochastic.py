@@ -37,31 +37,29 @@ def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0)
     >>> power(np.array([1e-9, 1.0, 0.0]), 2)
     array([1, 0])
     """
-    scores = check_scores(scores)
-    check_positive(beta=beta)
     with np.errstate(divide="ignore"):
-        return _gumbel_top_k(beta * np.log(np.maximum(scores, 0)), query_size, seed)
+        logits = np.log(np.maximum(check_scores(scores), 0))
+    return _gumbel_top_k(logits, query_size, beta, seed)
 
 
 def softmax(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
     """Draws without replacement with probability proportional to exp(beta score); see `power`."""
-    check_positive(beta=beta)
-    return _gumbel_top_k(beta * check_scores(scores), query_size, seed)
+    return _gumbel_top_k(check_scores(scores), query_size, beta, seed)
 
 
 def softrank(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
     """Draws without replacement with probability proportional to rank^-beta; see `power`."""
     scores = check_scores(scores)
-    check_positive(beta=beta)
     rank = np.empty(len(scores))
     rank[top_k(scores, len(scores), seed)] = np.arange(1, len(scores) + 1)
-    return _gumbel_top_k(-beta * np.log(rank), query_size, seed)
+    return _gumbel_top_k(-np.log(rank), query_size, beta, seed)
 
 
-def _gumbel_top_k(logits: np.ndarray, query_size: int, seed: int) -> np.ndarray:
-    """Draws without replacement with probability proportional to exp(logits)."""
+def _gumbel_top_k(logits: np.ndarray, query_size: int, beta: float, seed: int) -> np.ndarray:
+    """Draws without replacement with probability proportional to exp(beta logits)."""
+    check_positive(beta=beta)
     gumbel = np.random.default_rng([seed, 1]).gumbel(size=len(logits))
-    return top_k(logits + gumbel, query_size, seed)
+    return top_k(beta * logits + gumbel, query_size, seed)
 
 
 class _Stochastic(Selector):

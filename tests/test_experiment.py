@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tfp_bayes import runs
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.active.experiment import run_experiment, summarize
+from tfp_bayes.active.experiment import plot, run_experiment, summarize
 from tfp_bayes.active.report import read_history, write_history
 
 STUDY = Path(__file__).parent.parent / "examples" / "study"
@@ -76,6 +77,20 @@ def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
         "filtered": {0: history([0, 1, 10], [0.5, 0.4, 0.15])},
     }
     assert summarize(histories)["filtered"]["difference"] == pytest.approx([-0.0375] * 3)
+
+
+@pytest.mark.parametrize("accuracies", [[0.5, 0.6, 0.85], [0.7]])
+def test_band_is_one_standard_error(accuracies):
+    runs = {
+        seed: [Round(0, 20, 0, each), Round(1, 30, 10, 1)] for seed, each in enumerate(accuracies)
+    }
+    (axes,) = plot({"only": runs}).axes
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices
+    heights = heights[heights[:, 0] == 0, 1]
+    error = scipy.stats.sem(accuracies) if len(accuracies) > 1 else 0
+    expected = 100 * (np.mean(accuracies) + error * np.array([-1, 1]))
+    np.testing.assert_allclose([heights.min(), heights.max()], expected)
 
 
 def test_crossing_of_the_mean_curve(tmp_path):

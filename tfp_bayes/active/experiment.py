@@ -223,7 +223,8 @@ def plot(histories: Histories) -> Figure:
     for method, runs in histories.items():
         acquired, errors = error_curves(runs, sorted(runs))
         mean = 100 * (1 - errors.mean(0))
-        band = 100 * errors.std(0) / np.sqrt(len(errors))
+        spread = errors.std(0, ddof=min(1, len(errors) - 1))  # of one seed 0
+        band = 100 * spread / np.sqrt(len(errors))
         (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
     axes.legend(loc="lower right")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tfp_bayes import runs
+from tfp_bayes import experiments, runs
 from tfp_bayes.active import Round, acquisition, filters, selectors
 from tfp_bayes.active.experiment import plot, run_experiment, summarize
 from tfp_bayes.active.report import read_history, write_history
@@ -158,7 +158,7 @@ prior_scale = "none"
 def test_configuration(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(TOML)
-    config = runs.load_experiment(path)
+    config = experiments.load_experiment(path)
     assert (config.seeds, config.rounds) == (2, 3)
     assert config.methods["a"] == {"steps": 7}
     assert config.methods["b"]["label_filter"] == {"name": "static_threshold", "tau": 0.1}
@@ -176,12 +176,12 @@ def test_configuration_refused(text, message, tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: "):
-        runs.load_experiment(path)
+        experiments.load_experiment(path)
 
 
 @pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
 def test_the_study_can_be_run(path, tmp_path):
-    config = runs.load_experiment(path)
+    config = experiments.load_experiment(path)
     run_experiment(run, list(config.methods), [], tmp_path)  # refuses names that share a folder
     for arguments in config.methods.values():
         one = runs.RunConfig(**arguments, seed=0)

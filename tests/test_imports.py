@@ -20,6 +20,7 @@ ORDER = [
     ["active", "models"],
     ["label"],
     ["runs"],
+    ["experiments"],
     ["cli"],
     ["__main__"],
 ]

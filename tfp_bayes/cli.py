@@ -211,10 +211,10 @@ def _experiment(options: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from tfp_bayes import runs
     from tfp_bayes.active.experiment import run_experiment
+    from tfp_bayes.experiments import load_experiment, run_one
 
-    config = runs.load_experiment(options.config)
+    config = load_experiment(options.config)
     given = {name: getattr(options, name) for name in ("seeds", "rounds")}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     out = options.out or Path("runs", options.config.stem)
@@ -228,7 +228,7 @@ def _experiment(options: argparse.Namespace) -> int:
             progress.print(f"{method}, seed {seed}: complete", highlight=False)
 
         run_experiment(
-            functools.partial(runs.run_one, config),
+            functools.partial(run_one, config),
             list(config.methods),
             range(config.seeds),
             out,

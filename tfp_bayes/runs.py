@@ -1,11 +1,9 @@
 """An active-learning run in a folder: started, killed, continued and reported."""
 
 import dataclasses
-import functools
 import json
 import os
 import platform
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,7 +23,7 @@ from tfp_bayes.active import (
 )
 from tfp_bayes.active.checkpoint import check_same_configuration
 from tfp_bayes.active.files import write_json
-from tfp_bayes.active.report import read_history, write_report
+from tfp_bayes.active.report import write_report
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.active.tensorboard import TensorBoard
 from tfp_bayes.models import BayesianBasisRegression, BayesianCNN
@@ -222,7 +220,7 @@ def run_active_learning(
     data = data or datasets.load(config.dataset)
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
-        _check_continues(config, folder)
+        check_continues(config, folder)
     learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
     write_json(folder / "config.json", dataclasses.asdict(config))
 
@@ -263,7 +261,8 @@ def open_run(
     return learner, data
 
 
-def _check_continues(config: RunConfig, folder: Path) -> None:
+def check_continues(config: RunConfig, folder: Path) -> None:
+    """Raises a ValueError if the folder holds a run of another configuration."""
     known = dataclasses.asdict(load_config(folder))
     check_same_configuration(dataclasses.asdict(config), known, folder)
 
@@ -312,64 +311,3 @@ def _save_model(model: keras.Model, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")  # Keras insists on the .keras ending
     model.save(temporary)
     temporary.replace(path)
-
-
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """Methods to compare on the same seeds.
-
-    Attributes:
-        methods: Arguments of `RunConfig` by name of the method, without seed.
-        seeds: Number of paired seeds, from 0.
-        rounds: Rounds of acquisition of each run.
-    """
-
-    methods: dict[str, dict]
-    seeds: int = 5
-    rounds: int = 10
-
-
-def load_experiment(path: str | Path) -> ExperimentConfig:
-    """Reads an experiment from a TOML file.
-
-    Top-level keys are `seeds`, `rounds` and arguments of `RunConfig` that all methods share;
-    each table `[methods.NAME]` holds those of one method.
-
-    Raises:
-        ValueError: If a key is unknown or there is no method.
-    """
-    record = tomllib.loads(Path(path).read_text())
-    methods = record.pop("methods", {})
-    own = {name: record.pop(name) for name in ("seeds", "rounds") if name in record}
-    known = set(RunConfig.__dataclass_fields__) - {"seed"}
-    unknown = sorted({name for each in (record, *methods.values()) for name in each} - known)
-    if unknown or not methods:
-        raise ValueError(
-            f"Expected `seeds`, `rounds`, tables [methods.NAME] and keys out of {sorted(known)} in "
-            f"{path}. Received: {unknown or 'no method'}. Hint: see examples/study."
-        )
-    return ExperimentConfig(
-        {name: _with_none({**record, **each}) for name, each in methods.items()}, **own
-    )
-
-
-def _with_none(arguments: dict) -> dict:
-    """Replaces "none" by what TOML cannot say, as in `candidates = "none"`."""
-    return {name: None if value == "none" else value for name, value in arguments.items()}
-
-
-def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
-    """Completes one run of an experiment in its folder; does nothing if it is complete."""
-    run = RunConfig(**config.methods[method], seed=seed)
-    history = folder / "history.csv"
-    if history.exists():
-        _check_continues(run, folder)
-        if len(read_history(history)) > config.rounds:
-            return
-    run_active_learning(run, config.rounds, folder, data=_load_once(run.dataset), pictures=False)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_once(dataset: str) -> datasets.Dataset:
-    """Loads a data set that many runs of one process share and none changes."""
-    return datasets.load(dataset)

@@ -94,6 +94,10 @@ class Annotators:
         aggregation: "majority" or "dawid_skene", which learns from all answers so far.
         seed: Integer that decides ties.
 
+    Attributes:
+        answers: (A, M) so far, for "dawid_skene". No learner's checkpoint holds them: keep them
+            beside it, and set them before a run continues in another process.
+
     Raises:
         ValueError: If there is no oracle or `aggregation` is unknown.
 
@@ -122,7 +126,7 @@ class Annotators:
         self.num_classes = num_classes
         self.aggregation = aggregation
         self.seed = seed
-        self.answers = np.zeros((len(oracles), 0), "int64")  # (A, M) so far
+        self.answers = np.zeros((len(oracles), 0), "int64")
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns one label (q,) for each example (q,)."""

@@ -10,7 +10,7 @@ import scipy.stats
 
 from tfp_bayes import experiments, runs
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.active.experiment import plot, run_experiment, summarize
+from tfp_bayes.active.experiment import plot, run_experiment, summarize, to_markdown
 from tfp_bayes.active.report import read_history, write_history
 
 STUDY = Path(__file__).parent.parent / "examples" / "study"
@@ -76,7 +76,20 @@ def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
         "all kept": {0: history([0, 10, 20], [0.5, 0.4, 0.3])},
         "filtered": {0: history([0, 1, 10], [0.5, 0.4, 0.15])},
     }
-    assert summarize(histories)["filtered"]["difference"] == pytest.approx([-0.0375] * 3)
+    row = summarize(histories)["filtered"]
+    assert row["difference"] == pytest.approx([-0.0375] * 3)
+    assert row["difference_in_first_half"] == pytest.approx([0] * 3)  # rounds 0 and 1 of 0, 1, 2
+    assert row["difference_in_second_half"] == pytest.approx([-0.15] * 3)
+
+
+def test_no_second_half_of_one_round():
+    histories = {
+        name: {0: [Round(0, 20, 0, accuracy)]} for name, accuracy in (("a", 0.5), ("b", 0.6))
+    }
+    row = summarize(histories)["b"]
+    assert row["difference"] == row["difference_in_first_half"] == pytest.approx([-0.1] * 3)
+    assert "difference_in_second_half" not in row
+    assert "| -10.00% | -10.00% |  |" in to_markdown(summarize(histories))
 
 
 @pytest.mark.parametrize("accuracies", [[0.5, 0.6, 0.85], [0.7]])

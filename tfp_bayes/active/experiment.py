@@ -17,6 +17,7 @@ from tfp_bayes.active.round import Round, filter_quality
 from tfp_bayes.quiet import start_tensorflow
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
+DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
 Run = Callable[[str, int, Path], None]
 Histories = dict[str, dict[int, list[Round]]]  # by method and seed
 
@@ -122,9 +123,9 @@ def summarize(histories: Histories) -> dict[str, dict]:
     Returns:
         For each method: seeds, rounds, error (first and last of the mean curve), area (average
         error over the labels acquired), crossings of the mean curve (null where not reached),
-        difference of errors to the baseline, averaged over rounds, on the seeds that both have,
-        negative log likelihood on the validation set at the end, to choose by, and how well labels
-        were filtered.
+        difference of errors to the baseline, averaged over all rounds, the first half of them and
+        the second, on the seeds that both have, negative log likelihood on the validation set at
+        the end, to choose by, and how well labels were filtered.
     """
     baseline, *_ = histories
     table = {}
@@ -147,7 +148,10 @@ def summarize(histories: Histories) -> dict[str, dict]:
             ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
             # Round by round: answers cost the same whether or not a filter keeps them.
             both = np.arange(min(ours.shape[1], theirs.shape[1]))
-            row["difference"] = list(paired_difference(both, ours[:, both], theirs[:, both]))
+            first, second = np.array_split(both, 2)
+            for name, part in zip(DIFFERENCES, (both, first, second)):
+                if part.size:
+                    row[name] = list(paired_difference(part, ours[:, part], theirs[:, part]))
         last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
         row["last_validation_nll"] = _known(last)
         rounds = [each for history in runs.values() for each in history if each.num_asked]
@@ -174,18 +178,18 @@ def to_markdown(table: dict[str, dict]) -> str:
     baseline, *_ = table
     lines = [
         "| method | seeds | test accuracy at the start | at the end | images to 10 % error "
-        f"| to 5 % | average error minus that of {baseline} |",
-        "|---|---|---|---|---|---|---|",
+        f"| to 5 % | average error minus that of {baseline} | in the first half | in the second |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for method, row in table.items():
-        difference = row.get("difference")
+        differences = [None if method == baseline else row.get(name) for name in DIFFERENCES]
         cells = [
             method,
             str(row["seeds"]),
             f"{1 - row['first_error']:.2%}",
             f"{1 - row['last_error']:.2%} ({row['last_acquired']:.0f} acquired)",
             *(_interval(row[level], "{:.0f}") for level in levels),
-            "" if method == baseline or not difference else _interval(difference, "{:+.2%}"),
+            *(_interval(each, "{:+.2%}") if each else "" for each in differences),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if any(row["filter"]["rejected_per_round"] for row in table.values()):

@@ -231,7 +231,8 @@ def plot(histories: Histories) -> Figure:
         band = 100 * spread / np.sqrt(len(errors))
         (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
-    axes.legend(loc="lower right")
+    figure.set_figwidth(9.5)
+    figure.legend(loc="outside right upper")  # inside it would cover curves of many methods
     return figure
 
 

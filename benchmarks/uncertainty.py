@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 import tfp_bayes
-from tfp_bayes import uncertainty
+from tfp_bayes import metrics
 
 
 def measure(options, data, seed):
@@ -50,9 +50,9 @@ def measure(options, data, seed):
         samples = 1 if options.inference == "deterministic" else 100
         mean = model.predict_uncertainty(data.x_test, samples, seed=0).mean
     return (
-        uncertainty.accuracy(data.y_test, mean),
-        uncertainty.nll(data.y_test, mean),
-        uncertainty.expected_calibration_error(data.y_test, mean, num_bins=10),
+        metrics.accuracy(data.y_test, mean),
+        metrics.nll(data.y_test, mean),
+        metrics.expected_calibration_error(data.y_test, mean, num_bins=10),
         seconds,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes import uncertainty
+from tfp_bayes import metrics
 
 
 def plot_most_uncertain(images, labels, prediction, path, count=24):
@@ -47,9 +47,9 @@ def main():
     model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, verbose=2)
 
     p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
-    print(f"accuracy {uncertainty.accuracy(y_test, p.mean):.4f}")
-    print(f"NLL      {uncertainty.nll(y_test, p.mean):.4f} nats")
-    print(f"ECE      {uncertainty.expected_calibration_error(y_test, p.mean):.4f} (15 bins)")
+    print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
+    print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
+    print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean):.4f} (15 bins)")
 
     wrong = p.mean.argmax(-1) != y_test
     order = np.argsort(-p.mutual_information)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import tfp_bayes
-from tfp_bayes import uncertainty
+from tfp_bayes import metrics
 
 SERVER = """
 import sys
@@ -44,7 +44,7 @@ def main():
     size = sum(file.stat().st_size for file in options.model.rglob("*") if file.is_file())
     mean = model.predict(x_test, verbose=0)
     print(f"Wrote {options.model}, {size / 1e6:.1f} MB: test accuracy", end=" ")
-    print(f"{uncertainty.accuracy(y_test, mean):.4f}, NLL {uncertainty.nll(y_test, mean):.4f}")
+    print(f"{metrics.accuracy(y_test, mean):.4f}, NLL {metrics.nll(y_test, mean):.4f}")
 
     with tempfile.TemporaryDirectory() as folder:
         images, answers = Path(folder, "images.npy"), Path(folder, "answers.npz")

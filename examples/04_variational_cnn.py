@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes import uncertainty
+from tfp_bayes import metrics
 from tfp_bayes.layers import variational_layers
 
 REMOVED = (0, 0.5, 0.75, 0.9, 0.95, 0.98)
@@ -69,16 +69,16 @@ def main():
     model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, verbose=2)
 
     p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
-    print(f"accuracy {uncertainty.accuracy(y_test, p.mean):.4f}")
-    print(f"NLL      {uncertainty.nll(y_test, p.mean):.4f} nats")
-    print(f"ECE      {uncertainty.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
+    print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
+    print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
+    print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
 
     ratios = {layer.name: signal_to_noise(layer) for layer in variational_layers(model)}
     accuracies = []
     for fraction in REMOVED:
         prune(model, fraction)
         mean = model.predict_uncertainty(x_test, num_samples=20, seed=0).mean
-        accuracies.append(uncertainty.accuracy(y_test, mean))
+        accuracies.append(metrics.accuracy(y_test, mean))
         print(f"{fraction:4.0%} of the kernel weights removed: accuracy {accuracies[-1]:.4f}")
     options.out.mkdir(parents=True, exist_ok=True)
     plot(ratios, accuracies, options.out / "weights.png")

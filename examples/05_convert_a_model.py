@@ -15,14 +15,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes import uncertainty
+from tfp_bayes import metrics
 
 
 def describe(name, y, probs):
     print(
-        f"{name:30s} accuracy {uncertainty.accuracy(y, probs):.4f}  "
-        f"NLL {uncertainty.nll(y, probs):.4f}  "
-        f"ECE {uncertainty.expected_calibration_error(y, probs):.4f}"
+        f"{name:30s} accuracy {metrics.accuracy(y, probs):.4f}  "
+        f"NLL {metrics.nll(y, probs):.4f}  "
+        f"ECE {metrics.expected_calibration_error(y, probs):.4f}"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes import priors, uncertainty
+from tfp_bayes import metrics, priors
 from tfp_bayes.layers import DenseReparameterization
 
 SCALE = 0.1
@@ -71,7 +71,7 @@ def main():
         mean = models[name].predict(x_test.reshape(-1, 784) / 255, verbose=0)
         print(
             f"{name:13s} {small:.0%} of the weights are below 0.01, largest {kernel.max():.2f}, "
-            f"accuracy {uncertainty.accuracy(y_test, mean):.4f}"
+            f"accuracy {metrics.accuracy(y_test, mean):.4f}"
         )
         axes.hist(kernel.ravel(), bins=np.linspace(-1, 1, 101), log=True)
         axes.set(title=f"{PRIORS[name]}".replace("ScaleMixture(", "ScaleMixture(\n"), xlabel="w")

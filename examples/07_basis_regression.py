@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes import runs
-from tfp_bayes.active.curves import mean_crossing, paired_difference
+from tfp_bayes.studies import runs
+from tfp_bayes.studies.curves import mean_crossing, paired_difference
 
 METHODS = {
     "exact": ("closed_form", "predictive_variance", "top_k"),

@@ -145,7 +145,7 @@ def test_kl_without_closed_form_uses_the_draw_of_the_pass(cls):
 
 
 def _kernel_seed(layer):
-    from tfp_bayes.seeds import fold_in
+    from tfp_bayes._plumbing.seeds import fold_in
 
     return fold_in(layer.draw_seed(training=True), 0)
 

@@ -9,31 +9,37 @@ if TYPE_CHECKING:
     from tfp_bayes import (
         active,
         datasets,
+        inference,
         layers,
         losses,
         metrics,
         models,
+        networks,
         posteriors,
+        prediction,
         priors,
-        runs,
+        studies,
         uncertainty,
     )
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
-    from tfp_bayes.inference import Ensemble, LastLayerLaplace, Prediction, Predictor
+    from tfp_bayes.inference import Ensemble, LastLayerLaplace
     from tfp_bayes.models import (
-        BayesianBasisRegression,
-        BayesianCNN,
-        BayesianLeNet5,
-        BayesianMLP,
         BayesianModel,
-        BayesianResNet20,
         KLWeight,
         kl_divergence,
         set_kl_weight,
         to_bayesian,
         to_deterministic,
     )
+    from tfp_bayes.networks import (
+        BayesianBasisRegression,
+        BayesianCNN,
+        BayesianLeNet5,
+        BayesianMLP,
+        BayesianResNet20,
+    )
+    from tfp_bayes.prediction import Prediction, Predictor
 
 __version__ = "0.1.0"
 
@@ -53,15 +59,18 @@ __all__ = [
     "active",
     "datasets",
     "export_saved_model",
+    "inference",
     "kl_divergence",
     "layers",
     "losses",
     "metrics",
     "models",
+    "networks",
     "posteriors",
+    "prediction",
     "priors",
-    "runs",
     "set_kl_weight",
+    "studies",
     "to_bayesian",
     "to_deterministic",
     "uncertainty",
@@ -69,17 +78,17 @@ __all__ = [
 
 _DEFINED_IN = {
     "ActiveLearner": "active",
-    "BayesianBasisRegression": "models",
-    "BayesianCNN": "models",
-    "BayesianLeNet5": "models",
-    "BayesianMLP": "models",
+    "BayesianBasisRegression": "networks",
+    "BayesianCNN": "networks",
+    "BayesianLeNet5": "networks",
+    "BayesianMLP": "networks",
     "BayesianModel": "models",
-    "BayesianResNet20": "models",
+    "BayesianResNet20": "networks",
     "Ensemble": "inference",
     "KLWeight": "models",
     "LastLayerLaplace": "inference",
-    "Prediction": "inference",
-    "Predictor": "inference",
+    "Prediction": "prediction",
+    "Predictor": "prediction",
     "export_saved_model": "export",
     "kl_divergence": "models",
     "set_kl_weight": "models",
@@ -101,4 +110,4 @@ def __dir__() -> list[str]:
 
 
 if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
-    from tfp_bayes import backend  # noqa: F401  # says so now if it is not TensorFlow
+    from tfp_bayes._plumbing import backend  # noqa: F401  # says so now if it is not TensorFlow

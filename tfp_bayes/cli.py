@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfp_bayes import __version__
-from tfp_bayes.quiet import start_tensorflow
+from tfp_bayes._plumbing.quiet import start_tensorflow
 
 # TensorFlow takes seconds to import; this module does so only once it knows there is work.
 
@@ -144,7 +144,7 @@ def _add_label(commands) -> None:
 
 
 def _open_run(options: argparse.Namespace):
-    from tfp_bayes import runs
+    from tfp_bayes.studies import runs
 
     return runs.open_run(options.run, options.data_dir, options.manual_dir)
 
@@ -152,9 +152,9 @@ def _open_run(options: argparse.Namespace):
 def _label(options: argparse.Namespace) -> int:
     import logging
 
-    from tfp_bayes.active.report import write_report
     from tfp_bayes.label import Session
     from tfp_bayes.label.server import HOST, make_app
+    from tfp_bayes.studies.report import write_report
 
     learner, data = _open_run(options)
     session = Session(
@@ -211,8 +211,8 @@ def _experiment(options: argparse.Namespace) -> int:
 
     from rich.progress import Progress
 
-    from tfp_bayes.active.experiment import run_experiment
-    from tfp_bayes.experiments import load_experiment, run_one
+    from tfp_bayes.studies.comparison import run_experiment
+    from tfp_bayes.studies.experiments import load_experiment, run_one
 
     config = load_experiment(options.config)
     given = {name: getattr(options, name) for name in ("seeds", "rounds")}
@@ -243,7 +243,8 @@ def _experiment(options: argparse.Namespace) -> int:
 def _active_learning(options: argparse.Namespace) -> int:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    from tfp_bayes import datasets, runs
+    from tfp_bayes import datasets
+    from tfp_bayes.studies import runs
 
     fields = runs.RunConfig.__dataclass_fields__
     given = {k: v for k, v in vars(options).items() if k in fields and v is not None}

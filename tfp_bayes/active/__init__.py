@@ -2,11 +2,9 @@
 
 from tfp_bayes.active import (
     acquisition,
-    curves,
     filters,
     initial,
     oracles,
-    report,
     selectors,
     stopping,
 )
@@ -25,7 +23,7 @@ from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
 from tfp_bayes.active.pool import Pool
-from tfp_bayes.active.round import Round, filter_quality, images_to_error
+from tfp_bayes.active.round import Round, filter_quality
 from tfp_bayes.active.selectors import batch_bald, top_k
 
 __all__ = [
@@ -39,12 +37,10 @@ __all__ = [
     "acquisition",
     "bald",
     "batch_bald",
-    "curves",
     "dawid_skene",
     "epig",
     "filter_quality",
     "filters",
-    "images_to_error",
     "initial",
     "least_confident",
     "majority",
@@ -54,7 +50,6 @@ __all__ = [
     "oracles",
     "predictive_variance",
     "random",
-    "report",
     "rows",
     "selectors",
     "stopping",

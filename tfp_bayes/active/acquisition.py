@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from scipy.special import entr
 
-from tfp_bayes.inference import Prediction
+from tfp_bayes.prediction import Prediction
 
 Acquisition = Callable[..., np.ndarray]
 

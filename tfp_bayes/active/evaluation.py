@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from tfp_bayes.inference import Prediction
-from tfp_bayes.uncertainty import accuracy, nll
+from tfp_bayes.metrics import accuracy, nll
+from tfp_bayes.prediction import Prediction
 
 
 class Scores(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from tfp_bayes.configured import Configured, check_positive, get_configured
+from tfp_bayes._plumbing.configured import Configured, check_positive, get_configured
 
 # Before any answer: one label in ten is wrong, as sure as after ten answers.
 PRIOR_WRONG, PRIOR_RIGHT = 1.0, 9.0

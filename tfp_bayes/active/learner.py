@@ -22,9 +22,10 @@ from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
 from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
-from tfp_bayes.inference import Prediction
-from tfp_bayes.inference.prediction import concatenate
-from tfp_bayes.uncertainty import accuracy, apply_temperature, fit_temperature
+from tfp_bayes.metrics import accuracy
+from tfp_bayes.prediction import Prediction
+from tfp_bayes.prediction.prediction import concatenate
+from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
 # Labels are not filtered by a model that is not better than this.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfp_bayes.active import checkpoint
+from tfp_bayes._plumbing import checkpoint
 from tfp_bayes.active.pool import Pool
 from tfp_bayes.active.round import Round
 

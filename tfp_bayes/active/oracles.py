@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfp_bayes.active.files import write_png
+from tfp_bayes._plumbing.files import write_png
 from tfp_bayes.active.images import draw_image
 
 

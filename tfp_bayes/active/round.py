@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from tfp_bayes.active.curves import crossing
-
 
 @dataclass(frozen=True)
 class Round:
@@ -53,28 +49,6 @@ class Round:
     fit_seconds: float = 0.0
     score_seconds: float = 0.0
     evaluate_seconds: float = 0.0
-
-
-def images_to_error(history: Sequence[Round], error: float) -> float | None:
-    """Returns how many acquired examples it took to reach a test error.
-
-    Args:
-        history: Rounds in order.
-        error: Test error to reach, e.g. 0.05.
-
-    Returns:
-        Acquired examples at the first crossing, linearly interpolated between rounds; None if
-        the error was never reached.
-
-    Example:
-
-    >>> rounds = [Round(0, 20, 0, 0.75), Round(1, 30, 10, 0.875)]
-    >>> images_to_error(rounds, 0.1875)
-    5.0
-    """
-    acquired = np.array([row.num_acquired for row in history])
-    found = crossing(acquired, np.array([1 - row.test_accuracy for row in history]), error)
-    return None if np.isinf(found) else found
 
 
 def filter_quality(history: Sequence[Round]) -> dict[str, float]:

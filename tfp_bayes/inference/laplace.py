@@ -7,11 +7,11 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
-from tfp_bayes.configured import check_positive
-from tfp_bayes.inference.batches import count_rows
+from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
 from tfp_bayes.layers import stochastic_layers
-from tfp_bayes.optimize import minimize_from_grid
 
 _BATCH_SIZE = 1024
 _LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tfp_bayes._plumbing.files import write_json
 from tfp_bayes.active import ActiveLearner
-from tfp_bayes.active.files import write_json
 from tfp_bayes.active.images import png
 
 

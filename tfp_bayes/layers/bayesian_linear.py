@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers import conjugate, regression_data
 from tfp_bayes.layers.stochastic import StochasticLayer
-from tfp_bayes.seeds import fold_in
 
 
 class Predictive(NamedTuple):

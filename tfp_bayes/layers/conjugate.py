@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from tfp_bayes.optimize import minimize_from_grid
+from tfp_bayes._plumbing.optimize import minimize_from_grid
 
 _ROWS_AT_A_TIME = 8192  # bounds the memory that solving takes
 

@@ -7,8 +7,8 @@ how examples of a batch share noise, so in the variance of the gradient.
 
 import tensorflow as tf
 
+from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.random_weight import Draw
-from tfp_bayes.seeds import fold_in
 
 
 def reparameterization(

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")

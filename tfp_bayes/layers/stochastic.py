@@ -3,8 +3,8 @@
 import keras
 import tensorflow as tf
 
-import tfp_bayes.backend  # noqa: F401  # refuses a Keras that does not run on TensorFlow
-from tfp_bayes.seeds import fold_in
+import tfp_bayes._plumbing.backend  # noqa: F401  # refuses a Keras that does not run on TensorFlow
+from tfp_bayes._plumbing.seeds import fold_in
 
 
 class StochasticLayer(keras.layers.Layer):

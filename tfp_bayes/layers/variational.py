@@ -4,9 +4,9 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes import posteriors, priors
+from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.random_weight import Draw, RandomWeight
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
-from tfp_bayes.seeds import fold_in
 
 _QUANTIZED = "a quantized kernel has no distribution; quantize to_deterministic(model)"
 # What Keras layers take and a distribution over weights cannot honour.

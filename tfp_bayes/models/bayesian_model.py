@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
-from tfp_bayes.inference import Prediction, Predictor
-from tfp_bayes.inference.predictor import DEFAULT_BATCH_SIZE
 from tfp_bayes.layers import stochastic_layers, variational_layers
 from tfp_bayes.models.embedding import Embedding
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence
 from tfp_bayes.models.num_train import count_examples
-from tfp_bayes.seeds import fold_in
+from tfp_bayes.prediction import Prediction, Predictor
+from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.layers import variational_layers
 
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_bayes.inference.batches import count_rows
+from tfp_bayes._plumbing.batches import count_rows
 
 
 def count_examples(x, validation_split: float = 0.0) -> int | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfp_bayes import layers as stochastic
 from tfp_bayes import posteriors, priors
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.layers.variational import check_honoured
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.conversion import WITH_KERNEL, check_graph, convert, count_types, leaves

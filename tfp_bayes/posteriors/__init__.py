@@ -1,6 +1,6 @@
 """The variational families q: what a posterior over a layer's weights may look like."""
 
-from tfp_bayes.configured import get_configured
+from tfp_bayes._plumbing.configured import get_configured
 from tfp_bayes.posteriors.deterministic import Deterministic
 from tfp_bayes.posteriors.low_rank_normal import LowRankNormal
 from tfp_bayes.posteriors.mean_field_normal import MeanFieldNormal

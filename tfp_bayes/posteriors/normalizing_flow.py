@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
 
 MEAN_SAMPLES = 1000

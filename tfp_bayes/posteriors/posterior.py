@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_bayes.configured import Configured
+from tfp_bayes._plumbing.configured import Configured
 
 # softplus(-5): small beside initial weights, so that training starts almost as without noise.
 INITIAL_SCALE = 0.0067

@@ -1,6 +1,6 @@
 """What we believe about weights before data."""
 
-from tfp_bayes.configured import get_configured
+from tfp_bayes._plumbing.configured import get_configured
 from tfp_bayes.priors.hierarchical_normal import HierarchicalNormal
 from tfp_bayes.priors.laplace import Laplace
 from tfp_bayes.priors.normal import Normal

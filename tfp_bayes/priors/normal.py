@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_bayes.configured import check_positive
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.priors.prior import Prior
 
 

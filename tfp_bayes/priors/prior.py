@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfp_bayes.configured import Configured
+from tfp_bayes._plumbing.configured import Configured
 
 
 class Prior(Configured):

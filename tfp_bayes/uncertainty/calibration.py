@@ -5,8 +5,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from tfp_bayes.uncertainty.metrics import SMALLEST_PROBABILITY
-from tfp_bayes.uncertainty.probabilities import as_labelled
+from tfp_bayes._plumbing.probabilities import as_labelled
+from tfp_bayes.metrics.classification import SMALLEST_PROBABILITY
 
 _LARGEST = np.log(20.0)
 

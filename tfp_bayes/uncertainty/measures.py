@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
-from tfp_bayes.uncertainty.probabilities import as_samples
+from tfp_bayes._plumbing.probabilities import as_samples
 
 
 def predictive_mean(samples: ArrayLike) -> np.ndarray:

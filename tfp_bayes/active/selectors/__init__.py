@@ -3,6 +3,7 @@
 Each rule is a function on arrays (`batch_bald`) and a small object for the learner (`BatchBALD`).
 """
 
+from tfp_bayes._plumbing.configured import get_configured
 from tfp_bayes.active.selectors.badge import BADGE, badge
 from tfp_bayes.active.selectors.batch_bald import BatchBALD, batch_bald
 from tfp_bayes.active.selectors.diverse import Diverse, diverse
@@ -18,7 +19,6 @@ from tfp_bayes.active.selectors.stochastic import (
     softrank,
 )
 from tfp_bayes.active.selectors.top_k import TopK, top_k
-from tfp_bayes.configured import get_configured
 
 __all__ = [
     "BADGE",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfp_bayes.configured import Configured
-from tfp_bayes.inference import Prediction
+from tfp_bayes._plumbing.configured import Configured
+from tfp_bayes.prediction import Prediction
 
 FEATURES = ("pixels", "penultimate")
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.active.selectors.selector import Candidates, Selector, check_scores
 from tfp_bayes.active.selectors.top_k import top_k
-from tfp_bayes.configured import check_positive
 
 
 def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,251 @@
+"""The training objective, its weight, and evaluation of the predictive mean."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import bayesian_mlp, vectors
+
+import tfp_bayes
+from tfp_bayes import metrics
+from tfp_bayes.layers import MCDropout
+from tfp_bayes.models.num_train import count_examples
+
+X, Y = vectors(30), np.arange(30) % 3
+
+
+def compiled(**kwargs):
+    model = bayesian_mlp(**{"num_samples": 7, **kwargs})
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def linear(prior_scale, **kwargs):
+    """Softmax regression: nothing random, so the loss has a closed form."""
+    inputs = keras.Input((5,))
+    outputs = keras.layers.Dense(3, activation="softmax")(inputs)
+    model = tfp_bayes.BayesianModel(
+        inputs, outputs, prior_scale=prior_scale, num_samples=1, **kwargs
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+# The weight of the prior.
+
+
+def test_loss_is_nll_plus_kl_over_num_train():
+    model = linear(prior_scale=0.5)
+    kernel, _ = model.layers[1].get_weights()
+    nll = metrics.nll(Y, model(X).numpy())
+    kl = (kernel.astype("float64") ** 2).sum() / (2 * 0.5**2)
+    history = model.fit(X, Y, batch_size=30, verbose=0).history
+    assert history["nll"][0] == pytest.approx(nll, rel=1e-5)
+    assert history["kl"][0] == pytest.approx(kl, rel=1e-5)
+    assert history["loss"][0] == pytest.approx(nll + kl / 30, rel=1e-5)
+    assert float(model.kl_weight) == pytest.approx(1 / 30)
+
+
+def test_gaussian_prior_equals_l2():
+    """The trained weights are those of Keras' L2 with factor 1 / (2 s^2 N)."""
+    bayesian = linear(prior_scale=0.3)
+    l2 = keras.regularizers.L2(1 / (2 * 0.3**2 * 30))
+    plain = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(3, activation="softmax", kernel_regularizer=l2)]
+    )
+    plain.compile("sgd", "sparse_categorical_crossentropy")
+    plain.layers[0].set_weights(bayesian.layers[1].get_weights())
+    for model in (bayesian, plain):
+        model.fit(X, Y, batch_size=10, epochs=3, shuffle=False, verbose=0)
+    for a, b in zip(bayesian.layers[1].get_weights(), plain.layers[0].get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_prior_covers_every_kernel_and_no_bias():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.SeparableConv2D(4, 3, bias_initializer="ones")(inputs)
+    x = keras.layers.Conv2D(4, 3, bias_initializer="ones")(x)
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.Flatten()(MCDropout(0.5)(x)))
+    model = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=2.0)
+    kernels = [w for w in model.get_weights() if w.ndim > 1]
+    assert len(kernels) == 4
+    expected = sum((w**2).sum() for w in kernels) / 8
+    assert float(model.kl_divergence()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_flat_prior_adds_nothing():
+    history = linear(prior_scale=None).fit(X, Y, batch_size=30, verbose=0).history
+    assert history["loss"] == history["nll"]
+
+
+def test_growing_data_changes_the_weight_without_a_retrace():
+    model = compiled(prior_scale=0.1)
+    model.fit(X, Y, verbose=0)
+    function, steps = model.train_function, []
+    train_step = model.train_step
+    model.train_step = lambda data: steps.append(1) or train_step(data)  # runs when traced
+    kl = model.fit(X[:10], Y[:10], batch_size=10, verbose=0).history
+    assert model.num_train == 10
+    assert kl["loss"][0] == pytest.approx(kl["nll"][0] + kl["kl"][0] / 10, rel=1e-4)
+    assert model.train_function is function
+    assert not steps
+
+
+def test_kl_is_counted_once_under_a_strategy(two_replicas):
+    """Two logical CPU devices take one SGD step to the same weights as one device."""
+    with two_replicas.scope():
+        mirrored = linear(prior_scale=0.2)
+    single = linear(prior_scale=0.2)
+    single.set_weights(mirrored.get_weights())
+    for model in (mirrored, single):
+        history = model.fit(X, Y, batch_size=30, shuffle=False, verbose=0).history
+        assert history["loss"][0] == pytest.approx(
+            history["nll"][0] + history["kl"][0] / 30, rel=1e-5
+        )
+    for a, b in zip(mirrored.layers[1].get_weights(), single.layers[1].get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+# How many examples there are.
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        return X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8]
+
+
+def test_counts_examples():
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+    assert count_examples(X) == 30
+    assert count_examples({"a": X, "b": X}) == 30
+    assert count_examples(dataset.batch(8)) == 30
+    assert count_examples(dataset.batch(8, drop_remainder=True)) == 24
+    assert count_examples(dataset.repeat().batch(8)) is None
+    assert count_examples(dataset.filter(lambda x, y: y > 0).batch(8)) is None
+    assert count_examples(Batches()) == 30
+    assert count_examples(batch for batch in [(X, Y)]) is None
+
+
+@pytest.mark.parametrize("split", [0.0, 0.1, 0.25, 1 / 3])
+def test_validation_split_does_not_count(split):
+    model = compiled(prior_scale=1.0)
+    sizes = []
+    model.fit(
+        X,
+        Y,
+        batch_size=1,
+        validation_split=split,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: sizes.append(1))
+        ],
+    )
+    assert model.num_train == len(sizes)
+
+
+def test_unknown_number_of_examples_is_asked_for():
+    model = compiled(prior_scale=1.0)
+    endless = tf.data.Dataset.from_tensor_slices((X, Y)).repeat().batch(10)
+    with pytest.raises(ValueError, match=r"Hint: fit\(x, num_train="):
+        model.fit(endless, steps_per_epoch=2, verbose=0)
+    model.fit(endless, steps_per_epoch=2, num_train=30, verbose=0)
+    assert model.num_train == 30
+    with pytest.raises(ValueError, match="set_kl_weight"):
+        compiled(prior_scale=1.0).train_on_batch(X, Y)
+    assert compiled(prior_scale=None).train_on_batch(X, Y)
+
+
+# Evaluation.
+
+
+def test_evaluate_and_validation_score_the_predictive_mean():
+    model = compiled(prior_scale=1.0)
+    history = model.fit(X, Y, validation_data=(X, Y), verbose=0).history
+    assert "val_kl" not in history
+    mean = model.predict(X, verbose=0)
+    np.testing.assert_array_equal(mean, model.predict_uncertainty(X, 7, seed=0).mean)
+    nll, accuracy = metrics.nll(Y, mean), metrics.accuracy(Y, mean)
+    for batch_size in (None, 4, 30):
+        results = model.evaluate(X, Y, batch_size, verbose=0, return_dict=True)
+        assert results["loss"] == pytest.approx(nll, abs=1e-5)
+        assert results["nll"] == pytest.approx(nll, abs=1e-5)
+        assert results["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert history["val_nll"][0] == pytest.approx(nll, abs=1e-5)
+    assert history["val_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_predict_takes_every_source():
+    model = compiled()
+    mean = model.predict(X, verbose=0)
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(7)
+    np.testing.assert_array_equal(mean, model.predict(dataset, verbose=0))
+    np.testing.assert_array_equal(mean, model.predict(Batches(), verbose=0))
+    np.testing.assert_array_equal(mean, model.predict(X, batch_size=1, verbose=0))
+
+
+def test_prediction_does_not_disturb_training():
+    def trained(predict):
+        keras.utils.set_random_seed(0)
+        model = compiled(prior_scale=1.0)
+        for _ in range(2):
+            model.fit(X, Y, verbose=0)
+            if predict:
+                model.predict(X, verbose=0)
+                model.evaluate(X, Y, verbose=0)
+                model.predict_uncertainty(X, 3, seed=4)
+        return model.get_weights()
+
+    for a, b in zip(trained(True), trained(False)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_layers_with_one_seed_train_with_different_noise():
+    inputs = keras.Input((1000,))
+    first, second = MCDropout(0.5, seed=1), MCDropout(0.5, seed=1)
+    tfp_bayes.BayesianModel(
+        inputs, [first(inputs), second(inputs)], likelihood="bernoulli", prior_scale=1.0
+    )
+    x = np.ones((1, 1000), "float32")
+    assert 0.4 < np.mean(first(x, training=True) == second(x, training=True)) < 0.6
+
+
+# Saving.
+
+
+def test_saved_by_value(tmp_path):
+    model = compiled(prior_scale=0.7)
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    assert type(loaded) is tfp_bayes.BayesianModel
+    assert (loaded.prior_scale, loaded.num_samples, loaded.likelihood) == (0.7, 7, "categorical")
+    assert float(loaded.kl_weight) == pytest.approx(1 / 30)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    loaded.train_on_batch(X, Y)  # knows its prior's weight
+
+
+def test_mixed_precision_keeps_the_kl_finite():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs = keras.Input((400,))
+        hidden = MCDropout(0.5)(keras.layers.Dense(400, kernel_initializer="ones")(inputs))
+        outputs = keras.layers.Dense(3, activation="softmax", dtype="float32")(hidden)
+        model = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=0.1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    kernel = model.layers[-1].get_weights()[0]
+    expected = (160_000 + (kernel**2).sum()) / 0.02  # overflows float16, whose largest is 65504
+    assert float(model.kl_divergence()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bad_arguments():
+    for prior_scale in (0, -1.0):
+        with pytest.raises(ValueError, match=f"prior_scale={prior_scale}"):
+            bayesian_mlp(prior_scale=prior_scale)
+    with pytest.raises(ValueError, match="num_samples=0"):
+        bayesian_mlp(num_samples=0)
+    with pytest.raises(ValueError, match="likelihood='softmax'"):
+        bayesian_mlp(likelihood="softmax")

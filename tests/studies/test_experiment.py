@@ -1,0 +1,204 @@
+"""Experiments: paired seeds, continued, tabulated; and their configuration."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from tfp_bayes.active import Round, acquisition, filters, selectors
+from tfp_bayes.studies import experiments, runs
+from tfp_bayes.studies.comparison import plot, run_experiment, summarize, to_markdown
+from tfp_bayes.studies.report import read_history, write_history
+
+STUDY = Path(__file__).parents[2] / "examples" / "study"
+FLOOR = {"good": 0.02, "bad": 0.08}
+
+
+def run(method, seed, folder):
+    """A run whose test error falls from 0.3 to the method's floor; leaves a mark when it works."""
+    path = folder / "history.csv"
+    if path.exists():
+        return
+    rng = np.random.default_rng(seed)  # what seeds share
+    shift = 0.01 * rng.normal()
+    history = [
+        Round(i, 20 + 10 * i, 10 * i, test_accuracy=1 - FLOOR[method] - 0.3 * 0.5**i - shift)
+        for i in range(6)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "worked").touch()
+    write_history(path, history)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_runs_everything_once(workers, tmp_path):
+    seen = []
+    histories = run_experiment(
+        run, ["good", "bad"], range(3), tmp_path, workers=workers, on_run=lambda *r: seen.append(r)
+    )
+    assert sorted(seen) == [(m, s) for m in ("bad", "good") for s in range(3)]
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 6
+    assert {(r["method"], r["seed"], r["round"]) for r in rows} >= {("good", "2", "5")}
+    table = json.loads((tmp_path / "summary.json").read_text())
+    assert table == json.loads(json.dumps(summarize(histories)))
+    low, high = table["bad"]["difference"][1:]
+    assert low == pytest.approx(0.06)  # paired: what seeds share is gone
+    assert high == pytest.approx(0.06)
+    assert table["good"]["difference"] == [0, 0, 0]
+    assert "| good | 3 |" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "learning_curves.png").stat().st_size > 5000
+    # Started again with one more seed: only that is run.
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("worked")}
+    run_experiment(run, ["good", "bad"], range(4), tmp_path)
+    assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
+    assert len(list(tmp_path.rglob("worked"))) == 8
+
+
+def test_methods_that_would_share_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="whose folders differ"):
+        run_experiment(run, ["good", "good!"], [0], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
+    def history(acquired, errors):
+        return [
+            Round(i, 20 + kept, kept, test_accuracy=1 - error)
+            for i, (kept, error) in enumerate(zip(acquired, errors, strict=True))
+        ]
+
+    histories = {
+        "all kept": {0: history([0, 10, 20], [0.5, 0.4, 0.3])},
+        "filtered": {0: history([0, 1, 10], [0.5, 0.4, 0.15])},
+    }
+    row = summarize(histories)["filtered"]
+    assert row["difference"] == pytest.approx([-0.0375] * 3)
+    assert row["difference_in_first_half"] == pytest.approx([0] * 3)  # rounds 0 and 1 of 0, 1, 2
+    assert row["difference_in_second_half"] == pytest.approx([-0.15] * 3)
+
+
+def test_no_second_half_of_one_round():
+    histories = {
+        name: {0: [Round(0, 20, 0, accuracy)]} for name, accuracy in (("a", 0.5), ("b", 0.6))
+    }
+    row = summarize(histories)["b"]
+    assert row["difference"] == row["difference_in_first_half"] == pytest.approx([-0.1] * 3)
+    assert "difference_in_second_half" not in row
+    assert "| -10.00% | -10.00% |  |" in to_markdown(summarize(histories))
+
+
+@pytest.mark.parametrize("accuracies", [[0.5, 0.6, 0.85], [0.7]])
+def test_band_is_one_standard_error(accuracies):
+    runs = {
+        seed: [Round(0, 20, 0, each), Round(1, 30, 10, 1)] for seed, each in enumerate(accuracies)
+    }
+    (axes,) = plot({"only": runs}).axes
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices
+    heights = heights[heights[:, 0] == 0, 1]
+    error = scipy.stats.sem(accuracies) if len(accuracies) > 1 else 0
+    expected = 100 * (np.mean(accuracies) + error * np.array([-1, 1]))
+    np.testing.assert_allclose([heights.min(), heights.max()], expected)
+
+
+def test_crossing_of_the_mean_curve(tmp_path):
+    table = summarize(run_experiment(run, ["good", "bad"], range(5), tmp_path))
+    shift = np.mean([0.01 * np.random.default_rng(s).normal() for s in range(5)])
+    errors = np.array([0.02 + 0.3 * 0.5**i + shift for i in range(6)])
+    expected = np.interp(-0.1, -errors, 10 * np.arange(6))
+    estimate, low, high = table["good"]["images_to_10_percent_error"]
+    assert estimate == pytest.approx(expected)
+    assert low < estimate < high
+    assert table["bad"]["images_to_5_percent_error"] == [None, None, None]
+
+
+def test_filters_are_summed_up(tmp_path):
+    def filtered(method, seed, folder):
+        folder.mkdir(parents=True)
+        counts = {"num_asked": 10, "num_rejected": 3, "num_wrong": 2.0, "num_wrong_rejected": 1.0}
+        history = [Round(0, 20, 0, 0.5), Round(1, 27, 7, 0.6, validation_nll=1.5, **counts)]
+        write_history(folder / "history.csv", history)
+
+    row = summarize(run_experiment(filtered, ["only"], [0, 1], tmp_path))["only"]
+    assert row["filter"] == {
+        "rejected_per_round": 3,
+        "wrong_per_round": 2,
+        "precision": pytest.approx(1 / 3),
+        "recall": 0.5,
+        "excess": 0.5,
+    }
+    assert row["last_validation_nll"] == 1.5
+    assert "| only | 3.00 | 2.00 | 0.33 | 0.50 | 0.50 |" in (tmp_path / "summary.md").read_text()
+
+
+def test_names_the_method_to_choose_by_validation(tmp_path):
+    def validated(method, seed, folder):
+        folder.mkdir(parents=True)
+        nll = {"a": 0.9, "b": 0.7, "unknown": float("nan")}[method]
+        write_history(folder / "history.csv", [Round(0, 20, 0, 0.5, validation_nll=nll)])
+
+    run_experiment(validated, ["a", "b", "unknown"], [0], tmp_path)
+    text = (tmp_path / "summary.md").read_text()
+    assert text.endswith("Smallest NLL on validation data at the end: b (0.700).\n")
+
+
+def test_history_is_read_as_it_was_written(tmp_path):
+    history = [
+        Round(0, 20, 0),
+        Round(1, 30, 10, test_accuracy=0.123456789012345, num_wrong=2.0, fit_seconds=1e-9),
+    ]
+    write_history(tmp_path / "h.csv", history)
+    assert repr(read_history(tmp_path / "h.csv")) == repr(history)  # NaN equals nothing
+
+
+TOML = """
+rounds = 3
+seeds = 2
+steps = 7
+[methods.a]
+[methods.b]
+acquisition = "random"
+label_filter = {name = "static_threshold", tau = 0.1}
+prior_scale = "none"
+"""
+
+
+def test_configuration(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(TOML)
+    config = experiments.load_experiment(path)
+    assert (config.seeds, config.rounds) == (2, 3)
+    assert config.methods["a"] == {"steps": 7}
+    assert config.methods["b"]["label_filter"] == {"name": "static_threshold", "tau": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rounds = 3", "no method"),
+        ("[methods.a]\nstep = 3", r"\['step'\]"),
+        ("seed = 1\n[methods.a]", r"\['seed'\]"),
+    ],
+)
+def test_configuration_refused(text, message, tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: "):
+        experiments.load_experiment(path)
+
+
+@pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
+def test_the_study_can_be_run(path, tmp_path):
+    config = experiments.load_experiment(path)
+    run_experiment(run, list(config.methods), [], tmp_path)  # refuses names that share a folder
+    for arguments in config.methods.values():
+        one = runs.RunConfig(**arguments, seed=0)
+        assert acquisition.get(one.acquisition)
+        assert selectors.get(one.selector)
+        filters.get(one.label_filter)
+    assert f"`{path.name}`" in (STUDY / "README.md").read_text()

@@ -1,0 +1,1 @@
+"""Private helpers that several parts of the library share: seeds, batches, checks, files."""

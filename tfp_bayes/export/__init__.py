@@ -1,0 +1,5 @@
+"""Exported models that carry their uncertainty."""
+
+from tfp_bayes.export.saved_model import PREDICT_SEED, export_saved_model
+
+__all__ = ["PREDICT_SEED", "export_saved_model"]

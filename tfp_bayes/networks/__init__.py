@@ -1,0 +1,17 @@
+"""Ready-made Bayesian networks."""
+
+from tfp_bayes.networks.basis_regression import BayesianBasisRegression
+from tfp_bayes.networks.bayesian_cnn import BayesianCNN
+from tfp_bayes.networks.bayesian_lenet5 import BayesianLeNet5
+from tfp_bayes.networks.bayesian_mlp import BayesianMLP
+from tfp_bayes.networks.bayesian_resnet20 import BayesianResNet20
+from tfp_bayes.networks.network import Network
+
+__all__ = [
+    "BayesianBasisRegression",
+    "BayesianCNN",
+    "BayesianLeNet5",
+    "BayesianMLP",
+    "BayesianResNet20",
+    "Network",
+]

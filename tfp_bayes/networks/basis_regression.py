@@ -1,0 +1,350 @@
+"""Deep features that are trained as usual, and a linear readout on them in closed form."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities
+from tfp_bayes.models.bayesian_model import BayesianModel
+from tfp_bayes.networks.bayesian_cnn import BayesianCNN
+from tfp_bayes.prediction import Prediction
+from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class BayesianBasisRegression(BayesianModel):
+    """Regression on the features of a network, its posterior exact given those features.
+
+    `fit` trains the features with an ordinary readout, a softmax for classes, which is then put
+    aside; `condition` computes the posterior of a `BayesianLinear` head on the features as they
+    are, with classes as one-hot targets. Predictions are normal, from one forward pass and
+    without sampling: `predict` is their mean, `predict_uncertainty` splits their variance, and
+    `sample`, `Predictor` and `export` draw weight matrices as in every other model.
+
+    Args:
+        features: Built Keras model from inputs to (N, F): a network, or a `keras.applications`
+            backbone with pooling. None is Gal's network up to its 128 units, on 28 x 28 images.
+        num_outputs: D: number of classes, or of real targets.
+        task: "classification", integer labels (N,), or "regression", targets (N, D).
+        optimize_evidence: Whether `condition` sets prior and noise scale by marginal likelihood.
+            Only for features that were trained on other examples: those trained on the same fit
+            them too well, and the noise would come out too small.
+        posterior: "matrix_normal" or "mean_field", as further arguments see `BayesianLinear`.
+        prior_scale: Of the head's weights; the larger the features, the smaller it should be.
+        noise_scale: Of the targets.
+        output_covariance: Between outputs.
+        per_output: Whether each output has scales of its own.
+        num_samples: S of the exported mean and the default of `sample`.
+        seed: Integer or None, of the head's draws.
+        name: String or None.
+
+    Raises:
+        ValueError: If `task` is unknown, the features are not (N, F), or the head refuses its
+            arguments.
+
+    Reference:
+        Bishop 2006, "Pattern Recognition and Machine Learning", section 3.3; Snoek et al. 2015,
+        "Scalable Bayesian Optimization Using Deep Neural Networks", section 3, arXiv:1502.05700.
+
+    Example:
+
+    >>> features = keras.Sequential([keras.Input((2,)), keras.layers.Dense(16, "tanh")])
+    >>> model = tfp_bayes.BayesianBasisRegression(features, 3)
+    >>> model.compile("adam")
+    >>> x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
+    >>> _ = model.fit(x, y, verbose=0)  # trains the features, then conditions the head
+    >>> p = model.predict_uncertainty(x)
+    >>> p.mean.shape, p.variance.shape, p.aleatoric_variance.shape
+    ((60, 3), (60, 3), (60, 3))
+    """
+
+    def __init__(
+        self,
+        features: keras.Model | None = None,
+        num_outputs: int = 10,
+        *,
+        task: str = "classification",
+        optimize_evidence: bool = False,
+        posterior: str = "matrix_normal",
+        prior_scale: float = 1.0,
+        noise_scale: float = 1.0,
+        output_covariance: np.ndarray | list | str | None = None,
+        per_output: bool = False,
+        num_samples: int = 100,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
+        if task not in ("classification", "regression"):
+            raise ValueError(
+                "Expected 'classification' or 'regression' for `task`. "
+                f"Received: task={task!r}. Hint: it says what the features are trained on."
+            )
+        if features is None:
+            network = BayesianCNN(inference="deterministic", seed=seed)
+            features = keras.Model(network.inputs, network.layers[-2].output, name="features")
+        if len(features.output_shape) != 2:
+            raise ValueError(
+                "Expected a model with one output (N, F) for `features`. Received: outputs of "
+                f"shape {features.output_shape}. Hint: end it in Flatten or global pooling."
+            )
+        inputs = keras.tree.map_structure(_like, features.inputs)
+        phi = features(inputs if len(inputs) > 1 else inputs[0])
+        head = BayesianLinear(
+            num_outputs,
+            posterior=posterior,
+            prior_scale=prior_scale,
+            noise_scale=noise_scale,
+            output_covariance=output_covariance,
+            per_output=per_output,
+            include_noise=True,
+            seed=seed,
+            name="head",
+        )
+        super().__init__(inputs, head(phi), name=name, likelihood="normal", num_samples=num_samples)
+        activation = "softmax" if task == "classification" else None
+        readout = keras.layers.Dense(num_outputs, activation, dtype="float32", name="readout")
+        self.features = features
+        self.head = head
+        self.training_model = keras.Model(inputs, readout(phi), name="training_model")
+        self.task = task
+        self.optimize_evidence = optimize_evidence
+        self.num_classes = num_outputs
+        self._config = {
+            "num_outputs": num_outputs,
+            "task": task,
+            "optimize_evidence": optimize_evidence,
+            "posterior": posterior,
+            "prior_scale": prior_scale,
+            "noise_scale": noise_scale,
+            "output_covariance": head.output_covariance,
+            "per_output": per_output,
+            "num_samples": num_samples,
+            "seed": seed,
+            "name": self.name,
+        }
+
+    # Learning.
+
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs) -> None:
+        """Configures the training of the features, as `keras.Model.compile`.
+
+        Args:
+            optimizer: As in Keras.
+            loss: Of the readout; None is the cross-entropy of integer labels, or the squared
+                error.
+            metrics: Of the readout while it trains.
+            **kwargs: As in Keras.
+        """
+        if loss is None:
+            classes = self.task == "classification"
+            loss = "sparse_categorical_crossentropy" if classes else "mean_squared_error"
+        self.training_model.compile(optimizer, loss, metrics=metrics, **kwargs)
+        self.optimizer = self.training_model.optimizer
+        self.compiled = True
+
+    def fit(self, x=None, y=None, *args, condition_on: tuple | None = None, **kwargs):
+        """Trains the features as `keras.Model.fit`, then conditions the head on the same data.
+
+        Args:
+            x: Training data, as in Keras.
+            y: Labels or targets, as in Keras.
+            *args: As in Keras.
+            condition_on: (x, y) for the head, where `x` cannot be read to its end.
+            **kwargs: As in Keras.
+
+        Returns:
+            Keras' History of the readout.
+
+        Raises:
+            ValueError: If the model is not compiled, or `x` has no end and `condition_on` is None.
+        """
+        if not self.compiled:
+            raise ValueError(
+                "Expected a compiled model. Received: one that is not. Hint: model.compile('adam')."
+            )
+        endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
+        if endless and condition_on is None:
+            raise ValueError(
+                "Expected `condition_on` with an endless dataset. Received: condition_on=None. "
+                "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
+            )
+        kwargs.pop("num_train", None)  # the head needs no weight of a prior
+        history = self.training_model.fit(x, y, *args, **kwargs)
+        self.condition(*(condition_on or (x, y)))
+        return history
+
+    def condition(self, x, y=None, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
+        """Computes the head's posterior given these examples and no others.
+
+        Args:
+            x: Inputs (N, ...), or a finite `tf.data.Dataset` or `PyDataset` of (x, y).
+            y: Labels (N,) or targets (N, D).
+            batch_size: Rows of arrays at a time.
+        """
+        pairs = ((self._features(a), self._targets(b)) for a, b in _pairs(x, y, batch_size))
+        self.head.condition(pairs, optimize_evidence=self.optimize_evidence)
+
+    # Asking.
+
+    def predict_uncertainty(
+        self,
+        x,
+        num_samples: int | None = None,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        return_samples: bool = False,
+    ) -> Prediction:
+        """Returns the exact predictive distribution; nothing is sampled.
+
+        Args:
+            x: Inputs: arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
+            num_samples: S of the samples, if asked for; None takes the model's own.
+            seed: Of the samples: integer, pair of int32, or None for fresh draws.
+            batch_size: Rows of arrays at a time.
+            return_samples: Whether to draw (S, N, 2 D) samples too.
+
+        Returns:
+            A `Prediction`: its mutual information is that of normal targets and weights.
+        """
+        parts = [self.head.predictive(self._features(a)) for a, _ in _pairs(x, None, batch_size)]
+        mean = np.concatenate([p.mean for p in parts])
+        variance = np.concatenate([p.epistemic_variance for p in parts])
+        noise = np.broadcast_to(parts[0].noise_variance, mean.shape)
+        constant = np.log(2 * np.pi * np.e)
+        total, aleatoric = ((constant + np.log(v)).sum(-1) / 2 for v in (variance + noise, noise))
+        samples = self.sample(x, num_samples, seed, batch_size) if return_samples else None
+        return Prediction(
+            mean=mean,
+            predictive_entropy=total,
+            expected_entropy=aleatoric,
+            mutual_information=total - aleatoric,
+            variation_ratio=np.full(len(mean), np.nan),
+            mean_std=np.sqrt(variance).mean(-1),
+            variance=variance,
+            aleatoric_variance=noise,
+            samples=samples,
+        )
+
+    def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs) -> np.ndarray:
+        """Returns the exact predictive mean (N, D); other arguments are accepted as in Keras."""
+        return self.predict_uncertainty(x, batch_size=batch_size or DEFAULT_BATCH_SIZE).mean
+
+    def evaluate(
+        self, x=None, y=None, batch_size: int | None = None, verbose="auto", return_dict=False
+    ) -> list[float] | dict[str, float]:
+        """Scores the predictive distribution.
+
+        Args:
+            x: Inputs, or a dataset of (x, y).
+            y: Labels (N,) or targets (N, D).
+            batch_size: Rows of arrays at a time.
+            verbose: Ignored: there is no progress to show.
+            return_dict: Whether to return a dictionary instead of a list.
+
+        Returns:
+            loss, the negative log likelihood of a target in nats summed over outputs, and
+            root_mean_squared_error, over examples and outputs.
+        """
+        nll, squares, count = 0.0, 0.0, 0
+        for a, b in _pairs(x, y, batch_size or DEFAULT_BATCH_SIZE):
+            p, targets = self.head.predictive(self._features(a)), self._targets(b)
+            variance = p.epistemic_variance + p.noise_variance
+            error = (targets - p.mean) ** 2
+            nll += (np.log(2 * np.pi * variance) + error / variance).sum() / 2
+            squares += error.mean(-1).sum()
+            count += len(error)
+        results = {
+            "loss": nll / count,
+            "root_mean_squared_error": float(np.sqrt(squares / count)),
+        }
+        return results if return_dict else list(results.values())
+
+    def to_classifier(self) -> BayesianModel:
+        """Returns a classifier that shares the features and the head's posterior.
+
+        Each draw of the head is one function to probabilities, see `ClassProbabilities`: the
+        measures, acquisitions and the export of classifiers apply.
+
+        Raises:
+            ValueError: If the outputs are not classes.
+        """
+        if self.task != "classification":
+            raise ValueError(
+                "Expected a model of classes. Received: task='regression'. "
+                "Hint: BayesianBasisRegression(task='classification')."
+            )
+        probabilities = ClassProbabilities(name="probabilities")(self.output)
+        return BayesianModel(self.input, probabilities, num_samples=self.num_samples)
+
+    def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
+        """Returns the features (N, F), to compare examples by."""
+        return np.concatenate([self._features(a) for a, _ in _pairs(x, None, batch_size)])
+
+    def greedy_batch(self, x, query_size: int, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
+        """Picks the inputs whose labels remove most variance, see `BayesianLinear.greedy_batch`.
+
+        Args:
+            x: Inputs (N, ...).
+            query_size: Number to pick.
+            batch_size: Rows of arrays at a time.
+
+        Returns:
+            Positions (query_size,) int64, in the order picked.
+        """
+        return self.head.greedy_batch(self.embed(x, batch_size), query_size)
+
+    def _features(self, x) -> np.ndarray:
+        return np.asarray(self.features.predict_on_batch(x))
+
+    def _targets(self, y) -> np.ndarray:
+        """Returns targets (B, D): as they are, or one-hot."""
+        if self.task == "regression":
+            return np.asarray(y)
+        labels = np.asarray(y).reshape(-1)
+        if labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(self.num_classes)).all():
+            raise ValueError(
+                f"Expected integer labels in [0, {self.num_classes}). "
+                f"Received: {labels.dtype} labels from {labels.min()} to {labels.max()}. "
+                "Hint: task='regression' takes real targets."
+            )
+        return np.eye(self.num_classes)[labels]
+
+    # Saving.
+
+    def get_compile_config(self) -> dict | None:
+        """Returns how the training of the features is configured."""
+        return self.training_model.get_compile_config() if self.compiled else None
+
+    def compile_from_config(self, config: dict) -> None:
+        """Configures the training of the features as it was."""
+        self.training_model.compile_from_config(config)
+        self.optimizer = self.training_model.optimizer
+        self.compiled = True
+
+    def get_config(self) -> dict:
+        """Returns the constructor arguments, plain JSON."""
+        return {"features": keras.saving.serialize_keras_object(self.features), **self._config}
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None):
+        """Rebuilds the model from `get_config()`."""
+        features = keras.saving.deserialize_keras_object(config["features"], custom_objects)
+        return cls(**{**config, "features": features})
+
+
+def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+
+def _pairs(x, y, batch_size: int) -> Iterator[tuple]:
+    """Yields batches (x, y) of arrays or datasets; y is None where there is none."""
+    if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
+        batches = x if isinstance(x, tf.data.Dataset) else (x[i] for i in range(x.num_batches))
+        for batch in batches:
+            inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            yield inputs, targets
+        return
+    for i in range(0, len(x), batch_size):
+        yield x[i : i + batch_size], None if y is None else y[i : i + batch_size]

@@ -1,0 +1,291 @@
+"""One compiled graph from inputs to the uncertainty of a model's predictions."""
+
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.batches import batches
+from tfp_bayes._plumbing.seeds import as_seed, fold_in
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction import streaming
+from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.prediction import Prediction, concatenate
+from tfp_bayes.prediction.split import SplitModel
+
+# Large enough to keep matrix products busy, small enough for an image network in a few GB.
+DEFAULT_BATCH_SIZE = 256
+# TensorFlow's CPU kernels compute whole SIMD vectors, the elements that are left over, and a
+# single row each in their own way, which round differently. Batches are padded to a multiple of
+# the widest vector (AVX-512: 16 floats), so that a row's answer does not depend on its neighbours.
+ROWS = 16
+
+
+class Posterior(Protocol):
+    """A distribution over a model's trainable variables, such as `Ensemble`.
+
+    One that leaves most of them as they are lists the others as `random_variables`, so that what
+    comes before them runs once (`LastLayerLaplace`).
+    """
+
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the weights of sample `index` in the order of `model.trainable_variables`."""
+
+
+class Predictor:
+    """Samples the predictions of any Keras model that holds stochastic layers.
+
+    Sample s is one function: theta_s follows from (`seed`, s, layer) alone. So the answer for a
+    row is the same, bit for bit on a CPU, whatever the batch size and the other rows; no layer's
+    own random state is read or changed. The deterministic layers before the first random one run
+    once; sums over samples are streamed, so memory does not grow with `num_samples`.
+
+    Args:
+        model: A built Keras model with at least one stochastic layer (`MCDropout` ...), or any
+            model together with `posterior`. Without either, only `num_samples=1` is accepted.
+        likelihood: What the outputs mean: "categorical" (softmax over the last axis) or
+            "bernoulli" (sigmoid) or "normal" (`NormalParameters`); for several outputs, one name
+            for all or a structure of names like the model's outputs.
+        posterior: A distribution over the trainable weights, such as `Ensemble`; the noise of
+            stochastic layers comes on top.
+
+    Raises:
+        ValueError: If `likelihood` is unknown.
+
+    Reference:
+        Gal and Ghahramani 2016, equation 6, arXiv:1506.02142.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,)), MCDropout(0.5), keras.layers.Dense(3, activation="softmax")])
+    >>> predictor = Predictor(model)
+    >>> p = predictor.predict_uncertainty(np.ones((5, 2)), num_samples=20, seed=0)
+    >>> p.mean.shape, p.mutual_information.shape
+    ((5, 3), (5,))
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        likelihood: str | Any = "categorical",
+        posterior: Posterior | None = None,
+    ):
+        keras.tree.map_structure(get_likelihood, likelihood)
+        self.model = model
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self._layers = stochastic_layers(model)
+        random_weights = () if posterior is None else model.trainable_variables
+        self._split = SplitModel(model, getattr(posterior, "random_variables", random_weights))
+        self._structure = None  # of the model's outputs, known once traced
+        self._compiled = {}
+
+    def predict_uncertainty(
+        self,
+        x,
+        num_samples: int = 100,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        return_samples: bool = False,
+    ) -> Prediction:
+        """Estimates predictions and their uncertainty from `num_samples` posterior samples.
+
+        Args:
+            x: Inputs: array (N, ...), structure of arrays, `tf.data.Dataset` or
+                `keras.utils.PyDataset` (with or without targets).
+            num_samples: S, number of functions drawn from the posterior.
+            seed: Integer, pair of int32, or None for fresh draws.
+            batch_size: Rows of arrays at a time; changes memory and speed, not the answer.
+            return_samples: Whether to keep the (S, N, K) samples too.
+
+        Returns:
+            A `Prediction`; for a model with several outputs, one in the place of each output.
+
+        Raises:
+            ValueError: If `num_samples` is below 1, or above 1 for a model that is not random.
+        """
+        self.check_num_samples(num_samples)
+        seed = as_seed(seed)
+        parts = []
+        for batch in batches(x, batch_size):
+            function = self._function(batch, return_samples)
+            parts.append(keras.tree.map_structure(np.asarray, function(batch, num_samples, seed)))
+        if not parts:
+            raise ValueError(
+                "Expected at least one batch in `x`. Received: an empty dataset. "
+                "Hint: check its filters and its cardinality()."
+            )
+        predictions = keras.tree.map_structure_up_to(self._structure, _concatenate, *parts)
+        flat = keras.tree.flatten(predictions)
+        for prediction, likelihood in zip(flat, self._likelihoods(len(flat))):
+            likelihood.check(prediction.mean)
+        return predictions
+
+    def predict(
+        self,
+        x,
+        num_samples: int = 100,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> np.ndarray:
+        """Returns the posterior predictive mean (N, K); arguments as `predict_uncertainty`."""
+        prediction = self.predict_uncertainty(x, num_samples, seed, batch_size)
+        return keras.tree.map_structure(lambda p: p.mean, prediction)
+
+    def sample(
+        self,
+        x,
+        num_samples: int = 100,
+        seed: int | tuple[int, int] | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> np.ndarray:
+        """Returns the samples (S, N, K); arguments as `predict_uncertainty`.
+
+        Row s holds one function evaluated at every input: the samples of two inputs are joint.
+        """
+        prediction = self.predict_uncertainty(x, num_samples, seed, batch_size, return_samples=True)
+        return keras.tree.map_structure(lambda p: p.samples, prediction)
+
+    def stream(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor, keep_samples: bool = False):
+        """Builds the graph of a prediction, to call inside a `tf.function` without `jit_compile`.
+
+        Args:
+            inputs: One batch of the model's inputs.
+            num_samples: int32 scalar >= 1.
+            seed: int32 (2,).
+            keep_samples: Whether to return all samples (S, N, K) too.
+
+        Returns:
+            A dictionary of tensors named as the attributes of `Prediction`; for a model with
+            several outputs, one in the place of each output.
+        """
+        num_samples = tf.convert_to_tensor(num_samples, tf.int32)
+        with tf.control_dependencies([tf.debugging.assert_positive(num_samples, "num_samples")]):
+            inputs, num_rows = _whole_vectors(inputs)
+        values = self._split.prefix(inputs)
+
+        # The first sample gives the accumulators their shapes; the loop adds the others.
+        outputs = self._draw(values, 0, seed)
+        self._structure = keras.tree.map_structure(lambda _: 0, outputs)
+        flat = keras.tree.flatten(outputs)
+        likelihoods = self._likelihoods(len(flat))
+        moments = [streaming.first(p, each) for p, each in zip(flat, likelihoods)]
+        kept = []
+        if keep_samples:
+            kept = [tf.TensorArray(p.dtype, num_samples).write(0, p) for p in flat]
+
+        def step(s, moments, kept):
+            flat = keras.tree.flatten(self._draw(values, s, seed))
+            moments = [
+                streaming.add(m, p, s + 1, each) for m, p, each in zip(moments, flat, likelihoods)
+            ]
+            return s + 1, moments, [array.write(s, p) for array, p in zip(kept, flat)]
+
+        _, moments, kept = tf.while_loop(
+            lambda s, *_: s < num_samples, step, (tf.constant(1), moments, kept)
+        )
+        results = []
+        for i, (m, each) in enumerate(zip(moments, likelihoods)):
+            result = streaming.measures(m, num_samples, each)
+            result = {name: value[:num_rows] for name, value in result.items()}
+            if keep_samples:
+                result["samples"] = kept[i].stack()[:, :num_rows]
+            results.append(result)
+        return keras.tree.pack_sequence_as(self._structure, results)
+
+    def stream_mean(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor):
+        """Builds the graph of the predictive mean (N, K); arguments as `stream`."""
+        results = self.stream(inputs, num_samples, seed)
+        return keras.tree.map_structure_up_to(self._structure, lambda r: r["mean"], results)
+
+    def stream_outputs(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor):
+        """Builds the graph of the predictive distribution, in the form of the model's outputs.
+
+        These are the mean for probabilities, and mean and total standard deviation side by side
+        for "normal"; arguments as `stream`.
+        """
+        results = self.stream(inputs, num_samples, seed)
+        likelihoods = iter(self._likelihoods(len(keras.tree.flatten(self._structure))))
+
+        def outputs(result):
+            total_variance = result["variance"] + result["aleatoric_variance"]
+            return next(likelihoods).outputs(result["mean"], total_variance)
+
+        return keras.tree.map_structure_up_to(self._structure, outputs, results)
+
+    def _draw(self, values, index, seed: tf.Tensor):
+        """Returns the outputs of the random part under theta of sample `index`."""
+        seed = fold_in(seed, index)
+        state = [
+            (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))
+            for i, layer in enumerate(self._layers)
+        ]
+        if self.posterior is not None:
+            weights = self.posterior.draw(index, fold_in(seed, len(self._layers)))
+            state += zip(self.model.trainable_variables, weights, strict=True)
+        with keras.StatelessScope(state):
+            outputs = self._split.suffix(values)
+        # Sums over samples keep at least single precision, also under mixed_float16.
+        return keras.tree.map_structure(
+            lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs
+        )
+
+    def _likelihoods(self, num_outputs: int) -> list:
+        names = keras.tree.flatten(self.likelihood)
+        if len(names) == 1:
+            names *= num_outputs
+        if len(names) != num_outputs:
+            raise ValueError(
+                f"Expected one `likelihood`, or one for each of {num_outputs} outputs. "
+                f"Received: likelihood={self.likelihood!r}. Hint: a single name serves all."
+            )
+        return [get_likelihood(name) for name in names]
+
+    def _function(self, batch, keep_samples: bool) -> tf.types.experimental.PolymorphicFunction:
+        """Returns the graph for inputs of this structure, traced once for any number of rows."""
+        spec = keras.tree.map_structure(
+            lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), batch
+        )
+        key = (repr(spec), keep_samples)
+        if key not in self._compiled:
+            signature = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
+            self._compiled[key] = tf.function(
+                lambda *args: self.stream(*args, keep_samples=keep_samples),
+                input_signature=signature,
+                autograph=False,
+            )
+        return self._compiled[key]
+
+    def check_num_samples(self, num_samples: int) -> None:
+        """Raises ValueError unless the model can give that many different samples."""
+        if not isinstance(num_samples, int | np.integer) or num_samples < 1:
+            raise ValueError(
+                "Expected a positive integer for `num_samples`. "
+                f"Received: num_samples={num_samples!r}. Hint: 100 is usual."
+            )
+        if num_samples > 1 and not self._layers and self.posterior is None:
+            raise ValueError(
+                f"Expected a model with stochastic layers for `num_samples={num_samples}`. "
+                f"Received: model={self.model.name!r} with none, so that all samples would be "
+                "equal. Hint: replace keras.layers.Dropout by tfp_bayes.layers.MCDropout, pass "
+                "posterior=, or ask for num_samples=1."
+            )
+
+
+def _whole_vectors(inputs) -> tuple[Any, tf.Tensor]:
+    """Pads the batch to a multiple of `ROWS`; returns it with the true number of rows."""
+    num_rows = tf.shape(keras.tree.flatten(inputs)[0])[0]
+    missing = -num_rows % ROWS
+
+    def pad(x):
+        # Not tf.pad: TensorFlow fuses that into a convolution, which then sees the short batch.
+        shape = tf.concat([[missing], tf.shape(x)[1:]], axis=0)
+        return tf.concat([x, tf.zeros(shape, x.dtype)], axis=0)
+
+    return keras.tree.map_structure(pad, inputs), num_rows
+
+
+def _concatenate(*parts: dict[str, np.ndarray]) -> Prediction:
+    return concatenate([Prediction(**part) for part in parts])

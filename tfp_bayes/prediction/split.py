@@ -1,0 +1,126 @@
+"""Splits a model where randomness enters: a prefix to run once, a suffix to run per sample."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+from keras.src.models.functional import Functional  # Keras does not export the class
+
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, output_first
+
+
+class SplitModel:
+    """A model as `suffix(prefix(inputs))`, equal to `model(inputs, training=False)`.
+
+    Everything that no random number or random weight can reach is in the prefix, and so is what
+    only the mask of a `UnitDropout` reaches, because that waits for the next kernel. Works on any
+    graph of layers (`Sequential` or functional, with skips, several inputs and outputs); a
+    subclassed model has no graph to read and is all suffix.
+
+    Args:
+        model: A built Keras model.
+        random_weights: Variables that are random too, beside the stochastic layers.
+    """
+
+    def __init__(self, model: keras.Model, random_weights: Sequence[keras.Variable] = ()):
+        self.model = model
+        self._random_weights = {id(variable) for variable in random_weights}
+        if not model.built:
+            raise ValueError(
+                f"Expected a built `model`. Received: {model.name!r} without weights. "
+                "Hint: start it with keras.Input, or call it once on a batch."
+            )
+        self._graph = _graph(model)
+        if self._graph is not None:
+            self._dropouts = find_unit_dropouts(_nodes(self._graph), self._graph.outputs)
+            boundary = self._boundary()
+            self._prefix = keras.Function(self._graph.inputs, boundary)
+            self._suffix = keras.Function(boundary, self._graph.outputs)
+
+    def prefix(self, inputs):
+        """Runs what all samples share on a batch of the model's inputs (any structure)."""
+        if self._graph is None:
+            return inputs
+        # Orders dict inputs and casts them, as the model's own call does.
+        inputs = self._graph._standardize_inputs(inputs)
+        values = self._prefix._run_through_graph(inputs, self._without_masks)
+        return values, {maker: output_first(maker.kernel) for maker in self._makers()}
+
+    def suffix(self, values):
+        """Runs the random part; returns outputs in the model's structure."""
+        if self._graph is None:
+            return self.model(values, training=False)
+        values, kernels = values
+        masks = KernelMasks(self._dropouts, kernels)
+
+        def operation(layer):
+            if layer in masks.layers:
+                return lambda x, **_: masks.run(layer, x)
+            return self._without_masks(layer)
+
+        outputs = self._suffix._run_through_graph(values, operation)
+        return keras.tree.pack_sequence_as(self._graph._outputs_struct, outputs)
+
+    def _without_masks(self, operation) -> Callable:
+        return (lambda x, **_: x) if self._waits(operation) else operation
+
+    def _waits(self, operation) -> bool:
+        return any(operation is each.dropout for each in self._dropouts)
+
+    def _makers(self) -> list[keras.Layer]:
+        """Lists the layers that each sample runs, with fixed weights, for some units only."""
+        makers = [each.maker for each in self._dropouts if each.maker and each.skips]
+        return [
+            maker
+            for maker in makers
+            if maker in self._suffix.operations and not self._has_random_weights(maker)
+        ]
+
+    def _boundary(self) -> list[keras.KerasTensor]:
+        """Lists the deterministic tensors that random operations, or the outputs, read."""
+        random, needed = set(), []
+        readers = {each.reader for each in self._dropouts}
+        for node in _nodes(self._graph):
+            _refuse_forced_noise(node)
+            reads_random = any(id(x) in random for x in node.input_tensors)
+            if reads_random or node.operation in readers or self._is_random(node.operation):
+                random.update(id(x) for x in node.outputs)
+                needed.extend(node.input_tensors)
+        needed.extend(self._graph.outputs)
+        return list({id(x): x for x in needed if id(x) not in random}.values())
+
+    def _is_random(self, operation) -> bool:
+        if not isinstance(operation, keras.Layer):
+            return False
+        if self._waits(operation):
+            return False  # but its reader is
+        return bool(stochastic_layers(operation)) or self._has_random_weights(operation)
+
+    def _has_random_weights(self, layer: keras.Layer) -> bool:
+        return any(id(variable) in self._random_weights for variable in layer.trainable_variables)
+
+
+def _graph(model: keras.Model) -> Functional | None:
+    """Returns the graph that the model runs, None for a subclassed model."""
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        return model._functional
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
+def _nodes(graph: keras.Function) -> list:
+    """Lists the calls of operations in a graph, each after those it reads from."""
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    return [node for d in depths for node in graph._nodes_by_depth[d] if not node.is_input]
+
+
+def _refuse_forced_noise(node) -> None:
+    """Refuses `keras.layers.Dropout(0.5)(x, training=True)`: its noise would not be a sample's."""
+    layer = node.operation
+    if node.arguments.kwargs.get("training") and hasattr(layer, "seed_generator"):
+        raise ValueError(
+            f"Expected noise from stochastic layers. Received: layer {layer.name!r} of type "
+            f"{type(layer).__name__}, called with training=True. Hint: replace it by "
+            "tfp_bayes.layers.MCDropout, which needs no training=True."
+        )

@@ -1,0 +1,240 @@
+"""Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bayes._plumbing.files import write_csv, write_json, write_png, write_text
+from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.active.round import Round, filter_quality
+from tfp_bayes.studies.curves import mean_area, mean_crossing, paired_difference
+from tfp_bayes.studies.report import learning_curve_axes, read_history
+
+LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
+DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
+Run = Callable[[str, int, Path], None]
+Histories = dict[str, dict[int, list[Round]]]  # by method and seed
+
+
+def run_experiment(
+    run: Run,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folder: str | Path,
+    *,
+    workers: int = 1,
+    on_run: Callable[[str, int], None] | None = None,
+) -> Histories:
+    """Runs every method with every seed, or what is left of that, and reports.
+
+    Seeds are paired: a run must draw what does not belong to the method (initial set, noise) from
+    its seed alone. The folder then holds a folder for each run, and `results.csv` (one row for
+    each method, seed and round), `summary.json`, `summary.md` and `learning_curves.png`, which
+    are brought up to date whenever a run is complete.
+
+    Args:
+        run: `run(method, seed, folder)` completes one run in its folder, continues it there if it
+            was interrupted, and leaves its rounds in `history.csv`. With more than one worker it
+            must be a function of a module (or a `functools.partial` of one).
+        methods: Their names; the first is what the others are compared with.
+        seeds: Integers.
+        folder: Of the experiment.
+        workers: Processes that run at a time.
+        on_run: Called with the method and seed of each run that is complete.
+
+    Returns:
+        The history of each run, by method and seed.
+
+    Raises:
+        ValueError: If two methods would share a folder.
+    """
+    folder = Path(folder)
+    names = {method: _file_name(method) for method in methods}
+    if len(set(names.values())) < len(names):
+        raise ValueError(
+            f"Expected `methods` whose folders differ. Received: {names}. "
+            "Hint: names may differ in letters, digits, '_', '.' and a leading '-'."
+        )
+    folders = {(m, s): folder / names[m] / f"seed-{s}" for s in seeds for m in methods}
+    histories: Histories = {method: {} for method in methods}
+    for method, seed in _completed(run, folders, workers):
+        histories[method][seed] = read_history(folders[method, seed] / "history.csv")
+        write_results({m: h for m, h in histories.items() if h}, folder)
+        if on_run is not None:
+            on_run(method, seed)
+    return histories
+
+
+def _completed(run: Run, folders: dict, workers: int) -> Iterator[tuple[str, int]]:
+    """Yields (method, seed) of each run once it is complete."""
+    if workers == 1:
+        for (method, seed), folder in folders.items():
+            run(method, seed, folder)
+            yield method, seed
+        return
+    # TensorFlow does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, initializer=start_tensorflow
+    ) as pool:
+        futures = {
+            pool.submit(run, method, seed, folder): (method, seed)
+            for (method, seed), folder in folders.items()
+        }
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def write_results(histories: Histories, folder: Path) -> None:
+    """Writes results.csv, summary.json, summary.md and learning_curves.png."""
+    write_csv(
+        folder / "results.csv",
+        ["method", "seed", *(field.name for field in dataclasses.fields(Round))],
+        [
+            (method, seed, *dataclasses.astuple(row))
+            for method, runs in histories.items()
+            for seed, history in sorted(runs.items())
+            for row in history
+        ],
+    )
+    table = summarize(histories)
+    write_json(folder / "summary.json", table)
+    write_text(folder / "summary.md", to_markdown(table))
+    write_png(folder / "learning_curves.png", plot(histories))
+
+
+def summarize(histories: Histories) -> dict[str, dict]:
+    """Computes the statistics of each method, intervals as [estimate, low, high].
+
+    Args:
+        histories: At least one run; the first method is the baseline.
+
+    Returns:
+        For each method: seeds, rounds, error (first and last of the mean curve), area (average
+        error over the labels acquired), crossings of the mean curve (null where not reached),
+        difference of errors to the baseline, averaged over all rounds, the first half of them and
+        the second, on the seeds that both have, negative log likelihood on the validation set at
+        the end, to choose by, and how well labels were filtered.
+    """
+    baseline, *_ = histories
+    table = {}
+    for method, runs in histories.items():
+        acquired, errors = error_curves(runs, sorted(runs))
+        row = {
+            "seeds": len(runs),
+            "first_error": float(errors[:, 0].mean()),
+            "last_error": float(errors[:, -1].mean()),
+            "last_acquired": float(acquired[-1]),
+            "area": list(mean_area(acquired, errors)),
+        }
+        for level in LEVELS:
+            interval = mean_crossing(acquired, errors, level)
+            row[f"images_to_{100 * level:.0f}_percent_error"] = [
+                None if np.isinf(value) else value for value in interval
+            ]
+        shared = sorted(set(runs) & set(histories[baseline]))
+        if shared:
+            ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
+            # Round by round: answers cost the same whether or not a filter keeps them.
+            both = np.arange(min(ours.shape[1], theirs.shape[1]))
+            first, second = np.array_split(both, 2)
+            for name, part in zip(DIFFERENCES, (both, first, second)):
+                if part.size:
+                    row[name] = list(paired_difference(part, ours[:, part], theirs[:, part]))
+        last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
+        row["last_validation_nll"] = _known(last)
+        rounds = [each for history in runs.values() for each in history if each.num_asked]
+        row["filter"] = {
+            "rejected_per_round": sum(r.num_rejected for r in rounds) / max(len(rounds), 1),
+            "wrong_per_round": _known(sum(r.num_wrong for r in rounds) / max(len(rounds), 1)),
+            **{name: _known(value) for name, value in filter_quality(rounds).items()},
+        }
+        table[method] = row
+    return table
+
+
+def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
+    """Returns labels acquired (R,), averaged over seeds, and test errors (M, R) of M seeds."""
+    length = min(len(runs[seed]) for seed in seeds)
+    acquired = np.array([[row.num_acquired for row in runs[s][:length]] for s in seeds])
+    errors = np.array([[1 - row.test_accuracy for row in runs[s][:length]] for s in seeds])
+    return acquired.mean(0), errors
+
+
+def to_markdown(table: dict[str, dict]) -> str:
+    """Returns `summarize`'s table for people."""
+    levels = [f"images_to_{100 * level:.0f}_percent_error" for level in LEVELS]
+    baseline, *_ = table
+    lines = [
+        "| method | seeds | test accuracy at the start | at the end | images to 10 % error "
+        f"| to 5 % | average error minus that of {baseline} | in the first half | in the second |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for method, row in table.items():
+        differences = [None if method == baseline else row.get(name) for name in DIFFERENCES]
+        cells = [
+            method,
+            str(row["seeds"]),
+            f"{1 - row['first_error']:.2%}",
+            f"{1 - row['last_error']:.2%} ({row['last_acquired']:.0f} acquired)",
+            *(_interval(row[level], "{:.0f}") for level in levels),
+            *(_interval(each, "{:+.2%}") if each else "" for each in differences),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    if any(row["filter"]["rejected_per_round"] for row in table.values()):
+        names = ["rejected_per_round", "wrong_per_round", "precision", "recall", "excess"]
+        titles = [name.replace("_", " ") for name in names]
+        lines += ["", f"| method | {' | '.join(titles)} |", "|---" * (len(names) + 1) + "|"]
+        for method, row in table.items():
+            values = [row["filter"][name] for name in names]
+            cells = ["" if value is None else f"{value:.2f}" for value in values]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    validated = {m: row["last_validation_nll"] for m, row in table.items()}
+    validated = {m: nll for m, nll in validated.items() if nll is not None}
+    if len(validated) > 1:
+        best = min(validated, key=validated.get)
+        least = f"{best} ({validated[best]:.3f})"
+        lines += ["", f"Smallest NLL on validation data at the end: {least}."]
+    return "\n".join(lines) + "\n"
+
+
+def _known(value: float) -> float | None:
+    """Returns None for what JSON cannot hold."""
+    return None if np.isnan(value) else float(value)
+
+
+def _interval(values: Sequence[float | None], form: str) -> str:
+    estimate, low, high = (
+        "not reached" if value is None else form.format(value) for value in values
+    )
+    return estimate if estimate == low == high else f"{estimate} ({low} to {high})"
+
+
+def plot(histories: Histories) -> Figure:
+    """Draws the mean test accuracy of each method, and a band of one standard error."""
+    figure, axes = learning_curve_axes()
+    for method, runs in histories.items():
+        acquired, errors = error_curves(runs, sorted(runs))
+        mean = 100 * (1 - errors.mean(0))
+        spread = errors.std(0, ddof=min(1, len(errors) - 1))  # of one seed 0
+        band = 100 * spread / np.sqrt(len(errors))
+        (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
+        axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
+    figure.set_figwidth(9.5)
+    figure.legend(loc="outside right upper")  # inside it would cover curves of many methods
+    return figure
+
+
+def _file_name(method: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", method).lstrip(".").rstrip("-.") or "method"

@@ -1,0 +1,135 @@
+"""What a run leaves to read and to look at: tables and plots."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tfp_bayes._plumbing.files import write_csv, write_png
+from tfp_bayes.active.images import draw_image
+from tfp_bayes.active.learner import ActiveLearner
+from tfp_bayes.active.round import Round
+
+
+def write_report(
+    learner: ActiveLearner,
+    folder: str | Path,
+    class_names: Sequence[str] | None = None,
+    pictures: bool = True,
+) -> None:
+    """Writes history.csv, acquired.csv, learning_curve.png and acquired.png into `folder`.
+
+    Each file is replaced at once, so a reader never sees half of it; call it after each round.
+
+    Args:
+        learner: A learner with at least one round of history.
+        folder: Where to write, made if it does not exist.
+        class_names: K names for the pictures' titles; None shows the class numbers.
+        pictures: Whether to draw the two plots.
+    """
+    folder = Path(folder)
+    write_history(folder / "history.csv", learner.history)
+    order = acquisition_order(learner)
+    write_csv(
+        folder / "acquired.csv",
+        ["round", "index", "label", "score"],
+        [
+            (learner.pool.acquired_at[i], i, learner.labels[i], learner.scores[i])
+            for i in order.tolist()
+        ],
+    )
+    if not pictures:
+        return
+    name = learner.acquisition.__name__
+    write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
+    if len(order) and learner.rows(order[:1]).ndim == 4:
+        write_png(folder / "acquired.png", plot_acquired(learner, class_names))
+
+
+def write_history(path: Path, history: Sequence[Round]) -> None:
+    """Writes one row for each round."""
+    fields = [field.name for field in dataclasses.fields(Round)]
+    write_csv(path, fields, [dataclasses.astuple(row) for row in history])
+
+
+def read_history(path: Path) -> list[Round]:
+    """Returns the rounds that `write_history` wrote."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    types = {field.name: field.type for field in dataclasses.fields(Round)}
+    return [Round(**{name: types[name](value) for name, value in row.items()}) for row in rows]
+
+
+def acquisition_order(learner: ActiveLearner) -> np.ndarray:
+    """Returns the acquired indices, by round and then by falling score."""
+    acquired = np.flatnonzero(learner.pool.acquired_at > 0)
+    return acquired[np.lexsort((-learner.scores[acquired], learner.pool.acquired_at[acquired]))]
+
+
+def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
+    """Draws test accuracy against acquired examples, one line for each named history."""
+    figure, axes = learning_curve_axes()
+    for name, history in histories.items():
+        axes.plot(
+            [row.num_acquired for row in history],
+            [100 * row.test_accuracy for row in history],
+            marker="o",
+            markersize=4,
+            label=name,
+        )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def learning_curve_axes() -> tuple[Figure, Axes]:
+    """Returns axes for test accuracy in per cent, with the levels that are reported marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel="acquired examples, beyond the initial set", ylabel="test accuracy (%)")
+    for error in (10, 5):
+        axes.axhline(100 - error, color="grey", linewidth=0.8, linestyle=":")
+        axes.annotate(
+            f"{error} % error",
+            (0.01, 100 - error),  # curves are low at the left
+            xycoords=("axes fraction", "data"),
+            va="bottom",
+            fontsize=8,
+            color="grey",
+        )
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def plot_acquired(
+    learner: ActiveLearner, class_names: Sequence[str] | None = None, max_rounds: int = 12
+) -> Figure:
+    """Draws the images that were acquired, one row a round, with label and score."""
+    rounds = np.unique(learner.pool.acquired_at[learner.pool.acquired_at > 0])[:max_rounds]
+    order = acquisition_order(learner)
+    columns = max(int(np.count_nonzero(learner.pool.acquired_at == r)) for r in rounds)
+    figure = Figure(figsize=(1.05 * columns + 0.8, 1.3 * len(rounds) + 0.6), layout="constrained")
+    figure.suptitle(f"Acquired by {learner.acquisition.__name__}: label and score", fontsize=10)
+    grid = figure.subplots(len(rounds), columns, squeeze=False)
+    for row, number in zip(grid, rounds):
+        for axes in row:
+            axes.set_axis_off()
+        for axes, i in zip(row, order[learner.pool.acquired_at[order] == number]):
+            draw_image(axes, learner.rows([i])[0])
+            label = learner.labels[i]
+            name = label if class_names is None else class_names[label]
+            axes.set_title(f"{name}: {learner.scores[i]:.2f}", fontsize=8)
+        row[0].text(
+            -0.15,
+            0.5,
+            f"round {number}",
+            transform=row[0].transAxes,
+            rotation=90,
+            va="center",
+            ha="right",
+            fontsize=8,
+        )
+    return figure

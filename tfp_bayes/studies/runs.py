@@ -1,0 +1,313 @@
+"""An active-learning run in a folder: started, killed, continued and reported."""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfp_bayes import __version__, datasets
+from tfp_bayes._plumbing.checkpoint import check_same_configuration
+from tfp_bayes._plumbing.files import write_json
+from tfp_bayes.active import (
+    ActiveLearner,
+    NoisyOracle,
+    Round,
+    filter_quality,
+    initial,
+)
+from tfp_bayes.active.stopping import Criterion
+from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
+from tfp_bayes.studies.curves import images_to_error
+from tfp_bayes.studies.report import write_report
+from tfp_bayes.studies.tensorboard import TensorBoard
+
+VALIDATION_SIZE = 100
+CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What defines a run; equal configurations choose equal images on one machine.
+
+    Attributes:
+        dataset: Name for `datasets.load`.
+        pool_size: Training images that take part, the first so many; None for all.
+        acquisition: Name of an acquisition function.
+        selector: Name of the rule that makes a batch of its scores, or a dictionary with a name
+            and arguments.
+        architecture: `BayesianCNN(architecture=)`.
+        inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
+            features under the head of `BayesianBasisRegression`.
+        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head has its own.
+        query_size: Images acquired a round.
+        initial: How these are chosen: "balanced", "random", "kmeans" or "kmeans_unlabelled".
+        initial_size: Images labelled at the start.
+        noise_rate: Share of the pool's labels that are wrong, the same images for every method.
+        label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
+        rejected: What becomes of the labels it rejects, see `ActiveLearner`.
+        candidates: Random pool images scored a round, None for all.
+        num_samples: Posterior samples for scores, None for the model's own.
+        evaluation_samples: Posterior samples for the test set, None for as many.
+        reinit: Where each training starts, see `ActiveLearner`.
+        steps: Optimizer steps a round.
+        seed: Decides everything random.
+    """
+
+    dataset: str = "mnist"
+    pool_size: int | None = None
+    acquisition: str = "bald"
+    selector: str | dict = "top_k"
+    architecture: str = "gal"
+    inference: str = "mc_dropout"
+    prior_scale: float | None = 1.0
+    query_size: int = 10
+    initial: str = "balanced"
+    initial_size: int = 20
+    noise_rate: float = 0.0
+    label_filter: str | dict | None = None
+    rejected: str = "skip"
+    candidates: int | None = 2000
+    num_samples: int | None = None
+    evaluation_samples: int | None = None
+    reinit: str = "fresh"
+    steps: int = 200
+    seed: int = 0
+
+
+def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
+    """Builds a network and a learner on a data set: the protocol of Gal et al. 2017, 5.1.
+
+    A balanced validation set of 100 images and the initial set are taken from the training
+    images; both depend on the seed alone, so runs that differ in acquisition are paired.
+
+    Args:
+        config: The run.
+        data: Images and labels.
+        **kwargs: Further arguments of `ActiveLearner`, such as `checkpoint`.
+    """
+    if config.pool_size is not None:
+        data = _first_images(data, config.pool_size)
+    held_out = initial.balanced(data.y_train, VALIDATION_SIZE, config.seed)
+    model = _make_model(config, data)
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    return ActiveLearner(
+        model,
+        data.x_train,
+        data.y_train,
+        oracle=NoisyOracle(
+            data.y_train,
+            config.noise_rate,
+            seed=config.seed,
+            resample=True,
+            num_classes=len(data.class_names),
+        ),
+        label_filter=config.label_filter,
+        rejected=config.rejected,
+        initial=initial_set(config, data, held_out),
+        ignore=held_out,
+        validation_data=(data.x_train[held_out], data.y_train[held_out]),
+        test_data=(data.x_test, data.y_test),
+        acquisition=config.acquisition,
+        selector=config.selector,
+        query_size=config.query_size,
+        candidates=config.candidates,
+        evaluation_samples=config.evaluation_samples,
+        reinit=config.reinit,
+        steps=config.steps,
+        seed=config.seed,
+        **kwargs,
+    )
+
+
+def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:
+    if not 1 <= size <= len(data.x_train):
+        raise ValueError(
+            f"Expected `pool_size` between 1 and the {len(data.x_train)} training images. "
+            f"Received: pool_size={size}. Hint: leave it out for all."
+        )
+    return data._replace(x_train=data.x_train[:size], y_train=data.y_train[:size])
+
+
+def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:
+    """Returns the indices of the images that are labelled at the start.
+
+    Raises:
+        ValueError: If `config.initial` is unknown.
+    """
+    images, labels = data.x_train, data.y_train
+    rest = {"size": config.initial_size, "seed": config.seed, "exclude": held_out}
+    choices = {
+        "balanced": lambda: initial.balanced(labels, **rest),
+        "random": lambda: initial.random_set(len(labels), **rest),
+        "kmeans": lambda: initial.kmeans(images, labels, **rest),
+        "kmeans_unlabelled": lambda: initial.kmeans_unlabelled(images, **rest),
+    }
+    if config.initial not in choices:
+        raise ValueError(
+            f"Expected one of {sorted(choices)} for `initial`. "
+            f"Received: initial={config.initial!r}. Hint: 'balanced' is Gal et al.'s."
+        )
+    return choices[config.initial]()
+
+
+def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
+    closed_form = CLOSED_FORM.get(config.inference)
+    inference = "deterministic" if closed_form else config.inference
+    network = BayesianCNN(
+        data.x_train.shape[1:],
+        len(data.class_names),
+        architecture=config.architecture,
+        inference=inference,
+        prior_scale=config.prior_scale,
+        num_samples=None if inference == "deterministic" else config.num_samples,
+    )
+    if not closed_form:
+        return network
+    features = keras.Model(network.inputs, network.layers[-2].output, name="features")
+    return BayesianBasisRegression(
+        features,
+        len(data.class_names),
+        posterior=closed_form,
+        # Features of these networks have a norm of about 30: functions of size 1 before data.
+        prior_scale=0.03,
+        noise_scale=0.3,
+    )
+
+
+def run_active_learning(
+    config: RunConfig,
+    rounds: int,
+    folder: str | Path,
+    *,
+    data: datasets.Dataset | None = None,
+    stop: Criterion | None = None,
+    pictures: bool = True,
+    tensorboard: bool = False,
+    on_round: Callable[[Round], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
+) -> ActiveLearner:
+    """Runs, or continues, active learning in a folder until `rounds` rounds are complete.
+
+    The folder then holds config.json, checkpoint.npz, history.csv, acquired.csv,
+    learning_curve.png, acquired.png, summary.json and model.keras; tables and plots are brought
+    up to date after each round.
+
+    Args:
+        config: The run.
+        rounds: Rounds of acquisition in all.
+        folder: Where to write; if it holds a run, of the same configuration, that is continued.
+        data: The images; None loads `config.dataset`.
+        stop: Ends the run before `rounds`, see `tfp_bayes.active.stopping`.
+        pictures: Whether plots are drawn after each round, which takes a second, or at the end.
+        tensorboard: Whether to write the folder `tensorboard` too, for TensorBoard.
+        on_round: Called with each new row of the history.
+        on_stage: Called with the name of each stage, see `ActiveLearner`.
+
+    Returns:
+        The learner, its model trained on all labels.
+
+    Raises:
+        ValueError: If the folder holds a run of another configuration.
+    """
+    folder = Path(folder)
+    data = data or datasets.load(config.dataset)
+    board = TensorBoard(folder / "tensorboard") if tensorboard else None
+    if (folder / "config.json").exists():
+        check_continues(config, folder)
+    learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
+    write_json(folder / "config.json", dataclasses.asdict(config))
+
+    def report(row: Round) -> None:
+        write_report(learner, folder, data.class_names, pictures)
+        if board is not None:
+            board.write(learner)
+        if on_round is not None:
+            on_round(row)
+
+    learner.run(rounds, stop, on_round=report)
+    write_report(learner, folder, data.class_names)
+    record = summary(config, learner.history)
+    chosen = np.flatnonzero(learner.pool.acquired_at == 0)
+    record["initial_coverage"] = initial.coverage(data.y_train, chosen)
+    write_json(folder / "summary.json", record)
+    _save_model(learner.model, folder / "model.keras")
+    return learner
+
+
+def open_run(
+    folder: str | Path, data_dir: str | None = None, manual_dir: str | None = None
+) -> tuple[ActiveLearner, datasets.Dataset]:
+    """Opens a run whose labels people give, and its data set.
+
+    Args:
+        folder: Of a run that `run_active_learning` started.
+        data_dir: See `datasets.load`.
+        manual_dir: See `datasets.load`.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    config = load_config(folder)
+    data = datasets.load(config.dataset, data_dir, manual_dir)
+    learner = make_learner(config, data, checkpoint=Path(folder) / "checkpoint.npz")
+    learner.oracle = None
+    return learner, data
+
+
+def check_continues(config: RunConfig, folder: Path) -> None:
+    """Raises a ValueError if the folder holds a run of another configuration."""
+    known = dataclasses.asdict(load_config(folder))
+    check_same_configuration(dataclasses.asdict(config), known, folder)
+
+
+def load_config(folder: str | Path) -> RunConfig:
+    """Returns the configuration of the run in a folder.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise ValueError(
+            f"Expected a run in {folder}. Received: no {path.name} there. "
+            "Hint: leave out --resume to start one."
+        )
+    return RunConfig(**json.loads(path.read_text()))
+
+
+def summary(config: RunConfig, history: list[Round]) -> dict:
+    """Returns what a run was and what came of it, plain JSON."""
+    packages = ("tensorflow", "keras", "tensorflow-probability", "numpy")
+    return {
+        "configuration": dataclasses.asdict(config),
+        "rounds": len(history) - 1,
+        "images_to_10_percent_error": images_to_error(history, 0.10),
+        "images_to_5_percent_error": images_to_error(history, 0.05),
+        "filter": _without_nan(filter_quality(history)),
+        "final": _without_nan(dataclasses.asdict(history[-1])),
+        "seconds": sum(r.fit_seconds + r.score_seconds + r.evaluate_seconds for r in history),
+        "versions": {
+            "tfp_bayes": __version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def _without_nan(record: dict) -> dict:
+    """Replaces NaN by None: JSON has no word for it."""
+    return {name: None if value != value else value for name, value in record.items()}
+
+
+def _save_model(model: keras.Model, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")  # Keras insists on the .keras ending
+    model.save(temporary)
+    temporary.replace(path)

@@ -3,6 +3,7 @@
     python examples/study/run.py                 # many hours on two cores; continues
     python examples/study/run.py initial_sets    # one experiment
     python examples/study/run.py --quick         # everything, one seed and one round
+    python examples/study/run.py --tables        # runs nothing: the tables anew, from the rows
 
 Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
 what is complete also when interrupted. The quick version shows that everything works and ranks
@@ -30,9 +31,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, one round")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
     parser.add_argument("--rounds", type=int, metavar="R", help="at most")
+    parser.add_argument("--tables", action="store_true", help="rewrite tables from their rows")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(names)}")
+    if options.tables:
+        for name in options.names or names:
+            rewrite_table(name)
+        return
     seeds, rounds = (1, 1) if options.quick else (options.seeds, options.rounds)
     for name in options.names or names:
         out = Path("runs", "study_quick" if options.quick else "study", name)
@@ -52,6 +58,17 @@ def main() -> None:
                 publish(name, shown, out)
         if done.returncode:
             sys.exit(done.returncode)
+
+
+def rewrite_table(name: str) -> None:
+    """Computes an experiment's table from its rows; what says how they came about stays."""
+    from tfp_bayes.studies.comparison import read_results, summarize, to_markdown
+
+    path = HERE / "results" / f"{name}.md"
+    paragraphs = path.read_text().split("\n\n")
+    head, pictures = paragraphs[:3], [each for each in paragraphs if each.startswith("![")]
+    table = to_markdown(summarize(read_results(path.with_suffix(".csv")))).rstrip("\n")
+    path.write_text("\n\n".join([*head, table, *pictures]).rstrip("\n") + "\n")
 
 
 def publish(name: str, command: str, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tfp_bayes.studies.curves import Interval, crossing, mean_area, mean_crossing, paired_difference
 
@@ -23,14 +24,58 @@ def test_area_of_a_straight_line():
     assert mean_area(X[:1], errors[:, :1]).estimate == 1
 
 
-def test_intervals_cover():
-    """Mean of 12 normal curves: the 95 % interval holds the truth about as often as it says."""
-    hits = 0
-    for _ in range(100):
-        shift = RNG.normal(size=(12, 1))
-        interval = paired_difference(X, 1 + shift + np.zeros([12, 6]), np.ones([12, 6]))
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_intervals_cover(num_seeds):
+    """The 95 % interval of a difference holds the truth 95 times in 100, with few seeds too."""
+    hits, num_trials = 0, 3000
+    for shift in RNG.normal(size=(num_trials, num_seeds, 1)):
+        interval = paired_difference(X, 1 + shift + np.zeros(6), np.ones([num_seeds, 6]))
         hits += interval.low <= 0 <= interval.high
-    assert 83 <= hits <= 99  # percentile intervals of 12 are a little narrow
+    assert 0.94 < hits / num_trials < 0.96  # a percentile bootstrap: 0.75, 0.83, 0.90
+
+
+def test_intervals_are_student_t():
+    values = RNG.normal(size=5)
+    found = mean_area(X, values[:, None] + np.zeros(6))
+    expected = scipy.stats.t.interval(0.95, 4, values.mean(), scipy.stats.sem(values))
+    np.testing.assert_allclose([found.low, found.high], expected)
+
+
+def test_intervals_of_crossings_cover():
+    """Curves with noise of their own in each round, whose mean falls through the level at 23."""
+    x = np.arange(0, 60, 2)
+    truth = np.exp(-x / 23)
+    hits, num_trials = 0, 2000
+    for _ in range(num_trials):
+        seeds = RNG.normal(size=(5, 1))
+        errors = truth + 0.05 * seeds + 0.02 * RNG.normal(size=(5, len(x)))
+        interval = mean_crossing(x, errors, np.exp(-1))
+        assert interval.low <= interval.estimate <= interval.high
+        hits += interval.low <= 23 <= interval.high
+    assert 0.945 < hits / num_trials < 0.985
+
+
+def test_a_crossing_that_not_every_seed_shows():
+    """Infinite where the rounds do not show that the mean gets there, never the others' mean."""
+    reached, missed = np.linspace(0.6, 0.1, 6), np.full(6, 0.6)
+    interval = mean_crossing(X, np.stack([reached, reached, missed]), 0.3)
+    assert interval.estimate == crossing(X, (2 * reached + missed) / 3, 0.3) < np.inf
+    assert interval.high == np.inf
+    assert interval.low < interval.estimate
+    rises = np.array([0.5, 0.2, 0.5, 0.2, 0.1, 0.1])  # below, above, and below for good
+    interval = mean_crossing(X, np.stack([rises, rises]), 0.3)
+    assert interval.low == interval.estimate == crossing(X, rises, 0.3)
+    assert interval.high == pytest.approx(10 * (2 + 2 / 3))
+
+
+def test_one_seed_has_no_interval():
+    for found in (
+        mean_area(X, np.ones([1, 6])),
+        paired_difference(X, np.ones([1, 6]), np.zeros([1, 6])),
+        mean_crossing(X, np.ones([1, 6]), 1.0),
+    ):
+        assert np.isnan([found.low, found.high]).all()
+        assert str(found).endswith(" (one seed)")
 
 
 def test_pairing_removes_what_seeds_share():

@@ -10,7 +10,13 @@ import scipy.stats
 
 from tfp_bayes.active import Round, acquisition, filters, selectors
 from tfp_bayes.studies import experiments, runs
-from tfp_bayes.studies.comparison import plot, run_experiment, summarize, to_markdown
+from tfp_bayes.studies.comparison import (
+    plot,
+    read_results,
+    run_experiment,
+    summarize,
+    to_markdown,
+)
 from tfp_bayes.studies.report import read_history, write_history
 
 STUDY = Path(__file__).parents[2] / "examples" / "study"
@@ -46,6 +52,8 @@ def test_runs_everything_once(workers, tmp_path):
     assert {(r["method"], r["seed"], r["round"]) for r in rows} >= {("good", "2", "5")}
     table = json.loads((tmp_path / "summary.json").read_text())
     assert table == json.loads(json.dumps(summarize(histories)))
+    read = read_results(tmp_path / "results.csv")
+    assert repr(read) == repr({m: dict(sorted(h.items())) for m, h in histories.items()})
     low, high = table["bad"]["difference"][1:]
     assert low == pytest.approx(0.06)  # paired: what seeds share is gone
     assert high == pytest.approx(0.06)
@@ -77,9 +85,9 @@ def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
         "filtered": {0: history([0, 1, 10], [0.5, 0.4, 0.15])},
     }
     row = summarize(histories)["filtered"]
-    assert row["difference"] == pytest.approx([-0.0375] * 3)
-    assert row["difference_in_first_half"] == pytest.approx([0] * 3)  # rounds 0 and 1 of 0, 1, 2
-    assert row["difference_in_second_half"] == pytest.approx([-0.15] * 3)
+    assert row["difference"] == [pytest.approx(-0.0375), None, None]
+    assert row["difference_in_first_half"] == [0, None, None]  # rounds 0 and 1 of 0, 1, 2
+    assert row["difference_in_second_half"] == [pytest.approx(-0.15), None, None]
 
 
 def test_no_second_half_of_one_round():
@@ -87,7 +95,8 @@ def test_no_second_half_of_one_round():
         name: {0: [Round(0, 20, 0, accuracy)]} for name, accuracy in (("a", 0.5), ("b", 0.6))
     }
     row = summarize(histories)["b"]
-    assert row["difference"] == row["difference_in_first_half"] == pytest.approx([-0.1] * 3)
+    assert row["difference"] == [pytest.approx(-0.1), None, None]
+    assert row["difference"] == row["difference_in_first_half"]
     assert "difference_in_second_half" not in row
     assert "| -10.00% | -10.00% |  |" in to_markdown(summarize(histories))
 
@@ -154,6 +163,18 @@ def test_history_is_read_as_it_was_written(tmp_path):
     ]
     write_history(tmp_path / "h.csv", history)
     assert repr(read_history(tmp_path / "h.csv")) == repr(history)  # NaN equals nothing
+
+
+@pytest.mark.parametrize("path", sorted(STUDY.glob("results/*.csv")), ids=lambda path: path.stem)
+def test_tables_of_the_study_are_those_of_its_rows(path):
+    table = to_markdown(summarize(read_results(path)))
+    assert table in path.with_suffix(".md").read_text()
+
+
+def test_rows_that_are_none(tmp_path):
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="Expected columns `method` and `seed`"):
+        read_results(tmp_path / "r.csv")
 
 
 TOML = """

@@ -1,6 +1,7 @@
 """Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
 
 import concurrent.futures
+import csv
 import dataclasses
 import multiprocessing
 import re
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 from tfp_bayes._plumbing.files import write_csv, write_json, write_png, write_text
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active.round import Round, filter_quality
-from tfp_bayes.studies.curves import mean_area, mean_crossing, paired_difference
-from tfp_bayes.studies.report import learning_curve_axes, read_history
+from tfp_bayes.studies.curves import Interval, mean_area, mean_crossing, paired_difference
+from tfp_bayes.studies.report import learning_curve_axes, read_history, read_round
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
 DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
@@ -114,15 +115,36 @@ def write_results(histories: Histories, folder: Path) -> None:
     write_png(folder / "learning_curves.png", plot(histories))
 
 
+def read_results(path: str | Path) -> Histories:
+    """Returns the histories of a results.csv, the first method first.
+
+    Raises:
+        ValueError: If the file has other columns.
+    """
+    histories: Histories = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            method, seed = row.pop("method", None), row.pop("seed", None)
+            if method is None or seed is None:
+                raise ValueError(
+                    f"Expected columns `method` and `seed` in {path}. Received: {list(row)}. "
+                    "Hint: `tfp-bayes experiment` writes such a file."
+                )
+            histories.setdefault(method, {}).setdefault(int(seed), []).append(read_round(row))
+    return histories
+
+
 def summarize(histories: Histories) -> dict[str, dict]:
-    """Computes the statistics of each method, intervals as [estimate, low, high].
+    """Computes the statistics of each method, 95 % intervals as [estimate, low, high].
+
+    Null stands for a level that was not reached, and for both ends where there is one seed.
 
     Args:
         histories: At least one run; the first method is the baseline.
 
     Returns:
         For each method: seeds, rounds, error (first and last of the mean curve), area (average
-        error over the labels acquired), crossings of the mean curve (null where not reached),
+        error over the labels acquired), crossings of the mean curve,
         difference of errors to the baseline, averaged over all rounds, the first half of them and
         the second, on the seeds that both have, negative log likelihood on the validation set at
         the end, to choose by, and how well labels were filtered.
@@ -136,13 +158,10 @@ def summarize(histories: Histories) -> dict[str, dict]:
             "first_error": float(errors[:, 0].mean()),
             "last_error": float(errors[:, -1].mean()),
             "last_acquired": float(acquired[-1]),
-            "area": list(mean_area(acquired, errors)),
+            "area": _as_json(mean_area(acquired, errors)),
         }
         for level in LEVELS:
-            interval = mean_crossing(acquired, errors, level)
-            row[f"images_to_{100 * level:.0f}_percent_error"] = [
-                None if np.isinf(value) else value for value in interval
-            ]
+            row[_level_name(level)] = _as_json(mean_crossing(acquired, errors, level))
         shared = sorted(set(runs) & set(histories[baseline]))
         if shared:
             ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
@@ -151,7 +170,8 @@ def summarize(histories: Histories) -> dict[str, dict]:
             first, second = np.array_split(both, 2)
             for name, part in zip(DIFFERENCES, (both, first, second)):
                 if part.size:
-                    row[name] = list(paired_difference(part, ours[:, part], theirs[:, part]))
+                    difference = paired_difference(part, ours[:, part], theirs[:, part])
+                    row[name] = _as_json(difference)
         last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
         row["last_validation_nll"] = _known(last)
         rounds = [each for history in runs.values() for each in history if each.num_asked]
@@ -174,7 +194,7 @@ def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
 
 def to_markdown(table: dict[str, dict]) -> str:
     """Returns `summarize`'s table for people."""
-    levels = [f"images_to_{100 * level:.0f}_percent_error" for level in LEVELS]
+    levels = [_level_name(level) for level in LEVELS]
     baseline, *_ = table
     lines = [
         "| method | seeds | test accuracy at the start | at the end | images to 10 % error "
@@ -188,8 +208,8 @@ def to_markdown(table: dict[str, dict]) -> str:
             str(row["seeds"]),
             f"{1 - row['first_error']:.2%}",
             f"{1 - row['last_error']:.2%} ({row['last_acquired']:.0f} acquired)",
-            *(_interval(row[level], "{:.0f}") for level in levels),
-            *(_interval(each, "{:+.2%}") if each else "" for each in differences),
+            *(_shown(row[level], "{:.0f}", row["seeds"]) for level in levels),
+            *(_shown(each, "{:+.2%}", row["seeds"]) if each else "" for each in differences),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     if any(row["filter"]["rejected_per_round"] for row in table.values()):
@@ -209,16 +229,26 @@ def to_markdown(table: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _level_name(level: float) -> str:
+    return f"images_to_{100 * level:.0f}_percent_error"
+
+
 def _known(value: float) -> float | None:
     """Returns None for what JSON cannot hold."""
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None
 
 
-def _interval(values: Sequence[float | None], form: str) -> str:
+def _as_json(interval: Interval) -> list[float | None]:
+    return [_known(value) for value in interval]
+
+
+def _shown(interval: Sequence[float | None], form: str, num_seeds: int) -> str:
+    """Returns an interval for people; of one seed the estimate alone."""
     estimate, low, high = (
-        "not reached" if value is None else form.format(value) for value in values
+        "not reached" if value is None else form.format(value) for value in interval
     )
-    return estimate if estimate == low == high else f"{estimate} ({low} to {high})"
+    single = num_seeds == 1 or estimate == low == high
+    return estimate if single else f"{estimate} ({low} to {high})"
 
 
 def plot(histories: Histories) -> Figure:

@@ -59,9 +59,13 @@ def write_history(path: Path, history: Sequence[Round]) -> None:
 def read_history(path: Path) -> list[Round]:
     """Returns the rounds that `write_history` wrote."""
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        return [read_round(row) for row in csv.DictReader(file)]
+
+
+def read_round(row: dict[str, str]) -> Round:
+    """Returns a round from its cells."""
     types = {field.name: field.type for field in dataclasses.fields(Round)}
-    return [Round(**{name: types[name](value) for name, value in row.items()}) for row in rows]
+    return Round(**{name: types[name](value) for name, value in row.items()})
 
 
 def acquisition_order(learner: ActiveLearner) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 import importlib
 import os
-import sys
 from typing import TYPE_CHECKING
+
+from tfp_bayes._plumbing.registration import register_with_keras
 
 if TYPE_CHECKING:
     from tfp_bayes import (
@@ -109,5 +110,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
+if os.environ.get("KERAS_BACKEND"):
     from tfp_bayes._plumbing import backend  # noqa: F401  # says so now if it is not TensorFlow
+register_with_keras()

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+# Keras clips probabilities there too. One float32 zero would otherwise make a mean infinite.
+SMALLEST_PROBABILITY = 1e-7
 TOLERANCE = 0.02  # softmaxes in half precision sum to 1 within some 1e-2
 
 

@@ -3,10 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_bayes._plumbing.probabilities import as_labelled
-
-# Keras clips probabilities there too. One float32 zero would otherwise make a mean infinite.
-SMALLEST_PROBABILITY = 1e-7
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
 
 
 def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:

@@ -5,8 +5,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from tfp_bayes._plumbing.probabilities import as_labelled
-from tfp_bayes.metrics.classification import SMALLEST_PROBABILITY
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
 
 _LARGEST = np.log(20.0)
 

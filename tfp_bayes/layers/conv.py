@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes.layers import estimators
-from tfp_bayes.layers.variational import VariationalLayer
+from tfp_bayes.layers.affine import AffineLayer
 
 
-class _Conv(VariationalLayer):
+class _Conv(AffineLayer):
     """A convolution of any rank; its Keras layer knows strides, padding, dilation and groups."""
 
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes.layers import estimators
-from tfp_bayes.layers.variational import VariationalLayer
+from tfp_bayes.layers.affine import AffineLayer
 
 
-class _ConvTranspose(VariationalLayer):
+class _ConvTranspose(AffineLayer):
     """The transpose of a convolution, which enlarges images."""
 
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:

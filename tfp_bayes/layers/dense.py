@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes.layers import estimators
-from tfp_bayes.layers.variational import VariationalLayer
+from tfp_bayes.layers.affine import AffineLayer
 
 
-class _Dense(VariationalLayer, keras.layers.Dense):
+class _Dense(AffineLayer, keras.layers.Dense):
     """y = activation(x W + b) with random W and b."""
 
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -4,10 +4,10 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes.layers import estimators
-from tfp_bayes.layers.variational import VariationalLayer
+from tfp_bayes.layers.affine import AffineLayer
 
 
-class _DepthwiseConv(VariationalLayer):
+class _DepthwiseConv(AffineLayer):
     """A convolution of every channel on its own."""
 
     kernel_initializer_name = "depthwise_initializer"

@@ -1,6 +1,6 @@
 """How a layer with random weights trains: three unbiased estimators, for any affine map.
 
-Each is a method of a `VariationalLayer`: from inputs and one draw of the weights to outputs whose
+Each is a method of an `AffineLayer`: from inputs and one draw of the weights to outputs whose
 mean and variance, for each example, are those of the outputs under the posterior. They differ in
 how examples of a batch share noise, so in the variance of the gradient.
 """
@@ -63,18 +63,18 @@ def flipout(
     """
     mean = layer.affine_map(inputs, kernel.distribution.loc, bias and bias.distribution.loc)
     turned = layer.affine_map(
-        inputs * _signs(layer, inputs, fold_in(seed, 0)),
+        inputs * _signs(inputs, layer.input_sign_axes, fold_in(seed, 0)),
         kernel.value - kernel.distribution.loc,
         None if bias is None or bias.is_point else bias.value - bias.distribution.loc,
     )
-    return mean + turned * _signs(layer, turned, fold_in(seed, 1))
+    return mean + turned * _signs(turned, layer.output_sign_axes, fold_in(seed, 1))
 
 
-def _signs(layer, like: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws -1 and 1 of shape (B, 1, ..., C), or (B, C, 1, ...) with channels first."""
+def _signs(like: tf.Tensor, axes: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+    """Draws -1 and 1 for each example and each index of `axes`, constant over all others."""
     shape = tf.unstack(tf.shape(like))
-    channels = shape[layer.channel_axis]
     sizes = [shape[0]] + [1] * (len(shape) - 1)
-    sizes[layer.channel_axis] = channels
+    for axis in axes:
+        sizes[axis] = shape[axis]
     bits = tf.random.stateless_uniform(sizes, seed, 0, 2, tf.int32, alg="philox")
     return tf.cast(2 * bits - 1, like.dtype)

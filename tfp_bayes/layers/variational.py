@@ -1,4 +1,6 @@
-"""The base of layers whose kernel and bias have distributions."""
+"""The base of layers whose weights have distributions."""
+
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -8,15 +10,30 @@ from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.random_weight import Draw, RandomWeight
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 
+
+class Belief(NamedTuple):
+    """The prior and the posterior family of one weight, as a caller names them."""
+
+    prior: str | dict | priors.Prior | None
+    posterior: str | dict | posteriors.Posterior
+
+
+UNCERTAIN = Belief("normal", "mean_field_normal")
+POINT = Belief(None, "deterministic")
+
 _QUANTIZED = "a quantized kernel has no distribution; quantize to_deterministic(model)"
 # What Keras layers take and a distribution over weights cannot honour.
 _REFUSED = {
     "kernel_regularizer": "a penalty on weights is their prior: kernel_prior=priors.Normal(...)",
     "bias_regularizer": "a penalty on weights is their prior: bias_prior=priors.Normal(...)",
+    "recurrent_regularizer": "a penalty on weights is their prior: recurrent_kernel_prior=",
+    "embeddings_regularizer": "a penalty on weights is their prior: embeddings_prior=",
     "depthwise_regularizer": "a penalty on weights is their prior: kernel_prior=",
     "kernel_constraint": "draws of the weights would break it; express it as kernel_prior=",
     "bias_constraint": "draws of the weights would break it; express it as bias_prior=",
     "depthwise_constraint": "draws of the weights would break it; express it as kernel_prior=",
+    "recurrent_constraint": "draws of the weights would break it; express it as a prior",
+    "embeddings_constraint": "draws of the weights would break it; express it as a prior",
     "lora_rank": "LoRA adds to a single kernel; to vary together, use posteriors.LowRankNormal",
     "quantization_config": _QUANTIZED,
     "quantization_mode": _QUANTIZED,
@@ -34,117 +51,83 @@ def check_honoured(owner: str, arguments: dict) -> None:
 
 
 class VariationalLayer(StochasticLayer):
-    """A Keras layer whose affine map has a kernel and bias drawn from a posterior.
+    """A Keras layer some of whose weights are drawn from a posterior.
 
     Subclasses also derive from the Keras layer that they replace, whose constructor, shapes and
-    configuration they keep, and give
-
-    - `kernel_shape(input_shape)` and `linear_map(inputs, kernel)`, the layer's linear algebra;
-    - `estimator`, how it trains: one of the functions in `estimators`.
+    configuration they keep. They name their random weights in `beliefs`, make them in `build`
+    with `add_random_weights`, and in `call` use what `draw_weights` returns. See `AffineLayer`
+    for those with a kernel and a bias.
 
     Args:
         *args: Of the Keras layer.
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: String, dictionary or `tfp_bayes.posteriors.Posterior`.
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
         seed: Integer or None.
-        **kwargs: Of the Keras layer.
+        **kwargs: For each random weight `{name}_prior` (string, dictionary,
+            `tfp_bayes.priors.Prior`, or None for a flat prior) and `{name}_posterior` (string,
+            dictionary or `tfp_bayes.posteriors.Posterior`); and those of the Keras layer.
 
     Raises:
         ValueError: If the arguments contradict each other, or ask for what a distribution over
             weights cannot honour (regularizers, constraints, LoRA, quantization).
     """
 
+    # The random weights, and what is believed of each unless the caller says otherwise.
+    beliefs: dict[str, Belief] = {"kernel": UNCERTAIN, "bias": POINT}
     # Whether the estimator needs every weight to be an independent normal.
-    needs_factorized = True
-    kernel_initializer_name = "kernel_initializer"
+    needs_factorized = False
     # Keras layers save their kernel and bias only; these have more.
     save_own_variables = keras.layers.Layer.save_own_variables
     load_own_variables = keras.layers.Layer.load_own_variables
 
-    def __init__(
-        self,
-        *args,
-        kernel_prior: str | dict | priors.Prior | None = "normal",
-        kernel_posterior: str | dict | posteriors.Posterior = "mean_field_normal",
-        bias_prior: str | dict | priors.Prior | None = None,
-        bias_posterior: str | dict | posteriors.Posterior = "deterministic",
-        seed: int | None = None,
-        **kwargs,
-    ):
+    def __init__(self, *args, seed: int | None = None, **kwargs):
+        beliefs = {
+            name: Belief(
+                kwargs.pop(f"{name}_prior", default.prior),
+                kwargs.pop(f"{name}_posterior", default.posterior),
+            )
+            for name, default in self.beliefs.items()
+        }
         super().__init__(*args, seed=seed, **kwargs)
         check_honoured(type(self).__name__, {name: getattr(self, name, None) for name in _REFUSED})
-        self.kernel_prior = priors.get(kernel_prior, "kernel_prior")
-        self.kernel_posterior = posteriors.get(kernel_posterior, "kernel_posterior")
-        self.bias_prior = priors.get(bias_prior, "bias_prior")
-        self.bias_posterior = posteriors.get(bias_posterior, "bias_posterior")
-        for name, prior, posterior in (
-            ("kernel", self.kernel_prior, self.kernel_posterior),
-            ("bias", self.bias_prior, self.bias_posterior),
-        ):
-            if self.needs_factorized and not posterior.factorized:
-                raise ValueError(
-                    f"Expected independent normals for `{name}_posterior` of "
-                    f"{type(self).__name__}, whose estimator turns or adds up the noise of single "
-                    f"weights. Received: {name}_posterior={posterior!r}. "
-                    "Hint: use the Reparameterization layer with this posterior."
-                )
-            if prior is None and not isinstance(posterior, posteriors.Deterministic):
-                raise ValueError(
-                    f"Expected a `{name}_prior`: under a flat one the posterior would grow without "
-                    f"end. Received: {name}_prior=None, {name}_posterior={posterior!r}. "
-                    f'Hint: {name}_prior="normal", or {name}_posterior="deterministic".'
-                )
+        for name, (prior, posterior) in beliefs.items():
+            prior = priors.get(prior, f"{name}_prior")
+            posterior = posteriors.get(posterior, f"{name}_posterior")
+            self._check_belief(name, prior, posterior)
+            setattr(self, f"{name}_prior", prior)
+            setattr(self, f"{name}_posterior", posterior)
 
-    # What a subclass gives.
-
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
-        """Returns the shape of the kernel."""
-        raise NotImplementedError
-
-    def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Applies a kernel to inputs of its dtype, without bias or activation."""
-        raise NotImplementedError
-
-    def estimator(
-        self, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
-    ) -> tf.Tensor:
-        """Computes the outputs in training, before the activation."""
-        raise NotImplementedError
-
-    # What all share.
-
-    @property
-    def channel_axis(self) -> int:
-        """Axis of the channels, in inputs and outputs."""
-        return 1 if getattr(self, "data_format", None) == "channels_first" else -1
-
-    def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the parameters of the posterior and what the prior learns."""
-        output_shape = self.compute_output_shape(input_shape)  # here Keras checks the shape
-        axis = self.channel_axis
-        self.input_spec = keras.layers.InputSpec(
-            min_ndim=self.input_spec.min_ndim, axes={axis: input_shape[axis]}
-        )
-        self.random_kernel = RandomWeight(
-            self,
-            "kernel",
-            self.kernel_shape(input_shape),
-            getattr(self, self.kernel_initializer_name),
-            self.kernel_posterior,
-            self.kernel_prior,
-        )
-        self.random_bias = None
-        if self.use_bias:
-            self.random_bias = RandomWeight(
-                self,
-                "bias",
-                (output_shape[axis],),
-                self.bias_initializer,
-                self.bias_posterior,
-                self.bias_prior,
+    def _check_belief(
+        self, name: str, prior: priors.Prior | None, posterior: posteriors.Posterior
+    ) -> None:
+        if self.needs_factorized and not posterior.factorized:
+            raise ValueError(
+                f"Expected independent normals for `{name}_posterior` of "
+                f"{type(self).__name__}, whose estimator turns or adds up the noise of single "
+                f"weights. Received: {name}_posterior={posterior!r}. "
+                "Hint: use the Reparameterization layer with this posterior."
             )
+        if prior is None and not isinstance(posterior, posteriors.Deterministic):
+            raise ValueError(
+                f"Expected a `{name}_prior`: under a flat one the posterior would grow without "
+                f"end. Received: {name}_prior=None, {name}_posterior={posterior!r}. "
+                f'Hint: {name}_prior="normal", or {name}_posterior="deterministic".'
+            )
+
+    def add_random_weights(self, **weights: tuple[tuple[int, ...], Any] | None) -> None:
+        """Makes the parameters of the posteriors and what the priors learn, in `build`.
+
+        Args:
+            **weights: By name, the shape and the initializer of the loc; None for a weight that
+                the layer does without.
+        """
+        self.random_weights = {}
+        for name, weight in weights.items():
+            random = None
+            if weight is not None:
+                prior, posterior = (getattr(self, f"{name}_{part}") for part in Belief._fields)
+                random = self.random_weights[name] = RandomWeight(
+                    self, name, *weight, posterior, prior
+                )
+            setattr(self, f"random_{name}", random)
         # 1 / num_train once somebody knows it; not a number until then.
         self.kl_weight = self.add_weight(
             name="kl_weight",
@@ -154,56 +137,31 @@ class VariationalLayer(StochasticLayer):
             trainable=False,
             autocast=False,
         )
-        self.built = True
 
-    @property
-    def kernel(self) -> tf.Tensor:
-        """The mean of the kernel."""
-        return self.random_kernel.mean()
+    def draw_weights(self, seed: tf.Tensor) -> dict[str, Draw]:
+        """Draws every random weight; `seed` is int32 (2,)."""
+        weights = enumerate(self.random_weights.items())
+        return {name: weight.draw(fold_in(seed, i)) for i, (name, weight) in weights}
 
-    @property
-    def bias(self) -> tf.Tensor | None:
-        """The mean of the bias, None without bias."""
-        return self.random_bias and self.random_bias.mean()
-
-    def affine_map(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-        """Applies a kernel and a bias to inputs, in the dtype of the inputs."""
-        outputs = self.linear_map(inputs, tf.cast(kernel, inputs.dtype))
-        if bias is None:
-            return outputs
-        shape = [1] * outputs.shape.rank
-        shape[self.channel_axis] = -1
-        return outputs + tf.reshape(tf.cast(bias, outputs.dtype), shape)
-
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns outputs of one theta, or in training of the layer's estimator."""
-        seed = self.draw_seed(training)
-        kernel, bias = self._draw(seed)
-        if training:
-            outputs = self.estimator(inputs, kernel, bias, fold_in(seed, 2))
-            if not self.losses:  # a layer that is shared has its KL counted once
-                self.add_loss(_weighted(self._kl_divergence(kernel, bias, seed), self.kl_weight))
-        else:
-            outputs = self.affine_map(inputs, kernel.value, bias and bias.value)
-        return outputs if self.activation is None else self.activation(outputs)
+    def add_kl(self, draws: dict[str, Draw], seed: tf.Tensor) -> None:
+        """Adds the layer's KL divergence to its losses, in `call` with training=True."""
+        if not self.losses:  # a layer that is shared has its KL counted once
+            self.add_loss(_weighted(self._kl_divergence(draws, seed), self.kl_weight))
 
     def kl_divergence(self) -> tf.Tensor:
-        """Returns KL(q || prior) of kernel and bias, a float32 scalar in nats.
+        """Returns KL(q || prior) of all random weights, a float32 scalar in nats.
 
         Exact where there is a closed form, otherwise an unbiased estimate from a new draw.
         """
         seed = self.draw_seed(training=True)
-        return self._kl_divergence(*self._draw(seed), seed)
+        return self._kl_divergence(self.draw_weights(seed), seed)
 
-    def _draw(self, seed: tf.Tensor) -> tuple[Draw, Draw | None]:
-        kernel = self.random_kernel.draw(fold_in(seed, 0))
-        return kernel, self.random_bias and self.random_bias.draw(fold_in(seed, 1))
-
-    def _kl_divergence(self, kernel: Draw, bias: Draw | None, seed: tf.Tensor) -> tf.Tensor:
-        kl = self.random_kernel.kl_divergence(kernel, fold_in(seed, 3))
-        if bias is not None:
-            kl += self.random_bias.kl_divergence(bias, fold_in(seed, 4))
-        return tf.cast(kl, "float32")
+    def _kl_divergence(self, draws: dict[str, Draw], seed: tf.Tensor) -> tf.Tensor:
+        terms = [
+            weight.kl_divergence(draws[name], fold_in(seed, len(self.beliefs) + 1 + i))
+            for i, (name, weight) in enumerate(self.random_weights.items())
+        ]
+        return tf.cast(sum(terms), "float32")
 
     def enable_lora(self, *args, **kwargs) -> None:
         """Refuses: LoRA adds to a single kernel."""
@@ -222,9 +180,10 @@ class VariationalLayer(StochasticLayer):
     def get_config(self) -> dict:
         """Returns the layer's constructor arguments, plain JSON."""
         config = {k: v for k, v in super().get_config().items() if k not in _REFUSED}
-        for name in ("kernel_prior", "kernel_posterior", "bias_prior", "bias_posterior"):
-            value = getattr(self, name)
-            config[name] = value and keras.saving.serialize_keras_object(value)
+        for name in self.beliefs:
+            for part in Belief._fields:
+                value = getattr(self, f"{name}_{part}")
+                config[f"{name}_{part}"] = value and keras.saving.serialize_keras_object(value)
         return config
 
 

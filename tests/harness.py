@@ -41,14 +41,15 @@ def check_one_function_at_inference(case):
     Reparameterization layers, and those without gradients, draw once for the batch in training too.
     """
     layer = case.make(seed=0)
-    x = np.repeat(inputs_for(case, rows=1), 8, axis=0)
+    # A whole number of vectors: the CPU rounds the rows that are left over in another way.
+    x = np.repeat(inputs_for(case, rows=1), 16, axis=0)
     at_inference = layer(x, training=False).numpy()
-    np.testing.assert_array_equal(at_inference, np.repeat(at_inference[:1], 8, axis=0))
+    np.testing.assert_array_equal(at_inference, np.repeat(at_inference[:1], 16, axis=0))
     assert not np.array_equal(at_inference, layer(x, training=False).numpy())
     in_training = layer(x, training=True).numpy()
     name = case.layer.__name__
     shared = name == "BayesianLinear" or ("Reparameterization" in name and "Local" not in name)
-    assert (len(np.unique(in_training.reshape(8, -1), axis=0)) == 1) == shared
+    assert (len(np.unique(in_training.reshape(16, -1), axis=0)) == 1) == shared
 
 
 def check_seeds(case):

@@ -14,6 +14,7 @@ _PUBLIC = (
     "KLWeight",
     "LastLayerLaplace",
     "Predictor",
+    "StoredPosterior",
     "kl_divergence",
     "to_bayesian",
     "to_deterministic",

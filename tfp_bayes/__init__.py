@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
-    from tfp_bayes.inference import Ensemble, LastLayerLaplace
+    from tfp_bayes.inference import Ensemble, LastLayerLaplace, StoredPosterior
     from tfp_bayes.models import (
         BayesianModel,
         KLWeight,
@@ -57,6 +57,7 @@ __all__ = [
     "LastLayerLaplace",
     "Prediction",
     "Predictor",
+    "StoredPosterior",
     "active",
     "datasets",
     "export_saved_model",
@@ -90,6 +91,7 @@ _DEFINED_IN = {
     "LastLayerLaplace": "inference",
     "Prediction": "prediction",
     "Predictor": "prediction",
+    "StoredPosterior": "inference",
     "export_saved_model": "export",
     "kl_divergence": "models",
     "set_kl_weight": "models",

@@ -322,7 +322,7 @@ def test_arrays_datasets_and_pydatasets_agree():
 
 def test_bad_arguments():
     predictor, x = Predictor(mlp()), vectors(4)
-    for num_samples in (0, -1, 1.5, None):
+    for num_samples in (0, -1, 1.5):
         with pytest.raises(ValueError, match=f"num_samples={num_samples}"):
             predictor.predict_uncertainty(x, num_samples)
     with pytest.raises(ValueError, match="batch_size=0"):

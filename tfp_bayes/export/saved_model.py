@@ -21,7 +21,10 @@ SERVED_MEASURES = (
 
 
 def export_saved_model(
-    predictor: Predictor, filepath: str | Path, num_samples: int = 100, verbose: bool = False
+    predictor: Predictor,
+    filepath: str | Path,
+    num_samples: int | None = None,
+    verbose: bool = False,
 ) -> None:
     """Writes a SavedModel with the predictive mean and the uncertainty as signatures.
 
@@ -38,7 +41,7 @@ def export_saved_model(
     Args:
         predictor: The predictor of a functional or `Sequential` model with a single output.
         filepath: The folder to write.
-        num_samples: S of the `serve` signature.
+        num_samples: S of the `serve` signature, see `Predictor.predict_uncertainty`.
         verbose: Whether Keras prints the signatures.
 
     Raises:
@@ -61,7 +64,7 @@ def export_saved_model(
             f"Received: model={model.name!r}. Hint: build it from keras.Input to outputs, and "
             "export a keras.Model for each output."
         )
-    predictor.check_num_samples(num_samples)
+    num_samples = predictor.resolve_num_samples(num_samples)
 
     def serve(inputs):
         return predictor.stream_mean(inputs, num_samples, tf.constant(PREDICT_SEED))
@@ -74,8 +77,6 @@ def export_saved_model(
     inputs = keras.tree.map_structure(_spec, model.inputs[0] if single else model.input)
     archive = keras.export.ExportArchive()
     archive.track(model)
-    if predictor.posterior is not None:
-        archive.track(predictor.posterior)
     archive.add_endpoint("serve", serve, [inputs])
     archive.add_endpoint(
         "predict_uncertainty",

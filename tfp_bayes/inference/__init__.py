@@ -2,5 +2,7 @@
 
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
+from tfp_bayes.inference.stored_posterior import StoredPosterior
+from tfp_bayes.prediction.posterior import Posterior
 
-__all__ = ["Ensemble", "LastLayerLaplace"]
+__all__ = ["Ensemble", "LastLayerLaplace", "Posterior", "StoredPosterior"]

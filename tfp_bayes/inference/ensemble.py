@@ -3,21 +3,27 @@
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfp_bayes.inference.architecture import describe_architecture, find_difference
+from tfp_bayes.inference.stored_posterior import StoredPosterior
 
 
-class Ensemble(tf.Module):
-    """Deep ensemble: each sample takes the trained weights of the next member.
+class Ensemble(StoredPosterior):
+    """Deep ensemble: each sample takes all weights of the next member.
 
-    A posterior over weights is any object with this class' one method, `draw`. Sample s uses
-    member s modulo M, so `num_samples` equal to the number of members uses each once; stochastic
-    layers keep their own noise on top.
+    The members' weights are copied, the statistics of `BatchNormalization` and whatever else a
+    layer holds included, so each sample is exactly one member. Stochastic layers keep their own
+    noise on top.
 
     Args:
-        members: M >= 1 built models of one architecture, or their lists of trainable weights.
+        members: M >= 1 built models of one architecture, or their `get_weights()`.
+        model: The model that a `Predictor` will run; None takes the first member.
 
     Raises:
-        ValueError: If the members' weights differ in number or shape.
+        ValueError: If the members differ in architecture or shapes, or are lists of weights
+            without a `model`.
 
     Reference:
         Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
@@ -29,33 +35,46 @@ class Ensemble(tf.Module):
     ...     return keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
     >>> members = [network(), network()]
     >>> predictor = Predictor(members[0], posterior=Ensemble(members))
-    >>> predictor.predict_uncertainty(np.ones((1, 2)), num_samples=2).mean.shape
+    >>> predictor.predict_uncertainty(np.ones((1, 2))).mean.shape
     (1, 3)
     """
 
-    def __init__(self, members: Sequence[keras.Model] | Sequence[Sequence[tf.Tensor]]):
-        super().__init__()
-        weights = [getattr(member, "trainable_variables", member) for member in members]
-        shapes = {tuple(tuple(w.shape) for w in member) for member in weights}
-        if len(shapes) != 1:
+    def __init__(
+        self,
+        members: Sequence[keras.Model] | Sequence[Sequence[ArrayLike]],
+        model: keras.Model | None = None,
+    ):
+        members = list(members)
+        models = [member for member in members if isinstance(member, keras.Model)]
+        if model is None and models:
+            model = models[0]
+        if model is None or not members:
             raise ValueError(
-                "Expected at least one member, all with weights of the same shapes, for "
-                f"`members`. Received: {len(members)} members with {len(shapes)} different lists "
-                "of shapes. Hint: build every member with the same function."
+                "Expected at least one model for `members`, or lists of weights and `model`. "
+                f"Received: {len(members)} members, model=None. "
+                "Hint: Ensemble([m.get_weights() for m in models], model=models[0])."
             )
-        self.num_members = len(weights)
-        # Variables, not constants: an exported graph must not carry the weights inline.
-        self._stacked = [
-            tf.Variable(tf.stack([tf.convert_to_tensor(w) for w in same]), trainable=False)
-            for same in zip(*weights)
-        ]  # each (M, ...)
+        _check_architectures([model, *models])
+        weights = [m.get_weights() if isinstance(m, keras.Model) else list(m) for m in members]
+        shapes = [tuple(w.shape) for w in model.weights]
+        for i, member in enumerate(weights):
+            found = [np.shape(w) for w in member]
+            if found != shapes:
+                raise ValueError(
+                    f"Expected members with weights of shapes {shapes}. Received: member {i} "
+                    f"with {found}. Hint: get_weights() of models built by the same function; "
+                    "it includes those that are not trained."
+                )
+        super().__init__(model, [np.stack(same) for same in zip(*weights)])
 
-    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the trainable weights of sample `index`, in the model's order.
 
-        Args:
-            index: int32 scalar, the number of the sample.
-            seed: int32 (2,), for posteriors that draw at random; an ensemble does not.
-        """
-        del seed
-        return [stack[index % self.num_members] for stack in self._stacked]
+def _check_architectures(models: Sequence[keras.Model]) -> None:
+    first = describe_architecture(models[0])
+    for model in models[1:]:
+        difference = find_difference(first, describe_architecture(model))
+        if difference is not None:
+            raise ValueError(
+                "Expected models of one architecture for `members`. "
+                f"Received: {models[0].name!r} and {model.name!r}, which differ in {difference}. "
+                "Hint: build every member with the same function and the same arguments."
+            )

@@ -37,6 +37,7 @@ class LastLayerLaplace(tf.Module):
 
     Attributes:
         prior_scale: As given or found.
+        num_draws: None: every draw is new.
 
     Raises:
         ValueError: If the model does not end as said, a label is out of range, or an argument is.
@@ -56,6 +57,8 @@ class LastLayerLaplace(tf.Module):
     (50, 3)
     """
 
+    num_draws = None
+
     def __init__(
         self,
         model: keras.Model,
@@ -74,13 +77,10 @@ class LastLayerLaplace(tf.Module):
             check_positive(prior_scale=prior_scale)
         layer = _last_layer(model)
         self._network = keras.Model(model.inputs, layer.input)
-        self.random_variables = list(layer.trainable_variables)
-        variables = model.trainable_variables
-        self._positions = [_position(variables, v) for v in self.random_variables]
-        self._variables = variables
-        self.mean = np.concatenate(
-            [np.atleast_2d(v.numpy()) for v in self.random_variables]
-        ).astype("float64")  # (F, K), the bias as the last row
+        self._weights = list(layer.trainable_variables)
+        self.mean = np.concatenate([np.atleast_2d(v.numpy()) for v in self._weights]).astype(
+            "float64"
+        )  # (F, K), the bias as the last row
         y = _checked_labels(y, count_rows(x), self.mean.shape[1])
         self.log_likelihood = 0.0
         self.curvature = CURVATURES[covariance](self._batches(x, y))
@@ -89,21 +89,25 @@ class LastLayerLaplace(tf.Module):
         self._scales = tf.Variable(np.sqrt(self.variances), trainable=False)
         self._mean = tf.Variable(self.mean, trainable=False)
 
-    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the trainable weights of one sample, in the model's order.
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Kernel and bias of the last layer, see `Posterior`."""
+        return list(self._weights)
 
-        Args:
-            index: int32 scalar, the number of the sample; the seed differs with it already.
-            seed: int32 (2,).
-        """
-        del index
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Returns one draw of the last layer's weights, see `Posterior.draw`."""
+        del index  # the seed differs with it already
         noise = tf.random.stateless_normal(self._scales.shape, seed, dtype="float64")
-        weights = self._mean + self.curvature.rotate(self._scales * noise)  # (F, K)
-        parts = [weights] if len(self._positions) == 1 else [weights[:-1], weights[-1]]
-        result = [tf.convert_to_tensor(v) for v in self._variables]
-        for position, part in zip(self._positions, parts):
-            result[position] = tf.cast(part, result[position].dtype)
-        return result
+        return self._parts(self._mean + self.curvature.rotate(self._scales * noise))
+
+    def center(self) -> list[tf.Tensor]:
+        """Returns the last layer's weights as they were trained."""
+        return self._parts(self._mean)
+
+    def _parts(self, weights: tf.Tensor) -> list[tf.Tensor]:
+        """Splits weights (F, K) into kernel and bias."""
+        parts = [weights] if len(self._weights) == 1 else [weights[:-1], weights[-1]]
+        return [tf.cast(part, v.dtype) for part, v in zip(parts, self._weights)]
 
     def predict(self, x) -> np.ndarray:
         """Returns probabilities (N, K) without sampling, from one forward pass.
@@ -141,7 +145,7 @@ class LastLayerLaplace(tf.Module):
         for start in range(0, len(x), _BATCH_SIZE):
             batch = self._network.predict_on_batch(x[start : start + _BATCH_SIZE])
             phi = np.asarray(batch, "float64")
-            with_bias = len(self._positions) == 2
+            with_bias = len(self._weights) == 2
             yield np.pad(phi, ((0, 0), (0, 1)), constant_values=1.0) if with_bias else phi
 
     def _batches(self, x, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -171,10 +175,6 @@ def _last_layer(model: keras.Model) -> keras.layers.Dense:
             f"{[each.name for each in random]}. Hint: LastLayerLaplace(to_deterministic(model))."
         )
     return layer
-
-
-def _position(variables: list, variable) -> int:
-    return next(i for i, each in enumerate(variables) if each is variable)
 
 
 def _checked_labels(y, size: int, num_classes: int) -> np.ndarray:

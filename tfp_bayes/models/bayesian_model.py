@@ -99,7 +99,7 @@ class BayesianModel(keras.Model):
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.predictor = Predictor(self, likelihood)
         self._embedding = None  # made when it is asked for
-        self.predictor.check_num_samples(num_samples)
+        self.predictor.resolve_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
             # Layers that were given one seed must not share their noise.
             state = layer.seed_generator.state

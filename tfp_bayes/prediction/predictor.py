@@ -1,6 +1,6 @@
 """One compiled graph from inputs to the uncertainty of a model's predictions."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
 from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
 
@@ -20,17 +21,7 @@ DEFAULT_BATCH_SIZE = 256
 # single row each in their own way, which round differently. Batches are padded to a multiple of
 # the widest vector (AVX-512: 16 floats), so that a row's answer does not depend on its neighbours.
 ROWS = 16
-
-
-class Posterior(Protocol):
-    """A distribution over a model's trainable variables, such as `Ensemble`.
-
-    One that leaves most of them as they are lists the others as `random_variables`, so that what
-    comes before them runs once (`LastLayerLaplace`).
-    """
-
-    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the weights of sample `index` in the order of `model.trainable_variables`."""
+DEFAULT_NUM_SAMPLES = 100
 
 
 class Predictor:
@@ -47,11 +38,11 @@ class Predictor:
         likelihood: What the outputs mean: "categorical" (softmax over the last axis) or
             "bernoulli" (sigmoid) or "normal" (`NormalParameters`); for several outputs, one name
             for all or a structure of names like the model's outputs.
-        posterior: A distribution over the trainable weights, such as `Ensemble`; the noise of
+        posterior: A distribution over variables of the model, such as `Ensemble`; the noise of
             stochastic layers comes on top.
 
     Raises:
-        ValueError: If `likelihood` is unknown.
+        ValueError: If `likelihood` is unknown, or `posterior` is none over this model.
 
     Reference:
         Gal and Ghahramani 2016, equation 6, arXiv:1506.02142.
@@ -77,15 +68,16 @@ class Predictor:
         self.likelihood = likelihood
         self.posterior = posterior
         self._layers = stochastic_layers(model)
-        random_weights = () if posterior is None else model.trainable_variables
-        self._split = SplitModel(model, getattr(posterior, "random_variables", random_weights))
+        if posterior is not None:
+            check_posterior(posterior, model)
+        self._split = SplitModel(model, () if posterior is None else posterior.variables)
         self._structure = None  # of the model's outputs, known once traced
         self._compiled = {}
 
     def predict_uncertainty(
         self,
         x,
-        num_samples: int = 100,
+        num_samples: int | None = None,
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         return_samples: bool = False,
@@ -95,7 +87,8 @@ class Predictor:
         Args:
             x: Inputs: array (N, ...), structure of arrays, `tf.data.Dataset` or
                 `keras.utils.PyDataset` (with or without targets).
-            num_samples: S, number of functions drawn from the posterior.
+            num_samples: S, number of functions drawn from the posterior; None takes every draw of
+                a finite posterior once, and 100 otherwise.
             seed: Integer, pair of int32, or None for fresh draws.
             batch_size: Rows of arrays at a time; changes memory and speed, not the answer.
             return_samples: Whether to keep the (S, N, K) samples too.
@@ -104,9 +97,10 @@ class Predictor:
             A `Prediction`; for a model with several outputs, one in the place of each output.
 
         Raises:
-            ValueError: If `num_samples` is below 1, or above 1 for a model that is not random.
+            ValueError: If `num_samples` is below 1, above 1 for a model that is not random, or
+                would count some draws of a finite posterior more often than others.
         """
-        self.check_num_samples(num_samples)
+        num_samples = self.resolve_num_samples(num_samples)
         seed = as_seed(seed)
         parts = []
         for batch in batches(x, batch_size):
@@ -126,7 +120,7 @@ class Predictor:
     def predict(
         self,
         x,
-        num_samples: int = 100,
+        num_samples: int | None = None,
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> np.ndarray:
@@ -137,7 +131,7 @@ class Predictor:
     def sample(
         self,
         x,
-        num_samples: int = 100,
+        num_samples: int | None = None,
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> np.ndarray:
@@ -162,7 +156,7 @@ class Predictor:
             several outputs, one in the place of each output.
         """
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
-        with tf.control_dependencies([tf.debugging.assert_positive(num_samples, "num_samples")]):
+        with tf.control_dependencies(self._num_samples_assertions(num_samples)):
             inputs, num_rows = _whole_vectors(inputs)
         values = self._split.prefix(inputs)
 
@@ -224,7 +218,7 @@ class Predictor:
         ]
         if self.posterior is not None:
             weights = self.posterior.draw(index, fold_in(seed, len(self._layers)))
-            state += zip(self.model.trainable_variables, weights, strict=True)
+            state += zip(self.posterior.variables, weights, strict=True)
         with keras.StatelessScope(state):
             outputs = self._split.suffix(values)
         # Sums over samples keep at least single precision, also under mixed_float16.
@@ -258,8 +252,15 @@ class Predictor:
             )
         return self._compiled[key]
 
-    def check_num_samples(self, num_samples: int) -> None:
-        """Raises ValueError unless the model can give that many different samples."""
+    def resolve_num_samples(self, num_samples: int | None) -> int:
+        """Returns the number of samples that a user meant, see `predict_uncertainty`.
+
+        Raises:
+            ValueError: If the model cannot give that many different samples of equal weight.
+        """
+        num_draws = None if self.posterior is None else self.posterior.num_draws
+        if num_samples is None:
+            num_samples = num_draws or DEFAULT_NUM_SAMPLES
         if not isinstance(num_samples, int | np.integer) or num_samples < 1:
             raise ValueError(
                 "Expected a positive integer for `num_samples`. "
@@ -272,6 +273,30 @@ class Predictor:
                 "equal. Hint: replace keras.layers.Dropout by tfp_bayes.layers.MCDropout, pass "
                 "posterior=, or ask for num_samples=1."
             )
+        if num_draws is not None and not self._is_balanced(num_samples):
+            multiple = "a multiple of " if self._layers else ""
+            raise ValueError(
+                f"Expected {multiple}the posterior's {num_draws} draws for `num_samples`. "
+                f"Received: num_samples={num_samples}, which would not count all draws alike, or "
+                "compute them twice. Hint: leave it out to use each draw once."
+            )
+        return num_samples
+
+    def _is_balanced(self, num_samples):
+        """Check, of numbers or tensors, that a finite posterior's draws count alike.
+
+        The noise of stochastic layers makes a draw worth computing several times.
+        """
+        num_draws = self.posterior.num_draws
+        return num_samples % num_draws == 0 if self._layers else num_samples == num_draws
+
+    def _num_samples_assertions(self, num_samples: tf.Tensor) -> list[tf.Operation]:
+        """Builds what `resolve_num_samples` checks into the graph, for an exported one."""
+        assertions = [tf.debugging.assert_positive(num_samples, "num_samples")]
+        if self.posterior is not None and self.posterior.num_draws is not None:
+            message = f"num_samples, of a posterior of {self.posterior.num_draws} draws"
+            assertions.append(tf.debugging.Assert(self._is_balanced(num_samples), [message]))
+        return assertions
 
 
 def _whole_vectors(inputs) -> tuple[Any, tf.Tensor]:

@@ -97,7 +97,7 @@ class SplitModel:
         return bool(stochastic_layers(operation)) or self._has_random_weights(operation)
 
     def _has_random_weights(self, layer: keras.Layer) -> bool:
-        return any(id(variable) in self._random_weights for variable in layer.trainable_variables)
+        return any(id(variable) in self._random_weights for variable in layer.variables)
 
 
 def _graph(model: keras.Model) -> Functional | None:

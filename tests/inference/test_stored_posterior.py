@@ -1,0 +1,132 @@
+"""Stored draws: in one file, into a fresh process, and served."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import vectors
+
+import tfp_bayes
+from tfp_bayes import Ensemble, Predictor, StoredPosterior
+
+X = vectors()
+RNG = np.random.default_rng(0)
+
+
+def network(seed=0, dtype=None):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((5,))
+    x = keras.layers.BatchNormalization(dtype=dtype)(
+        keras.layers.Dense(6, "relu", dtype=dtype)(inputs)
+    )
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax", dtype=dtype)(x + x))
+    model.set_weights([0.5 + RNG.random(w.shape).astype(w.dtype) for w in model.get_weights()])
+    return model
+
+
+IN_A_FRESH_PROCESS = """
+import sys
+import keras, numpy as np
+from tfp_bayes import Predictor, StoredPosterior
+folder = sys.argv[1]
+keras.layers.Dense(3)  # so that automatic names differ
+model = keras.models.load_model(folder + "/model.keras", safe_mode=True)
+posterior = StoredPosterior.load(folder + "/posterior.npz", model)
+samples = Predictor(model, posterior=posterior).sample(np.load(folder + "/x.npy"))
+np.save(folder + "/samples.npy", samples)
+"""
+
+SERVED_BY_TENSORFLOW_ALONE = """
+import sys
+sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either is an error
+import numpy as np, tensorflow as tf
+folder = sys.argv[1]
+served = tf.saved_model.load(folder + "/served")
+result = served.predict_uncertainty(tf.constant(np.load(folder + "/x.npy")), 3, [0, 0])
+np.savez(folder + "/served.npz", serve=served.serve(np.load(folder + "/x.npy")), **result)
+"""
+
+
+def run(code, folder):
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_saved_loaded_and_served_in_fresh_processes(tmp_path):
+    members = [network(seed) for seed in range(3)]
+    predictor = Predictor(members[0], posterior=Ensemble(members))
+    expected = predictor.predict_uncertainty(X, return_samples=True)
+    members[0].save(tmp_path / "model.keras")
+    predictor.posterior.save(tmp_path / "posterior.npz")
+    tfp_bayes.export_saved_model(predictor, tmp_path / "served")
+    np.save(tmp_path / "x.npy", X)
+
+    run(IN_A_FRESH_PROCESS, str(tmp_path))
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), expected.samples)
+    run(SERVED_BY_TENSORFLOW_ALONE, str(tmp_path))
+    served = np.load(tmp_path / "served.npz")
+    np.testing.assert_array_equal(served["serve"], expected.mean)
+    for name in set(served.files) - {"serve"}:
+        np.testing.assert_array_equal(served[name], getattr(expected, name), err_msg=name)
+
+
+def test_weights_are_not_inlined_into_the_served_graph(tmp_path):
+    inputs = keras.Input((500,))
+    model = keras.Model(inputs, keras.layers.Dense(200, "softmax")(inputs))
+    members = [[RNG.random(w.shape) for w in model.get_weights()] for _ in range(4)]
+    predictor = Predictor(model, posterior=Ensemble(members, model=model))
+    tfp_bayes.export_saved_model(predictor, tmp_path / "served")
+    assert (tmp_path / "served" / "saved_model.pb").stat().st_size < 200_000
+    served = tf.saved_model.load(tmp_path / "served")
+    for num_samples in (1, 8):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="posterior of 4 draws"):
+            served.predict_uncertainty(vectors(2, 500), num_samples, [0, 0])
+
+
+def test_some_variables_only():
+    model = network()
+    kernel = model.layers[-1].kernel
+    draws = RNG.normal(size=(5, *kernel.shape))
+    posterior = StoredPosterior(model, [draws], [kernel])
+    predictor = Predictor(model, posterior=posterior)
+    samples = predictor.sample(X)
+    np.testing.assert_allclose(posterior.center()[0], draws.mean(0), atol=1e-6)
+    for sample, value in zip(samples, draws):
+        kernel.assign(value)
+        np.testing.assert_allclose(sample, model(X), atol=1e-6)
+    # The layers before it run once for all samples.
+    names = [operation.name for operation in predictor._split._suffix.operations]
+    assert [n for n in names if "dense" in n] == [model.layers[-1].name]
+
+
+def test_half_precision_weights_keep_their_values(tmp_path):
+    for dtype in ("bfloat16", "float16"):
+        members = [network(seed, dtype) for seed in range(2)]
+        posterior = Ensemble(members)
+        posterior.save(tmp_path / "posterior.npz")
+        loaded = StoredPosterior.load(tmp_path / "posterior.npz", members[1])
+        for s in range(2):
+            for a, b in zip(posterior.draw(s, None), loaded.draw(s, None)):
+                assert a.dtype == b.dtype == dtype
+                np.testing.assert_array_equal(a, b)
+
+
+def test_refuses_what_does_not_fit(tmp_path):
+    model = network()
+    path = tmp_path / "posterior.npz"
+    Ensemble([model, network(1)]).save(path)
+    other = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, "softmax")])
+    with pytest.raises(ValueError, match="or one of the same architecture"):
+        StoredPosterior.load(path, other)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="Expected a stored posterior"):
+        StoredPosterior.load(path, model)
+    with pytest.raises(ValueError, match="Expected a stored posterior"):
+        StoredPosterior.load(tmp_path / "none.npz", model)
+    weights = [np.stack([w, w]) for w in model.get_weights()]
+    for draws in (weights[:-1], [weights[0][:1], *weights[1:]], [w[:0] for w in weights], []):
+        with pytest.raises(ValueError, match=r"Expected arrays \(S, ...\)"):
+            StoredPosterior(model, draws)

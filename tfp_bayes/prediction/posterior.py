@@ -1,0 +1,58 @@
+"""What the predictor asks of a distribution over weights."""
+
+from typing import Protocol, runtime_checkable
+
+import keras
+import tensorflow as tf
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A distribution over some or all variables of one model.
+
+    The same object serves `Predictor`, `export_saved_model` and `ActiveLearner`. Variables that it
+    does not replace keep their values, and layers before the first replaced one run once for all
+    samples.
+
+    Attributes:
+        variables: Every variable of the model that a draw replaces, the statistics of
+            `BatchNormalization` included.
+        num_draws: Number of stored draws of a finite posterior, whose draw `index` is the stored
+            one; None if each draw is new.
+    """
+
+    variables: list[keras.Variable]
+    num_draws: int | None
+
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Builds the graph of one draw; everything random follows from `seed` alone.
+
+        Args:
+            index: int32 scalar, the number of the sample, below `num_draws` if that is finite.
+            seed: int32 (2,), another one for each sample.
+
+        Returns:
+            One tensor for each of `variables`.
+        """
+
+    def center(self) -> list[tf.Tensor]:
+        """Returns the posterior mean, one tensor for each of `variables`."""
+
+
+def check_posterior(posterior: Posterior, model: keras.Model) -> None:
+    """Raises ValueError unless this is a posterior over variables of that model."""
+    if not isinstance(posterior, Posterior):
+        raise ValueError(
+            "Expected an object with `variables`, `num_draws`, `draw` and `center` for "
+            f"`posterior`. Received: posterior={posterior!r}. "
+            "Hint: see tfp_bayes.inference.Posterior; Ensemble(models) is one."
+        )
+    known = {id(variable) for variable in model.variables}
+    foreign = [v.path for v in posterior.variables if id(v) not in known]
+    if foreign or not posterior.variables:
+        raise ValueError(
+            f"Expected a `posterior` over variables of model {model.name!r}. Received: "
+            f"{len(foreign)} of its {len(posterior.variables)} variables that are not the "
+            f"model's, {foreign[:3]}. "
+            "Hint: bind the posterior to this very model, as in Ensemble(members, model=model)."
+        )

@@ -74,13 +74,12 @@ def python(code, **environment):
 
 def test_importing_has_no_side_effects():
     code = (
-        "import sys\n"
-        "import tfp_bayes\n"
-        "assert 'tensorflow' not in sys.modules\n"
-        "import random, keras\n"  # Keras itself draws from Python's generator
+        "import sys, random, keras\n"  # Keras itself draws from Python's generator
         "before = random.getstate()\n"
         "policy, floatx = keras.config.dtype_policy().name, keras.config.floatx()\n"
-        "tfp_bayes.BayesianCNN, tfp_bayes.active, tfp_bayes.datasets, tfp_bayes.studies.runs\n"
+        "import tfp_bayes\n"
+        "assert 'tfp_bayes.active' not in sys.modules\n"
+        "tfp_bayes.BayesianCNN, tfp_bayes.active, tfp_bayes.datasets, tfp_bayes.studies\n"
         "assert before == random.getstate()\n"
         "assert (policy, floatx) == (keras.config.dtype_policy().name, keras.config.floatx())\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
@@ -88,6 +87,19 @@ def test_importing_has_no_side_effects():
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+def test_the_command_answers_before_tensorflow_starts():
+    code = (
+        "import sys\n"
+        "sys.argv = ['/bin/tfp-bayes', '--help']\n"
+        "from tfp_bayes.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'tensorflow' not in sys.modules\n"
+    )
+    done = python(code)
+    assert "AssertionError" not in done.stderr
+    assert "active-learning" in done.stdout
 
 
 def test_public_names_exist():

@@ -1,15 +1,27 @@
 """Bayesian deep learning for Keras 3: networks that know how sure they are."""
 
 import importlib
-import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfp_bayes._plumbing.registration import register_with_keras
+
+def _runs_as_command() -> bool:
+    """Tells whether this process, or its parent, is `tfp-bayes` or `python -m tfp_bayes`."""
+    program = Path(sys.argv[0])
+    is_module = program.parts[-2:] == ("tfp_bayes", "__main__.py")
+    return program.stem == "tfp-bayes" or is_module or sys.orig_argv[1:3] == ["-m", "tfp_bayes"]
+
 
 if TYPE_CHECKING:
+    from tfp_bayes import active, datasets, studies, uncertainty
+    from tfp_bayes.active import ActiveLearner
+
+# Keras finds the classes of a saved model only once their modules are imported. The command line
+# does without, so that `tfp-bayes --help` need not wait for TensorFlow.
+if TYPE_CHECKING or not _runs_as_command():
+    import tfp_bayes._plumbing.backend  # noqa: F401  # says so if Keras does not run on TensorFlow
     from tfp_bayes import (
-        active,
-        datasets,
         inference,
         layers,
         losses,
@@ -19,10 +31,7 @@ if TYPE_CHECKING:
         posteriors,
         prediction,
         priors,
-        studies,
-        uncertainty,
     )
-    from tfp_bayes.active import ActiveLearner
     from tfp_bayes.export import export_saved_model
     from tfp_bayes.inference import Ensemble, LastLayerLaplace, StoredPosterior
     from tfp_bayes.models import (
@@ -101,7 +110,7 @@ _DEFINED_IN = {
 
 
 def __getattr__(name: str):
-    # Loaded at first use: TensorFlow takes seconds to import, and `tfp-bayes --help` none.
+    # What is not imported above is at first use.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_DEFINED_IN.get(name, name)}")
@@ -110,8 +119,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-if os.environ.get("KERAS_BACKEND"):
-    from tfp_bayes._plumbing import backend  # noqa: F401  # says so now if it is not TensorFlow
-register_with_keras()

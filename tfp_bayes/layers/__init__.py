@@ -1,7 +1,6 @@
 """What is random: layers that draw a function at every call."""
 
 from tfp_bayes.layers.bayesian_linear import BayesianLinear, Predictive
-from tfp_bayes.layers.class_probabilities import ClassProbabilities
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
     Conv1DLocalReparameterization,
@@ -9,25 +8,21 @@ from tfp_bayes.layers.conv import (
     Conv2DFlipout,
     Conv2DLocalReparameterization,
     Conv2DReparameterization,
+    Conv2DTransposeFlipout,
+    Conv2DTransposeReparameterization,
     Conv3DFlipout,
     Conv3DLocalReparameterization,
     Conv3DReparameterization,
-)
-from tfp_bayes.layers.conv_transpose import (
-    Conv2DTransposeFlipout,
-    Conv2DTransposeReparameterization,
+    DepthwiseConv2DFlipout,
+    DepthwiseConv2DReparameterization,
 )
 from tfp_bayes.layers.dense import (
     DenseFlipout,
     DenseLocalReparameterization,
     DenseReparameterization,
 )
-from tfp_bayes.layers.depthwise_conv import (
-    DepthwiseConv2DFlipout,
-    DepthwiseConv2DReparameterization,
-)
 from tfp_bayes.layers.dropout import MCDropout
-from tfp_bayes.layers.normal_parameters import NormalParameters
+from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
     MCSpatialDropout2D,

@@ -1,4 +1,4 @@
-"""Convolutions of one, two and three dimensions with random kernels."""
+"""Convolutions with random kernels: of one, two and three dimensions, transposed and depthwise."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,12 @@ from tfp_bayes.layers.affine import AffineLayer
 
 
 class _Conv(AffineLayer):
-    """A convolution of any rank; its Keras layer knows strides, padding, dilation and groups."""
+    """A convolution of any rank with random kernels.
+
+    Takes the arguments of the Keras layer of its rank, whose strides, padding, dilation and groups
+    it keeps, and those of `AffineLayer`. Inputs are (B, ..., C), outputs (B, ..., filters),
+    and with data_format="channels_first" the channels come second.
+    """
 
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
         channels = input_shape[self.channel_axis]
@@ -36,32 +41,10 @@ class _Conv(AffineLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv1DReparameterization(_Conv, keras.layers.Conv1D):
-    """1-D convolution trained with one draw of its kernel for the batch.
+    """1-D convolution with one draw of its kernel for each batch.
 
-    Use it with any posterior. For a mean-field one, `Conv1DFlipout` has less gradient variance.
-
-    Args:
-        *args: Of `keras.layers.Conv1D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: String, dictionary or `tfp_bayes.posteriors.Posterior`.
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv1D`. Inputs are (B, T, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: one kernel and bias for the whole batch.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
-        arXiv:1505.05424.
+    Use it with a posterior that is not mean-field; for a mean-field one, `Conv1DFlipout` has
+    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -78,31 +61,9 @@ class Conv1DReparameterization(_Conv, keras.layers.Conv1D):
 class Conv1DLocalReparameterization(_Conv, keras.layers.Conv1D):
     """1-D convolution that trains with noise on its outputs.
 
-    Use it where gradients of low variance matter more than the correlation that a shared kernel
-    gives the outputs over space: in training that is lost, each output is right on its own.
-
-    Args:
-        *args: Of `keras.layers.Conv1D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv1D`. Inputs are (B, T, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: noise for each output element.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Kingma, Salimans and Welling 2015, "Variational Dropout and the Local
-        Reparameterization Trick", equation 6, arXiv:1506.02557.
+    Use it where gradients of low variance matter more than the correlation between pixels that
+    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    `estimators.local_reparameterization`.
 
     Example:
 
@@ -116,33 +77,11 @@ class Conv1DLocalReparameterization(_Conv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv1DFlipout(_Conv, keras.layers.Conv1D):
-    """1-D convolution trained with a draw of its kernel that each example turns.
+    """1-D convolution with a draw of its kernel that signs turn for each example.
 
-    The usual choice for convolutions: examples are independent, and pixels of one example keep the
-    correlation that their shared kernel gives them.
-
-    Args:
-        *args: Of `keras.layers.Conv1D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv1D`. Inputs are (B, T, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: signs for each example and channel, constant over space.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Wen et al. 2018, "Flipout: Efficient Pseudo-Independent Weight Perturbations on
-        Mini-Batches", section 3.3, arXiv:1803.04386.
+    The usual choice: examples are independent, and the pixels of one example keep the
+    correlation that their shared kernel gives. See `AffineLayer` and
+    `estimators.flipout`.
 
     Example:
 
@@ -156,32 +95,10 @@ class Conv1DFlipout(_Conv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DReparameterization(_Conv, keras.layers.Conv2D):
-    """2-D convolution trained with one draw of its kernel for the batch.
+    """2-D convolution with one draw of its kernel for each batch.
 
-    Use it with any posterior. For a mean-field one, `Conv2DFlipout` has less gradient variance.
-
-    Args:
-        *args: Of `keras.layers.Conv2D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: String, dictionary or `tfp_bayes.posteriors.Posterior`.
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv2D`. Inputs are (B, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: one kernel and bias for the whole batch.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
-        arXiv:1505.05424.
+    Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DFlipout` has
+    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -198,31 +115,9 @@ class Conv2DReparameterization(_Conv, keras.layers.Conv2D):
 class Conv2DLocalReparameterization(_Conv, keras.layers.Conv2D):
     """2-D convolution that trains with noise on its outputs.
 
-    Use it where gradients of low variance matter more than the correlation that a shared kernel
-    gives the outputs over space: in training that is lost, each output is right on its own.
-
-    Args:
-        *args: Of `keras.layers.Conv2D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv2D`. Inputs are (B, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: noise for each output element.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Kingma, Salimans and Welling 2015, "Variational Dropout and the Local
-        Reparameterization Trick", equation 6, arXiv:1506.02557.
+    Use it where gradients of low variance matter more than the correlation between pixels that
+    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    `estimators.local_reparameterization`.
 
     Example:
 
@@ -236,33 +131,11 @@ class Conv2DLocalReparameterization(_Conv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DFlipout(_Conv, keras.layers.Conv2D):
-    """2-D convolution trained with a draw of its kernel that each example turns.
+    """2-D convolution with a draw of its kernel that signs turn for each example.
 
-    The usual choice for convolutions: examples are independent, and pixels of one example keep the
-    correlation that their shared kernel gives them.
-
-    Args:
-        *args: Of `keras.layers.Conv2D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv2D`. Inputs are (B, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: signs for each example and channel, constant over space.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Wen et al. 2018, "Flipout: Efficient Pseudo-Independent Weight Perturbations on
-        Mini-Batches", section 3.3, arXiv:1803.04386.
+    The usual choice: examples are independent, and the pixels of one example keep the
+    correlation that their shared kernel gives. See `AffineLayer` and
+    `estimators.flipout`.
 
     Example:
 
@@ -276,38 +149,16 @@ class Conv2DFlipout(_Conv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv3DReparameterization(_Conv, keras.layers.Conv3D):
-    """3-D convolution trained with one draw of its kernel for the batch.
+    """3-D convolution with one draw of its kernel for each batch.
 
-    Use it with any posterior. For a mean-field one, `Conv3DFlipout` has less gradient variance.
-
-    Args:
-        *args: Of `keras.layers.Conv3D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: String, dictionary or `tfp_bayes.posteriors.Posterior`.
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv3D`. Inputs are (B, D, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: one kernel and bias for the whole batch.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
-        arXiv:1505.05424.
+    Use it with a posterior that is not mean-field; for a mean-field one, `Conv3DFlipout` has
+    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
 
     Example:
 
     >>> layer = Conv3DReparameterization(4, 3, seed=0)
-    >>> layer(np.ones((1, 5, 5, 5, 2)), training=True).shape
-    TensorShape([1, 3, 3, 3, 4])
+    >>> layer(np.ones((2, 4, 4, 4, 3)), training=True).shape
+    TensorShape([2, 2, 2, 2, 4])
     """
 
     estimator = estimators.reparameterization
@@ -318,37 +169,15 @@ class Conv3DReparameterization(_Conv, keras.layers.Conv3D):
 class Conv3DLocalReparameterization(_Conv, keras.layers.Conv3D):
     """3-D convolution that trains with noise on its outputs.
 
-    Use it where gradients of low variance matter more than the correlation that a shared kernel
-    gives the outputs over space: in training that is lost, each output is right on its own.
-
-    Args:
-        *args: Of `keras.layers.Conv3D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv3D`. Inputs are (B, D, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: noise for each output element.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Kingma, Salimans and Welling 2015, "Variational Dropout and the Local
-        Reparameterization Trick", equation 6, arXiv:1506.02557.
+    Use it where gradients of low variance matter more than the correlation between pixels that
+    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    `estimators.local_reparameterization`.
 
     Example:
 
     >>> layer = Conv3DLocalReparameterization(4, 3, seed=0)
-    >>> layer(np.ones((1, 5, 5, 5, 2)), training=True).shape
-    TensorShape([1, 3, 3, 3, 4])
+    >>> layer(np.ones((2, 4, 4, 4, 3)), training=True).shape
+    TensorShape([2, 2, 2, 2, 4])
     """
 
     estimator = estimators.local_reparameterization
@@ -356,39 +185,126 @@ class Conv3DLocalReparameterization(_Conv, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv3DFlipout(_Conv, keras.layers.Conv3D):
-    """3-D convolution trained with a draw of its kernel that each example turns.
+    """3-D convolution with a draw of its kernel that signs turn for each example.
 
-    The usual choice for convolutions: examples are independent, and pixels of one example keep the
-    correlation that their shared kernel gives them.
-
-    Args:
-        *args: Of `keras.layers.Conv3D`: filters, kernel_size, strides, padding ....
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Conv3D`. Inputs are (B, D, H, W, C).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: signs for each example and channel, constant over space.
-        `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Wen et al. 2018, "Flipout: Efficient Pseudo-Independent Weight Perturbations on
-        Mini-Batches", section 3.3, arXiv:1803.04386.
+    The usual choice: examples are independent, and the pixels of one example keep the
+    correlation that their shared kernel gives. See `AffineLayer` and
+    `estimators.flipout`.
 
     Example:
 
     >>> layer = Conv3DFlipout(4, 3, seed=0)
-    >>> layer(np.ones((1, 5, 5, 5, 2)), training=True).shape
-    TensorShape([1, 3, 3, 3, 4])
+    >>> layer(np.ones((2, 4, 4, 4, 3)), training=True).shape
+    TensorShape([2, 2, 2, 2, 4])
+    """
+
+    estimator = estimators.flipout
+
+
+class _ConvTranspose(AffineLayer):
+    """The transpose of a convolution, which enlarges images. See `_Conv`."""
+
+    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        return (*self.kernel_size, self.filters, input_shape[self.channel_axis])
+
+    def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return keras.ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class Conv2DTransposeReparameterization(_ConvTranspose, keras.layers.Conv2DTranspose):
+    """2-D transposed convolution with one draw of its kernel for each batch.
+
+    Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DTransposeFlipout`
+    has gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+
+    Example:
+
+    >>> layer = Conv2DTransposeReparameterization(4, 3, seed=0)
+    >>> layer(np.ones((2, 8, 8, 3)), training=True).shape
+    TensorShape([2, 10, 10, 4])
+    """
+
+    estimator = estimators.reparameterization
+    needs_factorized = False
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class Conv2DTransposeFlipout(_ConvTranspose, keras.layers.Conv2DTranspose):
+    """2-D transposed convolution with a draw of its kernel that signs turn for each example.
+
+    The usual choice: examples are independent, and the pixels of one example keep the
+    correlation that their shared kernel gives. See `AffineLayer` and
+    `estimators.flipout`.
+
+    Example:
+
+    >>> layer = Conv2DTransposeFlipout(4, 3, seed=0)
+    >>> layer(np.ones((2, 8, 8, 3)), training=True).shape
+    TensorShape([2, 10, 10, 4])
+    """
+
+    estimator = estimators.flipout
+
+
+class _DepthwiseConv(AffineLayer):
+    """A convolution of each channel by itself. See `_Conv`."""
+
+    kernel_initializer_name = "depthwise_initializer"
+
+    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        return (*self.kernel_size, input_shape[self.channel_axis], self.depth_multiplier)
+
+    def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return keras.ops.depthwise_conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class DepthwiseConv2DReparameterization(_DepthwiseConv, keras.layers.DepthwiseConv2D):
+    """2-D depthwise convolution with one draw of its kernel for each batch.
+
+    Use it with a posterior that is not mean-field; for a mean-field one, `DepthwiseConv2DFlipout`
+    has gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+
+    Example:
+
+    >>> layer = DepthwiseConv2DReparameterization(3, seed=0)
+    >>> layer(np.ones((2, 8, 8, 3)), training=True).shape
+    TensorShape([2, 6, 6, 3])
+    """
+
+    estimator = estimators.reparameterization
+    needs_factorized = False
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class DepthwiseConv2DFlipout(_DepthwiseConv, keras.layers.DepthwiseConv2D):
+    """2-D depthwise convolution with a draw of its kernel that signs turn for each example.
+
+    The usual choice: examples are independent, and the pixels of one example keep the
+    correlation that their shared kernel gives. See `AffineLayer` and
+    `estimators.flipout`.
+
+    Example:
+
+    >>> layer = DepthwiseConv2DFlipout(3, seed=0)
+    >>> layer(np.ones((2, 8, 8, 3)), training=True).shape
+    TensorShape([2, 6, 6, 3])
     """
 
     estimator = estimators.flipout

@@ -8,7 +8,11 @@ from tfp_bayes.layers.affine import AffineLayer
 
 
 class _Dense(AffineLayer, keras.layers.Dense):
-    """y = activation(x W + b) with random W and b."""
+    """y = activation(x W + b) with random W and b.
+
+    Takes the arguments of `keras.layers.Dense` and those of `AffineLayer`. Inputs are
+    (B, ..., F), outputs (B, ..., units).
+    """
 
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
         return (input_shape[-1], self.units)
@@ -19,32 +23,11 @@ class _Dense(AffineLayer, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseReparameterization(_Dense):
-    """Dense layer that trains with one draw of its weights for the batch (Bayes by Backprop).
+    """Dense layer that trains with one draw of its weights for each batch (Bayes by Backprop).
 
-    Use it with any posterior; for a mean-field one, `DenseFlipout` has gradients of lower
-    variance and `DenseLocalReparameterization` of lower still.
-
-    Args:
-        *args: Of `keras.layers.Dense`: units, activation, use_bias, initializers.
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: String, dictionary or `tfp_bayes.posteriors.Posterior`.
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Dense`. Inputs are (B, ..., F), outputs (B, ..., units).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True` and `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
-        arXiv:1505.05424.
+    Use it with a posterior that is not mean-field; for a mean-field one, `DenseFlipout` has
+    gradients of lower variance and `DenseLocalReparameterization` of lower still. See
+    `AffineLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -59,32 +42,10 @@ class DenseReparameterization(_Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseLocalReparameterization(_Dense):
-    """Dense layer that trains with noise on its outputs: the lowest variance for a dense layer.
+    """Dense layer that trains with noise on its outputs.
 
-    Use it for mean-field dense networks.
-
-    Args:
-        *args: Of `keras.layers.Dense`: units, activation, use_bias, initializers.
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Dense`. Inputs are (B, ..., F), outputs (B, ..., units).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: noise for each output element. `training=False`: one kernel and bias for
-        the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Kingma, Salimans and Welling 2015, "Variational Dropout and the Local
-        Reparameterization Trick", equation 6, arXiv:1506.02557.
+    Use it for mean-field dense networks: its gradients have the lowest variance. See
+    `AffineLayer` and `estimators.local_reparameterization`.
 
     Example:
 
@@ -98,32 +59,10 @@ class DenseLocalReparameterization(_Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseFlipout(_Dense):
-    """Dense layer that trains with one draw of its weights, turned by signs for each example.
+    """Dense layer that trains with a draw of its weights that signs turn for each example.
 
-    Use it where layers of one model should share an estimator with convolutions.
-
-    Args:
-        *args: Of `keras.layers.Dense`: units, activation, use_bias, initializers.
-        kernel_prior: String, dictionary, `tfp_bayes.priors.Prior`, or None for a flat prior.
-        kernel_posterior: "mean_field_normal" or "deterministic".
-        bias_prior: As `kernel_prior`.
-        bias_posterior: As `kernel_posterior`.
-        seed: Integer or None.
-        **kwargs: Of `keras.layers.Dense`. Inputs are (B, ..., F), outputs (B, ..., units).
-
-    Losses:
-        In training, KL(q || prior) in nats, summed over weights, times `kl_weight`.
-
-    Randomness:
-        `training=True`: signs for each example, constant over axes between the first and the
-        last. `training=False`: one kernel and bias for the whole batch.
-
-    Raises:
-        ValueError: If an argument asks for what random weights cannot honour.
-
-    Reference:
-        Wen et al. 2018, "Flipout: Efficient Pseudo-Independent Weight Perturbations on
-        Mini-Batches", equation 4, arXiv:1803.04386.
+    Use it where the layers of a model should share one estimator with its convolutions. See
+    `AffineLayer` and `estimators.flipout`.
 
     Example:
 

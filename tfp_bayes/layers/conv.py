@@ -11,7 +11,7 @@ class _Conv(AffineLayer):
     """A convolution of any rank with random kernels.
 
     Takes the arguments of the Keras layer of its rank, whose strides, padding, dilation and groups
-    it keeps, and those of `AffineLayer`. Inputs are (B, ..., C), outputs (B, ..., filters),
+    it keeps, and those of `VariationalLayer`. Inputs are (B, ..., C), outputs (B, ..., filters),
     and with data_format="channels_first" the channels come second.
     """
 
@@ -44,7 +44,7 @@ class Conv1DReparameterization(_Conv, keras.layers.Conv1D):
     """1-D convolution with one draw of its kernel for each batch.
 
     Use it with a posterior that is not mean-field; for a mean-field one, `Conv1DFlipout` has
-    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -62,7 +62,7 @@ class Conv1DLocalReparameterization(_Conv, keras.layers.Conv1D):
     """1-D convolution that trains with noise on its outputs.
 
     Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    a shared kernel gives, which is lost in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -80,7 +80,7 @@ class Conv1DFlipout(_Conv, keras.layers.Conv1D):
     """1-D convolution with a draw of its kernel that signs turn for each example.
 
     The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `AffineLayer` and
+    correlation that their shared kernel gives. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -98,7 +98,7 @@ class Conv2DReparameterization(_Conv, keras.layers.Conv2D):
     """2-D convolution with one draw of its kernel for each batch.
 
     Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DFlipout` has
-    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -116,7 +116,7 @@ class Conv2DLocalReparameterization(_Conv, keras.layers.Conv2D):
     """2-D convolution that trains with noise on its outputs.
 
     Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    a shared kernel gives, which is lost in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -134,7 +134,7 @@ class Conv2DFlipout(_Conv, keras.layers.Conv2D):
     """2-D convolution with a draw of its kernel that signs turn for each example.
 
     The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `AffineLayer` and
+    correlation that their shared kernel gives. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -152,7 +152,7 @@ class Conv3DReparameterization(_Conv, keras.layers.Conv3D):
     """3-D convolution with one draw of its kernel for each batch.
 
     Use it with a posterior that is not mean-field; for a mean-field one, `Conv3DFlipout` has
-    gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -170,7 +170,7 @@ class Conv3DLocalReparameterization(_Conv, keras.layers.Conv3D):
     """3-D convolution that trains with noise on its outputs.
 
     Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `AffineLayer` and
+    a shared kernel gives, which is lost in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -188,7 +188,7 @@ class Conv3DFlipout(_Conv, keras.layers.Conv3D):
     """3-D convolution with a draw of its kernel that signs turn for each example.
 
     The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `AffineLayer` and
+    correlation that their shared kernel gives. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -224,7 +224,7 @@ class Conv2DTransposeReparameterization(_ConvTranspose, keras.layers.Conv2DTrans
     """2-D transposed convolution with one draw of its kernel for each batch.
 
     Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DTransposeFlipout`
-    has gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+    has gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -242,7 +242,7 @@ class Conv2DTransposeFlipout(_ConvTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution with a draw of its kernel that signs turn for each example.
 
     The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `AffineLayer` and
+    correlation that their shared kernel gives. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -279,7 +279,7 @@ class DepthwiseConv2DReparameterization(_DepthwiseConv, keras.layers.DepthwiseCo
     """2-D depthwise convolution with one draw of its kernel for each batch.
 
     Use it with a posterior that is not mean-field; for a mean-field one, `DepthwiseConv2DFlipout`
-    has gradients of lower variance. See `AffineLayer` and `estimators.reparameterization`.
+    has gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -297,7 +297,7 @@ class DepthwiseConv2DFlipout(_DepthwiseConv, keras.layers.DepthwiseConv2D):
     """2-D depthwise convolution with a draw of its kernel that signs turn for each example.
 
     The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `AffineLayer` and
+    correlation that their shared kernel gives. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:

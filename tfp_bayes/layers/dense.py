@@ -10,7 +10,7 @@ from tfp_bayes.layers.affine import AffineLayer
 class _Dense(AffineLayer, keras.layers.Dense):
     """y = activation(x W + b) with random W and b.
 
-    Takes the arguments of `keras.layers.Dense` and those of `AffineLayer`. Inputs are
+    Takes the arguments of `keras.layers.Dense` and those of `VariationalLayer`. Inputs are
     (B, ..., F), outputs (B, ..., units).
     """
 
@@ -27,7 +27,7 @@ class DenseReparameterization(_Dense):
 
     Use it with a posterior that is not mean-field; for a mean-field one, `DenseFlipout` has
     gradients of lower variance and `DenseLocalReparameterization` of lower still. See
-    `AffineLayer` and `estimators.reparameterization`.
+    `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
 
@@ -45,7 +45,7 @@ class DenseLocalReparameterization(_Dense):
     """Dense layer that trains with noise on its outputs.
 
     Use it for mean-field dense networks: its gradients have the lowest variance. See
-    `AffineLayer` and `estimators.local_reparameterization`.
+    `VariationalLayer` and `estimators.local_reparameterization`.
 
     Example:
 
@@ -62,7 +62,7 @@ class DenseFlipout(_Dense):
     """Dense layer that trains with a draw of its weights that signs turn for each example.
 
     Use it where the layers of a model should share one estimator with its convolutions. See
-    `AffineLayer` and `estimators.flipout`.
+    `VariationalLayer` and `estimators.flipout`.
 
     Example:
 

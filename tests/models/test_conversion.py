@@ -78,7 +78,8 @@ def test_converts_each_kind_and_keeps_the_graph():
         "transpose": "Conv2DTransposeFlipout",
         "inner": "DenseFlipout",
     }
-    assert [type(each).__name__ for each in named["separable"].layers] == [
+    separable = named["separable"]
+    assert [type(each).__name__ for each in (separable.depthwise, separable.pointwise)] == [
         "DepthwiseConv2DFlipout",
         "Conv2DFlipout",
     ]
@@ -112,7 +113,7 @@ def test_means_and_scales():
     scales = moped["conv"].random_kernel.distribution().stddev().numpy()
     np.testing.assert_allclose(scales, np.maximum(0.2 * np.abs(kernel), 1e-6), rtol=1e-4)
     assert np.isfinite(moped["conv"].kl_divergence())
-    depthwise, pointwise = moped["separable"].layers
+    depthwise, pointwise = moped["separable"].depthwise, moped["separable"].pointwise
     np.testing.assert_allclose(
         depthwise.random_kernel.distribution().stddev(),
         0.2 * np.abs(depthwise.kernel_loc),

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 
-from tfp_bayes.models.to_deterministic import refresh, to_deterministic
+from tfp_bayes._plumbing.keras_internals import has_graph
+from tfp_bayes.models.to_deterministic import MeanCopy
 
 
 class Embedding:
-    """The inputs of a model's last layer with weights, at the posterior means.
+    """The inputs of a model's last layer with a kernel, at the posterior means.
 
     Follows the model as it trains; nothing is traced again.
 
@@ -15,22 +16,33 @@ class Embedding:
         model: A built functional model.
 
     Raises:
-        ValueError: If no layer of the model has weights.
+        ValueError: If no layer of the model has a kernel.
     """
 
     def __init__(self, model: keras.Model):
-        self.model = model
-        self.twin = to_deterministic(model)
-        with_weights = [layer for layer in self.twin.layers if layer.trainable_weights]
-        if not with_weights:
-            raise ValueError(
-                "Expected a `model` with a layer that has weights. "
-                f"Received: model={model.name!r} without. Hint: embed with the inputs themselves."
-            )
-        self.features = keras.Model(self.twin.inputs, with_weights[-1].input)
+        self.copy = MeanCopy(model)
+        plain = self.copy.model
+        inputs = plain.inputs[0] if isinstance(plain, keras.Sequential) else plain.input
+        self.features = keras.Model(inputs, _features(plain))
 
     def __call__(self, x, batch_size: int) -> np.ndarray:
         """Returns (N, F) float32."""
-        refresh(self.twin, self.model)
+        self.copy.refresh()
         features = self.features.predict(x, batch_size=batch_size, verbose=0)
         return features.reshape(len(features), -1).astype("float32")
+
+
+def _features(model: keras.Model) -> keras.KerasTensor:
+    """Returns the inputs of the last layer with a kernel, in nested models too."""
+    with_kernel = [
+        layer for layer in model.layers if any(len(weight.shape) > 1 for weight in layer.weights)
+    ]
+    if not with_kernel:
+        raise ValueError(
+            "Expected a `model` with a layer that has a kernel. "
+            f"Received: model={model.name!r} without. Hint: embed with the inputs themselves."
+        )
+    last = with_kernel[-1]
+    if not has_graph(last):
+        return last.input
+    return keras.Model(last.inputs, _features(last))(last.input)

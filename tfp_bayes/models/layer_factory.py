@@ -2,15 +2,11 @@
 
 import keras
 
-from tfp_bayes import layers
+from tfp_bayes.models.layer_pairs import pair_of_keras
 from tfp_bayes.priors import Prior
 
-_ESTIMATORS = {
-    "flipout": "Flipout",
-    "local_reparameterization": "LocalReparameterization",
-    "reparameterization": "Reparameterization",
-}
-INFERENCES = ("mc_dropout", *_ESTIMATORS, "deterministic")
+_VARIATIONAL = ("flipout", "local_reparameterization", "reparameterization")
+INFERENCES = ("mc_dropout", *_VARIATIONAL, "deterministic")
 
 
 def check_inference(inference: str) -> None:
@@ -24,12 +20,7 @@ def check_inference(inference: str) -> None:
 
 def is_variational(inference: str) -> bool:
     """Tells whether an inference makes weights random."""
-    return inference in _ESTIMATORS
-
-
-def variational_class(keras_name: str, inference: str) -> type[layers.VariationalLayer] | None:
-    """Returns the variational twin of a Keras layer, None where that estimator has none."""
-    return getattr(layers, keras_name + _ESTIMATORS[inference], None)
+    return inference in _VARIATIONAL
 
 
 class LayerFactory:
@@ -52,11 +43,11 @@ class LayerFactory:
 
     def conv_2d(self, *args, **kwargs) -> keras.layers.Layer:
         """Makes a convolution; arguments of `keras.layers.Conv2D`."""
-        return self._weights("Conv2D", *args, **kwargs)
+        return self._weights(keras.layers.Conv2D, *args, **kwargs)
 
     def dense(self, *args, **kwargs) -> keras.layers.Layer:
         """Makes a dense layer; arguments of `keras.layers.Dense`."""
-        return self._weights("Dense", *args, **kwargs)
+        return self._weights(keras.layers.Dense, *args, **kwargs)
 
     def dropout(
         self,
@@ -75,14 +66,15 @@ class LayerFactory:
         """
         if is_variational(self.inference):
             return keras.layers.Identity(name=name)
-        if self.inference == "mc_dropout":
-            kind = layers.MCSpatialDropout2D if whole_maps else layers.MCDropout
-        else:
-            kind = keras.layers.SpatialDropout2D if whole_maps else keras.layers.Dropout
-        return kind(rate, seed=seed, name=name)
+        kind = keras.layers.SpatialDropout2D if whole_maps else keras.layers.Dropout
+        return self._class(kind)(rate, seed=seed, name=name)
 
-    def _weights(self, keras_name: str, *args, **kwargs) -> keras.layers.Layer:
-        if not is_variational(self.inference):
-            return getattr(keras.layers, keras_name)(*args, **kwargs)
-        layer = variational_class(keras_name, self.inference)
-        return layer(*args, kernel_prior=self.kernel_prior, seed=self.seed, **kwargs)
+    def _weights(self, kind: type, *args, **kwargs) -> keras.layers.Layer:
+        if is_variational(self.inference):
+            kwargs = {"kernel_prior": self.kernel_prior, "seed": self.seed, **kwargs}
+        return self._class(kind)(*args, **kwargs)
+
+    def _class(self, kind: type) -> type:
+        """Returns the twin of a Keras class where this inference has one, else the class."""
+        pair = pair_of_keras(kind, self.inference)
+        return kind if pair is None else pair.bayesian_class

@@ -1,0 +1,221 @@
+"""How a Keras layer and its Bayesian twin turn into each other."""
+
+import inspect
+
+import keras
+import numpy as np
+
+from tfp_bayes import posteriors, priors
+from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes.layers.random_weight import RandomWeight
+from tfp_bayes.layers.variational import check_honoured
+from tfp_bayes.models.separable import RandomSeparableConv2D
+
+K = keras.layers
+# A MOPED scale is a fraction of its weight; a weight of zero must not get a scale of zero, whose
+# KL is infinite.
+SMALLEST_SCALE = 1e-6
+
+
+class LayerPair:
+    """A Keras layer and its Bayesian twin.
+
+    Args:
+        keras_class: The plain layer.
+        bayesian_class: Its twin.
+        *inferences: The values of `inference` for which `to_bayesian` makes the twin; none where
+            there is only a way back.
+    """
+
+    def __init__(self, keras_class: type, bayesian_class: type, *inferences: str):
+        self.keras_class = keras_class
+        self.bayesian_class = bayesian_class
+        self.inferences = inferences
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """Makes the twin of a Keras layer, not built yet."""
+        raise NotImplementedError
+
+    def fill_bayesian(
+        self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
+    ) -> None:
+        """Sets the means of a built twin, and with MOPED its scales, from a Keras layer."""
+        for weight, value in zip(_random_weights(new), old.get_weights(), strict=True):
+            _set_mean(weight, value, moped_delta)
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """Makes the Keras layer of a twin, not built yet."""
+        return self.keras_class.from_config(_accepted(self.keras_class, layer.get_config()))
+
+    def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+        """Sets the weights of a built Keras layer to the means of a twin."""
+        new.set_weights([np.asarray(weight.mean()) for weight in _random_weights(old)])
+
+
+class SameWeights(LayerPair):
+    """A twin with the same constructor and the same weights, which stays random at inference."""
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """See `LayerPair.make_bayesian`."""
+        return self.bayesian_class.from_config(layer.get_config())
+
+    def fill_bayesian(
+        self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
+    ) -> None:
+        """See `LayerPair.fill_bayesian`."""
+        _copy_weights(old, new)
+
+    def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+        """See `LayerPair.fill_keras`."""
+        _copy_weights(old, new)
+
+
+class SpatialDropout1D(SameWeights):
+    """The twin knows channels first, which Keras' layer does not."""
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """See `LayerPair.make_keras`."""
+        if layer.data_format == "channels_first":
+            config = {**layer.get_config(), "noise_shape": (None, None, 1)}
+            return K.Dropout.from_config(_accepted(K.Dropout, config))
+        return super().make_keras(layer)
+
+
+class RandomWeights(LayerPair):
+    """A twin with a posterior over each weight of the Keras layer.
+
+    The twin's `RandomWeight`s are in the order of the Keras layer's weights.
+
+    Args:
+        keras_class: The plain layer.
+        bayesian_class: Its twin, with arguments `{name}_prior` and `{name}_posterior`.
+        *inferences: See `LayerPair`.
+        kernels: Names of the weights that get the prior of `to_bayesian`; the others, biases,
+            stay point estimates.
+    """
+
+    def __init__(
+        self,
+        keras_class: type,
+        bayesian_class: type,
+        *inferences: str,
+        kernels: tuple[str, ...] = ("kernel",),
+    ):
+        super().__init__(keras_class, bayesian_class, *inferences)
+        self.kernels = kernels
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """See `LayerPair.make_bayesian`."""
+        return self.from_keras_config(layer.get_config(), prior)
+
+    def from_keras_config(self, config: dict, prior: priors.Prior | None) -> keras.layers.Layer:
+        """Makes the twin from the configuration of a Keras layer."""
+        check_honoured(f"layer {config['name']!r}", config)
+        # A prior of None is flat, under which only a point estimate makes sense.
+        posterior = posteriors.Deterministic() if prior is None else posteriors.MeanFieldNormal()
+        config = {name: value for name, value in config.items() if value is not None}
+        for name in self.kernels:
+            config |= {f"{name}_prior": prior, f"{name}_posterior": posterior}
+        return self.bayesian_class.from_config(config)
+
+
+class Separable(LayerPair):
+    """A separable convolution, whose twin is made of two layers."""
+
+    def __init__(self, depthwise: RandomWeights, pointwise: RandomWeights):
+        super().__init__(K.SeparableConv2D, RandomSeparableConv2D, *depthwise.inferences)
+        self.depthwise = depthwise
+        self.pointwise = pointwise
+
+    _SHARED = ("data_format", "dtype")
+    _DEPTHWISE = ("kernel_size", "strides", "padding", "dilation_rate", "depth_multiplier")
+    _POINTWISE = (
+        *("filters", "activation", "use_bias"),
+        *("bias_initializer", "bias_regularizer", "bias_constraint"),
+    )
+    _KERNEL = ("initializer", "regularizer", "constraint")
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """See `LayerPair.make_bayesian`."""
+        config = layer.get_config()
+        depthwise = {name: config[name] for name in (*self._SHARED, *self._DEPTHWISE)}
+        pointwise = {name: config[name] for name in (*self._SHARED, *self._POINTWISE)}
+        depthwise |= {"name": f"{layer.name}_depthwise", "use_bias": False}
+        pointwise |= {"name": f"{layer.name}_pointwise", "kernel_size": 1}
+        for name in self._KERNEL:
+            depthwise[f"depthwise_{name}"] = config[f"depthwise_{name}"]
+            pointwise[f"kernel_{name}"] = config[f"pointwise_{name}"]
+        return RandomSeparableConv2D(
+            self.depthwise.from_keras_config(depthwise, prior),
+            self.pointwise.from_keras_config(pointwise, prior),
+            name=layer.name,
+            dtype=config["dtype"],
+        )
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """See `LayerPair.make_keras`."""
+        depthwise, pointwise = layer.depthwise.get_config(), layer.pointwise.get_config()
+        config = {name: depthwise[name] for name in (*self._SHARED, *self._DEPTHWISE)}
+        config |= {name: pointwise.get(name) for name in self._POINTWISE}
+        config["depthwise_initializer"] = depthwise["depthwise_initializer"]
+        config["pointwise_initializer"] = pointwise["kernel_initializer"]
+        return K.SeparableConv2D.from_config({**config, "name": layer.name})
+
+
+class Linear(LayerPair):
+    """A closed-form linear layer, which goes back only: nothing else knows its data."""
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """See `LayerPair.make_keras`."""
+        config = layer.get_config()
+        units = layer.units * (2 if layer.include_noise else 1)
+        base = {name: config[name] for name in ("name", "trainable", "dtype")}
+        return K.Dense(units, use_bias=layer.use_bias or layer.include_noise, **base)
+
+    def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+        """See `LayerPair.fill_keras`."""
+        kernel = old.kernel_loc.numpy()
+        kernel, bias = np.split(kernel, [len(kernel) - old.use_bias])
+        bias = bias.sum(axis=0)  # one row, or none
+        if old.include_noise:  # the standard deviations of the noise depend on no input
+            kernel = np.pad(kernel, ((0, 0), (0, old.units)))
+            zeros = np.zeros((1, len(kernel)), old.compute_dtype)
+            outputs, _ = old.stateless_call([], old.variables, zeros)
+            bias = np.concatenate([bias, outputs[0, old.units :]])
+        new.set_weights([kernel, bias] if new.use_bias else [kernel])
+
+
+def _accepted(keras_class: type, config: dict) -> dict:
+    """Returns the entries of a configuration that a Keras class takes."""
+    parameters = inspect.signature(keras_class.__init__).parameters
+    known = set(parameters)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        known |= {"name", "trainable", "dtype"}
+    return {name: value for name, value in config.items() if name in known}
+
+
+def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    for a, b in zip(old.weights, new.weights, strict=True):
+        b.assign(a)
+        b.trainable = a.trainable
+
+
+def _random_weights(layer: keras.layers.Layer) -> list[RandomWeight]:
+    """Lists the random weights of a layer and of those inside it, in the order of creation."""
+    parts = [value for each in flatten_layers(layer) for value in vars(each).values()]
+    return [part for part in parts if isinstance(part, RandomWeight)]
+
+
+def _set_mean(weight: RandomWeight, value: np.ndarray, moped_delta: float | None) -> None:
+    weight.variables["loc"].assign(value)
+    if moped_delta is not None and "untransformed_scale" in weight.variables:
+        scale = np.maximum(moped_delta * np.abs(value), SMALLEST_SCALE)
+        weight.variables["untransformed_scale"].assign(np.log(np.expm1(scale)))

@@ -1,0 +1,46 @@
+"""What a layer has learned, copied from one layer into another of the same configuration."""
+
+import tempfile
+
+import keras
+import numpy as np
+
+from tfp_bayes._plumbing.keras_internals import flatten_layers
+
+Layer = keras.layers.Layer
+
+
+def copy_tables(old: Layer, new: Layer) -> None:
+    """Copies vocabularies, which decide shapes and so must be there before the first call."""
+    for a, b in zip(flatten_layers(old), flatten_layers(new)):
+        if hasattr(a, "load_assets"):
+            _reload_own_variables(a, b)
+            with tempfile.TemporaryDirectory() as folder:
+                a.save_assets(folder)
+                b.load_assets(folder)
+
+
+def copy_state(old: Layer, new: Layer) -> None:
+    """Copies weights, states of random generators, statistics and the `trainable` flags.
+
+    Args:
+        old: A built layer.
+        new: A built layer of the same class and configuration.
+
+    Raises:
+        ValueError: If the layers differ in their weights.
+    """
+    for a, b in zip(flatten_layers(old), flatten_layers(new), strict=True):
+        b.trainable = a.trainable
+        # Some layers compute from their weights what they use, as Normalization does.
+        if type(a).load_own_variables is not Layer.load_own_variables:
+            _reload_own_variables(a, b)
+    for a, b in zip(old.variables, new.variables, strict=True):
+        b.assign(a)
+        b.trainable = a.trainable
+
+
+def _reload_own_variables(old: Layer, new: Layer) -> None:
+    store = {}
+    old.save_own_variables(store)
+    new.load_own_variables({name: np.asarray(value) for name, value in store.items()})

@@ -6,9 +6,8 @@ import keras
 import numpy as np
 
 from tfp_bayes import posteriors, priors
-from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.layers.random_weight import RandomWeight
-from tfp_bayes.layers.variational import check_honoured
+from tfp_bayes.layers.variational import check_honoured, variational_layers
 from tfp_bayes.models.separable import RandomSeparableConv2D
 
 K = keras.layers
@@ -86,27 +85,11 @@ class SpatialDropout1D(SameWeights):
 
 
 class RandomWeights(LayerPair):
-    """A twin with a posterior over each weight of the Keras layer.
+    """A variational twin, whose random weights are in the order of the Keras layer's weights.
 
-    The twin's `RandomWeight`s are in the order of the Keras layer's weights.
-
-    Args:
-        keras_class: The plain layer.
-        bayesian_class: Its twin, with arguments `{name}_prior` and `{name}_posterior`.
-        *inferences: See `LayerPair`.
-        kernels: Names of the weights that get the prior of `to_bayesian`; the others, biases,
-            stay point estimates.
+    The weights of which the twin is uncertain by default, its kernels, get the prior of
+    `to_bayesian`; the others, its biases, stay point estimates.
     """
-
-    def __init__(
-        self,
-        keras_class: type,
-        bayesian_class: type,
-        *inferences: str,
-        kernels: tuple[str, ...] = ("kernel",),
-    ):
-        super().__init__(keras_class, bayesian_class, *inferences)
-        self.kernels = kernels
 
     def make_bayesian(
         self, layer: keras.layers.Layer, prior: priors.Prior | None
@@ -120,8 +103,9 @@ class RandomWeights(LayerPair):
         # A prior of None is flat, under which only a point estimate makes sense.
         posterior = posteriors.Deterministic() if prior is None else posteriors.MeanFieldNormal()
         config = {name: value for name, value in config.items() if value is not None}
-        for name in self.kernels:
-            config |= {f"{name}_prior": prior, f"{name}_posterior": posterior}
+        for name, belief in self.bayesian_class.beliefs.items():
+            if belief.prior is not None:
+                config |= {f"{name}_prior": prior, f"{name}_posterior": posterior}
         return self.bayesian_class.from_config(config)
 
 
@@ -209,9 +193,8 @@ def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 
 def _random_weights(layer: keras.layers.Layer) -> list[RandomWeight]:
-    """Lists the random weights of a layer and of those inside it, in the order of creation."""
-    parts = [value for each in flatten_layers(layer) for value in vars(each).values()]
-    return [part for part in parts if isinstance(part, RandomWeight)]
+    """Lists the random weights of a layer, in the order of the Keras layer's weights."""
+    return [w for each in variational_layers(layer) for w in each.random_weights.values()]
 
 
 def _set_mean(weight: RandomWeight, value: np.ndarray, moped_delta: float | None) -> None:

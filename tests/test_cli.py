@@ -1,7 +1,9 @@
 """The command line, as a user types it."""
 
 import csv
+import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import keras
 import pytest
+
+import tfp_bayes
 
 TOOL = Path(sys.executable).with_name("tfp-bayes")
 QUICK = ["--rounds", "1", "--steps", "3", "--candidates", "50", "--num-samples", "2"]
@@ -146,26 +150,85 @@ def test_interrupted_then_resumed(tmp_path):
     assert {row["optimizer_steps"] for row in history} == {"3"}  # as the first command said
 
 
+REFUSED = [
+    (["--acquisition", "bold"], "acquisition='bold'"),
+    (["--inference", "vi"], "inference='vi'"),
+    (["--inference", "deterministic"], "Hint: acquisition='max_entropy'"),
+    (["--inference", "closed_form", "--label-filter", "random"], "predicts probabilities"),
+    (["--resume", "--out", "nothing"], "no config.json"),
+    (["--query-size", "0"], "query_size=0"),
+    (["--query-size", "ten"], "Received: ten"),
+    (["--candidates", "5"], "candidates=5, query_size=10"),
+    (["--selector", "best"], "selector='best'"),
+    (["--selector", '{"name": "diverse", "weight": 1}'], "unexpected keyword argument"),
+    (["--selector", '{"name": "diverse", "coefficient": "high"}'], "coefficient='high'"),
+    (["--selector", '{"name": "diverse", "coefficient": NaN}'], "coefficient=nan"),
+    (["--selector", '{"coefficient": 1}'], "selector={'coefficient': 1}"),
+    (["--selector", '{"name"'], "Expecting ':'"),
+    (["--initial", "best"], "initial='best'"),
+    (["--noise-rate", "2"], "noise_rate=2.0"),
+    (["--prior-scale", "-1"], "prior_scale=-1.0"),
+    (["--label-filter", "strict"], "label_filter='strict'"),
+    (["--label-filter", '{"name": "static_threshold", "tau": "x"}'], "tau='x'"),
+    (["--rejected", "drop"], "rejected='drop'"),
+    (["--rounds", "-1"], "Expected an integer of at least 0. Received: -1"),
+    (["--stop", "time=3"], "stop='time=3'"),
+    (["--stop", "accuracy=high"], "stop='accuracy=high'"),
+    (["--stop", "accuracy=95"], "stop='accuracy=95'"),
+    (["--stop", "labels=inf"], "stop='labels=inf'"),
+    (["--stop", "labels=2.5"], "stop='labels=2.5'"),
+    (["--stop", "nll=nan"], "stop='nll=nan'"),
+]
+REFUSED = [(["active-learning", *arguments], message) for arguments, message in REFUSED]
+REFUSED += [
+    (["label", "--run", "x", "--port", "-1"], "Received: -1"),
+    (["label", "--run", "x"], "Expected a run in x"),
+    (["export-tasks", "--run", "x", "tasks.json"], "Expected a run in x"),
+    (["experiment", "none.toml"], "none.toml"),
+    (["experiment", "wrong.toml"], "steps='three'"),
+    (["experiment", "wrong.toml", "--workers", "0"], "Received: 0"),
+    (["active-learning", "--resume", "--out", "unknown"], "Received: ['query']"),
+    (["active-learning", "--resume", "--out", "damaged"], "Expected the configuration of a run"),
+]
+
+
+def test_bad_arguments_are_refused_before_anything_starts(tmp_path):
+    for name, text in (("unknown", '{"query": 3}'), ("damaged", '{"steps"')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    (tmp_path / "wrong.toml").write_text("[methods.a]\nsteps = 'three'")
+    before = sorted(tmp_path.rglob("*"))
+    code = (
+        "import contextlib, io, json, sys\n"
+        "sys.argv[0] = 'tfp-bayes'\n"  # as it is run
+        "from tfp_bayes.cli import main\n"
+        "results = []\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as errors:\n"
+        "        try:\n"
+        "            status = main(arguments)\n"
+        "        except SystemExit as end:\n"
+        "            status = end.code\n"
+        "    results.append((status, errors.getvalue(), 'tensorflow' in sys.modules))\n"
+        "print(json.dumps(results))\n"
+    )
+    calls = [arguments for arguments, _ in REFUSED]
+    done = tool("-c", code, json.dumps(calls), cwd=tmp_path, command=(sys.executable,))
+    assert done.returncode == 0, done.stderr
+    for (arguments, message), (status, text, started) in zip(
+        REFUSED, json.loads(done.stdout), strict=True
+    ):
+        assert status in (1, 2), arguments
+        assert message in text, (arguments, text)
+        assert not started, arguments
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--acquisition", "bold"], "acquisition='bold'"),
-        (["--inference", "vi"], "inference='vi'"),
-        (["--dataset", "mnst"], "did you mean"),
-        (["--resume", "--out", "nothing"], "no config.json"),
-        (["--query-size", "0"], "query_size=0"),
-        (["--pool-size", "70000"], "pool_size=70000"),
-        (["--selector", "best"], "selector='best'"),
-        (["--selector", '{"name": "diverse", "weight": 1}'], "unexpected keyword argument"),
-        (["--initial", "best"], "initial='best'"),
-        (["--noise-rate", "2"], "rate=2.0"),
-        (["--label-filter", "strict"], "filter='strict'"),
-        (["--rejected", "drop"], "rejected='drop'"),
-        (["--stop", "time=3"], "--stop=time=3"),
-        (["--stop", "accuracy=high"], "--stop=accuracy=high"),
-    ],
+    [(["--dataset", "mnst"], "did you mean"), (["--pool-size", "70000"], "pool_size=70000")],
 )
-def test_bad_arguments(arguments, message, tmp_path):
+def test_what_only_the_data_can_tell(arguments, message, tmp_path):
     done = tool("active-learning", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
@@ -173,10 +236,26 @@ def test_bad_arguments(arguments, message, tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
-def test_json_that_is_none(tmp_path):
-    done = tool("active-learning", "--selector", '{"name"', cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Expected a name or JSON" in done.stderr
+def test_words_for_none():
+    from tfp_bayes.cli import _parser
+
+    words = ["--label-filter", "all", "--prior-scale", "inf", "--candidates", "all"]
+    options = _parser().parse_args(["active-learning", *words, "--pool-size", "none"])
+    assert options.label_filter is options.prior_scale is options.candidates is None
+    assert options.pool_size is None
+    assert not hasattr(options, "seed")  # not given: of the run that is resumed
+
+
+def test_options_are_the_fields_of_the_configuration():
+    from tfp_bayes.models.layer_factory import INFERENCES
+    from tfp_bayes.studies import configuration
+
+    assert {*configuration.INFERENCES} == {*INFERENCES, *configuration.CLOSED_FORM}
+    for architecture in configuration.ARCHITECTURES:
+        assert tfp_bayes.BayesianCNN(architecture=architecture)
+    help_text = tool("active-learning", "--help", cwd=".").stdout
+    for field in dataclasses.fields(configuration.RunConfig):
+        assert f"--{field.name.replace('_', '-')} " in help_text
 
 
 def test_noise_filter_selector_and_stop(tmp_path):
@@ -190,17 +269,20 @@ def test_noise_filter_selector_and_stop(tmp_path):
         "--pool-size": 300,
         "--evaluation-samples": 1,
         "--rounds": 5,
-        "--out": "run",
+        "--out": "[/b] [red]",  # markup to the progress display
     }
     flat = [each for pair in options.items() for each in pair]
-    stop = ["--stop", "accuracy=1.1", "--stop", "labels=15"]
+    stop = ["--stop", "accuracy=1", "--stop", "labels=15"]
     done = tool("active-learning", *QUICK, *flat, *stop, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    history = read(tmp_path / "run" / "history.csv")
+    folder = tmp_path / options["--out"]
+    assert f"writing to {options['--out']}" in done.stdout
+    assert re.search(r"rejected \d+ of \d+  wrong \d+", done.stdout)
+    history = read(folder / "history.csv")
     assert 2 <= len(history) <= 3  # ten answers a round, and those that were asked again
     assert sum(int(row["num_asked"]) for row in history) >= 15
-    assert all(int(row["index"]) < 300 for row in read(tmp_path / "run" / "acquired.csv"))
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert all(int(row["index"]) < 300 for row in read(folder / "acquired.csv"))
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["configuration"]["label_filter"] == "oracle"
     assert summary["configuration"]["selector"]["max_configurations"] == 500
     assert sum(summary["initial_coverage"].values()) == 20

@@ -1,22 +1,29 @@
 """The command line: parses, calls the library, prints."""
 
 import argparse
-import json
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfp_bayes import __version__
+from tfp_bayes._plumbing.options import add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.active import stopping
+from tfp_bayes.studies.configuration import (
+    ExperimentConfig,
+    RunConfig,
+    load_config,
+    load_experiment,
+)
 
-# TensorFlow takes seconds to import; this module does so only once it knows there is work.
+# TensorFlow takes seconds to import; each command checks all that it was given before it does so.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        start_tensorflow()
         return options.command(options)
     except KeyboardInterrupt:
         resume = " and --resume" if hasattr(options, "resume") else ""
@@ -39,48 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         description="A Bayesian CNN chooses which images to label, round by round.",
     )
     active.set_defaults(command=_active_learning)
-    # Options of the run have no default here: what is not given comes from the run that is
-    # resumed, or from RunConfig.
+    # What is not given comes from the run that is resumed, or from RunConfig.
+    add_options(active, RunConfig)
     add = active.add_argument
-    add("--dataset", help="mnist (default), or any image-classification set of TFDS")
     add("--data-dir", help="where TFDS keeps prepared data sets")
     add("--manual-dir", help="where files downloaded by hand are")
-    add("--pool-size", type=int, metavar="N", help="the first N training images (default all)")
-    add(
-        "--acquisition",
-        help="bald (default), epig, variation_ratios, max_entropy, mean_std, margin, "
-        "least_confident, predictive_variance, random",
-    )
-    add(
-        "--selector",
-        type=_named,
-        help="top_k (default), batch_bald, diverse, power, softmax, softrank, k_center, badge, "
-        'greedy_variance; or with arguments, \'{"name": "diverse", "coefficient": 0.3}\'',
-    )
-    add("--architecture", help="gal (default) or kirsch, see BayesianCNN")
-    add(
-        "--inference",
-        help="mc_dropout (default), flipout, local_reparameterization, reparameterization, "
-        "closed_form, closed_form_mean_field or deterministic",
-    )
-    add(
-        "--prior-scale",
-        type=float,
-        metavar="S",
-        help="scale of the weights' prior (default 1; inf is a flat one)",
-    )
-    add("--query-size", type=int, metavar="Q", help="images acquired a round (default 10)")
-    add("--rounds", type=int, default=10, metavar="R", help="rounds in all (default 10)")
-    add("--initial", help="balanced (default), random, kmeans or kmeans_unlabelled")
-    add("--initial-size", type=int, metavar="N", help="images labelled at the start (default 20)")
-    add("--noise-rate", type=float, metavar="P", help="share of wrong labels (default 0)")
-    add(
-        "--label-filter",
-        type=_named,
-        help="which labels are believed: all (default), dynamic_threshold, static_threshold, "
-        "bayes_threshold, budget_threshold, oracle, random; or with arguments, as --selector",
-    )
-    add("--rejected", help="what becomes of other labels: skip (default), quarantine, relabel")
+    add("--rounds", type=_at_least(0), default=10, metavar="R", help="rounds in all (default 10)")
     add(
         "--stop",
         action="append",
@@ -88,18 +59,6 @@ def _parser() -> argparse.ArgumentParser:
         help="end early, may be repeated: labels=200, accuracy=0.95 or nll=0.2 (on validation), "
         "plateau=5 (rounds), uncertainty=0.05 (nats, of the pool)",
     )
-    add(
-        "--candidates",
-        type=lambda text: None if text == "all" else int(text),
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="random pool images scored a round, or 'all' (default 2000)",
-    )
-    add("--num-samples", type=int, metavar="S", help="posterior samples (default 100)")
-    add("--evaluation-samples", type=int, metavar="S", help="for the test set (default as many)")
-    add("--reinit", help="fresh (default), warm or shrink_perturb")
-    add("--steps", type=int, metavar="N", help="optimizer steps a round (default 200)")
-    add("--seed", type=int, metavar="N", help="decides everything random (default 0)")
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--tensorboard", action="store_true", help="write OUT/tensorboard for TensorBoard")
     add("--resume", action="store_true", help="continue the run in --out")
@@ -108,15 +67,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _named(text: str) -> str | dict:
-    """Reads a name, or a name with arguments as JSON."""
-    try:
-        return json.loads(text) if text.startswith("{") else text
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"Expected a name or JSON. Received: {text} ({error}). "
-            'Hint: \'{"name": "diverse", "coefficient": 0.3}\'.'
-        ) from None
+def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Returns what reads an integer in a range."""
+
+    def read(text: str) -> int:
+        expected = f"an integer of at least {least}" + ("" if most is None else f", at most {most}")
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"Expected {expected}. Received: {text}.")
+        return value
+
+    return read
 
 
 def _add_label(commands) -> None:
@@ -138,12 +102,15 @@ def _add_label(commands) -> None:
         parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets")
         parser.add_argument("--manual-dir", help="where files downloaded by hand are")
         if name == "label":
-            parser.add_argument("--port", type=int, default=8765, help="(default 8765)")
+            port = {"type": _at_least(1, 65535), "default": 8765, "metavar": "N"}
+            parser.add_argument("--port", **port, help="of the page (default 8765)")
         else:
             parser.add_argument("file", type=Path, help="JSON file")
 
 
 def _open_run(options: argparse.Namespace):
+    load_config(options.run)  # says at once if there is no run
+    start_tensorflow()
     from tfp_bayes.studies import runs
 
     return runs.open_run(options.run, options.data_dir, options.manual_dir)
@@ -152,11 +119,11 @@ def _open_run(options: argparse.Namespace):
 def _label(options: argparse.Namespace) -> int:
     import logging
 
+    learner, data = _open_run(options)
     from tfp_bayes.label import Session
     from tfp_bayes.label.server import HOST, make_app
     from tfp_bayes.studies.report import write_report
 
-    learner, data = _open_run(options)
     session = Session(
         learner,
         data.class_names,
@@ -172,18 +139,18 @@ def _label(options: argparse.Namespace) -> int:
 
 
 def _export_tasks(options: argparse.Namespace) -> int:
+    learner, data = _open_run(options)
     from tfp_bayes.label import export_tasks
 
-    learner, data = _open_run(options)
     count = export_tasks(learner, options.file, data.class_names)
     print(f"Wrote {options.file}: {count} tasks")
     return 0
 
 
 def _import_labels(options: argparse.Namespace) -> int:
+    learner, data = _open_run(options)
     from tfp_bayes.label import import_labels
 
-    learner, data = _open_run(options)
     taken, left = import_labels(learner, options.file, data.class_names)
     print(f"Took {taken} labels, left out {left} images without an answer")
     return 0
@@ -200,32 +167,38 @@ def _add_experiment(commands) -> None:
     add = experiment.add_argument
     add("config", type=Path, help="TOML file, see examples/study")
     add("--out", type=Path, metavar="DIR", help="folder (default runs/NAME-OF-THE-FILE)")
-    add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    add("--seeds", type=int, metavar="N", help="instead of the file's")
-    add("--rounds", type=int, metavar="R", help="instead of the file's")
+    add("--workers", type=_at_least(1), default=1, metavar="N", help="processes (default 1)")
+    add("--seeds", type=_at_least(1), metavar="N", help="instead of the file's")
+    add("--rounds", type=_at_least(0), metavar="R", help="instead of the file's")
 
 
 def _experiment(options: argparse.Namespace) -> int:
-    import dataclasses
+    config = load_experiment(options.config)
+    given = {name: getattr(options, name) for name in ("seeds", "rounds")}
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    start_tensorflow()
+    return _run_experiment(config, options)
+
+
+def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> int:
     import functools
 
     from rich.progress import Progress
 
     from tfp_bayes.studies.comparison import run_experiment
-    from tfp_bayes.studies.experiments import load_experiment, run_one
+    from tfp_bayes.studies.experiments import run_one
 
-    config = load_experiment(options.config)
-    given = {name: getattr(options, name) for name in ("seeds", "rounds")}
-    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
     out = options.out or Path("runs", options.config.stem)
     with Progress(transient=True) as progress:
         total = len(config.methods) * config.seeds
-        progress.print(f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}")
+        progress.print(
+            f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}", **_AS_IT_IS
+        )
         task = progress.add_task("runs", total=total)
 
         def on_run(method: str, seed: int) -> None:
             progress.advance(task)
-            progress.print(f"{method}, seed {seed}: complete", highlight=False)
+            progress.print(f"{method}, seed {seed}: complete", **_AS_IT_IS)
 
         run_experiment(
             functools.partial(run_one, config),
@@ -240,34 +213,47 @@ def _experiment(options: argparse.Namespace) -> int:
     return 0
 
 
+# Names and paths may hold brackets, which are markup to the progress display.
+_AS_IT_IS = {"markup": False, "highlight": False}
+
+
 def _active_learning(options: argparse.Namespace) -> int:
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from tfp_bayes import datasets
-    from tfp_bayes.studies import runs
-
-    fields = runs.RunConfig.__dataclass_fields__
-    given = {k: v for k, v in vars(options).items() if k in fields and v is not None}
-    if hasattr(options, "candidates"):
-        given["candidates"] = options.candidates
-    if options.prior_scale == float("inf"):
-        given["prior_scale"] = None
-    config = runs.RunConfig(**given)
-    out = options.out or Path(
-        "runs",
-        f"{config.dataset}-{config.acquisition}-{_name(config.selector)}-{config.architecture}"
-        f"-{config.inference}-seed{config.seed}",
-    )
-    if options.resume:
-        config = runs.RunConfig(**{**vars(runs.load_config(out)), **given})
-    elif (out / "config.json").exists():
+    fields = {field.name for field in dataclasses.fields(RunConfig)}
+    given = {name: value for name, value in vars(options).items() if name in fields}
+    out = options.out or _usual_folder(RunConfig(**given))
+    config = dataclasses.replace(load_config(out) if options.resume else RunConfig(), **given)
+    if not options.resume and (out / "config.json").exists():
         raise ValueError(
             f"Expected a folder without a run for --out. Received: --out={out}. "
             "Hint: add --resume to continue that run, or choose another folder."
         )
-    stop = _stop(options.stop)
-    data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
+    stop = stopping.get(options.stop)
+    start_tensorflow()
+    return _run(config, stop, out, options)
 
+
+def _usual_folder(config: RunConfig) -> Path:
+    selector = config.selector
+    names = (
+        config.dataset,
+        config.acquisition,
+        selector["name"] if isinstance(selector, dict) else selector,
+        config.architecture,
+        config.inference,
+    )
+    return Path("runs", "-".join([*names, f"seed{config.seed}"]))
+
+
+def _run(
+    config: RunConfig, stop: stopping.Criterion | None, out: Path, options: argparse.Namespace
+) -> int:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from tfp_bayes import datasets
+    from tfp_bayes.active import Round
+    from tfp_bayes.studies import runs
+
+    data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
     next_stage = {
         "start": "training",
         "propose": "labelling",
@@ -277,21 +263,15 @@ def _active_learning(options: argparse.Namespace) -> int:
     }
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True) as progress:
-        progress.print(f"{config.acquisition} on {config.dataset}, writing to {out}")
+        progress.print(f"{config.acquisition} on {config.dataset}, writing to {out}", **_AS_IT_IS)
         task = progress.add_task("loading")
 
         def on_stage(stage: str) -> None:
             if stage in next_stage:
                 progress.update(task, description=next_stage[stage])
 
-        def on_round(row: runs.Round) -> None:
-            seconds = row.fit_seconds + row.score_seconds + row.evaluate_seconds
-            progress.print(
-                f"round {row.round:3d}/{options.rounds}  acquired {row.num_acquired:4d}  "
-                f"test accuracy {row.test_accuracy:7.2%}  test NLL {row.test_nll:.3f}  "
-                f"{seconds:5.1f} s",
-                highlight=False,
-            )
+        def on_round(row: Round) -> None:
+            progress.print(f"{row.describe(options.rounds)}", **_AS_IT_IS)
 
         learner = runs.run_active_learning(
             config,
@@ -311,33 +291,3 @@ def _active_learning(options: argparse.Namespace) -> int:
     shown = ("history.csv", "acquired.csv", "learning_curve.png", "acquired.png", "model.keras")
     print(f"Wrote {out}: {', '.join(name for name in shown if (out / name).exists())}")
     return 0
-
-
-def _name(configured: str | dict) -> str:
-    return configured["name"] if isinstance(configured, dict) else configured
-
-
-def _stop(criteria: list[str] | None):
-    """Returns the criterion that stops a run as soon as one of those named would."""
-    from tfp_bayes.active import stopping
-
-    if not criteria:
-        return None
-    known = {
-        "labels": lambda value: stopping.Budget(int(value)),
-        "accuracy": lambda value: stopping.Target(accuracy=value),
-        "nll": lambda value: stopping.Target(nll=value),
-        "plateau": lambda value: stopping.Plateau(int(value)),
-        "uncertainty": stopping.Certain,
-    }
-    made = []
-    for text in criteria:
-        name, _, value = text.partition("=")
-        try:
-            made.append(known[name](float(value)))
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"Expected NAME=VALUE with a name out of {sorted(known)} for --stop. "
-                f"Received: --stop={text}. Hint: --stop accuracy=0.95."
-            ) from None
-    return stopping.any_of(*made)

@@ -7,6 +7,7 @@ import reference
 from networks import bayesian_mlp, vectors
 
 from tfp_bayes.active import acquisition, initial, top_k
+from tfp_bayes.active.built_in import ACQUISITIONS
 
 REFERENCES = {
     "bald": reference.mutual_information,
@@ -26,7 +27,7 @@ def prediction():
 
 
 def test_every_acquisition_has_a_reference():
-    names = {function.__name__ for function in acquisition.BUILT_IN}
+    names = {function.__name__ for function in ACQUISITIONS.values()}
     assert names == {*REFERENCES, "epig"}
 
 
@@ -59,7 +60,7 @@ def test_epig_wants_the_same_functions(prediction):
             acquisition.epig(prediction, targets)
 
 
-@pytest.mark.parametrize("function", acquisition.BUILT_IN)
+@pytest.mark.parametrize("function", ACQUISITIONS.values())
 def test_named_serialized_and_given(function):
     assert acquisition.get(function.__name__) is function
     assert acquisition.get(function) is function
@@ -115,8 +116,9 @@ def test_balanced_start():
     assert not np.array_equal(start, initial.balanced(labels, 12, seed=2, exclude=held_out))
     with pytest.raises(ValueError, match="at least 200 examples of class 0"):
         initial.balanced(labels, 1000)
-    with pytest.raises(ValueError, match="size=0"):
-        initial.balanced(labels, 0)
+    for size in (0, 4, 4.5, True):
+        with pytest.raises(ValueError, match=f"size={size}"):
+            initial.balanced(labels, size)
 
 
 # Initial sets.

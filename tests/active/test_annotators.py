@@ -31,6 +31,24 @@ def test_ties_are_not_broken_by_position():
     assert stats.binomtest(sum(picked), 400, 0.5).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("aggregation", ["majority", "dawid_skene"])
+def test_ties_favor_no_class(aggregation):
+    """Two that disagree everywhere: half of the labels are those of each."""
+    first, second = np.zeros(1000, "int64"), np.ones(1000, "int64")
+    oracles_ = [oracles.ArrayOracle(first), oracles.ArrayOracle(second)]
+    labels = Annotators(oracles_, 2, aggregation)(np.arange(1000))
+    assert stats.binomtest(int(labels.sum()), 1000, 0.5).pvalue > 1e-3
+    each = [int(Annotators(oracles_, 2, aggregation)(np.array([i]))[0]) for i in range(50)]
+    assert each == labels[:50].tolist()  # whatever else is asked
+    together = majority(np.stack([first, second]), 2)
+    assert stats.binomtest(int(together.sum()), 1000, 0.5).pvalue > 1e-3
+
+
+def test_an_annotator_need_not_know_that_it_is_asked_again():
+    team = Annotators([lambda indices: indices % 3], 3)
+    assert team(np.array([4, 5]), again=1).tolist() == [1, 2]
+
+
 def test_dawid_skene_knows_whom_to_believe():
     answers = np.stack([oracle(ALL) for oracle in team([0.05, 0.6, 0.6, 0.6])])
     p, _ = dawid_skene(answers, K)

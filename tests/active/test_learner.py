@@ -6,7 +6,8 @@ import pytest
 from networks import bayesian_mlp
 
 from tfp_bayes import BayesianBasisRegression
-from tfp_bayes.active import ActiveLearner, Round, images_to_error
+from tfp_bayes.active import ActiveLearner, Round
+from tfp_bayes.studies.curves import images_to_error
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 5)).astype("float32")
@@ -222,6 +223,25 @@ def test_warm_goes_on_and_shrink_perturb_lies_between():
         return np.abs(start - weights(learner)).sum()
 
     assert distance("warm") < distance("shrink_perturb") < distance("fresh")
+
+
+@pytest.mark.parametrize("reinit", ["fresh", "warm", "shrink_perturb"])
+def test_training_follows_the_seed(reinit):
+    learner = make(reinit=reinit, steps=3)
+    start = [v.numpy() for v in learner.model.variables]
+
+    def weights(seed):
+        for variable, value in zip(learner.model.variables, start):
+            variable.assign(value)
+        # Noise that was drawn before, as in another process, must not matter.
+        learner.model.predict_on_batch(X[: seed + 1])
+        learner.model(X[:7], training=True)
+        learner.refit(X[:80], Y[:80], None, seed=seed)
+        return np.concatenate([np.ravel(v) for v in learner.model.trainable_variables])
+
+    first = weights(5)
+    np.testing.assert_array_equal(first, weights(5))
+    assert np.abs(first - weights(6)).max() > 1e-6
 
 
 def test_batches_are_never_larger_than_the_labelled_set():

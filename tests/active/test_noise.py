@@ -8,6 +8,7 @@ from scipy import stats
 
 from tfp_bayes import BayesianBasisRegression
 from tfp_bayes.active import ActiveLearner, filter_quality, filters, oracles
+from tfp_bayes.active.built_in import FILTERS
 from tfp_bayes.active.filters import Answers
 
 RNG = np.random.default_rng(0)
@@ -67,6 +68,24 @@ def test_human_is_asked_until_the_answer_is_a_class(tmp_path):
     assert (tmp_path / "ask.png").stat().st_size > 500
 
 
+def test_names_that_are_numbers_are_names(tmp_path):
+    """A person who sees the classes "1", "2" and "3" and types 2 means the second."""
+    images = np.zeros((1, 8, 8, 1))
+    for names, answer, label in (
+        (["1", "2", "3"], "2", 1),
+        (["1", "2", "3"], "3", 2),
+        ([str(k) for k in range(10)], "7", 7),
+        (["cat", "dog"], "1", 1),
+    ):
+        oracle = oracles.HumanOracle(images, names, tmp_path, lambda _, answer=answer: answer)
+        assert oracle(np.array([0])).tolist() == [label]
+    typed = iter(["0", "1"])  # no class is called 0
+    oracle = oracles.HumanOracle(images, ["1", "2"], tmp_path, lambda _: next(typed))
+    assert oracle(np.array([0])).tolist() == [0]
+    with pytest.raises(ValueError, match="Expected different names"):
+        oracles.HumanOracle(images, ["cat", "cat"])
+
+
 # Filters.
 
 
@@ -106,7 +125,7 @@ def test_each_filter_keeps_what_it_says():
     p = np.array([[0.9, 0.1, 0.0], [0.02, 0.97, 0.01], [0.3, 0.3, 0.4], [0.001, 0.001, 0.998]])
     labels = [0, 0, 2, 0]
     made = answers(p, labels, wrong=np.array([False, True, False, True]))
-    keep = {name: filters.get(name).keep(made).tolist() for name in filters.CLASSES}
+    keep = {name: filters.get(name).keep(made).tolist() for name in FILTERS}
     assert keep["static_threshold"] == [True, False, True, False]
     assert keep["oracle"] == [True, False, True, False]
     assert keep["bayes_threshold"] == [True, False, True, False]  # 0.11 under three classes
@@ -150,7 +169,7 @@ def test_filters_refuse(make):
         make()
 
 
-@pytest.mark.parametrize("name", filters.CLASSES)
+@pytest.mark.parametrize("name", FILTERS)
 def test_filters_are_configurations(name):
     made = filters.get(name)
     again = filters.get(keras.saving.serialize_keras_object(made))
@@ -159,7 +178,7 @@ def test_filters_are_configurations(name):
 
 
 def test_every_filter_is_listed():
-    assert set(filters.Filter.__subclasses__()) == set(filters.CLASSES.values())
+    assert set(filters.Filter.__subclasses__()) == set(FILTERS.values())
 
 
 # In the learner.

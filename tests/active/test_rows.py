@@ -63,6 +63,22 @@ def test_learner_does_the_same(make, tmp_path, monkeypatch):
     np.testing.assert_array_equal(run(make(tmp_path)), run(X))
 
 
+def test_passes_that_differ_are_refused():
+    """An index would name another example at each pass, and labels would go astray."""
+    data = tf.data.Dataset.from_tensor_slices((X, Y))
+
+    class Augmented(Batches):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x + np.random.default_rng().normal(size=x.shape), y
+
+    for source in (data.shuffle(90), data.shuffle(10, seed=1), Augmented()):
+        with pytest.raises(ValueError, match="same order at each pass"):
+            rows.as_rows(source)
+    fixed = rows.as_rows(data.shuffle(90, seed=1, reshuffle_each_iteration=False))
+    assert len(fixed) == 90
+
+
 def test_endless_datasets_are_refused():
     endless = tf.data.Dataset.from_tensor_slices(X).repeat()
     with pytest.raises(ValueError, match="Received: cardinality -1"):

@@ -3,7 +3,7 @@
 import pytest
 
 from tfp_bayes.active import Round
-from tfp_bayes.active.stopping import Budget, Certain, Plateau, Target, all_of, any_of
+from tfp_bayes.active.stopping import Budget, Certain, Plateau, Target, all_of, any_of, get
 
 
 def history(**columns):
@@ -43,3 +43,24 @@ def test_combined():
     budget, target = Budget(20), Target(accuracy=0.9)
     assert stops_at(any_of(budget, target), rows) == 1
     assert stops_at(all_of(budget, target), rows) == 3
+
+
+def test_short_forms():
+    assert get("labels=200") == Budget(200)
+    assert get("accuracy=0.95") == Target(accuracy=0.95)
+    assert get("nll=-1.5") == Target(nll=-1.5)
+    assert get("plateau=5") == Plateau(5)
+    assert get("uncertainty=0.05") == Certain(0.05)
+    assert get(None) is get([]) is None
+    assert get(Budget(3)) == Budget(3)
+    either = get(["labels=20", Target(accuracy=0.5)])
+    assert stops_at(either, history(num_asked=[0, 10, 10], validation_accuracy=[0, 0, 0])) == 2
+    assert stops_at(either, history(num_asked=[0, 10, 10], validation_accuracy=[0, 0.6, 0])) == 1
+
+
+@pytest.mark.parametrize(
+    "stop", ["labels", "labels=inf", "labels=0", "plateau=1.5", "accuracy=95", 200, [200], [None]]
+)
+def test_short_forms_refused(stop):
+    with pytest.raises(ValueError, match=r"Expected NAME=VALUE .* Received: stop=.* Hint: "):
+        get(stop)

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.studies import experiments, runs
+from tfp_bayes.studies import configuration
 from tfp_bayes.studies.comparison import (
     plot,
     read_results,
@@ -192,7 +192,7 @@ prior_scale = "none"
 def test_configuration(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(TOML)
-    config = experiments.load_experiment(path)
+    config = configuration.load_experiment(path)
     assert (config.seeds, config.rounds) == (2, 3)
     assert config.methods["a"] == {"steps": 7}
     assert config.methods["b"]["label_filter"] == {"name": "static_threshold", "tau": 0.1}
@@ -203,22 +203,33 @@ def test_configuration(tmp_path):
     [
         ("rounds = 3", "no method"),
         ("[methods.a]\nstep = 3", r"\['step'\]"),
+        ("step = 3\n[methods.a]", r"\['step'\]"),
         ("seed = 1\n[methods.a]", r"\['seed'\]"),
+        ("methods = 3", "methods=3"),
+        ("[methods]\na = 1", "methods={'a': 1}"),
+        ("[methods.a]\nsteps = 'three'", "steps='three'"),
+        ("[methods.a]\nsteps = true", "steps=True"),
+        ("[methods.a]\nselector = {coefficient = 1}", "selector={'coefficient': 1}"),
+        ("seeds = 1.5\n[methods.a]", "seeds=1.5"),
+        ("seeds = 0\n[methods.a]", "seeds=0"),
+        ("rounds = -1\n[methods.a]", "rounds=-1"),
+        ("[methods.a", "Expected "),
     ],
 )
 def test_configuration_refused(text, message, tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: "):
-        experiments.load_experiment(path)
+    with pytest.raises(ValueError, match=f"Expected .*Received: {message}.*Hint: ") as caught:
+        configuration.load_experiment(path)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted(STUDY.glob("*.toml")), ids=lambda path: path.name)
 def test_the_study_can_be_run(path, tmp_path):
-    config = experiments.load_experiment(path)
+    config = configuration.load_experiment(path)
     run_experiment(run, list(config.methods), [], tmp_path)  # refuses names that share a folder
     for arguments in config.methods.values():
-        one = runs.RunConfig(**arguments, seed=0)
+        one = configuration.RunConfig(**arguments, seed=0)
         assert acquisition.get(one.acquisition)
         assert selectors.get(one.selector)
         filters.get(one.label_filter)

@@ -1,8 +1,11 @@
 """Objects that a configuration can name: a string, a dictionary, or the object itself."""
 
+import inspect
+import math
+import sys
+from collections.abc import Mapping
 from numbers import Real
-
-import keras
+from typing import Any
 
 
 class Configured:
@@ -26,7 +29,9 @@ class Configured:
         return f"{type(self).__name__}({arguments})"
 
 
-def get_configured(identifier, base: type, argument: str, classes: dict[str, type]):
+def get_configured(
+    identifier: object, base: type, argument: str, classes: Mapping[str, type]
+) -> Any:
     """Returns the object that a user meant.
 
     Args:
@@ -41,17 +46,8 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
         ValueError: If it is none of these.
     """
     result = identifier
-    if isinstance(identifier, dict) and identifier.get("name") in classes:
-        arguments = {k: v for k, v in identifier.items() if k != "name"}
-        try:
-            result = classes[identifier["name"]](**arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"Expected arguments of {classes[identifier['name']].__name__} for `{argument}`. "
-                f"Received: {argument}={identifier!r}. Hint: {error}."
-            ) from None
-    elif isinstance(identifier, dict):
-        result = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, dict):
+        result = _from_dictionary(identifier, argument, classes)
     elif isinstance(identifier, str) and identifier in classes:
         result = classes[identifier]()
     if not isinstance(result, base):
@@ -63,11 +59,60 @@ def get_configured(identifier, base: type, argument: str, classes: dict[str, typ
     return result
 
 
+def _from_dictionary(identifier: dict, argument: str, classes: Mapping[str, type]) -> object:
+    """Returns what a dictionary describes, or itself if it describes nothing known."""
+    if "class_name" in identifier:  # as Keras writes it
+        by_class = {classes[name].__name__: classes[name] for name in classes}
+        known = by_class.get(str(identifier["class_name"]))
+        config = identifier.get("config")
+        if known is not None and isinstance(config, dict):
+            return known.from_config(config)
+        if "keras" in sys.modules:  # or nobody can have registered a class with it
+            return sys.modules["keras"].saving.deserialize_keras_object(identifier)
+        return identifier
+    name = identifier.get("name")
+    if not isinstance(name, str) or name not in classes:
+        return identifier
+    arguments = {key: value for key, value in identifier.items() if key != "name"}
+    made = classes[name]
+    try:
+        inspect.signature(made).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"Expected arguments of {made.__name__} for `{argument}`. "
+            f"Received: {argument}={identifier!r}. Hint: {error}."
+        ) from None
+    try:
+        return made(**arguments)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("Expected"):
+            raise
+        # Of a value of another type, such as a string for a number.
+        raise ValueError(
+            f"Expected values that {made.__name__} takes for `{argument}`. "
+            f"Received: {argument}={identifier!r}. Hint: {error}."
+        ) from None
+
+
+def check_finite(**arguments: float) -> None:
+    """Raises ValueError unless every argument is a finite number."""
+    for name, value in arguments.items():
+        if not _is_number(value) or not abs(value) < math.inf:
+            raise ValueError(
+                f"Expected a finite number for `{name}`. Received: {name}={value!r}. "
+                "Hint: a number such as 0.5."
+            )
+
+
 def check_positive(**arguments: float) -> None:
     """Raises ValueError unless every argument is a positive, finite number."""
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < 1e30:
+        if not _is_number(value) or not 0 < value < 1e30:
             raise ValueError(
                 f"Expected a positive, finite number for `{name}`. Received: {name}={value!r}. "
                 "Hint: a number above 0, such as 1.0."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

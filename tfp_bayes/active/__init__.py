@@ -1,30 +1,36 @@
 """Active learning: the model chooses which examples are worth a label."""
 
-from tfp_bayes.active import (
-    acquisition,
-    filters,
-    initial,
-    oracles,
-    selectors,
-    stopping,
-)
-from tfp_bayes.active.acquisition import (
-    bald,
-    epig,
-    least_confident,
-    margin,
-    max_entropy,
-    mean_std,
-    predictive_variance,
-    random,
-    variation_ratios,
-)
-from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
-from tfp_bayes.active.learner import ActiveLearner
-from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
-from tfp_bayes.active.pool import Pool
-from tfp_bayes.active.round import Round, filter_quality
-from tfp_bayes.active.selectors import batch_bald, top_k
+from typing import TYPE_CHECKING
+
+from tfp_bayes._plumbing.lazy import lazy_contents
+
+if TYPE_CHECKING:
+    from tfp_bayes.active import (
+        acquisition,
+        filters,
+        initial,
+        oracles,
+        rows,
+        selectors,
+        stopping,
+    )
+    from tfp_bayes.active.acquisition import (
+        bald,
+        epig,
+        least_confident,
+        margin,
+        max_entropy,
+        mean_std,
+        predictive_variance,
+        random,
+        variation_ratios,
+    )
+    from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
+    from tfp_bayes.active.learner import ActiveLearner
+    from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
+    from tfp_bayes.active.pool import Pool
+    from tfp_bayes.active.round import Round, filter_quality
+    from tfp_bayes.active.selectors import batch_bald, top_k
 
 __all__ = [
     "ActiveLearner",
@@ -56,3 +62,29 @@ __all__ = [
     "top_k",
     "variation_ratios",
 ]
+
+_DEFINED_IN = {
+    "ActiveLearner": "learner",
+    "Annotators": "annotators",
+    "ArrayOracle": "oracles",
+    "HumanOracle": "oracles",
+    "NoisyOracle": "oracles",
+    "Pool": "pool",
+    "Round": "round",
+    "bald": "acquisition",
+    "batch_bald": "selectors",
+    "dawid_skene": "annotators",
+    "epig": "acquisition",
+    "filter_quality": "round",
+    "least_confident": "acquisition",
+    "majority": "annotators",
+    "margin": "acquisition",
+    "max_entropy": "acquisition",
+    "mean_std": "acquisition",
+    "predictive_variance": "acquisition",
+    "random": "acquisition",
+    "top_k": "selectors",
+    "variation_ratios": "acquisition",
+}
+
+__getattr__, __dir__ = lazy_contents(__name__, __all__, _DEFINED_IN)

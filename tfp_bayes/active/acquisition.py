@@ -6,22 +6,25 @@ A function with a second argument `targets` (`epig`) is given the `Prediction` o
 too, and both predictions come with samples.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
 
-import keras
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import entr
 
-from tfp_bayes.prediction import Prediction
+from tfp_bayes.active.built_in import ACQUISITIONS
+
+if TYPE_CHECKING:
+    from tfp_bayes.prediction import Prediction
 
 Acquisition = Callable[..., np.ndarray]
 
 _ROWS_AT_A_TIME = 64  # bounds the memory of joint distributions
 
-_PACKAGE = "tfp_bayes"
 
-
-@keras.saving.register_keras_serializable(_PACKAGE)
 def bald(prediction: Prediction) -> np.ndarray:
     """Scores by mutual information between label and weights, in nats.
 
@@ -40,7 +43,6 @@ def bald(prediction: Prediction) -> np.ndarray:
     return prediction.mutual_information
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def max_entropy(prediction: Prediction) -> np.ndarray:
     """Scores by predictive entropy, in nats: total uncertainty, noise included.
 
@@ -56,7 +58,6 @@ def max_entropy(prediction: Prediction) -> np.ndarray:
     return prediction.predictive_entropy
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def variation_ratios(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k: the probability that the best guess is wrong.
 
@@ -72,7 +73,6 @@ def variation_ratios(prediction: Prediction) -> np.ndarray:
     return prediction.variation_ratio
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def mean_std(prediction: Prediction) -> np.ndarray:
     """Scores by the standard deviation of the sampled probabilities, averaged over classes.
 
@@ -88,7 +88,6 @@ def mean_std(prediction: Prediction) -> np.ndarray:
     return prediction.mean_std
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def predictive_variance(prediction: Prediction) -> np.ndarray:
     """Scores by the total variance of the target, summed over classes or targets.
 
@@ -108,7 +107,6 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
     return (prediction.variance + prediction.aleatoric_variance).sum(-1)
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def margin(prediction: Prediction) -> np.ndarray:
     """Scores by how close the two best guesses are: p_2 - p_1, at most 0.
 
@@ -125,7 +123,6 @@ def margin(prediction: Prediction) -> np.ndarray:
     return ordered[:, -2] - ordered[:, -1]
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def least_confident(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k, as `variation_ratios`; the name in the wider literature.
 
@@ -141,7 +138,6 @@ def least_confident(prediction: Prediction) -> np.ndarray:
     return 1 - prediction.mean.max(-1)
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     """Scores by the information that a label gives about the labels of other examples, in nats.
 
@@ -182,7 +178,6 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     return np.concatenate(scores) + entr(prediction.mean.astype("float64")).sum(-1)
 
 
-@keras.saving.register_keras_serializable(_PACKAGE)
 def random(prediction: Prediction) -> np.ndarray:
     """Scores every candidate 0, so that the selector's tie-break picks at random: the baseline.
 
@@ -193,19 +188,6 @@ def random(prediction: Prediction) -> np.ndarray:
         Scores (N,), all 0.
     """
     return np.zeros(len(prediction.mean))
-
-
-BUILT_IN = (
-    bald,
-    epig,
-    variation_ratios,
-    max_entropy,
-    mean_std,
-    margin,
-    least_confident,
-    predictive_variance,
-    random,
-)
 
 
 def get(acquisition: str | dict | Acquisition) -> Acquisition:
@@ -227,13 +209,20 @@ def get(acquisition: str | dict | Acquisition) -> Acquisition:
     """
     if callable(acquisition):
         return acquisition
-    if isinstance(acquisition, dict):
-        return keras.saving.deserialize_keras_object(acquisition)
-    names = {function.__name__: function for function in BUILT_IN}
-    found = names.get(acquisition) or keras.saving.get_registered_object(str(acquisition))
-    if found is None:
+    name = acquisition
+    if isinstance(acquisition, dict) and acquisition.get("class_name") == "function":
+        name = acquisition.get("config")  # as keras.saving.serialize_keras_object writes it
+    if isinstance(name, str) and name in ACQUISITIONS:
+        return ACQUISITIONS[name]
+    found = None
+    if "keras" in sys.modules:  # or nobody can have registered anything with it
+        saving = sys.modules["keras"].saving
+        if isinstance(acquisition, dict):
+            acquisition = acquisition.get("registered_name", acquisition)
+        found = saving.get_registered_object(str(acquisition))
+    if not callable(found):
         raise ValueError(
-            f"Expected one of {sorted(names)}, a registered name or a function for "
+            f"Expected one of {sorted(ACQUISITIONS)}, a registered name or a function for "
             f"`acquisition`. Received: acquisition={acquisition!r}. "
             "Hint: register your own with keras.saving.register_keras_serializable."
         )

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_bayes.active.oracles import Oracle
+from tfp_bayes.active.oracles import Oracle, ask
 
 MISSING = -1
 _SMOOTHING = 0.01  # of confusion matrices, so that an annotator never seen wrong may be wrong
 
 
 def majority(answers: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
-    """Returns the most frequent answer for each example; ties are broken at random.
+    """Returns the most frequent answer for each example; each tie is broken at random by itself.
 
     Args:
         answers: (A, N) labels of A annotators, -1 where one gave none.
@@ -30,8 +30,7 @@ def majority(answers: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray
     array([1, 2])
     """
     counts = _counts(answers, num_classes)
-    order = np.random.default_rng(seed).permutation(num_classes)
-    return order[counts[:, order].argmax(1)]
+    return _largest(counts, np.random.default_rng(seed).random(counts.shape))
 
 
 def dawid_skene(
@@ -130,11 +129,21 @@ class Annotators:
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns one label (q,) for each example (q,)."""
-        new = np.stack([oracle(indices, again=again) for oracle in self.oracles])  # (A, q)
+        new = np.stack([ask(oracle, indices, again) for oracle in self.oracles])  # (A, q)
+        # Drawn for each example, so that a label does not depend on what else is asked.
+        seeds = [[self.seed, int(i)] for i in indices]
+        ties = np.stack([np.random.default_rng(s).random(self.num_classes) for s in seeds])
         if self.aggregation == "majority":
-            return majority(new, self.num_classes, self.seed)
+            return _largest(_counts(new, self.num_classes), ties)
         self.answers = np.concatenate([self.answers, new], axis=1)
-        return dawid_skene(self.answers, self.num_classes)[0][-len(indices) :].argmax(1)
+        return _largest(dawid_skene(self.answers, self.num_classes)[0][-len(indices) :], ties)
+
+
+def _largest(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """Returns the position of the largest value in each row (N, K), of equal ones by `ties`."""
+    tolerance = 1e-9 * np.abs(values).max(1, keepdims=True)
+    equal = values >= values.max(1, keepdims=True) - tolerance
+    return np.where(equal, ties, -1.0).argmax(1)
 
 
 def _counts(answers: np.ndarray, num_classes: int) -> np.ndarray:

@@ -2,10 +2,15 @@
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
-from tfp_bayes._plumbing.configured import Configured, check_positive, get_configured
+from tfp_bayes._plumbing.configured import (
+    Configured,
+    check_finite,
+    check_positive,
+    get_configured,
+)
+from tfp_bayes.active.built_in import FILTERS
 
 # Before any answer: one label in ten is wrong, as sure as after ten answers.
 PRIOR_WRONG, PRIOR_RIGHT = 1.0, 9.0
@@ -99,7 +104,6 @@ def estimate_noise_rate(probability: np.ndarray, num_classes: int) -> float:
     return float(new)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class StaticThreshold(Filter):
     """Keeps answers of probability `tau` and more.
 
@@ -109,6 +113,7 @@ class StaticThreshold(Filter):
     """
 
     def __init__(self, tau: float = 0.1):
+        check_finite(tau=tau)
         if not 0 <= tau <= 1:
             raise ValueError(
                 f"Expected `tau` in [0, 1]. Received: tau={tau!r}. Hint: it is a probability."
@@ -124,7 +129,6 @@ class StaticThreshold(Filter):
         return {"tau": self.tau}
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class BayesThreshold(Filter):
     """Keeps answers that are more likely right than wrong, at a known rate of wrong labels.
 
@@ -152,7 +156,6 @@ class BayesThreshold(Filter):
         return {"noise_rate": self.noise_rate, "cost_ratio": self.cost_ratio}
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class DynamicThreshold(Filter):
     """Keeps answers that are likely enough to be right, at a rate estimated from all answers.
 
@@ -179,7 +182,6 @@ class DynamicThreshold(Filter):
         return {"cost_ratio": self.cost_ratio}
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class BudgetThreshold(Filter):
     """Rejects the least likely answers, about as many as are wrong.
 
@@ -193,6 +195,7 @@ class BudgetThreshold(Filter):
 
     def __init__(self, noise_rate: float = 0.2, kappa: float = 0.2):
         self.noise_rate = _checked_rate(noise_rate)
+        check_finite(kappa=kappa)
         self.kappa = float(kappa)
 
     def keep(self, answers: Answers) -> np.ndarray:
@@ -213,7 +216,6 @@ class BudgetThreshold(Filter):
         return {"noise_rate": self.noise_rate, "kappa": self.kappa}
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class OracleFilter(Filter):
     """Rejects exactly the wrong labels: the best there can be, where the truth is known."""
 
@@ -229,7 +231,6 @@ class OracleFilter(Filter):
         return ~answers.wrong
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>filters")
 class RandomFilter(Filter):
     """Rejects answers at random: what rejecting as many costs.
 
@@ -252,21 +253,12 @@ class RandomFilter(Filter):
 
 
 def _checked_rate(rate: float, name: str = "noise_rate") -> float:
+    check_finite(**{name: rate})
     if not 0 <= rate < 1:
         raise ValueError(
             f"Expected `{name}` in [0, 1). Received: {name}={rate!r}. Hint: a share of labels."
         )
     return float(rate)
-
-
-CLASSES = {
-    "bayes_threshold": BayesThreshold,
-    "budget_threshold": BudgetThreshold,
-    "dynamic_threshold": DynamicThreshold,
-    "oracle": OracleFilter,
-    "random": RandomFilter,
-    "static_threshold": StaticThreshold,
-}
 
 
 def get(identifier: str | dict | Filter | None) -> Filter | None:
@@ -285,4 +277,6 @@ def get(identifier: str | dict | Filter | None) -> Filter | None:
     >>> tfp_bayes.active.filters.get({"name": "static_threshold", "tau": 0.05})
     StaticThreshold(tau=0.05)
     """
-    return None if identifier is None else get_configured(identifier, Filter, "filter", CLASSES)
+    return (
+        None if identifier is None else get_configured(identifier, Filter, "label_filter", FILTERS)
+    )

@@ -5,10 +5,9 @@ a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do no
 """
 
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances_argmin
 
 
 def balanced(
@@ -18,7 +17,8 @@ def balanced(
 
     Args:
         labels: (N,) integer labels of the data set.
-        size: Number of examples; where it does not divide by the classes, some get one more.
+        size: Number of examples, at least one of each class; where it does not divide by the
+            classes, some get one more.
         seed: Integer.
         exclude: Indices that must not be drawn, such as a validation set.
 
@@ -26,7 +26,7 @@ def balanced(
         Indices (size,) int64, ascending.
 
     Raises:
-        ValueError: If a class has too few examples or `size` is below 1.
+        ValueError: If a class has too few examples, or `size` is below the number of classes.
 
     Example:
 
@@ -82,7 +82,8 @@ def kmeans(
     Args:
         x: (N, ...) inputs, compared as vectors.
         labels: (N,) integer labels.
-        size: Number of examples; where it does not divide by the classes, some get one more.
+        size: Number of examples, at least one of each class; where it does not divide by the
+            classes, some get one more.
         seed: Integer.
         exclude: Indices that must not be drawn.
 
@@ -90,7 +91,7 @@ def kmeans(
         Indices (size,) int64, ascending.
 
     Raises:
-        ValueError: If a class has too few examples or `size` is below 1.
+        ValueError: If a class has too few examples, or `size` is below the number of classes.
 
     Example:
 
@@ -100,7 +101,7 @@ def kmeans(
     """
 
     def medoids(members: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
-        return members[_medoids(x[members], share, seed)] if share else members[:0]
+        return members[_medoids(x[members], share, seed)]
 
     return _in_each_class(labels, size, seed, exclude, medoids)
 
@@ -156,6 +157,9 @@ _MAX_CLUSTERED = 10_000
 
 def _medoids(x: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Returns positions (size,) of the examples nearest to the centres, all different."""
+    from sklearn.cluster import KMeans  # takes a second to import, and most runs do without
+    from sklearn.metrics import pairwise_distances_argmin
+
     flat = np.asarray(x, "float64").reshape(len(x), -1)
     clusters = KMeans(size, n_init=3, random_state=seed).fit(flat)
     medoids = pairwise_distances_argmin(clusters.cluster_centers_, flat)
@@ -171,7 +175,13 @@ def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
     return free
 
 
+def _check_integer(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, Integral):
+        raise ValueError(f"Expected an integer `size`. Received: size={size!r}. Hint: 20 is usual.")
+
+
 def _check_size(size: int, largest: int) -> None:
+    _check_integer(size)
     if not 1 <= size <= largest:
         raise ValueError(
             f"Expected `size` between 1 and {largest}. Received: size={size}. Hint: 20 is usual."
@@ -200,9 +210,13 @@ def _shares(
     available: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Returns how many examples to take of each class, as equal as can be."""
-    if size < 1:
-        raise ValueError(f"Expected a positive `size`. Received: size={size}. Hint: 20 is usual.")
     classes = np.unique(labels)
+    _check_integer(size)
+    if size < len(classes):
+        raise ValueError(
+            f"Expected `size` of at least {len(classes)}, one example of each class. "
+            f"Received: size={size}. Hint: random_set and kmeans_unlabelled take fewer."
+        )
     shares = np.full(len(classes), size // len(classes))
     shares[rng.permutation(len(classes))[: size % len(classes)]] += 1
     for label, share in zip(classes, shares):

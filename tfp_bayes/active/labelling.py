@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from tfp_bayes.active.built_in import REJECTED
 from tfp_bayes.active.filters import Answers, Filter
 from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
 
 UNKNOWN = -1  # label of an example that nobody has labelled
-REJECTED = ("skip", "quarantine", "relabel")
 NO_ANSWERS = {"asked": 0, "rejected": 0, "wrong": 0, "wrong_rejected": 0}
 
 

@@ -1,10 +1,12 @@
 """Whoever answers what the label of an example is.
 
-An oracle is a function from indices (q,) to labels (q,), with `again=1` when a label is asked for
-a second time.
+An oracle is a function from indices (q,) to labels (q,). One that takes `again` is called with
+`again=1` when a label is asked for a second time.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,15 @@ class Oracle(Protocol):
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns labels (q,), integers, of the examples (q,)."""
+
+
+def ask(oracle: Oracle, indices: np.ndarray, again: int) -> np.ndarray:
+    """Returns an oracle's labels (q,); one that takes no `again` is asked as it is."""
+    parameters = inspect.signature(oracle).parameters
+    takes_again = "again" in parameters or any(
+        each.kind is each.VAR_KEYWORD for each in parameters.values()
+    )
+    return np.asarray(oracle(indices, again=again) if takes_again else oracle(indices))
 
 
 class ArrayOracle:
@@ -83,7 +94,7 @@ class NoisyOracle:
                 f"Received: rate={rate!r}, confusion={confusion!r}. Hint: NoisyOracle(y, 0.2)."
             )
         if confusion is None:
-            if not 0 <= rate <= 1:
+            if not isinstance(rate, Real) or not 0 <= rate <= 1:
                 raise ValueError(
                     f"Expected `rate` in [0, 1]. Received: rate={rate!r}. "
                     "Hint: 0.2 replaces one label in five."
@@ -115,9 +126,13 @@ class HumanOracle:
 
     Args:
         x: (N, H, W, C) images.
-        class_names: K names; an answer is a name or its number.
+        class_names: K different names; an answer is a name, or a number counted from 0 where no
+            name is a number itself.
         folder: Where the picture `ask.png` is written.
         read: Called with a prompt, returns what was typed.
+
+    Raises:
+        ValueError: If two classes have one name.
 
     Example:
 
@@ -134,7 +149,15 @@ class HumanOracle:
         read: Callable[[str], str] = input,
     ):
         self.x = x
-        self.class_names = list(class_names)
+        self.class_names = [str(name).strip() for name in class_names]
+        self.known = {name: k for k, name in enumerate(self.class_names)}
+        if len(self.known) < len(self.class_names):
+            raise ValueError(
+                "Expected different names for `class_names`. "
+                f"Received: class_names={self.class_names}. Hint: number those that are equal."
+            )
+        if not any(name.lstrip("-").isdecimal() for name in self.class_names):
+            self.known |= {str(k): k for k in range(len(self.class_names))}
         self.path = Path(folder) / "ask.png"
         self.read = read
 
@@ -150,9 +173,7 @@ class HumanOracle:
         return np.array([self._ask(number) for number in range(1, len(indices) + 1)])
 
     def _ask(self, number: int) -> int:
-        known = {name: k for k, name in enumerate(self.class_names)}
-        known |= {str(k): k for k in range(len(self.class_names))}
         while True:
             answer = self.read(f"Image {number} in {self.path}, one of {self.class_names}: ")
-            if answer.strip() in known:
-                return known[answer.strip()]
+            if answer.strip() in self.known:
+                return self.known[answer.strip()]

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-REINIT = ("fresh", "warm", "shrink_perturb")
+from tfp_bayes.active.built_in import REINIT
+
 SHRINK, PERTURB = 0.5, 0.1
 CHECK_EVERY = 25  # optimizer steps between looks at the validation set
 PATIENCE = 4  # looks without improvement before training stops
@@ -19,7 +20,9 @@ class Refit:
         model: A compiled `BayesianModel`.
         reinit: Where each training starts: "fresh" new initial weights, "warm" the weights as
             they are, "shrink_perturb" half of them plus a tenth of new initial weights
-            (Ash and Adams 2020, arXiv:1910.08475). The optimizer always starts anew.
+            (Ash and Adams 2020, arXiv:1910.08475); the first time those are the weights that the
+            model came with, such as pretrained ones. The optimizer always starts anew, and
+            training noise follows the seed.
         steps: Optimizer steps, the least number if `max_steps` is given.
         max_steps: If given, training goes on after `steps` until the validation loss has stopped
             improving, at most so far, and the best weights are kept.
@@ -108,14 +111,21 @@ class Refit:
     def _restart(self, seed: int) -> None:
         for variable, value in zip(self.model.optimizer.variables, self._initial_optimizer):
             variable.assign(value)
-        if self.reinit == "warm":
-            return
         fresh = _new_model(self.model, seed)
         trainable = {id(v) for v in self.model.trainable_variables}
+        weights = {id(v) for v in self.model.weights}
         for variable, new in zip(self.model.variables, fresh.variables, strict=True):
+            if self.reinit == "warm" and id(variable) in weights:
+                continue  # the states of training noise follow the seed all the same
             if self.reinit == "shrink_perturb" and id(variable) in trainable:
                 new = SHRINK * variable.numpy() + PERTURB * new.numpy()
             variable.assign(new)
+
+
+def initialize(model: keras.Model, seed: int) -> None:
+    """Gives a model new initial weights, and new states of its training noise, in place."""
+    for variable, new in zip(model.variables, _new_model(model, seed).variables, strict=True):
+        variable.assign(new)
 
 
 def _new_model(model: keras.Model, seed: int) -> keras.Model:

@@ -1,5 +1,6 @@
 """What one round of active learning measured."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,31 @@ class Round:
     fit_seconds: float = 0.0
     score_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+
+    def describe(self, num_rounds: int) -> str:
+        """Returns one line for people: what is known of the test set, and what answers came to.
+
+        Args:
+            num_rounds: Rounds that are planned.
+
+        Example:
+
+        >>> Round(1, 30, 10, num_asked=10, num_rejected=3, num_wrong=2).describe(5)
+        'round   1/5  acquired   10  rejected 3 of 10  wrong 2    0.0 s'
+        """
+        parts = [f"round {self.round:3d}/{num_rounds}", f"acquired {self.num_acquired:4d}"]
+        if not math.isnan(self.test_accuracy):
+            parts.append(f"test accuracy {self.test_accuracy:7.2%}")
+        elif not math.isnan(self.test_rmse):
+            parts.append(f"test RMSE {self.test_rmse:.4g}")
+        if not math.isnan(self.test_nll):
+            parts.append(f"test NLL {self.test_nll:.3f}")
+        if self.num_rejected:
+            parts.append(f"rejected {self.num_rejected} of {self.num_asked}")
+        if self.num_wrong > 0:
+            parts.append(f"wrong {self.num_wrong:.0f}")
+        seconds = self.fit_seconds + self.score_seconds + self.evaluate_seconds
+        return "  ".join([*parts, f"{seconds:5.1f} s"])
 
 
 def filter_quality(history: Sequence[Round]) -> dict[str, float]:

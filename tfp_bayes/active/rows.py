@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+_COMPARED = 64  # elements that two passes must have in common
 AT_ONCE = 4096  # rows that are in memory together when a whole pool is scored
 
 
@@ -59,7 +60,7 @@ class DatasetRows:
         dataset: Of inputs, or of (input, label), whose label is left out.
 
     Raises:
-        ValueError: If the number of examples is not known.
+        ValueError: If the number of examples is not known, or two passes differ.
     """
 
     def __init__(self, dataset: tf.data.Dataset):
@@ -73,6 +74,8 @@ class DatasetRows:
             )
         self.size = size
         self.dataset = dataset.map(_inputs)
+        first, again = (list(self.dataset.take(_COMPARED).as_numpy_iterator()) for _ in range(2))
+        _check_same_order(first, again)
 
     def __len__(self) -> int:
         return self.size
@@ -96,6 +99,7 @@ class PyDatasetRows:
 
     def __init__(self, dataset: keras.utils.PyDataset):
         self.dataset = dataset
+        _check_same_order(_first(dataset[0]), _first(dataset[0]))
         first, last = (len(_first(dataset[i])) for i in (0, dataset.num_batches - 1))
         self.batch_size = first
         self.size = first * (dataset.num_batches - 1) + last
@@ -118,6 +122,17 @@ def as_rows(x) -> Rows | Sequence:
     if isinstance(x, tf.data.Dataset):
         return DatasetRows(x)
     return PyDatasetRows(x) if isinstance(x, keras.utils.PyDataset) else x
+
+
+def _check_same_order(first: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> None:
+    """Raises ValueError unless two passes gave equal elements; an index must name one example."""
+    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, again)):
+        raise ValueError(
+            "Expected the same examples in the same order at each pass over `x`. Received: two "
+            "passes that differ, so that labels would go to other examples. "
+            "Hint: shuffle(..., reshuffle_each_iteration=False), and no random augmentation; "
+            "put both into the model or its training instead."
+        )
 
 
 def _inputs(*element):

@@ -1,9 +1,10 @@
 """When to stop buying labels.
 
 A criterion is a function of the history so far that says whether it is enough. They combine by
-`any_of` and `all_of`.
+`any_of` and `all_of`; the usual ones have a short form, such as "accuracy=0.95".
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -87,3 +88,61 @@ def any_of(*criteria: Criterion) -> Criterion:
 def all_of(*criteria: Criterion) -> Criterion:
     """Stops once all criteria would."""
     return lambda history: all(criterion(history) for criterion in criteria)
+
+
+def get(stop: "Criterion | str | Sequence[Criterion | str] | None") -> Criterion | None:
+    """Returns a criterion from its short form, from several of which one is enough, or itself.
+
+    Args:
+        stop: "labels=200" (answers paid for), "accuracy=0.95" or "nll=0.2" (on validation data),
+            "plateau=5" (rounds without an improvement), "uncertainty=0.05" (nats, of the pool), a
+            criterion, a sequence of these, or None, which never stops.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> get("labels=200")
+    Budget(num_asked=200)
+    """
+    if stop is None or callable(stop):
+        return stop
+    if isinstance(stop, str):
+        return _from_text(stop)
+    if not isinstance(stop, Sequence):
+        raise _refused(stop)
+    criteria = [get(each) for each in stop]
+    if any(criterion is None for criterion in criteria):
+        raise _refused(stop)
+    return any_of(*criteria) if criteria else None
+
+
+# How each short form is made, and the values it takes: the smallest, the largest, whole ones only.
+_SHORT = {
+    "labels": (lambda value: Budget(int(value)), 1, math.inf, True),
+    "accuracy": (lambda value: Target(accuracy=value), 0, 1, False),
+    "nll": (lambda value: Target(nll=value), -math.inf, math.inf, False),
+    "plateau": (lambda value: Plateau(int(value)), 1, math.inf, True),
+    "uncertainty": (Certain, 0, math.inf, False),
+}
+NAMES = tuple(_SHORT)
+
+
+def _from_text(text: str) -> Criterion:
+    name, _, value_text = text.partition("=")
+    try:
+        make, least, most, whole = _SHORT[name]
+        value = float(value_text)
+    except (KeyError, ValueError):
+        raise _refused(text) from None
+    if not (math.isfinite(value) and least <= value <= most) or (whole and value % 1):
+        raise _refused(text)
+    return make(value)
+
+
+def _refused(stop: object) -> ValueError:
+    return ValueError(
+        f"Expected NAME=VALUE with a name out of {sorted(NAMES)} and a value it can reach, or a "
+        f"criterion, for `stop`. Received: stop={stop!r}. Hint: 'labels=200' or 'accuracy=0.95'."
+    )

@@ -1,5 +1,12 @@
 """Runs of active learning in folders, several runs compared, and their reports."""
 
-from tfp_bayes.studies import curves, report, runs
+from typing import TYPE_CHECKING
 
-__all__ = ["curves", "report", "runs"]
+from tfp_bayes._plumbing.lazy import lazy_contents
+
+if TYPE_CHECKING:
+    from tfp_bayes.studies import configuration, curves, report, runs
+
+__all__ = ["configuration", "curves", "report", "runs"]
+
+__getattr__, __dir__ = lazy_contents(__name__, __all__, {})

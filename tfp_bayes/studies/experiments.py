@@ -1,57 +1,12 @@
 """Experiments in TOML files: which methods are compared, on how many seeds, for how long."""
 
 import functools
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 from tfp_bayes import datasets
+from tfp_bayes.studies.configuration import ExperimentConfig, RunConfig
 from tfp_bayes.studies.report import read_history
-from tfp_bayes.studies.runs import RunConfig, check_continues, run_active_learning
-
-
-@dataclass(frozen=True)
-class ExperimentConfig:
-    """Methods to compare on the same seeds.
-
-    Attributes:
-        methods: Arguments of `RunConfig` by name of the method, without seed.
-        seeds: Number of paired seeds, from 0.
-        rounds: Rounds of acquisition of each run.
-    """
-
-    methods: dict[str, dict]
-    seeds: int = 5
-    rounds: int = 10
-
-
-def load_experiment(path: str | Path) -> ExperimentConfig:
-    """Reads an experiment from a TOML file.
-
-    Top-level keys are `seeds`, `rounds` and arguments of `RunConfig` that all methods share;
-    each table `[methods.NAME]` holds those of one method.
-
-    Raises:
-        ValueError: If a key is unknown or there is no method.
-    """
-    record = tomllib.loads(Path(path).read_text())
-    methods = record.pop("methods", {})
-    own = {name: record.pop(name) for name in ("seeds", "rounds") if name in record}
-    known = set(RunConfig.__dataclass_fields__) - {"seed"}
-    unknown = sorted({name for each in (record, *methods.values()) for name in each} - known)
-    if unknown or not methods:
-        raise ValueError(
-            f"Expected `seeds`, `rounds`, tables [methods.NAME] and keys out of {sorted(known)} in "
-            f"{path}. Received: {unknown or 'no method'}. Hint: see examples/study."
-        )
-    return ExperimentConfig(
-        {name: _with_none({**record, **each}) for name, each in methods.items()}, **own
-    )
-
-
-def _with_none(arguments: dict) -> dict:
-    """Replaces "none" by what TOML cannot say, as in `candidates = "none"`."""
-    return {name: None if value == "none" else value for name, value in arguments.items()}
+from tfp_bayes.studies.runs import check_continues, run_active_learning
 
 
 def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:

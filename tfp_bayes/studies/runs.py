@@ -1,11 +1,9 @@
 """An active-learning run in a folder: started, killed, continued and reported."""
 
 import dataclasses
-import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,63 +20,15 @@ from tfp_bayes.active import (
     filter_quality,
     initial,
 )
+from tfp_bayes.active.refit import initialize
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
+from tfp_bayes.studies.configuration import CLOSED_FORM, RunConfig, load_config
 from tfp_bayes.studies.curves import images_to_error
 from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.tensorboard import TensorBoard
 
 VALIDATION_SIZE = 100
-CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What defines a run; equal configurations choose equal images on one machine.
-
-    Attributes:
-        dataset: Name for `datasets.load`.
-        pool_size: Training images that take part, the first so many; None for all.
-        acquisition: Name of an acquisition function.
-        selector: Name of the rule that makes a batch of its scores, or a dictionary with a name
-            and arguments.
-        architecture: `BayesianCNN(architecture=)`.
-        inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
-            features under the head of `BayesianBasisRegression`.
-        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head has its own.
-        query_size: Images acquired a round.
-        initial: How these are chosen: "balanced", "random", "kmeans" or "kmeans_unlabelled".
-        initial_size: Images labelled at the start.
-        noise_rate: Share of the pool's labels that are wrong, the same images for every method.
-        label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
-        rejected: What becomes of the labels it rejects, see `ActiveLearner`.
-        candidates: Random pool images scored a round, None for all.
-        num_samples: Posterior samples for scores, None for the model's own.
-        evaluation_samples: Posterior samples for the test set, None for as many.
-        reinit: Where each training starts, see `ActiveLearner`.
-        steps: Optimizer steps a round.
-        seed: Decides everything random.
-    """
-
-    dataset: str = "mnist"
-    pool_size: int | None = None
-    acquisition: str = "bald"
-    selector: str | dict = "top_k"
-    architecture: str = "gal"
-    inference: str = "mc_dropout"
-    prior_scale: float | None = 1.0
-    query_size: int = 10
-    initial: str = "balanced"
-    initial_size: int = 20
-    noise_rate: float = 0.0
-    label_filter: str | dict | None = None
-    rejected: str = "skip"
-    candidates: int | None = 2000
-    num_samples: int | None = None
-    evaluation_samples: int | None = None
-    reinit: str = "fresh"
-    steps: int = 200
-    seed: int = 0
 
 
 def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
@@ -94,8 +44,11 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
     """
     if config.pool_size is not None:
         data = _first_images(data, config.pool_size)
-    held_out = initial.balanced(data.y_train, VALIDATION_SIZE, config.seed)
+    validation_size = max(VALIDATION_SIZE, len(data.class_names))
+    held_out = initial.balanced(data.y_train, validation_size, config.seed)
     model = _make_model(config, data)
+    if config.reinit != "fresh":  # which would start from these
+        initialize(model, config.seed)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     return ActiveLearner(
         model,
@@ -136,25 +89,16 @@ def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:
 
 
 def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:
-    """Returns the indices of the images that are labelled at the start.
-
-    Raises:
-        ValueError: If `config.initial` is unknown.
-    """
+    """Returns the indices of the images that are labelled at the start."""
     images, labels = data.x_train, data.y_train
     rest = {"size": config.initial_size, "seed": config.seed, "exclude": held_out}
-    choices = {
+    choose = {
         "balanced": lambda: initial.balanced(labels, **rest),
         "random": lambda: initial.random_set(len(labels), **rest),
         "kmeans": lambda: initial.kmeans(images, labels, **rest),
         "kmeans_unlabelled": lambda: initial.kmeans_unlabelled(images, **rest),
     }
-    if config.initial not in choices:
-        raise ValueError(
-            f"Expected one of {sorted(choices)} for `initial`. "
-            f"Received: initial={config.initial!r}. Hint: 'balanced' is Gal et al.'s."
-        )
-    return choices[config.initial]()
+    return choose[config.initial]()
 
 
 def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
@@ -265,21 +209,6 @@ def check_continues(config: RunConfig, folder: Path) -> None:
     """Raises a ValueError if the folder holds a run of another configuration."""
     known = dataclasses.asdict(load_config(folder))
     check_same_configuration(dataclasses.asdict(config), known, folder)
-
-
-def load_config(folder: str | Path) -> RunConfig:
-    """Returns the configuration of the run in a folder.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise ValueError(
-            f"Expected a run in {folder}. Received: no {path.name} there. "
-            "Hint: leave out --resume to start one."
-        )
-    return RunConfig(**json.loads(path.read_text()))
 
 
 def summary(config: RunConfig, history: list[Round]) -> dict:

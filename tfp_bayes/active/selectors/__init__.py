@@ -4,6 +4,7 @@ Each rule is a function on arrays (`batch_bald`) and a small object for the lear
 """
 
 from tfp_bayes._plumbing.configured import get_configured
+from tfp_bayes.active.built_in import SELECTORS
 from tfp_bayes.active.selectors.badge import BADGE, badge
 from tfp_bayes.active.selectors.batch_bald import BatchBALD, batch_bald
 from tfp_bayes.active.selectors.diverse import Diverse, diverse
@@ -43,18 +44,6 @@ __all__ = [
     "top_k",
 ]
 
-CLASSES = {
-    "badge": BADGE,
-    "batch_bald": BatchBALD,
-    "diverse": Diverse,
-    "greedy_variance": GreedyVariance,
-    "k_center": KCenter,
-    "power": Power,
-    "softmax": Softmax,
-    "softrank": Softrank,
-    "top_k": TopK,
-}
-
 
 def get(identifier: str | dict | Selector) -> Selector:
     """Returns a selector from its name, its serialized form or itself.
@@ -71,4 +60,4 @@ def get(identifier: str | dict | Selector) -> Selector:
     >>> tfp_bayes.active.selectors.get("diverse")
     Diverse(coefficient=0.5, features='pixels')
     """
-    return get_configured(identifier, Selector, "selector", CLASSES)
+    return get_configured(identifier, Selector, "selector", SELECTORS)

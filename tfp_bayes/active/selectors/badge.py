@@ -1,6 +1,5 @@
 """Batches that are uncertain and diverse at once, by gradients."""
 
-import keras
 import numpy as np
 
 from tfp_bayes.active.selectors.selector import (
@@ -59,7 +58,6 @@ def badge(
     return np.array(picked)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class BADGE(Selector):
     """Uncertain and diverse by the last layer's gradients; see `badge`. Looks at no score."""
 

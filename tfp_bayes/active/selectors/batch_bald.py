@@ -1,6 +1,5 @@
 """Batches that are informative together."""
 
-import keras
 import numpy as np
 from scipy.special import xlogy
 
@@ -138,7 +137,6 @@ def _checked(samples: np.ndarray) -> np.ndarray:
     return samples
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class BatchBALD(Selector):
     """Examples that are informative together; see `batch_bald`. Looks at samples, not at scores.
 

@@ -1,8 +1,8 @@
 """High scores that do not resemble each other."""
 
-import keras
 import numpy as np
 
+from tfp_bayes._plumbing.configured import check_finite
 from tfp_bayes.active.selectors.selector import (
     Candidates,
     Selector,
@@ -67,7 +67,6 @@ def diverse(
     return np.array(picked)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class Diverse(Selector):
     """High scores that do not resemble each other; see `diverse`.
 
@@ -77,6 +76,7 @@ class Diverse(Selector):
     """
 
     def __init__(self, coefficient: float = 0.5, features: str = "pixels"):
+        check_finite(coefficient=coefficient)
         self.coefficient = float(coefficient)
         self.features = check_kind(features)
 

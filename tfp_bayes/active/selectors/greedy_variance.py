@@ -1,12 +1,10 @@
 """Batches of a closed-form head, each example after the variance that the others remove."""
 
-import keras
 import numpy as np
 
 from tfp_bayes.active.selectors.selector import Candidates, Selector
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class GreedyVariance(Selector):
     """The largest variance, then the largest that is left once that label is known, and so on.
 

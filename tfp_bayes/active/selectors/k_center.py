@@ -1,6 +1,5 @@
 """Examples that leave none far from a labelled one."""
 
-import keras
 import numpy as np
 
 from tfp_bayes.active.selectors.selector import (
@@ -57,7 +56,6 @@ def _squared_distance(features: np.ndarray, row: np.ndarray) -> np.ndarray:
     return np.square(features - row).sum(1)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class KCenter(Selector):
     """A core set: no example far from a labelled one; see `k_center`. Looks at no score.
 

@@ -1,11 +1,14 @@
 """What a selector is, and what it may look at."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfp_bayes._plumbing.configured import Configured
-from tfp_bayes.prediction import Prediction
+
+if TYPE_CHECKING:
+    from tfp_bayes.prediction import Prediction
 
 FEATURES = ("pixels", "penultimate")
 
@@ -26,7 +29,7 @@ class Candidates:
         model,
         x: Callable[[], np.ndarray],
         scores: np.ndarray,
-        prediction: Prediction,
+        prediction: "Prediction",
         labelled: Callable[[], np.ndarray],
     ):
         self.model = model

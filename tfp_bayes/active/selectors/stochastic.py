@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from tfp_bayes._plumbing.configured import check_positive
@@ -80,21 +79,18 @@ class _Stochastic(Selector):
         return {"beta": self.beta}
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class Power(_Stochastic):
     """A random batch, with probability proportional to score^beta; see `power`."""
 
     draw = staticmethod(power)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class Softmax(_Stochastic):
     """A random batch, with probability proportional to exp(beta score); see `softmax`."""
 
     draw = staticmethod(softmax)
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class Softrank(_Stochastic):
     """A random batch, with probability proportional to rank^-beta; see `softrank`."""
 

@@ -1,6 +1,5 @@
 """The highest scores, whatever they have in common."""
 
-import keras
 import numpy as np
 
 from tfp_bayes.active.selectors.selector import (
@@ -36,7 +35,6 @@ def top_k(scores: np.ndarray, query_size: int, seed: int = 0) -> np.ndarray:
     return np.lexsort((tie_break, -scores))[:query_size]
 
 
-@keras.saving.register_keras_serializable("tfp_bayes>selectors")
 class TopK(Selector):
     """The highest scores: best for one label at a time, blind to repetition in a batch."""
 

@@ -1,0 +1,178 @@
+"""Options written once: fields of a dataclass that a command line, a file or a call fills."""
+
+import argparse
+import dataclasses
+import functools
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, get_args
+
+NONE = "none"  # what a file says for None
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    absent: str = NONE,
+    metavar: str | None = None,
+) -> Any:
+    """Describes a field of a dataclass.
+
+    Args:
+        default: Its default.
+        help: One line for the command line.
+        choices: Names it may have; listed in the help.
+        least: Smallest number allowed.
+        most: Largest number allowed.
+        above: Numbers must be larger than this.
+        absent: Word that means None, where None is allowed.
+        metavar: How the command line shows its value.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "least": least,
+        "most": most,
+        "above": above,
+        "absent": absent,
+        "metavar": metavar,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_fields(config: Any) -> None:
+    """Makes every field of a dataclass plain, or raises ValueError for the first that is wrong."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        plain = _plain(value, _types(field))
+        if plain is _WRONG or not _in_range(plain, field.metadata):
+            raise ValueError(
+                f"Expected {_expected(field)} for `{field.name}`. "
+                f"Received: {field.name}={value!r}. Hint: it is {field.metadata['help']}."
+            )
+        object.__setattr__(config, field.name, plain)
+
+
+def from_record(config_class: type, record: object, where: str) -> Any:
+    """Makes a dataclass from what a file holds.
+
+    Args:
+        config_class: A dataclass of `option` fields.
+        record: Values by name; "none", or the word that an option has for it, is None.
+        where: The file, for errors.
+
+    Raises:
+        ValueError: If a key is unknown or a value is wrong; `where` is named.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    if not isinstance(record, Mapping) or set(record) - set(fields):
+        unknown = sorted(set(record) - set(fields)) if isinstance(record, Mapping) else record
+        raise ValueError(
+            f"Expected keys out of {sorted(fields)} in {where}. Received: {unknown}. "
+            "Hint: correct the name, or leave it out for its default."
+        )
+    values = {name: _without_word(fields[name], value) for name, value in record.items()}
+    try:
+        return config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error} (In {where}.)") from None
+
+
+def add_options(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """Adds one option for each field; what is not given is not in the result."""
+    for field in dataclasses.fields(config_class):
+        known = [str(name) for name in field.metadata["choices"]]
+        default = field.metadata["absent"] if field.default is None else field.default
+        listed = f": {', '.join(known)}" if known else ""
+        extra = '; or with arguments, as {"name": ...}' if dict in _types(field) else ""
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=functools.partial(_from_text, field),
+            default=argparse.SUPPRESS,
+            metavar=field.metadata["metavar"] or ("NAME" if known else None),
+            help=f"{field.metadata['help']}{listed}{extra} (default {default})",
+        )
+
+
+_WRONG = object()
+
+
+def _types(field: dataclasses.Field) -> tuple[type, ...]:
+    return get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+
+
+def _plain(value: object, allowed: tuple[type, ...]) -> object:
+    """Returns a value as one of some types, as JSON has them, or `_WRONG`."""
+    if value is None:
+        return None if types.NoneType in allowed else _WRONG
+    if isinstance(value, bool):
+        return value if bool in allowed else _WRONG
+    if int in allowed and isinstance(value, Integral):
+        return int(value)
+    if float in allowed and isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    for kind in (str, dict):
+        if kind in allowed and isinstance(value, kind):
+            return value
+    return _WRONG
+
+
+def _in_range(value: object, limits: Mapping[str, Any]) -> bool:
+    if not isinstance(value, (int, float)):
+        # A dictionary's name is checked by whoever makes an object of it.
+        return not (isinstance(value, str) and limits["choices"]) or value in limits["choices"]
+    least, most, above = limits["least"], limits["most"], limits["above"]
+    return (
+        (least is None or value >= least)
+        and (most is None or value <= most)
+        and (above is None or value > above)
+    )
+
+
+def _expected(field: dataclasses.Field) -> str:
+    """Describes in words what a field may be."""
+    names = {int: "an integer", float: "a finite number", str: "a string", dict: "a dictionary"}
+    limits, allowed = field.metadata, _types(field)
+    if known := [str(name) for name in limits["choices"]]:
+        text = f"one of {known}"
+    else:
+        text = " or ".join(names[kind] for kind in allowed if kind in names)
+    if limits["least"] is not None and limits["most"] is not None:
+        text += f" in [{limits['least']}, {limits['most']}]"
+    elif limits["least"] is not None:
+        text += f" of at least {limits['least']}"
+    elif limits["above"] is not None:
+        text += f" above {limits['above']}"
+    return text + (" or None" if types.NoneType in allowed else "")
+
+
+def _without_word(field: dataclasses.Field, value: object) -> object:
+    """Replaces the words that mean None."""
+    words = (NONE, field.metadata["absent"])
+    optional = types.NoneType in _types(field)
+    return None if optional and isinstance(value, str) and value in words else value
+
+
+def _from_text(field: dataclasses.Field, text: str) -> object:
+    """Reads what was typed for an option."""
+    if _without_word(field, text) is None:
+        return None
+    allowed = _types(field)
+    try:
+        if dict in allowed and text.startswith("{"):
+            return json.loads(text)
+        if str not in allowed:
+            return int(text) if int in allowed else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"Expected {_expected(field)}. Received: {text} ({error})."
+        ) from None
+    return text

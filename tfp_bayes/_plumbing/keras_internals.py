@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import keras
-from keras.src.models.functional import Functional
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.function import Function
 
 
 def has_graph(model: keras.layers.Layer) -> bool:
@@ -24,7 +25,17 @@ def run_graph(model: keras.Model, inputs, replace: Callable[[keras.Operation], C
     Returns:
         Tensors in the structure of the model's outputs.
     """
-    return model._run_through_graph(inputs, operation_fn=replace)
+    return Function._run_through_graph(model, inputs, operation_fn=replace)
+
+
+def is_functional_like(cls: type) -> bool:
+    """Tells whether Keras makes copies of a functional model as `cls(inputs, outputs, name)`."""
+    return functional_like_constructor(cls)
+
+
+def has_history(tensor) -> bool:
+    """Tells whether a tensor is symbolic and was recorded by the operation that it comes from."""
+    return isinstance(tensor, keras.KerasTensor) and hasattr(tensor, "_keras_history")
 
 
 def input_layer(tensor: keras.KerasTensor) -> keras.layers.InputLayer:

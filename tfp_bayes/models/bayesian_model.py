@@ -12,6 +12,7 @@ from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
 from tfp_bayes.layers import stochastic_layers, variational_layers
 from tfp_bayes.models.embedding import Embedding
+from tfp_bayes.models.graph_config import GraphConfig, cloned_arguments
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence
 from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.prediction import Prediction, Predictor
@@ -19,7 +20,7 @@ from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
-class BayesianModel(keras.Model):
+class BayesianModel(GraphConfig, keras.Model):
     """A functional Keras model with random layers, trained and scored as a Bayesian would.
 
     Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` are Keras' own, with
@@ -77,6 +78,10 @@ class BayesianModel(keras.Model):
         num_samples: int = 100,
         **kwargs,
     ):
+        cloned = cloned_arguments(outputs)
+        likelihood = cloned.get("likelihood", likelihood)
+        prior_scale = cloned.get("prior_scale", prior_scale)
+        num_samples = cloned.get("num_samples", num_samples)
         if prior_scale is not None and not prior_scale > 0:
             raise ValueError(
                 "Expected a positive standard deviation or None for `prior_scale`. "
@@ -326,23 +331,6 @@ class BayesianModel(keras.Model):
     def export(self, filepath: str | Path) -> None:
         """Writes a SavedModel that carries the uncertainty, see `export_saved_model`."""
         export_saved_model(self.predictor, filepath, num_samples=self.num_samples)
-
-    def get_config(self) -> dict:
-        """Returns the graph of layers and the constructor arguments, plain JSON."""
-        config = super().get_config()
-        return {**config, **{name: getattr(self, name) for name in _OWN_ARGUMENTS}}
-
-    @classmethod
-    def from_config(cls, config: dict, custom_objects: dict | None = None) -> "BayesianModel":
-        """Rebuilds the model from `get_config()`."""
-        own = {name: config[name] for name in _OWN_ARGUMENTS}
-        graph = {name: value for name, value in config.items() if name not in own}
-        functional = keras.Model.from_config(graph, custom_objects=custom_objects)
-        structure = functional._inputs_struct, functional._outputs_struct
-        return cls(*structure, name=functional.name, **own)
-
-
-_OWN_ARGUMENTS = ("likelihood", "prior_scale", "num_samples")
 
 
 def _with_kl_weight(callbacks) -> keras.callbacks.CallbackList | list:

@@ -1,6 +1,6 @@
 """What is random: layers that draw a function at every call."""
 
-from tfp_bayes.layers.bayesian_linear import BayesianLinear, Predictive
+from tfp_bayes.layers.bayesian_linear import BayesianLinear
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
     Conv1DLocalReparameterization,
@@ -22,6 +22,7 @@ from tfp_bayes.layers.dense import (
     DenseReparameterization,
 )
 from tfp_bayes.layers.dropout import MCDropout
+from tfp_bayes.layers.linear_posterior import Predictive
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -12,23 +11,13 @@ from tensorflow_probability import distributions as tfd
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers import conjugate, regression_data
+from tfp_bayes.layers.linear_posterior import (
+    LinearModel,
+    LinearPosterior,
+    Predictive,
+    check_covariance,
+)
 from tfp_bayes.layers.stochastic import StochasticLayer
-
-
-class Predictive(NamedTuple):
-    """What a `BayesianLinear` layer says of N inputs with D outputs, float64 arrays.
-
-    Attributes:
-        mean: (N, D).
-        epistemic_variance: (N, D), which more data would remove.
-        noise_variance: (D,), which it would not. The variance of a new target is the sum.
-        covariance: (N, D, D) between the outputs of a new target, or None if not asked for.
-    """
-
-    mean: np.ndarray
-    epistemic_variance: np.ndarray
-    noise_variance: np.ndarray
-    covariance: np.ndarray | None = None
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
@@ -43,7 +32,7 @@ class BayesianLinear(StochasticLayer):
         units: D, number of outputs.
         posterior: "matrix_normal", the exact one, or "mean_field", the best approximation with
             independent weights: the same mean, and smaller variances than are true.
-        prior_scale: s, standard deviation of each weight before data.
+        prior_scale: s, standard deviation of each weight before data; the bias has none.
         noise_scale: sigma, standard deviation of the targets around their mean.
         output_covariance: Sigma (D, D), by which noise and prior are correlated between outputs;
             None is the identity; "inverse_wishart" learns it, under a prior whose mean is the
@@ -52,7 +41,10 @@ class BayesianLinear(StochasticLayer):
             `optimize_evidence` finds; costs D Cholesky factors instead of one.
         include_noise: Whether outputs in a model are (..., 2 D), the draw and then the standard
             deviations of the noise, as likelihood="normal" wants them.
-        use_bias: Whether a constant 1 joins the features, with a weight under the same prior.
+        use_bias: Whether to add a bias. Its prior is flat, so that it is never regularized and the
+            offsets of features and targets (dates, prices) do not matter: means are taken out of
+            both before anything is squared. Before the first example, it is 0 give or take
+            `prior_scale`.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -112,47 +104,34 @@ class BayesianLinear(StochasticLayer):
         self.posterior = posterior
         self.prior_scale = float(prior_scale)
         self.noise_scale = float(noise_scale)
-        self.output_covariance = _checked_covariance(output_covariance, self.units)
+        self.output_covariance = check_covariance(output_covariance, self.units)
         self.per_output = per_output
         self.include_noise = include_noise
         self.use_bias = use_bias
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the sums over data and the posterior, which is the prior."""
+        """Makes the posterior, which is the prior."""
         if input_shape[-1] is None:
             raise ValueError(
                 f"Expected a known last axis of the inputs of {self.name!r}. "
                 f"Received: input_shape={tuple(input_shape)}. Hint: it is the number of features."
             )
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
-        width, d = input_shape[-1] + self.use_bias, self.units
-        num_factors = d if self.per_output else 1
-
-        def add_weight(name: str, shape: tuple[int, ...], value=0.0) -> keras.Variable:
-            return self.add_weight(
+        start = LinearPosterior.prior(
+            self._model(),
+            np.full(self.units, self.prior_scale),
+            np.full(self.units, self.noise_scale),
+        )
+        for name, value in start.values().items():
+            weight = self.add_weight(
                 name=name,
-                shape=shape,
-                # As an array: Keras makes a float32 of a Python number first.
-                initializer=keras.initializers.Constant(np.asarray(value, "float64")),
+                shape=value.shape,
+                initializer=keras.initializers.Constant(value),
                 dtype="float64",
                 trainable=False,
                 autocast=False,
             )
-
-        # What the data say.
-        self.gram = add_weight("gram", (width, width))
-        self.moment = add_weight("moment", (width, d))
-        self.target_gram = add_weight("target_gram", (d, d))
-        self.count = add_weight("count", ())
-        # What follows from them: the scales, the weights' posterior, the outputs' covariance.
-        self.prior_scales = add_weight("prior_scales", (d,), self.prior_scale)
-        self.noise_scales = add_weight("noise_scales", (d,), self.noise_scale)
-        eye = np.eye(width) / self.prior_scale
-        self.precision_cholesky = add_weight("precision_cholesky", (num_factors, *eye.shape), eye)
-        self.kernel_loc = add_weight("kernel_loc", (width, d))
-        # Sigma, or the scale and the degrees of freedom of its inverse Wishart posterior.
-        self.scatter = add_weight("scatter", (d, d), self._prior_scatter)
-        self.degrees = add_weight("degrees", (), self._prior_degrees)
+            setattr(self, name, weight)
         self.built = True
 
     # Learning.
@@ -162,70 +141,77 @@ class BayesianLinear(StochasticLayer):
         features: np.ndarray | Iterable,
         targets: np.ndarray | None = None,
         optimize_evidence: bool = False,
+        sample_weight: np.ndarray | None = None,
     ) -> None:
         """Computes the posterior given these examples and no others.
 
         Args:
-            features: (N, F), or a `tf.data.Dataset` (any iterable) of pairs (features, targets),
-                read once.
+            features: (N, F), or a `tf.data.Dataset` (any finite iterable) of pairs (features,
+                targets) or triples with sample weights, read once.
             targets: (N, D), or (N,) if D is 1.
             optimize_evidence: Whether to set prior and noise scale to those of largest marginal
                 likelihood, for all outputs together or with `per_output` for each; where the
-                output covariance is learned, the prior scale only.
+                output covariance is learned, the prior scale only. Scales of targets that do not
+                vary stay as they were.
+            sample_weight: (N,), none below 0: an example of weight 2 counts as two of them, one
+                of weight 0 is left out. None is 1 for all.
 
         Raises:
-            ValueError: If shapes do not fit, values are not finite, or rounding makes the
-                precision singular.
+            ValueError: If shapes do not fit, values are not finite, or there are no examples to
+                find scales from.
         """
-        data = self._moments(features, targets)
-        scales = self._scales()
+        data = self._examples(features, targets, sample_weight, with_prior=not optimize_evidence)
+        posterior = self._posterior()
         if optimize_evidence:
-            if not data.count:
-                raise ValueError(
-                    "Expected examples to find the scales from. Received: none, with "
-                    "optimize_evidence=True. Hint: condition(features, targets)."
-                )
-            examples = None
-            if targets is not None and len(features) < self.gram.shape[0]:
-                checked = regression_data.check_targets(targets, self.units, self.name)
-                examples = self._features(features), checked
-            scales = self._best_scales(data, examples)
-        self._assign(data, scales)
+            posterior = posterior.with_best_scales(data)
+        self._assign(posterior.given(data))
 
-    def update(self, features: np.ndarray | Iterable, targets: np.ndarray | None = None) -> None:
+    def update(
+        self,
+        features: np.ndarray | Iterable,
+        targets: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> None:
         """Adds examples: any split of the data gives the posterior of all; see `condition`."""
-        new = self._moments(features, targets)
-        data = conjugate.Moments(*(a + b for a, b in zip(self._data(), new)))
-        self._assign(data, self._scales())
+        data = self._examples(features, targets, sample_weight)
+        self._assign(self._posterior().update(data))
 
-    def downdate(self, features: np.ndarray | Iterable, targets: np.ndarray | None = None) -> None:
+    def downdate(
+        self,
+        features: np.ndarray | Iterable,
+        targets: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> None:
         """Forgets examples that were conditioned on; see `condition`.
 
         Raises:
-            ValueError: If the precision would not be positive definite: the examples were not
-                among those learned. The posterior stays as it was.
+            ValueError: If the examples were not among those learned, or outweigh the others so
+                much that rounding has taken what the others said. The posterior stays as it was.
         """
-        old = self._moments(features, targets)
-        data = conjugate.Moments(*(a - b for a, b in zip(self._data(), old)))
-        unknown = data.count < 0
-        if not unknown:
-            try:
-                self._assign(data, self._scales())
-            except ValueError:
-                unknown = True
-        if unknown:
+        old = self._examples(features, targets, sample_weight, exact=True)
+        try:
+            posterior = self._posterior().downdate(old)
+        except conjugate.NotLearnedError:
             raise ValueError(
-                f"Expected examples that {self.name!r} has learned. Received: {old.count:.0f} "
-                f"that are not among its {self.num_conditioned}, without which the precision "
-                "would not be positive definite. Hint: only forget what was conditioned on, once."
-            )
+                f"Expected examples that {self.name!r} has learned. Received: "
+                f"{old.center.count:g} that are not among its {self.num_conditioned:g}, without "
+                "which the precision would not be positive definite. Hint: only forget what was "
+                "conditioned on, once."
+            ) from None
+        except conjugate.LostToRoundingError:
+            raise ValueError(
+                f"Expected examples without which {self.name!r} still knows something. Received: "
+                f"{old.center.count:g} that outweigh the others, of {self.num_conditioned:g}, by "
+                "more than double precision resolves. Hint: condition() on those that stay."
+            ) from None
+        self._assign(posterior)
 
     # Asking.
 
     @property
-    def num_conditioned(self) -> int:
-        """N, number of examples learned; at 0 the posterior is the prior."""
-        return int(self.count.numpy())
+    def num_conditioned(self) -> float:
+        """N, the number of examples learned, or the sum of their weights; 0 leaves the prior."""
+        return float(self.count.numpy())
 
     def predictive(self, features: np.ndarray, covariance: bool = False) -> Predictive:
         """Computes mean and variances of the predictive distribution, without sampling.
@@ -249,27 +235,7 @@ class BayesianLinear(StochasticLayer):
                 "Call condition(features, targets) first.",
                 stacklevel=2,
             )
-        sigma = self._expected_covariance().numpy()
-        noise = self._noise_variance().numpy()
-        if self.posterior == "mean_field":
-            epistemic = phi**2 @ self._independent_variances().numpy()
-        else:
-            # (N, D) or, with one factor for all outputs, (N, 1)
-            quadratic = np.stack(
-                [
-                    conjugate.quadratic_forms(factor, phi)
-                    for factor in self.precision_cholesky.numpy()
-                ],
-                axis=-1,
-            )
-            epistemic = quadratic * np.diag(sigma)
-        result = Predictive(phi @ self.kernel_loc.numpy(), epistemic, noise)
-        if covariance:
-            scale = np.sqrt(np.diag(sigma))
-            correlation = sigma / scale / scale[:, None]
-            total = np.sqrt(epistemic + noise)
-            result = result._replace(covariance=total[:, :, None] * total[:, None, :] * correlation)
-        return result
+        return self._posterior().predictive(phi, self._mean_field, covariance)
 
     def greedy_batch(self, features: np.ndarray, query_size: int) -> np.ndarray:
         """Picks examples to label: the largest variance, then the largest that is left, and so on.
@@ -294,164 +260,116 @@ class BayesianLinear(StochasticLayer):
                 f"Expected `query_size` between 1 and the {len(phi)} candidates. "
                 f"Received: query_size={query_size}. Hint: ask for fewer, or offer more."
             )
-        noise = self.noise_scales.numpy() ** 2
-        if self.posterior == "mean_field":
-            variances = self._independent_variances().numpy()
-            return conjugate.greedy_batch_mean_field(variances, phi, noise, query_size)
-        return conjugate.greedy_batch(self.precision_cholesky.numpy(), phi, noise, query_size)
+        return self._posterior().greedy_batch(phi, self._mean_field, query_size)
 
     def log_marginal_likelihood(self) -> float:
-        """Returns log p(targets | features) in nats, at the scales as they are."""
-        evidence = self._evidence(self._data())
-        scales = list(zip(*(each.numpy() for each in (self.prior_scales, self.noise_scales))))
-        if self.per_output:
-            return sum(
-                evidence.of_output(i).log_marginal_likelihood((sigma / s) ** 2, sigma)
-                for i, (s, sigma) in enumerate(scales)
-            )
-        s, sigma = scales[0]
-        return float(evidence.log_marginal_likelihood((sigma / s) ** 2, sigma))
+        """Returns log p(targets | features) in nats, at the scales as they are.
+
+        The flat prior of a bias has density 1, so that the first example has log likelihood 0.
+        """
+        return self._posterior().log_marginal_likelihood()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns inputs times one draw of the weights, (..., D), and the noise if included."""
-        kernel = tf.cast(self._draw(self.draw_seed(training)), inputs.dtype)
+        if not inputs.dtype.is_floating:
+            inputs = tf.cast(inputs, self.compute_dtype)
+        kernel, bias = self._draw(self.draw_seed(training))
         if self.use_bias:
-            outputs = tf.tensordot(inputs, kernel[:-1], 1) + kernel[-1]
+            # About the mean: a large offset of the features would cancel in the inputs' precision.
+            mean = tf.cast(self.feature_mean, inputs.dtype)
+            bias += tf.linalg.matvec(kernel, tf.cast(mean, "float64"), transpose_a=True)
+            outputs = tf.tensordot(inputs - mean, tf.cast(kernel, inputs.dtype), 1)
+            outputs += tf.cast(bias, inputs.dtype)
         else:
-            outputs = tf.tensordot(inputs, kernel, 1)
+            outputs = tf.tensordot(inputs, tf.cast(kernel, inputs.dtype), 1)
         if not self.include_noise:
             return outputs
-        scale = tf.cast(tf.sqrt(self._noise_variance()), outputs.dtype)
+        scale = tf.cast(tf.sqrt(self.noise_variances), outputs.dtype)
         return tf.concat([outputs, scale + tf.zeros_like(outputs)], axis=-1)
 
-    def _draw(self, seed: tf.Tensor) -> tf.Tensor:
-        """Draws weights (F, D), float64."""
-        noise = tf.random.stateless_normal(self.kernel_loc.shape, fold_in(seed, 0), dtype="float64")
-        loc = tf.convert_to_tensor(self.kernel_loc)
-        if self.posterior == "mean_field":
-            return loc + tf.sqrt(self._independent_variances()) * noise
-        # L^-T e has the inverse of the precision L L^T as its covariance.
-        columns = tf.transpose(noise)[:, :, None] if self.per_output else noise[None]
-        solved = tf.linalg.triangular_solve(self.precision_cholesky, columns, adjoint=True)
-        deviation = tf.transpose(solved[:, :, 0]) if self.per_output else solved[0]
+    def _draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Draws the weights (F, D) and the bias (D,), 0 if there is none, in float64."""
+        shape = (self.kernel_loc.shape[0] + 1, self.units)
+        noise = tf.random.stateless_normal(shape, fold_in(seed, 0), dtype="float64")
+        kernel, bias = noise[:-1], noise[-1] * tf.sqrt(self.bias_variances)
+        if self._mean_field:
+            kernel *= tf.sqrt(self.kernel_variances)
+        else:
+            # R^-1 e has the inverse of the precision R^T R as its covariance.
+            columns = tf.transpose(kernel)[:, :, None] if self.per_output else kernel[None]
+            solved = tf.linalg.triangular_solve(self.root, columns, lower=False)
+            kernel = tf.transpose(solved[:, :, 0]) if self.per_output else solved[0]
+            covariance_root = self._draw_covariance_root(seed)
+            kernel = kernel * self.noise_scales @ tf.transpose(covariance_root)
+            bias = tf.linalg.matvec(covariance_root, bias)
+            bias -= tf.linalg.matvec(kernel, self.feature_mean, transpose_a=True)
+        return self.kernel_loc + kernel, self.bias_loc + bias if self.use_bias else bias
+
+    def _draw_covariance_root(self, seed: tf.Tensor) -> tf.Tensor:
+        """Returns A (D, D) with A A^T = Sigma, which is drawn if it is learned."""
         root = tf.linalg.cholesky(self.scatter)
-        if self._learns_covariance:  # root root^T ~ inverse Wishart
-            inverse = tf.linalg.cholesky(
-                tf.linalg.cholesky_solve(root, tf.eye(self.units, dtype="float64"))
-            )
-            wishart = tfd.WishartTriL(
-                self.degrees, scale_tril=inverse, input_output_cholesky=True
-            ).sample(seed=fold_in(seed, 1))
-            root = tf.linalg.triangular_solve(wishart, tf.eye(self.units, dtype="float64"))
-            root = tf.transpose(root)
-        return loc + deviation @ tf.transpose(root)
+        if self.output_covariance != "inverse_wishart":
+            return root
+        eye = tf.eye(self.units, dtype="float64")
+        inverse = tf.linalg.cholesky(tf.linalg.cholesky_solve(root, eye))
+        wishart = tfd.WishartTriL(self.degrees, scale_tril=inverse, input_output_cholesky=True)
+        draw = wishart.sample(seed=fold_in(seed, 1))
+        return tf.transpose(tf.linalg.triangular_solve(draw, eye))
 
-    def _independent_variances(self) -> tf.Tensor:
-        """Returns the mean-field variance of each weight (F, D)."""
-        noise, prior = tf.square(self.noise_scales), tf.square(self.prior_scales)
-        return 1 / (tf.linalg.diag_part(self.gram)[:, None] / noise + 1 / prior)
-
-    # Sums over data and scales.
+    # Between weights and what they mean.
 
     @property
-    def _learns_covariance(self) -> bool:
-        return self.output_covariance == "inverse_wishart"
+    def _mean_field(self) -> bool:
+        return self.posterior == "mean_field"
 
-    @property
-    def _prior_scatter(self) -> np.ndarray:
-        known = self.output_covariance
-        return np.asarray(known) if isinstance(known, list) else np.eye(self.units)
+    def _model(self) -> LinearModel:
+        covariance = self.output_covariance
+        if covariance is None:
+            covariance = np.eye(self.units)
+        known = None if isinstance(covariance, str) else np.asarray(covariance, "float64")
+        width = self.input_spec.axes[-1]
+        return LinearModel(width, self.units, known, self.per_output, self.use_bias)
 
-    @property
-    def _prior_degrees(self) -> float:
-        return self.units + 2.0  # the fewest whole ones that have a mean, which is the scatter
+    def _posterior(self) -> LinearPosterior:
+        values = {name: getattr(self, name).numpy() for name in LinearPosterior.KEPT}
+        return LinearPosterior.from_values(self._model(), values)
 
-    def _expected_covariance(self) -> tf.Tensor:
-        """Returns E[Sigma] (D, D)."""
-        scatter = tf.convert_to_tensor(self.scatter)
-        if self._learns_covariance:
-            return scatter / (self.degrees - self.units - 1)
-        return scatter
-
-    def _noise_variance(self) -> tf.Tensor:
-        """Returns the expected variance of the noise (D,)."""
-        return tf.square(self.noise_scales) * tf.linalg.diag_part(self._expected_covariance())
-
-    def _data(self) -> conjugate.Moments:
-        names = ("gram", "moment", "target_gram", "count")
-        return conjugate.Moments(*(getattr(self, name).numpy() for name in names))
-
-    def _scales(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.prior_scales.numpy(), self.noise_scales.numpy()
-
-    def _evidence(self, data: conjugate.Moments, examples=None) -> conjugate.Evidence:
-        if self._learns_covariance:
-            return conjugate.Evidence(
-                data, None, self._prior_degrees, self._prior_scatter, examples
-            )
-        return conjugate.Evidence(data, self._prior_scatter, examples=examples)
-
-    def _best_scales(self, data: conjugate.Moments, examples) -> tuple[np.ndarray, np.ndarray]:
-        evidence = self._evidence(data, examples)
-        if self.per_output:
-            return tuple(
-                np.transpose([evidence.of_output(i).maximize() for i in range(self.units)])
-            )
-        fixed = self.noise_scale if self._learns_covariance else None
-        return tuple(np.full(self.units, each) for each in evidence.maximize(fixed))
-
-    def _assign(self, data: conjugate.Moments, scales: tuple[np.ndarray, np.ndarray]) -> None:
-        """Computes everything, then changes the weights: an error changes nothing."""
-        prior, noise = scales
-        locs, factors = [], []
-        for i in range(self.precision_cholesky.shape[0]):
-            try:
-                factor = conjugate.factorize(data.gram, (noise[i] / prior[i]) ** 2)
-            except np.linalg.LinAlgError:
-                raise ValueError(
-                    "Expected features whose precision has a Cholesky factor. Received: features "
-                    f"with a largest mean square of {np.diag(data.gram).max():.3g} under "
-                    f"prior_scale={prior[i]:.3g}, noise_scale={noise[i]:.3g}, singular to "
-                    "rounding. Hint: standardize the features, lower prior_scale or raise "
-                    "noise_scale."
-                ) from None
-            at = slice(i, i + 1) if self.per_output else slice(None)
-            locs.append(conjugate.solve(factor, data.moment[:, at]))
-            factors.append(factor / noise[i])
-        loc = np.concatenate(locs, axis=1)
-        if self._learns_covariance:
-            explained = loc.T @ data.moment
-            residual = data.target_gram - (explained + explained.T) / 2
-            self.scatter.assign(self._prior_scatter + residual / noise[0] ** 2)
-            self.degrees.assign(self._prior_degrees + data.count)
-        for name, value in data._asdict().items():
+    def _assign(self, posterior: LinearPosterior) -> None:
+        for name, value in posterior.values().items():
             getattr(self, name).assign(value)
-        self.prior_scales.assign(prior)
-        self.noise_scales.assign(noise)
-        self.precision_cholesky.assign(np.stack(factors))
-        self.kernel_loc.assign(loc)
 
-    def _moments(self, features, targets) -> conjugate.Moments:
-        """Sums up what the user gave, in one pass."""
-        total = None
-        for x, y in regression_data.batches(features, targets):
+    def _examples(
+        self, features, targets, sample_weight, with_prior: bool = False, exact: bool = False
+    ) -> regression_data.Examples:
+        """Sums up what the user gave, in one pass.
+
+        Args:
+            features: As in `condition`, as are the next two.
+            targets: See there.
+            sample_weight: See there.
+            with_prior: Whether the prior is added before anything is solved.
+            exact: Whether to keep off sums of products, see `Examples`.
+        """
+        data = None
+        for x, y, weights in regression_data.blocks(features, targets, sample_weight):
             phi, y = self._features(x), regression_data.check_targets(y, self.units, self.name)
-            part = conjugate.moments(phi, y)
-            total = part if total is None else conjugate.Moments(*map(np.add, total, part))
-        if total is None:
+            if data is None:
+                ratio = self._posterior().ratios.min() if with_prior else 0.0
+                data = self._model().examples(None if exact else ratio)
+            data.add(phi, y, regression_data.check_weights(weights, len(phi), self.name))
+        if data is None:
             raise ValueError(
                 "Expected at least one batch of (features, targets). Received: an empty dataset. "
                 "Hint: a dataset that was read to its end may need to be made again."
             )
-        return total
+        return data
 
     def _features(self, features) -> np.ndarray:
-        """Returns features (N, F) in float64, with a constant 1 if there is a bias."""
+        """Returns features (N, F) in float64."""
         if not self.built and np.ndim(features) == 2:
             self.build(np.shape(features))
-        width = self.gram.shape[0] - self.use_bias if self.built else None
-        phi = regression_data.check_features(features, width, self.name)
-        return np.pad(phi, ((0, 0), (0, 1)), constant_values=1.0) if self.use_bias else phi
+        width = self.kernel_loc.shape[0] if self.built else None
+        return regression_data.check_features(features, width, self.name)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         """Returns the shape of the inputs with D, or 2 D with the noise, as its last axis."""
@@ -470,22 +388,3 @@ class BayesianLinear(StochasticLayer):
             "use_bias",
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def _checked_covariance(value, units: int) -> list | str | None:
-    """Returns a covariance as nested lists, for the configuration."""
-    if value is None or (isinstance(value, str) and value == "inverse_wishart"):
-        return value
-    try:
-        matrix = np.asarray(value, "float64")
-        valid = matrix.shape == (units, units) and np.allclose(matrix, matrix.T)
-        valid = valid and np.linalg.eigvalsh(matrix).min() > 0
-    except (ValueError, TypeError):
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"Expected a symmetric positive definite ({units}, {units}) matrix, 'inverse_wishart' "
-            f"or None for `output_covariance`. Received: output_covariance={value!r}. "
-            "Hint: 'inverse_wishart' learns it."
-        )
-    return matrix.tolist()

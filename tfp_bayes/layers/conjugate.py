@@ -1,88 +1,236 @@
 """Linear regression under a Gaussian prior, solved: arrays in, arrays out, in float64.
 
 Features Phi (N, F), targets Y (N, D), Y = Phi W + noise. Rows of the noise are N(0, sigma^2 Sigma),
-the prior of W is a matrix normal MN(0, s^2 I, Sigma). All that the data say is in `Moments`, which
-add up; the ratio r = sigma^2 / s^2 is all that the posterior mean depends on.
+the prior of W is a matrix normal MN(0, s^2 I, Sigma). The posterior depends on the scales through
+r = sigma^2 / s^2 alone and is kept as a triangular root of its precision. Examples enter the root
+by orthogonal transformations, so that rounding grows with the condition number of the features;
+forming Phi^T Phi first would square it.
+
+Reference:
+    Golub and Van Loan 2013, "Matrix Computations", sections 5.3 and 6.5.
 """
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-import scipy.special
-
-from tfp_bayes._plumbing.optimize import minimize_from_grid
+from scipy.linalg import blas, lapack
 
 _ROWS_AT_A_TIME = 8192  # bounds the memory that solving takes
+_LARGEST_LOSS = 1e-8  # share of the precision below which what is left of it is mostly rounding
 
 
-class Moments(NamedTuple):
-    """Sums over examples, enough to know the posterior; sums of two data sets add."""
+class Factor(NamedTuple):
+    """The posterior of the weights of some outputs, in units of the noise.
 
-    gram: np.ndarray  # Phi^T Phi (F, F)
-    moment: np.ndarray  # Phi^T Y (F, D)
-    target_gram: np.ndarray  # Y^T Y (D, D)
-    count: float  # N
-
-
-def moments(features: np.ndarray, targets: np.ndarray) -> Moments:
-    """Sums up features (N, F) and targets (N, D)."""
-    features, targets = np.asarray(features, "float64"), np.asarray(targets, "float64")
-    # SciPy's BLAS, as in all that follows: the threads of NumPy's would be in its way.
-    upper = scipy.linalg.blas.dsyrk(1.0, features.T)  # (F, F), zeros below the diagonal
-    gram = upper + upper.T
-    gram[np.diag_indices_from(gram)] /= 2
-    moment = scipy.linalg.blas.dgemm(1.0, features.T, targets.T, trans_b=True)
-    return Moments(gram, moment, targets.T @ targets, float(len(features)))
-
-
-def factorize(gram: np.ndarray, ratio: float) -> np.ndarray:
-    """Returns the lower Cholesky factor of Phi^T Phi + r I.
-
-    Raises:
-        numpy.linalg.LinAlgError: If rounding leaves it without one.
+    Attributes:
+        root: R (F, F), upper triangular, with R^T R = Phi^T Phi + r I.
+        projected: Z (F, D), with R M = Z for the posterior mean M.
+        residual: (D, D), Y^T Y - Z^T Z: what the weights do not explain.
     """
-    ridge = np.array(gram, order="F")
-    ridge[np.diag_indices_from(ridge)] += ratio
-    factor, failed = scipy.linalg.lapack.dpotrf(ridge, lower=True, overwrite_a=True)
+
+    root: np.ndarray
+    projected: np.ndarray
+    residual: np.ndarray
+
+    def mean(self) -> np.ndarray:
+        """Returns the posterior mean M (F, D)."""
+        return scipy.linalg.solve_triangular(self.root, self.projected)
+
+    def whiten(self, phi: np.ndarray) -> np.ndarray:
+        """Returns R^-T phi^T (F, N): inner products of columns are posterior covariances."""
+        return scipy.linalg.solve_triangular(self.root, phi.T, trans=1, check_finite=False)
+
+    def of_output(self, index: int) -> "Factor":
+        """Returns the factor of one output alone."""
+        at = slice(index, index + 1)
+        return Factor(self.root, self.projected[:, at], self.residual[at, at])
+
+
+def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
+    """Returns the factor before data."""
+    return Factor(
+        np.sqrt(ratio) * np.eye(num_features),
+        np.zeros((num_features, num_outputs)),
+        np.zeros((num_outputs, num_outputs)),
+    )
+
+
+def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Factor:
+    """Adds examples (n, F + D), features and targets side by side, by Householder reflections.
+
+    Args:
+        factor: To which they are added.
+        rows: The examples.
+        triangular: Whether they are zero below the diagonal, which saves time.
+    """
+    if not len(rows):
+        return factor
+    f = len(factor.root)
+    size = rows.shape[1]
+    stacked = np.zeros((size, size), order="F")
+    stacked[:f, :f], stacked[:f, f:] = factor.root, factor.projected
+    block = min(32, size)
+    triangle, *_, info = lapack.dtpqrt(
+        len(rows) if triangular else 0, block, stacked, rows, overwrite_a=True
+    )
+    if info:
+        raise RuntimeError(f"LAPACK's dtpqrt refused its argument {-info}")
+    triangle = np.triu(triangle)
+    # A root is unique if its diagonal is positive.
+    triangle[np.diag(triangle) < 0] *= -1
+    rest = triangle[f:, f:]
+    return Factor(triangle[:f, :f], triangle[:f, f:], factor.residual + rest.T @ rest)
+
+
+def from_products(gram: np.ndarray, num_features: int, ratio: float) -> Factor:
+    """Returns the factor of examples from the sums of the products of features and targets.
+
+    This is faster than `add_rows` and loses more to rounding: see `is_well_conditioned`.
+
+    Args:
+        gram: (F + D, F + D), see `product_sums`.
+        num_features: F.
+        ratio: r.
+    """
+    f = num_features
+    precision = _ridge(gram, f, ratio)
+    empty = np.diag(precision) == 0  # a feature that is always 0, without a prior
+    precision[empty, empty] = 1.0
+    root, failed = lapack.dpotrf(precision, lower=False, clean=True)
     if failed:
         raise np.linalg.LinAlgError("not positive definite")
-    return factor
+    root[empty, empty] = 0.0
+    divisor = root + np.diag(empty.astype("float64"))
+    projected = scipy.linalg.solve_triangular(divisor, gram[:f, f:], trans=1)
+    return Factor(root, projected, gram[f:, f:] - projected.T @ projected)
 
 
-def solve(factor: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """Returns the posterior mean (F, D) from a Cholesky factor (F, F) and Phi^T Y (F, D)."""
-    return scipy.linalg.cho_solve((factor, True), moment)
+def is_well_conditioned(
+    gram: np.ndarray, num_features: int, ratio: float, smallest: float = 1e-5
+) -> bool:
+    """Checks that `from_products` keeps some ten digits, whatever the units of the features.
+
+    Args:
+        gram: (F + D, F + D).
+        num_features: F.
+        ratio: r.
+        smallest: Least reciprocal condition number of the precision once its diagonal is 1, and
+            least share of the targets' squares that the weights may leave unexplained.
+    """
+    f = num_features
+    precision = _ridge(gram, f, ratio)
+    diagonal = np.diag(precision)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = precision / scale / scale[:, None]
+    scaled[diagonal == 0, diagonal == 0] = 1.0
+    norm = np.abs(scaled).sum(0).max(initial=0.0)
+    root, failed = lapack.dpotrf(scaled, lower=False)
+    if failed:
+        return False
+    reciprocal, _ = lapack.dpocon(root, norm)
+    if reciprocal < smallest:
+        return False
+    residual = from_products(gram, f, ratio).residual
+    return bool((np.diag(residual) >= smallest * np.diag(gram)[f:]).all())
 
 
-def quadratic_forms(factor: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Returns phi^T (L L^T)^-1 phi of each row (N,), a sum of squares and so never negative."""
+def _ridge(gram: np.ndarray, num_features: int, ratio: float) -> np.ndarray:
+    precision = np.array(gram[:num_features, :num_features], order="F")
+    precision[np.diag_indices_from(precision)] += ratio
+    return precision
+
+
+def triangle_of(rows: np.ndarray) -> np.ndarray:
+    """Returns at most F + D rows that say the same as these (n, F + D)."""
+    if len(rows) <= rows.shape[1]:
+        return rows
+    return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
+
+
+class NotLearnedError(ValueError):
+    """Examples to remove that are not among those added."""
+
+
+class LostToRoundingError(ValueError):
+    """Examples to remove that outweigh the others so much that nothing exact is left of them."""
+
+
+def remove_rows(factor: Factor, rows: np.ndarray, noise_variances: np.ndarray) -> Factor:
+    """Removes examples (n, F + D) that were added.
+
+    Args:
+        factor: That has them.
+        rows: Features and targets side by side.
+        noise_variances: (D,), against which an error of the residual would matter.
+
+    Raises:
+        NotLearnedError: If the precision would not stay positive definite.
+        LostToRoundingError: If less would be left than rounding has changed.
+    """
+    f = len(factor.root)
+    rows = triangle_of(rows)
+    y = rows[:, f:]
+    whitened = factor.whiten(rows[:, :f])  # P (F, n)
+    left = np.eye(len(rows)) - whitened.T @ whitened
+    smallest = np.linalg.eigvalsh(left)[0] if len(rows) else 1.0
+    if smallest < -_LARGEST_LOSS:
+        raise NotLearnedError
+    if smallest < _LARGEST_LOSS:
+        raise LostToRoundingError
+    # R^T R - rows^T rows = R^T (I - P P^T) R.
+    inner, failed = lapack.dpotrf(np.eye(f) - whitened @ whitened.T, lower=True, clean=True)
+    if failed:
+        raise LostToRoundingError
+    root = inner.T @ factor.root
+    projected = scipy.linalg.solve_triangular(inner, factor.projected - whitened @ y, lower=True)
+    error = y - whitened.T @ factor.projected
+    residual = factor.residual - error.T @ np.linalg.solve(left, error)
+    before, after = np.diag(factor.residual), np.diag(residual)
+    if (after < -_LARGEST_LOSS * (before + noise_variances)).any():
+        raise NotLearnedError
+    if (after + noise_variances < _LARGEST_LOSS * before).any():
+        raise LostToRoundingError
+    return Factor(root, projected, residual)
+
+
+def quadratic_forms(factor: Factor, phi: np.ndarray) -> np.ndarray:
+    """Returns phi^T (R^T R)^-1 phi of each row (N,), a sum of squares and so never negative."""
     result = np.empty(len(phi))
     for i in range(0, len(phi), _ROWS_AT_A_TIME):
-        part = phi[i : i + _ROWS_AT_A_TIME].T
-        solved = scipy.linalg.solve_triangular(factor, part, lower=True, check_finite=False)
+        solved = factor.whiten(phi[i : i + _ROWS_AT_A_TIME])
         result[i : i + _ROWS_AT_A_TIME] = np.einsum("fn,fn->n", solved, solved)
     return result
 
 
-def greedy_batch(factors: np.ndarray, phi: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
+def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the sums (F + D, F + D) of all products of features (N, F) and targets (N, D)."""
+    f = phi.shape[1]
+    size = f + y.shape[1]
+    result = np.empty((size, size))
+    # SciPy's BLAS, as in all of this module: the threads of NumPy's would be in its way.
+    upper = blas.dsyrk(1.0, phi.T)  # zeros below the diagonal
+    result[:f, :f] = upper + upper.T
+    result[np.arange(f), np.arange(f)] /= 2
+    result[:f, f:] = blas.dgemm(1.0, phi.T, y.T, trans_b=True)
+    result[f:, :f] = result[:f, f:].T
+    result[f:, f:] = y.T @ y
+    return result
+
+
+def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
     """Picks rows by the largest variance that is left once the targets of those before are known.
 
     Args:
-        factors: (D, F, F) Cholesky factors of the posterior precision, or (1, F, F) of all outputs.
-        phi: (N, F).
+        whitened: (D, F, N): for each output, or (1, F, N) for all, features whose inner products
+            are posterior covariances. Overwritten.
         noise: (D,) variances of the noise.
         size: Number to pick.
 
     Returns:
         Positions (size,), by falling sum of variances over outputs.
     """
-    # Whitened features: the inner product of two columns is a posterior covariance.
-    whitened = np.stack(
-        [scipy.linalg.solve_triangular(factor, phi.T, lower=True) for factor in factors]
-    )  # (D, F, N)
-    picked = []
+    picked: list[int] = []
     while len(picked) < size:
         variance = np.einsum("dfn,dfn->n", whitened, whitened)
         variance[picked] = -np.inf
@@ -103,114 +251,10 @@ def greedy_batch_mean_field(
     """Picks rows as `greedy_batch` does, under independent weights of `variances` (F, D)."""
     precision = 1 / variances
     squares = phi**2
-    picked = []
+    picked: list[int] = []
     while len(picked) < size:
         variance = (squares @ (1 / precision)).sum(1)
         variance[picked] = -np.inf
         picked.append(int(np.argmax(variance)))
         precision += squares[picked[-1]][:, None] / noise
     return np.array(picked)
-
-
-class Evidence:
-    """The log marginal likelihood as a function of r = sigma^2 / s^2 and sigma.
-
-    One eigendecomposition of Phi^T Phi serves every r; of Phi Phi^T, its dual, where there are
-    fewer examples than features.
-
-    Args:
-        data: Moments of the data.
-        output_covariance: Sigma (D, D); or None if it is uncertain, inverse Wishart with
-            `degrees` degrees of freedom and scale `scatter`.
-        degrees: nu_0.
-        scatter: Psi_0 (D, D).
-        examples: Phi (N, F) and Y (N, D) themselves if at hand, for the dual.
-
-    Reference:
-        MacKay 1992, "Bayesian Interpolation", equations 2.9 and 2.20; Bishop 2006, "Pattern
-        Recognition and Machine Learning", equation 3.86.
-    """
-
-    def __init__(
-        self,
-        data: Moments,
-        output_covariance: np.ndarray | None,
-        degrees: float = 0.0,
-        scatter: np.ndarray | None = None,
-        examples: tuple[np.ndarray, np.ndarray] | None = None,
-    ):
-        self.data = data
-        self.output_covariance = output_covariance
-        self.degrees, self.scatter = degrees, scatter
-        # In the eigenbasis V of Phi^T Phi, what the posterior mean follows from: V^T Phi^T Y. A
-        # Gram matrix has no eigenvalue below 0; those that the dual lacks are 0 and change nothing.
-        if examples is not None and len(examples[0]) < len(data.gram):
-            phi, y = examples
-            eigenvalues, vectors = scipy.linalg.eigh(phi @ phi.T)
-            self.eigenvalues = np.maximum(eigenvalues, 0)  # (N,)
-            self.projected = np.sqrt(self.eigenvalues)[:, None] * (vectors.T @ y)  # (N, D)
-        else:
-            eigenvalues, vectors = scipy.linalg.eigh(data.gram)
-            self.eigenvalues = np.maximum(eigenvalues, 0)  # (F,)
-            self.projected = vectors.T @ data.moment  # (F, D)
-
-    def of_output(self, index: int) -> "Evidence":
-        """Returns the evidence of one output alone, without a new decomposition."""
-        one = copy.copy(self)
-        at = slice(index, index + 1)
-        one.projected = self.projected[:, at]
-        one.data = self.data._replace(target_gram=self.data.target_gram[at, at])
-        one.output_covariance = np.eye(1)
-        return one
-
-    def residual(self, ratio: float) -> np.ndarray:
-        """Returns Y^T Y - M^T (Phi^T Phi + r I) M (D, D), what the weights do not explain."""
-        scaled = self.projected / (self.eigenvalues + ratio)[:, None]
-        return self.data.target_gram - self.projected.T @ scaled
-
-    def log_marginal_likelihood(self, ratio: float, noise_scale: float) -> float:
-        """Returns log p(Y | Phi) in nats."""
-        n, d = self.data.count, len(self.data.target_gram)
-        log_det = np.log1p(self.eigenvalues / ratio).sum() * d + 2 * n * d * np.log(noise_scale)
-        residual = self.residual(ratio) / noise_scale**2
-        if self.output_covariance is not None:
-            log_det += n * np.linalg.slogdet(self.output_covariance)[1]
-            explained = np.trace(np.linalg.solve(self.output_covariance, residual))
-            return -0.5 * (n * d * np.log(2 * np.pi) + log_det + explained)
-        before, after = self.degrees, self.degrees + n
-        return (
-            -0.5 * (n * d * np.log(np.pi) + log_det)
-            + 0.5 * before * np.linalg.slogdet(self.scatter)[1]
-            - 0.5 * after * np.linalg.slogdet(self.scatter + residual)[1]
-            + scipy.special.multigammaln(after / 2, d)
-            - scipy.special.multigammaln(before / 2, d)
-        )
-
-    def best_noise_scale(self, ratio: float) -> float:
-        """Returns the sigma that maximises the evidence at r, for a known Sigma."""
-        residual = self.residual(ratio)
-        explained = np.trace(np.linalg.solve(self.output_covariance, residual))
-        size = self.data.count * len(residual)
-        # Targets without any noise would have sigma = 0, under which nothing can be computed.
-        smallest = 1e-12 * max(np.trace(self.data.target_gram), 1e-300)
-        return float(np.sqrt(max(explained, smallest) / size))
-
-    def maximize(self, noise_scale: float | None = None) -> tuple[float, float]:
-        """Returns the prior scale s and the noise scale sigma of largest evidence.
-
-        Args:
-            noise_scale: A fixed sigma, or None to find it too.
-        """
-
-        def sigma(ratio: float) -> float:
-            return self.best_noise_scale(ratio) if noise_scale is None else noise_scale
-
-        def objective(log_ratio: float) -> float:
-            ratio = np.exp(log_ratio)
-            return -self.log_marginal_likelihood(ratio, sigma(ratio))
-
-        # The evidence may have several maxima in r.
-        top = np.log(max(self.eigenvalues.max(), 1e-300))
-        best = minimize_from_grid(objective, np.linspace(top - 30, top + 12, 85), 1e-10)
-        ratio = float(np.exp(best))
-        return sigma(ratio) / np.sqrt(ratio), sigma(ratio)

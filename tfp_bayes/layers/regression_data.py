@@ -1,29 +1,170 @@
-"""Features and targets as users give them: checked, in float64, some rows at a time."""
+"""Features and targets as users give them: checked, centered, and summed up block by block."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
+from tfp_bayes.layers import conjugate
+
 _ROWS_AT_A_TIME = 8192
 
+Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # features, targets, sample weights
 
-def batches(features: np.ndarray | Iterable, targets: np.ndarray | None) -> Iterator[tuple]:
-    """Yields pairs of features and targets, of arrays or out of an iterable of pairs.
+
+class Center(NamedTuple):
+    """Mean of the features (F,) and the targets (D,), and the sum of the sample weights."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    count: float
+
+    def join(self, other: "Center") -> tuple["Center", np.ndarray]:
+        """Returns the center of both data sets, and the row (F + D,) by which they differ.
+
+        Reference:
+            Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance",
+            equation 2.1.
+        """
+        total = self.count + other.count
+        return self._moved(other, other.count, total)
+
+    def leave(self, other: "Center") -> tuple["Center", np.ndarray]:
+        """Returns the center of what is left without the other's data, and the row, see `join`."""
+        return self._moved(other, -other.count, self.count - other.count)
+
+    def _moved(self, other: "Center", weight: float, total: float) -> tuple["Center", np.ndarray]:
+        step = weight / total if total else 0.0
+        features, targets = other.features - self.features, other.targets - self.targets
+        center = Center(self.features + step * features, self.targets + step * targets, total)
+        return center, np.sqrt(abs(step) * self.count) * np.concatenate([features, targets])
+
+
+class Examples:
+    """What examples say about the weights, in a form that does not grow with their number.
+
+    Args:
+        num_features: F.
+        num_outputs: D.
+        centered: Whether means are taken out, for an intercept.
+        ratio: Least r of the posterior that they make; None keeps off products of features, which
+            are faster where the features are well conditioned.
+    """
+
+    def __init__(
+        self, num_features: int, num_outputs: int, centered: bool, ratio: float | None = None
+    ):
+        self.center = Center(np.zeros(num_features), np.zeros(num_outputs), 0.0)
+        self._centered = centered
+        self._ratio = ratio
+        self._width, self._size = num_features, num_features + num_outputs
+        self._gram: np.ndarray | None = None  # of blocks for which products are exact enough
+        self._rows: list[np.ndarray] = []  # of the others
+
+    def add(self, phi: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Adds a block of features (N, F), targets (N, D) and weights (N,)."""
+        count = float(len(phi)) if weights is None else float(weights.sum())
+        if not count:
+            return
+        center = self.center._replace(count=count)  # all zeros, if nothing is taken out
+        if self._centered:
+            center = Center(*(np.average(a, axis=0, weights=weights) for a in (phi, y)), count)
+            phi, y = phi - center.features, y - center.targets
+        if weights is not None:
+            root = np.sqrt(weights)[:, None]
+            phi, y = root * phi, root * y
+        self.center, shift = self.center.join(center)
+        if self._ratio is not None and len(phi) >= 2 * self._size:
+            gram = conjugate.product_sums(phi, y) + np.outer(shift, shift)
+            gram = gram if self._gram is None else gram + self._gram
+            if conjugate.is_well_conditioned(gram, self._width, self._ratio):
+                self._gram = gram
+                return
+        self._rows += [np.hstack([phi, y]), shift[None]]
+        if sum(map(len, self._rows)) > 2 * self._size:
+            self._rows = [conjugate.triangle_of(self.rows)]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows (n, F + D) that are not in the sums of products."""
+        return np.vstack([np.empty((0, self._size)), *self._rows])
+
+    def factor(self, ratio: float, outputs: slice) -> conjugate.Factor:
+        """Returns the posterior of some outputs given these examples and no others."""
+        at = self._columns(outputs)
+        if self._gram is None:
+            factor = conjugate.prior_factor(self._width, len(at) - self._width, ratio)
+        else:
+            factor = conjugate.from_products(self._gram[np.ix_(at, at)], self._width, ratio)
+        return conjugate.add_rows(factor, self.rows[:, at])
+
+    def added_to(self, factor: conjugate.Factor, outputs: slice) -> conjugate.Factor:
+        """Returns the posterior of some outputs given these examples and those before."""
+        at = self._columns(outputs)
+        if self._gram is not None:
+            new = conjugate.from_products(self._gram[np.ix_(at, at)], self._width, 0.0)
+            triangle = np.hstack([new.root, new.projected])
+            factor = conjugate.add_rows(factor, triangle, triangular=True)
+            factor = factor._replace(residual=factor.residual + new.residual)
+        return conjugate.add_rows(factor, self.rows[:, at])
+
+    def _columns(self, outputs: slice) -> np.ndarray:
+        return np.r_[: self._width, np.arange(self._width, self._size)[outputs]]
+
+
+def blocks(
+    features: np.ndarray | Iterable,
+    targets: np.ndarray | None,
+    sample_weight: np.ndarray | None = None,
+) -> Iterator[Block]:
+    """Yields blocks of some thousand rows, of arrays or out of an iterable of pairs or triples.
 
     Raises:
-        ValueError: If there are not as many features as targets.
+        ValueError: If the numbers of features, targets and weights differ.
     """
     if targets is None:
-        yield from features
+        yield from _joined(features)
         return
     features, targets = np.asarray(features), np.asarray(targets)
-    if len(features) != len(targets):
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    if len({len(a) for a in (features, targets, weights) if a is not None}) != 1:
         raise ValueError(
-            f"Expected as many `targets` as `features`. Received: features of shape "
-            f"{features.shape}, targets of shape {targets.shape}. Hint: rows are examples."
+            "Expected as many `targets`, and `sample_weight` if any, as `features`. Received: "
+            f"features of shape {features.shape}, targets of shape {targets.shape}, "
+            f"sample_weight of shape {np.shape(weights)}. Hint: rows are examples."
         )
     for i in range(0, max(len(features), 1), _ROWS_AT_A_TIME):
-        yield features[i : i + _ROWS_AT_A_TIME], targets[i : i + _ROWS_AT_A_TIME]
+        at = slice(i, i + _ROWS_AT_A_TIME)
+        yield features[at], targets[at], None if weights is None else weights[at]
+
+
+def _joined(batches: Iterable) -> Iterator[Block]:
+    """Joins small batches, because the work for a block hardly depends on its size."""
+    waiting: list[Block] = []
+    for batch in batches:
+        features, targets, *weights = batch
+        weights = None if not weights or weights[0] is None else np.asarray(weights[0], "float64")
+        block = np.asarray(features, "float64"), np.asarray(targets, "float64"), weights
+        if waiting and not _alike(block, waiting[-1]):
+            yield _join(waiting)
+            waiting = []
+        waiting.append(block)
+        if sum(len(each[0]) for each in waiting) >= _ROWS_AT_A_TIME:
+            yield _join(waiting)
+            waiting = []
+    if waiting:
+        yield _join(waiting)
+
+
+def _alike(one: Block, other: Block) -> bool:
+    shapes = [[a.shape[1:] for a in block[:2]] for block in (one, other)]
+    return shapes[0] == shapes[1] and (one[2] is None) == (other[2] is None)
+
+
+def _join(waiting: list[Block]) -> Block:
+    features, targets, weights = zip(*waiting)
+    joined = None if weights[0] is None else np.concatenate(weights)
+    return np.concatenate(features), np.concatenate(targets), joined
 
 
 def check_features(features: np.ndarray, width: int | None, owner: str) -> np.ndarray:
@@ -58,6 +199,24 @@ def check_targets(targets: np.ndarray, units: int, owner: str) -> np.ndarray:
             "Hint: classes as targets need keras.utils.to_categorical."
         )
     return y
+
+
+def check_weights(weights: np.ndarray | None, size: int, owner: str) -> np.ndarray | None:
+    """Returns finite sample weights (size,) in float64, none below 0, or None.
+
+    Raises:
+        ValueError: If they are not that.
+    """
+    if weights is None:
+        return None
+    result = np.asarray(weights, "float64")
+    if result.shape != (size,) or not np.isfinite(result).all() or (result < 0).any():
+        raise ValueError(
+            f"Expected finite `sample_weight` of shape ({size},), none below 0, for {owner!r}. "
+            f"Received: sample_weight of shape {result.shape}, {_num_not_finite(result)} values "
+            f"not finite, {int((result < 0).sum())} below 0. Hint: one number for each example."
+        )
+    return result
 
 
 def _num_not_finite(values: np.ndarray) -> int:

@@ -17,7 +17,7 @@ import scipy.linalg
 from scipy.linalg import blas, lapack
 
 _ROWS_AT_A_TIME = 8192  # bounds the memory that solving takes
-_LARGEST_LOSS = 1e-8  # share of the precision below which what is left of it is mostly rounding
+_LARGEST_LOSS = 1e-9  # share of the precision below which what is left of it is mostly rounding
 
 
 class Factor(NamedTuple):

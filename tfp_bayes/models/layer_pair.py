@@ -166,14 +166,10 @@ class Linear(LayerPair):
 
     def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         """See `LayerPair.fill_keras`."""
-        kernel = old.kernel_loc.numpy()
-        kernel, bias = np.split(kernel, [len(kernel) - old.use_bias])
-        bias = bias.sum(axis=0)  # one row, or none
+        kernel, bias = old.kernel_loc.numpy(), old.bias_loc.numpy()
         if old.include_noise:  # the standard deviations of the noise depend on no input
             kernel = np.pad(kernel, ((0, 0), (0, old.units)))
-            zeros = np.zeros((1, len(kernel)), old.compute_dtype)
-            outputs, _ = old.stateless_call([], old.variables, zeros)
-            bias = np.concatenate([bias, outputs[0, old.units :]])
+            bias = np.concatenate([bias, np.sqrt(old.noise_variances.numpy())])
         new.set_weights([kernel, bias] if new.use_bias else [kernel])
 
 

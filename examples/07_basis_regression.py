@@ -35,7 +35,7 @@ def learn(data, method, seed, options):
     rows = []
     for _ in range(options.rounds + 1):
         row = learner.step()
-        variance = learner.model.predict_uncertainty(data.x_test[:1000]).variance.mean()
+        variance = learner.model.predict_uncertainty(data.x_test[:1000]).epistemic_variance.mean()
         rows.append((row.num_acquired, row.test_rmse, variance))
         print(
             f"{method:13s} seed {seed}  {row.num_acquired:4d} acquired  RMSE {row.test_rmse:.4f}  "

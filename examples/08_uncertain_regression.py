@@ -48,7 +48,7 @@ def closed_form(x, y, epochs):
 
 def moments(p):
     """Returns mean and standard deviations of function and new point, (N,) each."""
-    return p.mean[:, 0], *np.sqrt([p.variance, p.variance + p.aleatoric_variance])[..., 0]
+    return p.mean[:, 0], *np.sqrt([p.epistemic_variance, p.variance])[..., 0]
 
 
 def gaussian_process(x, y):

@@ -84,7 +84,7 @@ def check_saved_by_value(case, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     actual = Predictor(loaded).predict_uncertainty(x, 5, seed=1)
     np.testing.assert_array_equal(expected.mean, actual.mean)
-    np.testing.assert_array_equal(expected.variance, actual.variance)
+    np.testing.assert_array_equal(expected.epistemic_variance, actual.epistemic_variance)
 
     model.save_weights(tmp_path / "model.weights.h5")
     other = network(case)

@@ -63,7 +63,7 @@ def vote_ratio(samples):
     return result
 
 
-def variance(samples):
+def epistemic_variance(samples):
     mean = predictive_mean(samples)
     return [
         [
@@ -75,7 +75,7 @@ def variance(samples):
 
 
 def mean_std(samples):
-    return [sum(math.sqrt(v) for v in row) / len(row) for row in variance(samples)]
+    return [sum(math.sqrt(v) for v in row) / len(row) for row in epistemic_variance(samples)]
 
 
 def aleatoric_variance(samples):
@@ -89,9 +89,13 @@ def aleatoric_variance(samples):
     ]
 
 
+def variance(samples):
+    """Of a one-hot label under the mean of the samples."""
+    return [[p * (1 - p) for p in row] for row in predictive_mean(samples)]
+
+
 def label_variance(samples):
-    """Of a one-hot label under the mean of the samples, summed over classes."""
-    return [sum(p * (1 - p) for p in row) for row in predictive_mean(samples)]
+    return [sum(row) for row in variance(samples)]
 
 
 def accuracy(y_true, probs):

@@ -19,7 +19,7 @@ MEASURES = [
     "predictive_entropy",
     "expected_entropy",
     "mutual_information",
-    "variance",
+    "epistemic_variance",
     "aleatoric_variance",
 ]
 

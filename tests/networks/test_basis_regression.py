@@ -44,7 +44,7 @@ def test_head_is_conditioned_on_trained_features(y):
     expected = head.predictive(phi)
     p = model.predict_uncertainty(X, batch_size=40)
     np.testing.assert_allclose(p.mean, expected.mean, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(p.variance, expected.epistemic_variance, rtol=1e-5)
+    np.testing.assert_allclose(p.epistemic_variance, expected.epistemic_variance, rtol=1e-5)
     np.testing.assert_allclose(p.aleatoric_variance[0], expected.noise_variance, rtol=1e-6)
     np.testing.assert_array_equal(model.predict(X, verbose=0), model.predict_uncertainty(X).mean)
     assert (p.mean.argmax(1) == LABELS).mean() > 0.6 or y is REAL
@@ -53,7 +53,7 @@ def test_head_is_conditioned_on_trained_features(y):
 def test_entropies_are_those_of_normals():
     model = fitted(output_covariance=[[1, 0.3, 0], [0.3, 1, 0], [0, 0, 1]])
     p = model.predict_uncertainty(X[:5])
-    total = p.variance + p.aleatoric_variance
+    total = p.variance
     expected = scipy.stats.norm(scale=np.sqrt(total)).entropy().sum(1)
     np.testing.assert_allclose(p.predictive_entropy, expected, rtol=1e-6)
     # The information that a target carries about the weights: whatever the output covariance,
@@ -69,12 +69,12 @@ def test_samples_agree_with_the_closed_form():
     model = fitted(REAL)
     exact = model.predict_uncertainty(X[:4], 2000, seed=1, return_samples=True)
     loc = exact.samples[..., :2]
-    z = (loc.mean(0) - exact.mean) / np.sqrt(exact.variance / 2000)
+    z = (loc.mean(0) - exact.mean) / np.sqrt(exact.epistemic_variance / 2000)
     assert np.abs(z).max() < 4
-    z = (loc.var(0) / exact.variance - 1) / np.sqrt(2 / 2000)
+    z = (loc.var(0) / exact.epistemic_variance - 1) / np.sqrt(2 / 2000)
     assert np.abs(z).max() < 4
     sampled = Predictor(model, "normal").predict_uncertainty(X[:4], 2000, seed=1)
-    np.testing.assert_allclose(sampled.variance, loc.var(0), rtol=1e-4)
+    np.testing.assert_allclose(sampled.epistemic_variance, loc.var(0), rtol=1e-4)
     np.testing.assert_allclose(sampled.aleatoric_variance, exact.aleatoric_variance, rtol=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_evaluate():
     model = fitted(REAL)
     p = model.predict_uncertainty(X)
     results = model.evaluate(X, REAL, return_dict=True)
-    scale = np.sqrt(p.variance + p.aleatoric_variance)
+    scale = p.std
     nll = -scipy.stats.norm(p.mean, scale).logpdf(REAL).sum(1).mean()
     assert results["loss"] == pytest.approx(nll, rel=1e-6)
     rmse = np.sqrt(((p.mean - REAL) ** 2).mean())
@@ -100,14 +100,14 @@ def test_saved_by_value(posterior, tmp_path):
     assert {k: loaded.get_config()[k] for k in own} == {k: model.get_config()[k] for k in own}
     one, other = (m.predict_uncertainty(X, 5, seed=0, return_samples=True) for m in (model, loaded))
     np.testing.assert_array_equal(one.mean, other.mean)
-    np.testing.assert_array_equal(one.variance, other.variance)
+    np.testing.assert_array_equal(one.epistemic_variance, other.epistemic_variance)
     np.testing.assert_array_equal(one.samples, other.samples)
     loaded.fit(X, LABELS, verbose=0)  # compiled as it was
     model.export(tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served"))
     result = served.predict_uncertainty(X[:16], 20, [5, 0])
     expected = model.predictor.predict_uncertainty(X[:16], 20, 5)
-    np.testing.assert_array_equal(result["variance"], expected.variance)
+    np.testing.assert_array_equal(result["epistemic_variance"], expected.epistemic_variance)
 
 
 def test_datasets():

@@ -142,7 +142,7 @@ def test_every_network_with_every_inference(network, inference, tmp_path):
     assert len(variational) == (num_kernels if random else 0)
     samples = 1 if inference == "deterministic" else 3
     expected = model.predict_uncertainty(x, samples, seed=0)
-    assert (expected.variance.max() > 0) == (inference != "deterministic")
+    assert (expected.epistemic_variance.max() > 0) == (inference != "deterministic")
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert type(loaded) is make

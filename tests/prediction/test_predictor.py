@@ -20,7 +20,7 @@ MEASURES = [
     "mutual_information",
     "variation_ratio",
     "mean_std",
-    "variance",
+    "epistemic_variance",
     "aleatoric_variance",
 ]
 # The names of the same measures in `tfp_bayes.uncertainty`.
@@ -70,7 +70,7 @@ def test_moments_equal_enumeration_of_all_masks():
     p = Predictor(model).predict_uncertainty(x, num_samples, seed=0)
     assert np.all(np.abs(p.mean - mean) < 4 * np.sqrt(variance / num_samples))
     spread = np.sqrt((fourth - variance**2) / num_samples)
-    assert np.all(np.abs(p.variance - variance) < 4 * spread)
+    assert np.all(np.abs(p.epistemic_variance - variance) < 4 * spread)
 
 
 def test_sample_is_one_function_for_all_rows():

@@ -15,6 +15,7 @@ MEASURES = {
     "variation_ratio": reference.variation_ratio,
     "mean_std": reference.mean_std,
     "variance": reference.variance,
+    "epistemic_variance": reference.epistemic_variance,
     "aleatoric_variance": reference.aleatoric_variance,
 }
 
@@ -92,14 +93,14 @@ def test_variance_of_the_label_splits_into_within_and_between_samples():
     samples = SAMPLES["random"]
     mean = uncertainty.predictive_mean(samples)
     within = (samples * (1 - samples)).mean(0)
-    np.testing.assert_allclose(mean * (1 - mean), within + uncertainty.variance(samples))
+    np.testing.assert_allclose(mean * (1 - mean), within + uncertainty.epistemic_variance(samples))
 
 
 def test_variance_of_nearly_equal_samples_survives():
     # mean(p^2) - mean(p)^2 would lose all of it.
     step = 2.0**-32
     samples = [[[0.5 - step, 0.5 + step]], [[0.5 + step, 0.5 - step]]]
-    np.testing.assert_array_equal(uncertainty.variance(samples), [[step**2, step**2]])
+    np.testing.assert_array_equal(uncertainty.epistemic_variance(samples), [[step**2, step**2]])
     np.testing.assert_array_equal(uncertainty.mean_std(samples), [step])
 
 
@@ -115,7 +116,7 @@ def test_order_of_samples_does_not_matter():
 def test_no_examples_give_no_measures(name):
     actual = getattr(uncertainty, name)(np.zeros((3, 0, 4)))
     assert actual.shape == (
-        (0, 4) if name in ("predictive_mean", "variance", "aleatoric_variance") else (0,)
+        (0, 4) if name == "predictive_mean" or name.endswith("variance") else (0,)
     )
 
 

@@ -104,7 +104,7 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
     Reference:
         MacKay 1992, "Information-Based Objective Functions for Active Data Selection", section 4.
     """
-    return (prediction.variance + prediction.aleatoric_variance).sum(-1)
+    return prediction.variance.sum(-1)
 
 
 def margin(prediction: Prediction) -> np.ndarray:

@@ -38,6 +38,5 @@ def score_labels(
     rmse = float(np.sqrt(np.mean((targets - prediction.mean) ** 2)))
     if not normal:
         return Scores(accuracy(labels, prediction.mean), rmse, nll(labels, prediction.mean))
-    scale = np.sqrt(prediction.variance + prediction.aleatoric_variance)
-    surprise = -norm(prediction.mean, scale).logpdf(targets).sum(-1).mean()
+    surprise = -norm(prediction.mean, prediction.std).logpdf(targets).sum(-1).mean()
     return Scores(float(np.mean(prediction.mean.argmax(-1) == labels)), rmse, float(surprise))

@@ -15,7 +15,7 @@ SERVED_MEASURES = (
     "predictive_entropy",
     "expected_entropy",
     "mutual_information",
-    "variance",
+    "epistemic_variance",
     "aleatoric_variance",
 )
 
@@ -31,9 +31,9 @@ def export_saved_model(
     - `serve`, also `serving_default`: inputs -> posterior predictive mean of `num_samples`
       functions, equal to `BayesianModel.predict`.
     - `predict_uncertainty`: inputs, num_samples (int32 scalar), seed (int32 of shape (2,)) ->
-      dictionary of mean, predictive_entropy, expected_entropy, mutual_information, variance and
-      aleatoric_variance, equal bit for bit to `predict_uncertainty(x, num_samples, seed)` on the
-      same machine.
+      dictionary of mean, predictive_entropy, expected_entropy, mutual_information,
+      epistemic_variance and aleatoric_variance, equal bit for bit to
+      `predict_uncertainty(x, num_samples, seed)` on the same machine.
 
     The number of rows is free in both. An existing SavedModel at `filepath` is replaced once the
     new one is complete.

@@ -56,7 +56,7 @@ class BayesianBasisRegression(BayesianModel):
     >>> x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
     >>> _ = model.fit(x, y, verbose=0)  # trains the features, then conditions the head
     >>> p = model.predict_uncertainty(x)
-    >>> p.mean.shape, p.variance.shape, p.aleatoric_variance.shape
+    >>> p.mean.shape, p.epistemic_variance.shape, p.aleatoric_variance.shape
     ((60, 3), (60, 3), (60, 3))
     """
 
@@ -222,8 +222,9 @@ class BayesianBasisRegression(BayesianModel):
             mutual_information=total - aleatoric,
             variation_ratio=np.full(len(mean), np.nan),
             mean_std=np.sqrt(variance).mean(-1),
-            variance=variance,
+            epistemic_variance=variance,
             aleatoric_variance=noise,
+            likelihood="normal",
             samples=samples,
         )
 

@@ -5,6 +5,9 @@ from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import logsumexp, ndtr, ndtri
+
+from tfp_bayes.metrics.classification import SMALLEST_PROBABILITY
 
 
 class Likelihood(Protocol):
@@ -42,6 +45,19 @@ class Likelihood(Protocol):
     def check(self, mean: np.ndarray) -> None:
         """Raises ValueError if this cannot be a predictive mean."""
 
+    def quantile(self, samples: np.ndarray, probability: float) -> np.ndarray:
+        """Returns a quantile (N, ..., K) of the target, or of its probability, over all samples."""
+
+    def log_prob(
+        self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns the log predictive probability of y in nats, (N, ...)."""
+
+
+def clip_below_zero(x: tf.Tensor) -> tf.Tensor:
+    """Returns max(x, 0), and NaN for NaN, which `tf.maximum` may take for 0."""
+    return tf.where(x < 0, tf.zeros_like(x), x)
+
 
 class _Probabilities:
     """What categorical and Bernoulli outputs share: they are the mean of the target itself."""
@@ -62,11 +78,15 @@ class _Probabilities:
         self, mean: tf.Tensor, variance: tf.Tensor, noise: tf.Tensor
     ) -> tf.Tensor:
         """Returns mean_s p (1 - p), as what the variance of the label leaves beside `variance`."""
-        return tf.maximum(mean * (1 - mean) - variance, 0)
+        return clip_below_zero(mean * (1 - mean) - variance)
 
     def outputs(self, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         """Returns the mean."""
         return mean
+
+    def quantile(self, samples: np.ndarray, probability: float) -> np.ndarray:
+        """Returns the quantile of the samples' probabilities."""
+        return np.quantile(samples.astype("float64"), probability, axis=0)
 
 
 class Categorical(_Probabilities):
@@ -92,6 +112,23 @@ class Categorical(_Probabilities):
                 "that training diverged."
             )
 
+    def log_prob(
+        self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns log mean_k of the class k = y."""
+        num_classes = mean.shape[-1]
+        valid = y.dtype.kind in "iu" and y.shape == mean.shape[:-1]
+        if not valid or (y.size and not 0 <= y.min() <= y.max() < num_classes):
+            raise ValueError(
+                f"Expected integer labels of shape {mean.shape[:-1]} in [0, {num_classes}) for "
+                f"`y`. Received: {y.dtype} of shape {y.shape}"
+                + (f", from {y.min()} to {y.max()}" if y.size else "")
+                + ". Hint: one-hot labels become class numbers by argmax(-1), a column (N, 1) by "
+                "squeeze(-1)."
+            )
+        chosen = np.take_along_axis(mean, y[..., None].astype("int64"), axis=-1)[..., 0]
+        return _log(chosen)
+
 
 class Bernoulli(_Probabilities):
     """K yes-or-no outputs: probabilities from a sigmoid. Entropies add, confidences average."""
@@ -113,19 +150,32 @@ class Bernoulli(_Probabilities):
                 "Hint: end the model in a sigmoid; NaN means that training diverged."
             )
 
+    def log_prob(
+        self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns the sum over outputs of log mean where y is 1 and log(1 - mean) where it is 0."""
+        y = _as_outputs(y, mean)
+        if not np.isin(y, (0, 1)).all():
+            raise ValueError(
+                f"Expected labels of 0 and 1 for `y`. Received: {y.dtype} from {y.min()} to "
+                f"{y.max()}. Hint: likelihood='categorical' takes class numbers."
+            )
+        return _log(np.where(y == 1, mean, 1 - mean)).sum(-1)
+
 
 class Normal:
     """D real targets: locations and standard deviations, side by side on an axis of 2 D."""
 
     def location(self, p: tf.Tensor) -> tf.Tensor:
-        """Returns the first half, (..., D)."""
+        """Returns the first half, (..., D), NaN where the scale is negative."""
         if p.shape[-1] is None or p.shape[-1] % 2:
             raise ValueError(
                 "Expected outputs with locations and as many scales on the last axis for "
                 f"likelihood='normal'. Received: outputs of shape {tuple(p.shape)}. "
                 "Hint: end the model in tfp_bayes.layers.NormalParameters(units)."
             )
-        return p[..., : p.shape[-1] // 2]
+        loc, scale = tf.split(p, 2, axis=-1)
+        return tf.where(scale < 0, tf.constant(float("nan"), p.dtype), loc)
 
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the square of the second half, (..., D)."""
@@ -158,10 +208,70 @@ class Normal:
         """Refuses NaN and infinities."""
         if not np.isfinite(mean).all():
             raise ValueError(
-                "Expected finite outputs for likelihood='normal'. "
-                f"Received: {int((~np.isfinite(mean)).sum())} that are not. "
-                "Hint: training diverged; standardize the targets or lower the learning rate."
+                "Expected finite locations and positive scales for likelihood='normal'. "
+                f"Received: {int((~np.isfinite(mean)).sum())} outputs without. Hint: end the "
+                "model in tfp_bayes.layers.NormalParameters, whose scales are positive; if it "
+                "does, training diverged: standardize the targets or lower the learning rate."
             )
+
+    def quantile(self, samples: np.ndarray, probability: float) -> np.ndarray:
+        """Returns the quantile of the mixture of all samples' normals, by bisection."""
+        loc, scale = np.split(samples, 2, axis=-1)
+        quantiles = np.empty(loc.shape[1:])
+        for start in range(0, len(quantiles), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            parameters = (each[:, rows].astype("float64") for each in (loc, scale))
+            quantiles[rows] = _mixture_quantile(*parameters, probability)
+        return quantiles
+
+    def log_prob(
+        self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None
+    ) -> np.ndarray:
+        """Returns the log density of the samples' mixture, or of the normal of its moments."""
+        y = _as_outputs(y, mean)
+        if samples is None:
+            return _log_normal(y, mean, np.sqrt(variance.astype("float64"))).sum(-1)
+        per_sample = [
+            _log_normal(y, *np.split(sample.astype("float64"), 2, axis=-1)).sum(-1)
+            for sample in samples
+        ]
+        return logsumexp(per_sample, axis=0) - math.log(len(samples))
+
+
+_ROWS_AT_A_TIME = 1024  # bounds the memory of a mixture's quantiles
+_BISECTIONS = 60  # more than the bits of a float64
+
+
+def _mixture_quantile(loc: np.ndarray, scale: np.ndarray, probability: float) -> np.ndarray:
+    """Returns q with mean_s Phi((q - loc_s) / scale_s) = probability; loc and scale (S, ...)."""
+    scale = np.maximum(scale, np.finfo("float64").tiny)  # a sample without noise is a step
+    own = loc + scale * ndtri(probability)
+    low, high = own.min(0), own.max(0)  # no sample, and every sample, has reached `probability`
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        below = ndtr((middle - loc) / scale).mean(0) < probability
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return high
+
+
+def _log_normal(y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return -0.5 * (math.log(2 * math.pi) + ((y - mean) / scale) ** 2) - np.log(scale)
+
+
+def _log(probability: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probability.astype("float64"), SMALLEST_PROBABILITY))
+
+
+def _as_outputs(y: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns y in the shape of the mean (N, ..., K), where K = 1 may have been left out."""
+    if y.shape == mean.shape[:-1] and mean.shape[-1] == 1:
+        y = y[..., None]
+    if y.shape != mean.shape or y.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Expected numbers of shape {mean.shape} for `y`. "
+            f"Received: {y.dtype} of shape {y.shape}. Hint: one for each output of the model."
+        )
+    return y
 
 
 LIKELIHOODS = {"categorical": Categorical(), "bernoulli": Bernoulli(), "normal": Normal()}

@@ -10,7 +10,7 @@ from tfp_bayes._plumbing.batches import batches
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
-from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.likelihoods import Likelihood, get_likelihood
 from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
@@ -111,10 +111,15 @@ class Predictor:
                 "Expected at least one batch in `x`. Received: an empty dataset. "
                 "Hint: check its filters and its cardinality()."
             )
-        predictions = keras.tree.map_structure_up_to(self._structure, _concatenate, *parts)
-        flat = keras.tree.flatten(predictions)
-        for prediction, likelihood in zip(flat, self._likelihoods(len(flat))):
-            likelihood.check(prediction.mean)
+        names = iter(self._likelihood_names(len(keras.tree.flatten(self._structure))))
+
+        def join(*parts: dict[str, np.ndarray]) -> Prediction:
+            name = next(names)
+            return concatenate([Prediction(**part, likelihood=name) for part in parts])
+
+        predictions = keras.tree.map_structure_up_to(self._structure, join, *parts)
+        for prediction in keras.tree.flatten(predictions):
+            get_likelihood(prediction.likelihood).check(prediction.mean)
         return predictions
 
     def predict(
@@ -182,7 +187,7 @@ class Predictor:
         )
         results = []
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
-            result = streaming.measures(m, num_samples, each)
+            result = streaming.measures(m, num_samples, each, flat[i].dtype)
             result = {name: value[:num_rows] for name, value in result.items()}
             if keep_samples:
                 result["samples"] = kept[i].stack()[:, :num_rows]
@@ -204,8 +209,8 @@ class Predictor:
         likelihoods = iter(self._likelihoods(len(keras.tree.flatten(self._structure))))
 
         def outputs(result):
-            total_variance = result["variance"] + result["aleatoric_variance"]
-            return next(likelihoods).outputs(result["mean"], total_variance)
+            variance = result["epistemic_variance"] + result["aleatoric_variance"]
+            return next(likelihoods).outputs(result["mean"], variance)
 
         return keras.tree.map_structure_up_to(self._structure, outputs, results)
 
@@ -226,7 +231,10 @@ class Predictor:
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs
         )
 
-    def _likelihoods(self, num_outputs: int) -> list:
+    def _likelihoods(self, num_outputs: int) -> list[Likelihood]:
+        return [get_likelihood(name) for name in self._likelihood_names(num_outputs)]
+
+    def _likelihood_names(self, num_outputs: int) -> list[str]:
         names = keras.tree.flatten(self.likelihood)
         if len(names) == 1:
             names *= num_outputs
@@ -235,7 +243,7 @@ class Predictor:
                 f"Expected one `likelihood`, or one for each of {num_outputs} outputs. "
                 f"Received: likelihood={self.likelihood!r}. Hint: a single name serves all."
             )
-        return [get_likelihood(name) for name in names]
+        return names
 
     def _function(self, batch, keep_samples: bool) -> tf.types.experimental.PolymorphicFunction:
         """Returns the graph for inputs of this structure, traced once for any number of rows."""
@@ -310,7 +318,3 @@ def _whole_vectors(inputs) -> tuple[Any, tf.Tensor]:
         return tf.concat([x, tf.zeros(shape, x.dtype)], axis=0)
 
     return keras.tree.map_structure(pad, inputs), num_rows
-
-
-def _concatenate(*parts: dict[str, np.ndarray]) -> Prediction:
-    return concatenate([Prediction(**part) for part in parts])

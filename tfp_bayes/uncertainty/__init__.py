@@ -3,6 +3,7 @@
 from tfp_bayes.uncertainty.calibration import apply_temperature, fit_temperature
 from tfp_bayes.uncertainty.measures import (
     aleatoric_variance,
+    epistemic_variance,
     expected_entropy,
     mean_std,
     mutual_information,
@@ -15,6 +16,7 @@ from tfp_bayes.uncertainty.measures import (
 __all__ = [
     "aleatoric_variance",
     "apply_temperature",
+    "epistemic_variance",
     "expected_entropy",
     "fit_temperature",
     "mean_std",

@@ -166,10 +166,34 @@ def mean_std(samples: ArrayLike) -> np.ndarray:
     >>> mean_std([[[1.0, 0.0]], [[0.0, 1.0]]])
     array([0.5])
     """
-    return np.sqrt(variance(samples)).mean(axis=-1)
+    return np.sqrt(epistemic_variance(samples)).mean(axis=-1)
 
 
 def variance(samples: ArrayLike) -> np.ndarray:
+    """Variance of a one-hot label under the mean of the samples: total uncertainty.
+
+    Use it as the variance of the target; `epistemic_variance` and `aleatoric_variance` are its
+    two parts.
+
+    Args:
+        samples: (S, N, K) probabilities.
+
+    Returns:
+        (N, K) float64, m (1 - m) with m the predictive mean.
+
+    Raises:
+        ValueError: If `samples` are not probabilities of that shape.
+
+    Example:
+
+    >>> variance([[[1.0, 0.0]], [[0.5, 0.5]]])
+    array([[0.1875, 0.1875]])
+    """
+    mean = predictive_mean(samples)
+    return mean * (1 - mean)
+
+
+def epistemic_variance(samples: ArrayLike) -> np.ndarray:
     """Variance of each class probability over samples (divided by S, not S - 1).
 
     Use it to see which classes the samples disagree on.
@@ -188,7 +212,7 @@ def variance(samples: ArrayLike) -> np.ndarray:
 
     Example:
 
-    >>> variance([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> epistemic_variance([[[1.0, 0.0]], [[0.0, 1.0]]])
     array([[0.25, 0.25]])
     """
     return as_samples(samples).var(axis=0)
@@ -197,7 +221,7 @@ def variance(samples: ArrayLike) -> np.ndarray:
 def aleatoric_variance(samples: ArrayLike) -> np.ndarray:
     """Variance of a one-hot label within a sample, averaged over samples.
 
-    With `variance`, that between samples, it adds up to the variance of the label.
+    With `epistemic_variance`, that between samples, it adds up to `variance`.
 
     Args:
         samples: (S, N, K) probabilities.

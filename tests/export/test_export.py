@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from networks import bayesian_mlp, images, mlp, small_cnn, vectors
 
-from tfp_bayes import Ensemble, Predictor, datasets, export_saved_model
+from tfp_bayes import Predictor, datasets, export_saved_model
 
 TRAINED = Path(__file__).parents[2] / "saved_models" / "mnist_mc_dropout"
 MEASURES = [
@@ -52,26 +52,6 @@ def test_replaces_an_older_export_and_leaves_no_rubbish(tmp_path):
     served = tf.saved_model.load(str(tmp_path / "served"))
     np.testing.assert_array_equal(served.serve(vectors()), model.predict(vectors(), verbose=0))
     assert [path.name for path in tmp_path.iterdir()] == ["served"]
-
-
-def test_several_inputs(tmp_path):
-    left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
-    x = keras.layers.Concatenate()([left, right])
-    model = keras.Model({"left": left, "right": right}, mlp(7)(x))
-    export_saved_model(Predictor(model), tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served"))
-    data = {"left": vectors(4), "right": vectors(4, 2)}
-    result = served.predict_uncertainty(data, 5, [0, 0])
-    np.testing.assert_array_equal(result["mean"], Predictor(model).predict(data, 5, seed=0))
-
-
-def test_ensemble(tmp_path):
-    members = [mlp(), mlp(), mlp()]
-    predictor = Predictor(members[0], posterior=Ensemble(members))
-    export_saved_model(predictor, tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served"))
-    result = served.predict_uncertainty(vectors(), 6, [2, 0])
-    np.testing.assert_array_equal(result["mean"], predictor.predict(vectors(), 6, seed=2))
 
 
 def test_refuses_what_it_cannot_describe(tmp_path):

@@ -1,7 +1,9 @@
 """A SavedModel that carries the uncertainty and needs nothing but TensorFlow to serve it."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +20,16 @@ SERVED_MEASURES = (
     "epistemic_variance",
     "aleatoric_variance",
 )
+# What TensorFlow and Keras write into the folder of a SavedModel.
+_OF_A_SAVED_MODEL = {
+    "assets",
+    "assets.extra",
+    "debug",
+    "fingerprint.pb",
+    "keras_metadata.pb",
+    "saved_model.pb",
+    "variables",
+}
 
 
 def export_saved_model(
@@ -25,6 +37,7 @@ def export_saved_model(
     filepath: str | Path,
     num_samples: int | None = None,
     verbose: bool = False,
+    input_signature: Any = None,
 ) -> None:
     """Writes a SavedModel with the predictive mean and the uncertainty as signatures.
 
@@ -36,16 +49,19 @@ def export_saved_model(
       `predict_uncertainty(x, num_samples, seed)` on the same machine.
 
     The number of rows is free in both. An existing SavedModel at `filepath` is replaced once the
-    new one is complete.
+    new one is complete; nothing else ever is.
 
     Args:
         predictor: The predictor of a functional or `Sequential` model with a single output.
         filepath: The folder to write.
         num_samples: S of the `serve` signature, see `Predictor.predict_uncertainty`.
         verbose: Whether Keras prints the signatures.
+        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
+            those of the model with any number of rows.
 
     Raises:
-        ValueError: If the model is subclassed or has several outputs.
+        ValueError: If the model is subclassed or has several outputs, or something that is not a
+            SavedModel is at `filepath`.
 
     Example:
 
@@ -65,6 +81,8 @@ def export_saved_model(
             "export a keras.Model for each output."
         )
     num_samples = predictor.resolve_num_samples(num_samples)
+    target = Path(filepath).resolve()  # what a link points to is replaced, not the link
+    _check_replaceable(target)
 
     def serve(inputs):
         return predictor.stream_mean(inputs, num_samples, tf.constant(PREDICT_SEED))
@@ -73,28 +91,52 @@ def export_saved_model(
         measures = predictor.stream(inputs, num_samples, seed)
         return {name: measures[name] for name in SERVED_MEASURES}
 
-    single = len(model.inputs) == 1
-    inputs = keras.tree.map_structure(_spec, model.inputs[0] if single else model.input)
+    if input_signature is None:
+        input_signature = [model.inputs[0] if len(model.inputs) == 1 else model.input]
+    inputs = [keras.tree.map_structure(_spec, each) for each in input_signature]
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", serve, [inputs])
+    archive.add_endpoint("serve", serve, inputs)
     archive.add_endpoint(
         "predict_uncertainty",
         predict_uncertainty,
-        [inputs, tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")],
+        [*inputs, tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")],
     )
-    _replace_folder(Path(filepath), lambda folder: archive.write_out(folder, verbose=verbose))
+    _replace_folder(target, lambda folder: archive.write_out(folder, verbose=verbose))
 
 
-def _spec(tensor: keras.KerasTensor) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, tensor.name)
+def _spec(like: keras.KerasTensor | keras.InputSpec | tf.TensorSpec) -> tf.TensorSpec:
+    name = getattr(like, "name", None)
+    return tf.TensorSpec([None, *like.shape[1:]], like.dtype or keras.config.floatx(), name)
 
 
-def _replace_folder(target: Path, write) -> None:
+def _check_replaceable(target: Path) -> None:
+    """Raises ValueError if something is there that is not a SavedModel, or more than one."""
+    if not target.exists():
+        return
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    is_saved_model = target.is_dir() and (not names or "saved_model.pb" in names)
+    if not is_saved_model or names - _OF_A_SAVED_MODEL:
+        raise ValueError(
+            "Expected a new folder, or a SavedModel to replace, for `filepath`. Received: "
+            f"filepath={str(target)!r}, "
+            + (f"with {sorted(names - _OF_A_SAVED_MODEL)[:5]}. " if target.is_dir() else "a file. ")
+            + "Hint: export into a folder of its own; nothing was changed."
+        )
+
+
+def _replace_folder(target: Path, write: Callable[[str], None]) -> None:
     """Writes a folder under a temporary name beside its own, then renames it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
-        write(str(Path(scratch, "new")))
+        new, old = Path(scratch, "new"), Path(scratch, "old")
+        write(str(new))
+        _check_replaceable(target)  # as it is now
         if target.exists():
-            target.rename(Path(scratch, "old"))
-        Path(scratch, "new").rename(target)
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise

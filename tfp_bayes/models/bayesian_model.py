@@ -328,9 +328,39 @@ class BayesianModel(GraphConfig, keras.Model):
 
     # Saving.
 
-    def export(self, filepath: str | Path) -> None:
-        """Writes a SavedModel that carries the uncertainty, see `export_saved_model`."""
-        export_saved_model(self.predictor, filepath, num_samples=self.num_samples)
+    def export(
+        self,
+        filepath: str | Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature=None,
+        **kwargs,
+    ) -> None:
+        """Writes a SavedModel that carries the uncertainty, see `export_saved_model`.
+
+        Args:
+            filepath: The folder to write.
+            format: "tf_saved_model".
+            verbose: Whether Keras prints the signatures; None does not.
+            input_signature: As in Keras.
+            **kwargs: None that a SavedModel takes.
+
+        Raises:
+            ValueError: If another format or another argument is asked for.
+        """
+        if format != "tf_saved_model" or kwargs:
+            raise ValueError(
+                "Expected format='tf_saved_model' and no further arguments. "
+                f"Received: format={format!r}, {kwargs}. Hint: other formats hold one function; "
+                "to_deterministic(model).export(...) writes that of the posterior means."
+            )
+        export_saved_model(
+            self.predictor,
+            filepath,
+            num_samples=self.num_samples,
+            verbose=bool(verbose),
+            input_signature=input_signature,
+        )
 
 
 def _with_kl_weight(callbacks) -> keras.callbacks.CallbackList | list:

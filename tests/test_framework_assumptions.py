@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing import keras_internals
+
 
 def graph():
     inputs = keras.Input((4,))
@@ -79,3 +81,80 @@ def test_own_arguments_of_a_functional_subclass_are_keyword_only():
     inputs = keras.Input((2,))
     config = Own(inputs, keras.layers.Dense(1)(inputs)).get_config()
     assert [layer["class_name"] for layer in config["layers"]] == ["InputLayer", "Dense"]
+
+
+def test_which_models_run_their_graph():
+    class Flipped(keras.Model):
+        def call(self, inputs, training=None):
+            return -super().call(inputs, training=training)
+
+    class Named(keras.Model):
+        def __init__(self):
+            model, _ = graph()
+            super().__init__(model.inputs, model.outputs)
+
+    model, _ = graph()
+    sequential = keras.Sequential([keras.layers.Dense(2)])
+    assert keras_internals.has_graph(model)
+    assert keras_internals.has_graph(Named())
+    assert not keras_internals.has_graph(sequential)  # without inputs yet
+    sequential.build((None, 3))
+    assert keras_internals.has_graph(sequential)
+    assert not keras_internals.has_graph(Flipped(model.inputs, model.outputs))
+    assert not keras_internals.has_graph(model.layers[1])
+
+
+def test_operations_of_a_graph_are_copied_by_their_attributes():
+    inputs = keras.Input((4,), name="features")
+    outputs = keras.ops.concatenate([2.0 * inputs[:, ::2], inputs - 1], axis=-1)
+    model = keras.Model(inputs, outputs)
+    new = keras.Input((4,))
+    y = keras_internals.run_graph(model, new, keras_internals.copy_operation)
+    copy = keras.Model(new, y)
+    x = np.arange(8.0).reshape(2, 4)
+    expected = np.concatenate([2 * x[:, ::2], x - 1], axis=1)
+    np.testing.assert_array_equal(copy(x), expected)
+    assert [each.name for each in copy.operations[1:]] == [
+        each.name for each in model.operations[1:]
+    ]
+    assert not {id(each) for each in copy.operations} & {id(each) for each in model.operations}
+    assert keras_internals.input_layer(model.inputs[0]).name == "features"
+    assert all(len(each._inbound_nodes) == 1 for each in model.operations)
+
+
+def test_calls_hold_what_layers_are_called_with():
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dropout(0.5, name="on")(inputs, training=True)
+    outputs = keras.layers.Dropout(0.5, name="off")(outputs)
+    for model in (keras.Model(inputs, outputs), keras.Sequential([inputs, keras.layers.ReLU()])):
+        training = {each.name: kw.get("training") for each, kw in keras_internals.calls(model)}
+        assert training in ({"on": True, "off": False}, {model.layers[-1].name: None})
+
+
+def test_a_lambda_layer_is_copied_with_its_closure():
+    factor = 3.0
+    layer = keras.layers.Lambda(lambda x, power: factor * x**power, arguments={"power": 2})
+    copy = keras_internals.copy_lambda(layer)
+    np.testing.assert_array_equal(copy(np.array([2.0])), [12.0])
+    assert (copy.name, copy.function) == (layer.name, layer.function)
+
+
+def test_clone_model_makes_a_copy_from_the_outputs_of_the_graph_alone():
+    class Marking(keras.Model):
+        def __init__(self, inputs, outputs, name=None):
+            super().__init__(inputs, outputs, name=name)
+            self.mark = getattr(keras.tree.flatten(outputs)[0], "mark", None)
+
+        def _run_through_graph(self, inputs, *args, **kwargs):
+            outputs = super()._run_through_graph(inputs, *args, **kwargs)
+            for tensor in keras.tree.flatten(outputs):
+                if keras_internals.has_history(tensor):
+                    tensor.mark = "cloned"
+            return outputs
+
+    model, _ = graph()
+    marking = Marking(model.inputs, model.outputs)
+    assert keras_internals.is_functional_like(Marking)
+    assert marking.mark is None
+    assert keras.models.clone_model(marking).mark == "cloned"
+    assert not hasattr(marking(keras.Input((4,))), "mark")

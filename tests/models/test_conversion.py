@@ -130,6 +130,81 @@ def test_a_choice_of_layers():
     assert [each.name for each in layers.variational_layers(last)] == ["probabilities"]
 
 
+def test_names_in_nested_models():
+    def part(name):
+        return keras.Sequential([keras.Input((4,)), L.Dense(4, name="dense")], name=name)
+
+    left, right = part("left"), part("right")
+    inputs = keras.Input((4,))
+    x = left(inputs) + right(right(inputs))
+    model = keras.Model(inputs, L.Dense(2, activation="softmax", name="out")(x))
+
+    def converted(*names, **arguments):
+        bayesian = to_bayesian(model, layers=names, verbose=False, **arguments)
+        assert isinstance(bayesian.get_layer("left"), keras.Sequential)
+        return [
+            path
+            for path in ("left/dense", "right/dense", "out")
+            if isinstance(layer_at(bayesian, path), layers.VariationalLayer)
+        ]
+
+    assert converted("out", "right/dense") == ["right/dense", "out"]
+    assert converted("out", "right/dense", last_layer_only=True) == ["out"]
+    assert converted("left/dense", "right/dense") == ["left/dense", "right/dense"]
+    message = r"Received: 'dense', the name of 2 layers\..*'right/dense', 'left/dense'"
+    with pytest.raises(ValueError, match=message):
+        converted("dense")
+    with pytest.raises(ValueError, match=r"'left/out', no such layer.*'left/dense', 'out'. can be"):
+        converted("left/out")
+
+
+def layer_at(model, path):
+    for name in path.split("/"):
+        model = model.get_layer(name)
+    return model
+
+
+def test_reports_dropout_that_stays_off(capsys):
+    inputs = keras.Input((5, 4))
+    x = L.TimeDistributed(L.Dropout(0.2))(L.Dropout(0.1)(inputs))
+    x = L.RNN(L.LSTMCell(3, recurrent_dropout=0.2))(x)
+    to_bayesian(keras.Model(inputs, L.Dense(2, activation="softmax")(x)), "mc_dropout")
+    assert capsys.readouterr().out == (
+        "Converted to mc_dropout: Dropout 1. Left, with their weights: Dense 1, RNN 1. "
+        "Left, with dropout that is off at inference: RNN 1, TimeDistributed 1.\n"
+    )
+
+
+def test_spatial_dropout_1d_goes_back():
+    for data_format in ("channels_last", "channels_first"):
+        inputs = keras.Input((6, 4))
+        x = layers.MCSpatialDropout1D(0.5, data_format, seed=3, name="drop")(inputs)
+        back = to_deterministic(keras.Model(inputs, x)).get_layer("drop")
+        y = np.asarray(back(np.ones((3, 6, 4)), training=True))
+        axis = 1 if data_format == "channels_last" else 2
+        assert np.all(np.ptp(y, axis=axis) == 0)
+        assert set(np.unique(y)) == {0, 2}
+    assert (back.rate, back.seed) == (0.5, 3)
+
+
+def test_a_separable_convolution_is_one_layer_again(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    separable = L.SeparableConv2D(
+        *(4, 3),
+        **{"strides": 2, "padding": "same", "depth_multiplier": 2, "activation": "relu"},
+        **{"depthwise_initializer": "he_normal", "bias_initializer": "ones", "name": "separable"},
+    )
+    x = L.GlobalAveragePooling2D()(separable(inputs))
+    bayesian = to_bayesian(keras.Model(inputs, x), verbose=False)
+    bayesian.save(tmp_path / "model.keras")
+    for model in (bayesian, keras.models.load_model(tmp_path / "model.keras")):
+        back = to_deterministic(model).get_layer("separable")
+        assert type(back) is L.SeparableConv2D
+        assert back.get_config() == separable.get_config()
+        for a, b in zip(separable.get_weights(), back.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_priors():
     laplace = to_bayesian(image_model(), prior="laplace", verbose=False)
     assert isinstance(layers.variational_layers(laplace)[0].kernel_prior, priors.Laplace)
@@ -211,6 +286,8 @@ def test_refusals():
         ({"layers": ["in"]}, "Received: 'in', no such layer. Hint: .'out'. can be"),
         ({"moped_delta": 0}, "moped_delta=0"),
         ({"prior": "gauss"}, "prior='gauss'"),
+        ({"moped_delta": 0.1, "prior": None}, "random kernels under a prior only.*prior=None"),
+        ({"moped_delta": 0.1, "inference": "mc_dropout"}, "moped_delta=0.1, .*'mc_dropout'"),
     ):
         with pytest.raises(ValueError, match=message):
             to_bayesian(dense, verbose=False, **arguments)

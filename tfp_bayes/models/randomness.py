@@ -6,6 +6,9 @@ import tensorflow as tf
 from tfp_bayes._plumbing.keras_internals import calls, flatten_layers, has_graph
 from tfp_bayes.layers import stochastic_layers
 
+# Parts of the names of TensorFlow operations that draw random numbers.
+_RANDOM_OPS = ("Random", "Multinomial", "TruncatedNormal", "Rng")
+
 
 def check_deterministic(model: keras.Model) -> None:
     """Raises ValueError if something in a plain model is random at inference.
@@ -45,7 +48,17 @@ def _random_scopes(model: keras.Model) -> list[str]:
     inputs = keras.tree.pack_sequence_as(model.input, specs)
     graph = inference.get_concrete_function(inputs).graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    scopes = {node.name.rpartition("/")[0] for node in nodes if "Random" in node.op}
-    names = [layer.name for layer in flatten_layers(model)[1:]]
-    found = [name for name in names if any(name in scope.split("/") for scope in scopes)]
-    return found or sorted(scopes)
+    scopes = [
+        node.name.split("/")[:-1] for node in nodes if any(word in node.op for word in _RANDOM_OPS)
+    ]
+    names = {layer.name for layer in flatten_layers(model)}
+    return sorted({_innermost(scope, names) for scope in scopes})
+
+
+def _innermost(scope: list[str], names: set[str]) -> str:
+    """Returns the name of the innermost layer that a node of a graph is in."""
+    for part in reversed(scope):
+        for name in (part, part.rpartition("_")[0]):  # TensorFlow may add a number
+            if name in names:
+                return name
+    return "/".join(scope)

@@ -7,6 +7,7 @@ import keras
 from tfp_bayes import priors
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes.layers import StochasticLayer
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.conversion import (
     GraphCopy,
@@ -183,10 +184,11 @@ def _report(chosen: list, left: list, inference: str) -> str:
 
 
 def _drops(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer, or one inside it, has a dropout rate."""
-    rates = ("rate", "dropout", "recurrent_dropout")
-    configs = [each.get_config() for each in flatten_layers(layer)]
-    return any(config.get(rate) for config in configs for rate in rates)
+    """Tells whether a Keras layer, or one inside it, has a dropout rate."""
+    parts = [each for each in flatten_layers(layer) if not isinstance(each, StochasticLayer)]
+    names = ("rate", "dropout", "recurrent_dropout")
+    rates = [getattr(part, name, 0) for part in parts for name in names]
+    return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
 def _scale(prior: priors.Prior | None) -> float | None:

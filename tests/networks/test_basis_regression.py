@@ -6,8 +6,8 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
-from tfp_bayes import BayesianBasisRegression, Predictor
-from tfp_bayes.layers import BayesianLinear, ClassProbabilities
+from tfp_bayes import BayesianBasisRegression, Predictor, to_deterministic
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities, MCDropout
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype("float32")
@@ -115,10 +115,105 @@ def test_datasets():
     dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(30)
     model.fit(dataset, verbose=0)
     assert model.head.num_conditioned == 90
-    with pytest.raises(ValueError, match="Expected `condition_on` with an endless dataset"):
+    with pytest.raises(ValueError, match="Expected `condition_on` with data that have no end"):
         model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0)
     model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0, condition_on=(X[:50], LABELS[:50]))
     assert model.head.num_conditioned == 50
+
+
+def head_of(phi, targets, **arguments):
+    head = BayesianLinear(targets.shape[1])
+    head.condition(phi, targets, True, **arguments)
+    return head
+
+
+def check_head(model, rows, sample_weight=None):
+    phi = model.features.predict(X[rows], verbose=0)
+    expected = head_of(phi, np.eye(3)[LABELS[rows]], sample_weight=sample_weight)
+    np.testing.assert_allclose(model.head.kernel_loc, expected.kernel_loc, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.head.root, expected.root, rtol=1e-5, atol=1e-6)
+    assert model.head.num_conditioned == pytest.approx(expected.num_conditioned)
+
+
+def test_head_learns_from_what_the_features_learned_from():
+    model = fitted()
+    weight, class_weight = np.arange(90) % 4 / 2, {0: 2.0, 2: 0.5}
+    model.fit(X, LABELS, validation_split=0.5, verbose=0)
+    check_head(model, slice(45))
+    model.fit(X, LABELS, validation_split=0.5, validation_data=(X, LABELS), verbose=0)
+    check_head(model, slice(None))
+    model.fit(X, LABELS, 30, verbose=0, sample_weight=weight)
+    check_head(model, slice(None), weight)
+    model.fit(X, LABELS, verbose=0, class_weight=class_weight)
+    check_head(model, slice(None), np.array([2.0, 1.0, 0.5])[LABELS])
+    model.condition(X, LABELS, sample_weight=weight)
+    check_head(model, slice(None), weight)
+    model.fit(tf.data.Dataset.from_tensor_slices((X, LABELS, weight)).batch(40), verbose=0)
+    check_head(model, slice(None), weight)
+    results = model.evaluate(X, LABELS, sample_weight=weight, return_dict=True)
+    kept = [model.evaluate(X[[i]], LABELS[[i]])[0] for i in range(4)]
+    first = model.evaluate(X[:4], LABELS[:4], sample_weight=weight[:4])[0]
+    assert first == pytest.approx(np.average(kept, weights=weight[:4]))
+    assert np.isfinite(results["loss"])
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_several_inputs(as_dict):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inputs = {"a": a, "b": b} if as_dict else [a, b]
+    dense = keras.layers.Dense(8, "tanh")(keras.layers.Concatenate()([a, b]))
+    model = BayesianBasisRegression(keras.Model(inputs, dense), 2, task="regression")
+    model.compile()
+    x = {"a": X, "b": -X} if as_dict else [X, -X]
+    model.fit(x, REAL, validation_split=0.2, verbose=0)
+    assert model.head.num_conditioned == 72
+    p = model.predict_uncertainty(x, 3, return_samples=True, batch_size=50)
+    assert p.mean.shape == (90, 2)
+    assert p.samples.shape == (3, 90, 4)
+    dataset = tf.data.Dataset.from_tensor_slices((x if as_dict else tuple(x), REAL)).batch(20)
+    assert model.evaluate(dataset) == pytest.approx(model.evaluate(x, REAL), rel=1e-5)
+
+
+class Endless(keras.utils.PyDataset):
+    def __getitem__(self, index):
+        return X[:30], LABELS[:30]
+
+    @property
+    def num_batches(self):
+        return None
+
+
+def test_data_without_an_end_or_targets():
+    model = fitted()
+    generator = ((X[:30], LABELS[:30]) for _ in range(3))
+    for data in (Endless(), generator):
+        with pytest.raises(ValueError, match="`condition_on` with data that have no end"):
+            model.fit(data, steps_per_epoch=2, verbose=0)
+    finite = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(30)
+    model.fit(Endless(), steps_per_epoch=2, verbose=0, condition_on=finite)
+    assert model.head.num_conditioned == 90
+    model.fit(generator, steps_per_epoch=2, verbose=0, condition_on=(X, LABELS, np.full(90, 0.5)))
+    assert model.head.num_conditioned == 45
+    with pytest.raises(ValueError, match="Expected data with an end"):
+        model.condition(finite.repeat())
+    with pytest.raises(ValueError, match="Expected targets"):
+        model.condition(X)
+    with pytest.raises(ValueError, match="its own targets"):
+        model.evaluate(finite, LABELS)
+    with pytest.raises(ValueError, match="at least one batch"):
+        model.predict_uncertainty(finite.take(0))
+
+
+def test_random_features_are_refused():
+    inner = keras.Sequential([keras.Input((4,)), MCDropout(0.5, name="noise")])
+    with pytest.raises(ValueError, match=r"\['noise'\].*to_deterministic"):
+        BayesianBasisRegression(keras.Sequential([keras.Input((4,)), inner]), 3)
+
+
+def test_deterministic_is_the_predictive_mean():
+    model = fitted()
+    plain = to_deterministic(keras.Model(model.inputs, model.head(model.features(model.inputs[0]))))
+    np.testing.assert_allclose(plain.predict(X, verbose=0)[:, :3], model.predict(X), atol=1e-5)
 
 
 def test_a_backbone():

@@ -34,6 +34,53 @@ def batches(x, batch_size: int) -> Iterator:
             yield keras.tree.map_structure(lambda a, s=start: a[s : s + batch_size], x)
 
 
+def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
+    """Yields batches of inputs, targets and sample weights; None stands for what is not there.
+
+    Args:
+        x: As for `batches`; a dataset brings its own targets and weights, if it has any.
+        y: Array (N, ...) of targets beside arrays, or None.
+        sample_weight: Array (N,) beside arrays, or None.
+        batch_size: Rows of a batch of arrays.
+
+    Raises:
+        ValueError: As `batches`, or if there are targets beside a dataset.
+    """
+    if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
+        if y is not None or sample_weight is not None:
+            raise ValueError(
+                "Expected a dataset that yields its own targets and weights. Received: "
+                f"a {type(x).__name__} as `x`, with y or sample_weight beside. "
+                "Hint: a dataset of (x, y) or (x, y, sample_weight)."
+            )
+        check_has_end(x)
+        source = x if isinstance(x, tf.data.Dataset) else (x[i] for i in range(x.num_batches))
+        yield from map(keras.utils.unpack_x_y_sample_weight, source)
+        return
+    given = {"x": x, "y": y, "sample_weight": sample_weight}
+    parts = {name: part for name, part in given.items() if part is not None}
+    for batch in batches(parts, batch_size):
+        yield tuple(batch.get(name) for name in given)
+
+
+def has_end(x) -> bool:
+    """Tells whether data can be read to an end, as far as their type says."""
+    if isinstance(x, tf.data.Dataset):
+        return bool(x.cardinality() != tf.data.INFINITE_CARDINALITY)
+    if isinstance(x, keras.utils.PyDataset):
+        return x.num_batches is not None
+    return not isinstance(x, Iterator)
+
+
+def check_has_end(x) -> None:
+    """Raises ValueError unless `has_end`."""
+    if not has_end(x):
+        raise ValueError(
+            f"Expected data with an end. Received: an endless {type(x).__name__}. "
+            "Hint: dataset.take(steps), or arrays."
+        )
+
+
 def count_rows(x) -> int:
     """Returns the common length of the arrays in a structure.
 

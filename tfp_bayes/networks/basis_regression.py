@@ -1,12 +1,13 @@
 """Deep features that are trained as usual, and a linear readout on them in closed form."""
 
-from collections.abc import Iterator
+import inspect
+import math
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfp_bayes.layers import BayesianLinear, ClassProbabilities
+from tfp_bayes._plumbing.batches import batches, count_rows, has_end, labelled_batches
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities, stochastic_layers
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.prediction import Prediction
@@ -84,13 +85,22 @@ class BayesianBasisRegression(BayesianModel):
         if features is None:
             network = BayesianCNN(inference="deterministic", seed=seed)
             features = keras.Model(network.inputs, network.layers[-2].output, name="features")
+        random = stochastic_layers(features)
+        if random:
+            raise ValueError(
+                "Expected `features` without stochastic layers, as the head's posterior is exact "
+                f"given the features. Received: {[each.name for each in random]}. "
+                "Hint: BayesianBasisRegression(to_deterministic(features))."
+            )
         if len(features.output_shape) != 2:
             raise ValueError(
                 "Expected a model with one output (N, F) for `features`. Received: outputs of "
                 f"shape {features.output_shape}. Hint: end it in Flatten or global pooling."
             )
-        inputs = keras.tree.map_structure(_like, features.inputs)
-        phi = features(inputs if len(inputs) > 1 else inputs[0])
+        sequential = isinstance(features, keras.Sequential)
+        inputs = features.inputs[0] if sequential else features.input
+        inputs = keras.tree.map_structure(_like, inputs)
+        phi = features(inputs)
         head = BayesianLinear(
             num_outputs,
             posterior=posterior,
@@ -144,14 +154,18 @@ class BayesianBasisRegression(BayesianModel):
         self.optimizer = self.training_model.optimizer
         self.compiled = True
 
-    def fit(self, x=None, y=None, *args, condition_on: tuple | None = None, **kwargs):
-        """Trains the features as `keras.Model.fit`, then conditions the head on the same data.
+    def fit(self, x=None, y=None, *args, condition_on=None, **kwargs):
+        """Trains the features as `keras.Model.fit`, then conditions the head on the same examples.
+
+        The head learns from what the features were trained on: with their weights, and without
+        those that `validation_split` holds back.
 
         Args:
             x: Training data, as in Keras.
             y: Labels or targets, as in Keras.
             *args: As in Keras.
-            condition_on: (x, y) for the head, where `x` cannot be read to its end.
+            condition_on: Other data for the head, where `x` cannot be read to its end: (x, y),
+                (x, y, sample_weight) or a finite dataset.
             **kwargs: As in Keras.
 
         Returns:
@@ -164,27 +178,51 @@ class BayesianBasisRegression(BayesianModel):
             raise ValueError(
                 "Expected a compiled model. Received: one that is not. Hint: model.compile('adam')."
             )
-        endless = isinstance(x, tf.data.Dataset) and x.cardinality() == tf.data.INFINITE_CARDINALITY
-        if endless and condition_on is None:
+        if condition_on is None and not has_end(x):
             raise ValueError(
-                "Expected `condition_on` with an endless dataset. Received: condition_on=None. "
+                "Expected `condition_on` with data that have no end, or can be read once. "
+                f"Received: a {type(x).__name__} as `x`, condition_on=None. "
                 "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
             )
         kwargs.pop("num_train", None)  # the head needs no weight of a prior
+        given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
+        data = condition_on
+        if data is None:
+            data = (x, y, given.get("sample_weight"))
+            if given.get("validation_split") and given.get("validation_data") is None:
+                # As Keras does: the last examples are held back, before any shuffling.
+                size = math.floor(count_rows(x) * (1 - given["validation_split"]))
+                data = keras.tree.map_structure(lambda a: None if a is None else a[:size], data)
         history = self.training_model.fit(x, y, *args, **kwargs)
-        self.condition(*(condition_on or (x, y)))
+        data = data if isinstance(data, tuple | list) else (data,)
+        self._condition(*data, class_weight=given.get("class_weight"))
         return history
 
-    def condition(self, x, y=None, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
+    def condition(
+        self, x, y=None, batch_size: int = DEFAULT_BATCH_SIZE, sample_weight=None
+    ) -> None:
         """Computes the head's posterior given these examples and no others.
 
         Args:
-            x: Inputs (N, ...), or a finite `tf.data.Dataset` or `PyDataset` of (x, y).
+            x: Inputs (N, ...), or a finite `tf.data.Dataset` or `PyDataset` of (x, y) or
+                (x, y, sample_weight).
             y: Labels (N,) or targets (N, D).
             batch_size: Rows of arrays at a time.
+            sample_weight: (N,), see `BayesianLinear.condition`.
+
+        Raises:
+            ValueError: If targets are missing, or data have no end.
         """
-        pairs = ((self._features(a), self._targets(b)) for a, b in _pairs(x, y, batch_size))
-        self.head.condition(pairs, optimize_evidence=self.optimize_evidence)
+        self._condition(x, y, sample_weight, batch_size)
+
+    def _condition(
+        self, x, y=None, sample_weight=None, batch_size=DEFAULT_BATCH_SIZE, class_weight=None
+    ) -> None:
+        triples = (
+            (self._features(a), self._targets(b), _weights(b, w, class_weight))
+            for a, b, w in labelled_batches(x, y, sample_weight, batch_size)
+        )
+        self.head.condition(triples, optimize_evidence=self.optimize_evidence)
 
     # Asking.
 
@@ -208,7 +246,12 @@ class BayesianBasisRegression(BayesianModel):
         Returns:
             A `Prediction`: its mutual information is that of normal targets and weights.
         """
-        parts = [self.head.predictive(self._features(a)) for a, _ in _pairs(x, None, batch_size)]
+        parts = [self.head.predictive(self._features(a)) for a in batches(x, batch_size)]
+        if not parts:
+            raise ValueError(
+                "Expected at least one batch in `x`. Received: an empty dataset. "
+                "Hint: check its filters and its cardinality()."
+            )
         mean = np.concatenate([p.mean for p in parts])
         variance = np.concatenate([p.epistemic_variance for p in parts])
         noise = np.broadcast_to(parts[0].noise_variance, mean.shape)
@@ -233,29 +276,37 @@ class BayesianBasisRegression(BayesianModel):
         return self.predict_uncertainty(x, batch_size=batch_size or DEFAULT_BATCH_SIZE).mean
 
     def evaluate(
-        self, x=None, y=None, batch_size: int | None = None, verbose="auto", return_dict=False
+        self,
+        x=None,
+        y=None,
+        batch_size: int | None = None,
+        verbose="auto",
+        return_dict=False,
+        sample_weight=None,
     ) -> list[float] | dict[str, float]:
         """Scores the predictive distribution.
 
         Args:
-            x: Inputs, or a dataset of (x, y).
+            x: Inputs, or a dataset of (x, y) or (x, y, sample_weight).
             y: Labels (N,) or targets (N, D).
             batch_size: Rows of arrays at a time.
             verbose: Ignored: there is no progress to show.
             return_dict: Whether to return a dictionary instead of a list.
+            sample_weight: (N,), with which examples count in the means.
 
         Returns:
             loss, the negative log likelihood of a target in nats summed over outputs, and
             root_mean_squared_error, over examples and outputs.
         """
         nll, squares, count = 0.0, 0.0, 0
-        for a, b in _pairs(x, y, batch_size or DEFAULT_BATCH_SIZE):
+        for a, b, w in labelled_batches(x, y, sample_weight, batch_size or DEFAULT_BATCH_SIZE):
             p, targets = self.head.predictive(self._features(a)), self._targets(b)
             variance = p.epistemic_variance + p.noise_variance
             error = (targets - p.mean) ** 2
-            nll += (np.log(2 * np.pi * variance) + error / variance).sum() / 2
-            squares += error.mean(-1).sum()
-            count += len(error)
+            weight = np.ones(len(error)) if w is None else np.asarray(w)
+            nll += weight @ (np.log(2 * np.pi * variance) + error / variance).sum(-1) / 2
+            squares += weight @ error.mean(-1)
+            count += weight.sum()
         results = {
             "loss": nll / count,
             "root_mean_squared_error": float(np.sqrt(squares / count)),
@@ -281,7 +332,7 @@ class BayesianBasisRegression(BayesianModel):
 
     def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
         """Returns the features (N, F), to compare examples by."""
-        return np.concatenate([self._features(a) for a, _ in _pairs(x, None, batch_size)])
+        return np.concatenate([self._features(a) for a in batches(x, batch_size)])
 
     def greedy_batch(self, x, query_size: int, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
         """Picks the inputs whose labels remove most variance, see `BayesianLinear.greedy_batch`.
@@ -301,6 +352,10 @@ class BayesianBasisRegression(BayesianModel):
 
     def _targets(self, y) -> np.ndarray:
         """Returns targets (B, D): as they are, or one-hot."""
+        if y is None:
+            raise ValueError(
+                "Expected targets. Received: none. Hint: a dataset of (x, y), or x, y."
+            )
         if self.task == "regression":
             return np.asarray(y)
         labels = np.asarray(y).reshape(-1)
@@ -339,13 +394,8 @@ def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
-def _pairs(x, y, batch_size: int) -> Iterator[tuple]:
-    """Yields batches (x, y) of arrays or datasets; y is None where there is none."""
-    if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
-        batches = x if isinstance(x, tf.data.Dataset) else (x[i] for i in range(x.num_batches))
-        for batch in batches:
-            inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield inputs, targets
-        return
-    for i in range(0, len(x), batch_size):
-        yield x[i : i + batch_size], None if y is None else y[i : i + batch_size]
+def _weights(y, sample_weight, class_weight: dict[int, float] | None) -> np.ndarray | None:
+    """Returns the weights of examples (B,), of which Keras takes one kind at a time, or None."""
+    if class_weight is None:
+        return sample_weight
+    return np.array([class_weight.get(int(label), 1.0) for label in np.reshape(y, -1)])

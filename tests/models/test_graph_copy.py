@@ -264,6 +264,23 @@ def test_a_copy_shares_nothing():
     assert not mine & {id(each) for each in bayesian.operations}
 
 
+@pytest.mark.parametrize("change", ["int8", "float8", "lora"])
+def test_layers_that_were_changed_after_they_were_built(change):
+    layers = [L.Dense(8, name="changed"), L.Dropout(0.2), L.Dense(2, activation="softmax")]
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    x = normal(4, 8)
+    if change == "lora":
+        layers[0].enable_lora(2)
+        shaken(model)
+    else:
+        layers[0].quantize(change)
+    back = to_deterministic(to_bayesian(model, "mc_dropout", verbose=False))
+    np.testing.assert_array_equal(outputs_of(back, x), outputs_of(model, x))
+    assert [w.trainable for w in back.weights] == [w.trainable for w in model.weights]
+    with pytest.raises(ValueError, match=r"Expected no `\w+` for layer 'changed'"):
+        to_bayesian(model, "flipout", verbose=False)
+
+
 def test_layers_called_with_training():
     """Dropout that a caller keeps on by `training=True` is the library's business from here."""
     inputs = keras.Input((6,))

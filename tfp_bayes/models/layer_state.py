@@ -35,9 +35,14 @@ def copy_state(old: Layer, new: Layer) -> None:
         # Some layers compute from their weights what they use, as Normalization does.
         if type(a).load_own_variables is not Layer.load_own_variables:
             _reload_own_variables(a, b)
-    for a, b in zip(old.variables, new.variables, strict=True):
+    for a, b in zip(_by_name(old), _by_name(new), strict=True):
         b.assign(a)
         b.trainable = a.trainable
+
+
+def _by_name(layer: Layer) -> list[keras.Variable]:
+    # A layer that was quantized after it was built has the same variables in another order.
+    return sorted(layer.variables, key=lambda variable: variable.name)
 
 
 def _reload_own_variables(old: Layer, new: Layer) -> None:

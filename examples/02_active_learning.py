@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes.active import images_to_error, initial
+from tfp_bayes.active import initial
+from tfp_bayes.studies.curves import images_to_error
 
 ACQUISITIONS = ("bald", "random")
 

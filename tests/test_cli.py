@@ -51,6 +51,8 @@ def test_writes_what_it_promises(finished):
     assert names == {
         "config.json",
         "checkpoint.npz",
+        "checkpoint.npz.answers.jsonl",
+        "checkpoint.npz.lock",
         "history.csv",
         "acquired.csv",
         "learning_curve.png",

@@ -2,15 +2,18 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tfp_bayes import __version__
+from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import stopping
 from tfp_bayes.studies.configuration import (
+    CHECKPOINT,
     ExperimentConfig,
     RunConfig,
     load_config,
@@ -108,51 +111,74 @@ def _add_label(commands) -> None:
             parser.add_argument("file", type=Path, help="JSON file")
 
 
-def _open_run(options: argparse.Namespace):
+def _open_run(options: argparse.Namespace, write: bool = True):
     load_config(options.run)  # says at once if there is no run
+    lock = lock_of(options.run / CHECKPOINT)
+    if write:
+        lock.acquire()  # and if another process writes there
     start_tensorflow()
     from tfp_bayes.studies import runs
 
-    return runs.open_run(options.run, options.data_dir, options.manual_dir)
+    return runs.open_run(options.run, options.data_dir, options.manual_dir, write)
 
 
 def _label(options: argparse.Namespace) -> int:
     import logging
 
-    learner, data = _open_run(options)
+    learner, config, data = _open_run(options)
     from tfp_bayes.label import Session
     from tfp_bayes.label.server import HOST, make_app
-    from tfp_bayes.studies.report import write_report
+    from tfp_bayes.studies.runs import write_outcome
 
     session = Session(
         learner,
         data.class_names,
-        lambda learner: write_report(learner, options.run, data.class_names),
+        lambda learner: write_outcome(learner, config, data, options.run),
     )
     app = make_app(session)
     session.start()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     address = f"http://{HOST}:{options.port}/?token={app.config['TOKEN']}"
     print(f"Label at {address}\nEach label is saved at once; stop with Ctrl-C.", flush=True)
-    app.run(HOST, options.port, threaded=True)
+    try:
+        app.run(HOST, options.port, threaded=True)  # until Ctrl-C
+    finally:
+        if session.busy:
+            # TensorFlow aborts an interpreter that ends around a running thread. Every answer is
+            # on the disk, and what is half trained is trained again.
+            print("Stopped while the model trained; every label is saved.", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(130)
     return 0
 
 
 def _export_tasks(options: argparse.Namespace) -> int:
-    learner, data = _open_run(options)
+    learner, config, data = _open_run(options, write=False)
     from tfp_bayes.label import export_tasks
+    from tfp_bayes.studies import runs
 
+    rounds = len(learner.history)
     count = export_tasks(learner, options.file, data.class_names)
+    if len(learner.history) > rounds:  # it learned from answers first
+        runs.write_outcome(learner, config, data, options.run)
     print(f"Wrote {options.file}: {count} tasks")
     return 0
 
 
 def _import_labels(options: argparse.Namespace) -> int:
-    learner, data = _open_run(options)
+    learner, config, data = _open_run(options)
     from tfp_bayes.label import import_labels
+    from tfp_bayes.studies import runs
 
-    taken, left = import_labels(learner, options.file, data.class_names)
-    print(f"Took {taken} labels, left out {left} images without an answer")
+    done = import_labels(learner, options.file, data.class_names)
+    print(
+        f"Took {done.taken} labels, {done.known} were known, {done.changed} replaced another; "
+        f"{done.left_out} images have no answer"
+    )
+    if done.taken and not len(learner.pending):
+        row = learner.train()
+        runs.write_outcome(learner, config, data, options.run)
+        print(f"round {row.round}: trained on them, test accuracy {row.test_accuracy:.2%}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """People who label: the session, the page in a real browser, and Label Studio's files."""
 
+import errno
+import gc
 import json
 import os
 import shutil
@@ -17,11 +19,12 @@ import numpy as np
 import pytest
 from werkzeug.serving import make_server
 
-from tfp_bayes import BayesianModel
+from tfp_bayes import BayesianModel, cli
 from tfp_bayes.active import ActiveLearner
 from tfp_bayes.label import Session, export_tasks, import_labels
 from tfp_bayes.label.server import make_app
 from tfp_bayes.layers import MCDropout
+from tfp_bayes.studies import runs
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (60, 8, 8, 1)).astype("uint8")
@@ -30,24 +33,23 @@ NAMES = ["cat", "dog", "eel"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def make(path=None):
+def make(path=None, **kwargs):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     hidden = MCDropout(0.3)(keras.layers.Dense(8, activation="relu")(hidden))
     model = BayesianModel(inputs, keras.layers.Dense(3, "softmax")(hidden), num_samples=5)
     model.compile("adam", "sparse_categorical_crossentropy")
-    return ActiveLearner(
-        model,
-        X,
-        initial=np.arange(5),
-        initial_labels=Y[:5],
-        test_data=(X[40:], Y[40:]),
-        ignore=np.arange(40, 60),
-        query_size=4,
-        steps=3,
-        checkpoint=path,
-    )
+    arguments = {
+        "initial": np.arange(5),
+        "initial_labels": Y[:5],
+        "test_data": (X[40:], Y[40:]),
+        "ignore": np.arange(40, 60),
+        "query_size": 4,
+        "steps": 3,
+        "checkpoint": path,
+    }
+    return ActiveLearner(model, X, **{**arguments, **kwargs})
 
 
 def ready(learner):
@@ -55,6 +57,10 @@ def ready(learner):
     session.start()
     session.wait()
     return session
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # The session.
@@ -117,11 +123,11 @@ def test_an_empty_pool_is_said():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_any_failure_is_said(monkeypatch):
-    learner = make()
-    monkeypatch.setattr(learner, "checkpoint", Path(os.devnull, "full"))  # cannot be written
+def test_any_failure_is_said(tmp_path, monkeypatch):
+    learner = make(tmp_path / "c.npz")
+    monkeypatch.setattr(learner.storage, "save", full_disk)
     state = ready(learner).state()
-    assert os.devnull in state["error"]
+    assert "No space left on device" in state["error"]
     assert not state["busy"]
 
 
@@ -150,6 +156,23 @@ def test_nothing_without_the_token():
         assert client.post("/label", json=broken, headers=good).status_code == 400
     assert client.post("/label", json=body, headers=good).status_code == 200
     assert session.learner.labels[index] == 0
+
+
+def test_a_full_disk_is_said_and_the_answer_does_not_count(tmp_path, monkeypatch):
+    path = tmp_path / "c.npz"
+    session = ready(make(path))
+    client = make_app(session, "secret").test_client()
+    a, b, *_ = (image["index"] for image in session.state()["images"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tfp_bayes._plumbing.journal.os.fsync", full_disk)
+        body = {"index": a, "label": "cat"}
+        answer = client.post("/label", json=body, headers={"X-Token": "secret"})
+    assert answer.status_code == 507
+    assert "Not saved: [Errno 28] No space left on device" in answer.json["error"]
+    session.label(b, "dog")
+    again = make(path)
+    assert again.labels[[a, b]].tolist() == [-1, 1]
+    assert session.learner.labels[a] == -1
 
 
 @pytest.fixture
@@ -236,52 +259,101 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         server.shutdown()
 
 
-def test_command(tmp_path):
-    """The command serves a run, and what was labelled is there after it was killed."""
-    tool = Path(sys.executable).with_name("tfp-bayes")
+class Page:
+    """The command `label` in a process of its own."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        tool = Path(sys.executable).with_name("tfp-bayes")
+        self.process = subprocess.Popen(
+            [tool, "label", "--run", folder, "--port", str(port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        address = next(line for line in self.process.stdout if "http" in line).split()[-1]
+        self.base, self.token = address.split("?token=")
+
+    def __enter__(self):
+        wait_for(self.is_ready, 120)
+        return self
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.wait()
+
+    def call(self, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.base + path, data, {"X-Token": self.token})
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    def is_ready(self):
+        try:
+            return not self.call("state")["busy"]
+        except OSError:
+            return False
+
+    def label(self):
+        """Labels every image that is shown."""
+        for image in self.call("state")["images"]:
+            if image["open"]:
+                self.call("label", {"index": image["index"], "label": "7"})
+
+
+def rounds_on_disk(folder):
+    with (folder / "history.csv").open() as file:
+        assert (
+            len(file.readlines()) == json.loads((folder / "summary.json").read_text())["rounds"] + 2
+        )
+    return json.loads((folder / "summary.json").read_text())["rounds"]
+
+
+def test_command(tmp_path, capsys):
+    """The command serves a run, alone; what was labelled is there after it was killed."""
+    folder, tasks = tmp_path / "run", tmp_path / "tasks.json"
     quick = ["--rounds", "0", "--steps", "2", "--num-samples", "2", "--evaluation-samples", "1"]
-    more = ["--candidates", "30", "--query-size", "3", "--out", "run"]
-    subprocess.run([tool, "active-learning", *quick, *more], cwd=tmp_path, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [tool, "label", "--run", "run", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    try:
-        address = next(line for line in process.stdout if "http" in line).split()[-1]
-        base, token = address.split("?token=")
+    more = ["--candidates", "30", "--query-size", "3", "--out", str(folder)]
 
-        def call(path, body=None):
-            data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(base + path, data, {"X-Token": token})
-            with urllib.request.urlopen(request) as answer:
-                return json.load(answer)
+    def tool(*arguments):
+        status = cli.main(list(map(str, arguments)))
+        return status, "".join(capsys.readouterr())
 
-        def up():
-            try:
-                return not call("state")["busy"]
-            except OSError:
-                return False
-
-        wait_for(up, 60)
-        index = call("state")["images"][0]["index"]
-        call("label", {"index": index, "label": "7"})
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(
-        [tool, "export-tasks", "--run", "run", "tasks.json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "2 tasks" in done.stdout  # the third has its label
-    missing = subprocess.run(
-        [tool, "label", "--run", "none"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert missing.returncode == 1
-    assert "no config.json" in missing.stderr
+    assert tool("active-learning", *quick, *more)[0] == 0
+    gc.collect()  # the learner, and its right to write
+    model = (folder / "model.keras").read_bytes()
+    with Page(folder) as page:
+        index = page.call("state")["images"][0]["index"]
+        page.call("label", {"index": index, "label": "7"})
+        for command in (["label"], ["import-labels", tasks]):
+            status, text = tool(*command, "--run", folder)
+            assert status == 1
+            assert f"in use by process {page.process.pid} on " in text
+        assert "2 tasks" in tool("export-tasks", "--run", folder, tasks)[1]  # reads beside it
+        os.kill(page.process.pid, signal.SIGKILL)
+        page.process.wait()
+    (folder / f".unfinished-{page.process.pid}-summary.json").write_text("{")
+    assert "2 tasks" in tool("export-tasks", "--run", folder, tasks)[1]
+    tasks.write_text(json.dumps(annotated(json.loads(tasks.read_text()), [["3"], ["4"]])))
+    assert "Took 2 labels, 0 were known" in tool("import-labels", "--run", folder, tasks)[1]
+    assert rounds_on_disk(folder) == 1
+    assert (folder / "model.keras").read_bytes() != model
+    assert not list(folder.glob(".unfinished*"))
+    gc.collect()
+    with Page(folder) as page:
+        page.label()
+        page.call("next", {})
+        assert page.call("state")["busy"]
+        os.kill(page.process.pid, signal.SIGINT)
+        errors = page.process.communicate(timeout=60)[1]
+        assert page.process.returncode == 130
+        assert "Stopped while the model trained; every label is saved." in errors
+        assert "FATAL" not in errors.upper()
+    learner, _, _ = runs.open_run(folder)
+    assert len(learner.labelling.unsettled(learner.pool)) == 3
+    assert tool("label", "--run", tmp_path / "none")[0] == 1
 
 
 # Label Studio.
@@ -304,6 +376,14 @@ def annotated(tasks, answers):
     return exported
 
 
+def exported(learner, path, answers):
+    """Exports the learner's tasks, answers them and writes Label Studio's file."""
+    export_tasks(learner, path, NAMES)
+    tasks = json.loads(path.read_text())
+    path.write_text(json.dumps(annotated(tasks, answers)))
+    return learner.pending.copy()
+
+
 def test_label_studio_and_back(tmp_path):
     learner = make()
     assert export_tasks(learner, tmp_path / "tasks.json", NAMES) == 4
@@ -315,9 +395,41 @@ def test_label_studio_and_back(tmp_path):
     answers = [["dog"], [None], ["cat", "eel", "eel"], []]
     (tmp_path / "out.json").write_text(json.dumps(annotated(tasks, answers)))
     proposed = learner.pending.copy()
-    assert import_labels(learner, tmp_path / "out.json", NAMES) == (2, 2)
+    assert import_labels(learner, tmp_path / "out.json", NAMES) == (2, 0, 0, 2)
     assert learner.labels[proposed].tolist() == [1, -1, 2, -1]
     assert learner.pending.tolist() == proposed[[1, 3]].tolist()
+    # The project goes on, and its whole file is imported again: once more, with one answer more
+    # and with one changed.
+    assert import_labels(learner, tmp_path / "out.json", NAMES) == (0, 2, 0, 2)
+    answers = [["dog"], ["cat"], ["cat"], []]
+    (tmp_path / "out.json").write_text(json.dumps(annotated(tasks, answers)))
+    assert import_labels(learner, tmp_path / "out.json", NAMES) == (1, 1, 1, 1)
+    assert learner.labels[proposed].tolist() == [1, 0, 0, -1]
+    # The model learns, and the file comes again: nothing is labelled twice.
+    learner.train()
+    assert import_labels(learner, tmp_path / "out.json", NAMES) == (0, 3, 0, 1)
+
+
+def test_tasks_of_one_image_are_one_vote_each(tmp_path):
+    """Tasks that were imported into Label Studio twice: the last one decided alone."""
+    learner, path = make(), tmp_path / "f.json"
+    (a, *_) = exported(learner, path, [["dog"], [], [], []])
+    first, *others = json.loads(path.read_text())
+    twice = [first, *annotated([first] * 2, [["dog"], ["cat"]]), *others]
+    path.write_text(json.dumps(twice))
+    assert import_labels(learner, path, NAMES) == (1, 0, 0, 3)
+    assert learner.labels[a] == 1
+    path.write_text(json.dumps([first, *annotated([first], [["cat"]])]))
+    with pytest.raises(ValueError, match=r"one most frequent answer .*\['dog', 'cat'\]"):
+        import_labels(learner, path, NAMES)
+
+
+def test_tasks_of_another_run(tmp_path):
+    learner, other = make(tmp_path / "a.npz"), make(tmp_path / "b.npz", query_size=3)
+    exported(other, tmp_path / "f.json", [["dog"]] * 3)
+    with pytest.raises(ValueError, match="Expected tasks of this run"):
+        import_labels(learner, tmp_path / "f.json", NAMES)
+    assert (learner.labels[5:] == -1).all()
 
 
 @pytest.mark.parametrize(

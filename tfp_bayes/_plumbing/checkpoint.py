@@ -5,30 +5,52 @@ from pathlib import Path
 
 import numpy as np
 
+from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically
+
+FORMAT = 2  # 1 had neither a checksum nor a journal beside it
+
+
+class DamagedError(ValueError):
+    """A file is no checkpoint, or only part of one."""
 
 
 def save(path: Path, arrays: dict[str, np.ndarray], record: dict) -> None:
     """Saves arrays and a JSON record in one file, atomically."""
-    encoded = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
-    write_atomically(path, lambda file: np.savez(file, record=encoded, **arrays))
+    record = {"format": FORMAT, **record}
+    content = {name: np.asarray(value) for name, value in arrays.items()}
+    content["record"] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
+    check = np.array(digest(content))
+    write_atomically(path, lambda file: np.savez(file, check=check, **content))
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Loads what `save` wrote.
 
     Raises:
-        ValueError: If the file is not a checkpoint.
+        DamagedError: If the file is not what `save` wrote, to the last bit.
+        ValueError: If the file is an earlier release's.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        return arrays, json.loads(arrays.pop("record").tobytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"Expected a learner's checkpoint at {path}. Received: {error}. "
-            "Hint: start again in another folder."
+            content = dict(file)
+        check = content.pop("check", None)
+        record = json.loads(content["record"].tobytes())
+        if "format" in record and str(check) != digest(content):
+            raise ValueError("its checksum is another")
+        del content["record"]
+    except Exception as error:  # a flipped bit can make a reader fail in any way
+        raise DamagedError(
+            f"Expected a learner's checkpoint at {path}. "
+            f"Received: {type(error).__name__}: {error}. Hint: start again in another folder."
         ) from error
+    if record.get("format") != FORMAT:
+        raise ValueError(
+            f"Expected a checkpoint of format {FORMAT} at {path}. Received: format "
+            f"{record.get('format', '1 (before the journal of answers)')}. "
+            "Hint: continue this run with the version of tfp_bayes that started it."
+        )
+    return content, record
 
 
 def check_same_configuration(new: dict, old: dict, where: Path) -> None:

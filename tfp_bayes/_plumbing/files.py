@@ -6,23 +6,69 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PREFIX = ".unfinished-"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Calls `write` on a temporary file beside `path`, then renames it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+
+    def write_file(temporary: Path) -> None:
         with temporary.open("wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+
+    write_path_atomically(path, write_file)
+
+
+def write_path_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` with a temporary path of the same ending, then renames it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        _sync(temporary)
         temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the temporary files that killed processes have left in a folder."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        process = path.name.removeprefix(_PREFIX).partition("-")[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names of new files to the disk, where the operating system can."""
+    if os.name == "posix":
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there `os.kill` would end it; the file stays
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,6 +90,6 @@ def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> No
     write_text(path, text.getvalue())
 
 
-def write_png(path: Path, figure: Figure) -> None:
+def write_png(path: Path, figure: "Figure") -> None:
     """Writes a figure as a picture."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

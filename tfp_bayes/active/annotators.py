@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfp_bayes.active.oracles import Oracle, ask
+from tfp_bayes.active.oracles import Oracle, ask, digest_oracle
 
 MISSING = -1
 _SMOOTHING = 0.01  # of confusion matrices, so that an annotator never seen wrong may be wrong
@@ -137,6 +137,15 @@ class Annotators:
             return _largest(_counts(new, self.num_classes), ties)
         self.answers = np.concatenate([self.answers, new], axis=1)
         return _largest(dawid_skene(self.answers, self.num_classes)[0][-len(indices) :], ties)
+
+    def get_config(self) -> dict:
+        """Returns what answers depend on."""
+        return {
+            "oracles": [digest_oracle(oracle) for oracle in self.oracles],
+            "num_classes": self.num_classes,
+            "aggregation": self.aggregation,
+            "seed": self.seed,
+        }
 
 
 def _largest(values: np.ndarray, ties: np.ndarray) -> np.ndarray:

@@ -47,6 +47,23 @@ class Labelling:
         self.num_asks = np.zeros(size, "int64")
         self.tally = dict(NO_ANSWERS)
 
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns what is remembered of each example; `tally` is a state of its own."""
+        return {
+            "labels": self.labels,
+            "probability": self.probability,
+            "rejected_at": self.rejected_at,
+            "num_asks": self.num_asks,
+        }
+
+    def set_state(self, arrays: dict[str, np.ndarray], tally: dict[str, int]) -> None:
+        """Takes what `get_state` gave, which may stand among other arrays."""
+        self.labels = arrays["labels"]
+        self.probability = arrays["probability"]
+        self.rejected_at = arrays["rejected_at"]
+        self.num_asks = arrays["num_asks"]
+        self.tally = tally
+
     def take(self, indices: np.ndarray, labels: np.ndarray) -> None:
         """Writes answers down; `settle` decides on them."""
         self.labels[indices] = labels

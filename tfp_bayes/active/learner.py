@@ -1,27 +1,30 @@
 """The loop of active learning: train, score, ask, label."""
 
+import dataclasses
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.digest import digest, digest_network, digest_rows
 from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.active import filters, selectors
 from tfp_bayes.active.evaluation import Scores, score_labels
 from tfp_bayes.active.joint_samples import check_joint_samples
 from tfp_bayes.active.labelling import Labelling
-from tfp_bayes.active.learner_checkpoint import load_learner, save_learner
-from tfp_bayes.active.oracles import ArrayOracle, Oracle
-from tfp_bayes.active.pool import UNLABELLED, Pool
+from tfp_bayes.active.oracles import ArrayOracle, Oracle, digest_oracle
+from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
 from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
+from tfp_bayes.active.storage import Answer, State, Storage
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.prediction import concatenate
@@ -34,13 +37,28 @@ TRUSTED_ACCURACY = 0.6
 _TRAIN, _CANDIDATES, _SCORE, _SELECT, _EVALUATE, _TARGETS, _FILTER = range(7)
 
 
+class Merged(NamedTuple):
+    """What became of answers that were merged.
+
+    Attributes:
+        taken: Answers to examples that had none.
+        known: Answers that changed nothing.
+        changed: Answers that replaced another one.
+    """
+
+    taken: int
+    known: int
+    changed: int
+
+
 class ActiveLearner:
     """Buys the labels that a model learns most from, round by round.
 
     With known labels (`y`), `run` does everything. With a person who labels, `propose` says which
     examples to label and `tell` takes the answers, all at once or one by one. Round 0 trains on
     the initial set; each further round acquires, trains anew and evaluates. Give `checkpoint` and
-    a run that was killed at any point continues to the same result, bit for bit on a CPU.
+    a run that was killed at any point continues to the same result, bit for bit on a CPU; each
+    answer is on the disk when the call that took it returns.
 
     Args:
         model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
@@ -74,13 +92,17 @@ class ActiveLearner:
         max_steps: Train on, at most this far, until the validation loss stops improving.
         batch_size: Examples an optimizer step, never more than there are.
         seed: Integer that decides everything random.
-        checkpoint: File to keep the state in, or None. An existing one is continued.
+        checkpoint: File to keep the state in, or None. An existing one is continued, if it is
+            of the same configuration, data, network and oracle. Beside it a journal
+            (`.answers.jsonl`) holds every answer, from which a damaged checkpoint is restored,
+            and `.lock` lets one process at a time write.
         on_stage: Called with the name of each stage when it is over: "start", "propose", "tell",
             "fit", "evaluate", and "checkpoint" whenever the state has reached the file.
 
     Raises:
         ValueError: If an index or label is out of range, a required argument is missing, or the
             checkpoint is of another run.
+        OSError: If another process writes to the checkpoint.
 
     Reference:
         Gal, Islam and Ghahramani 2017, arXiv:1703.02910.
@@ -150,7 +172,6 @@ class ActiveLearner:
         self.evaluation_samples = num_samples if evaluation_samples is None else evaluation_samples
         self.seed = seed
         self.refit = Refit(model, reinit, steps, max_steps, batch_size)
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.on_stage = on_stage or (lambda stage: None)
 
         if self._needs_samples:
@@ -172,7 +193,7 @@ class ActiveLearner:
         self.history: list[Round] = []
         self.score_seconds, self.pool_uncertainty = 0.0, float("nan")
         self.pool.ignore(ignore)
-        self.num_ignored = len(ignore)
+        self.ignored = np.asarray(ignore, "int64")
         initial = np.asarray(initial)
         self.pool.acquire(initial, round=0)
         if initial_labels is None:
@@ -184,10 +205,14 @@ class ActiveLearner:
                 "Hint: label a few examples of each class first."
             )
         self.labelling.labels[initial] = self._checked_labels(initial_labels, len(initial))
-        if self.checkpoint is not None and self.checkpoint.exists():
-            load_learner(self)
-        else:
+        path = None if checkpoint is None else Path(checkpoint)
+        self.storage = Storage(path, {} if path is None else self._identity())
+        state, answers = self.storage.load()
+        if state is not None:
+            self.set_state(state)
+        elif not answers:
             self._save("start")
+        self._replay(answers)
 
     def run(
         self,
@@ -233,10 +258,20 @@ class ActiveLearner:
                 again = self.labelling.num_asks[indices] > 0
                 for turn in np.unique(again):
                     at = indices[again == turn]
-                    self.tell(at, self.oracle(at, again=int(turn)))
+                    self.tell(at, self.oracle(at, again=int(turn)), who="oracle")
                 self._settle()
                 indices = self.pending
         return self.train()
+
+    def lock(self) -> None:
+        """Takes the right to write to the checkpoint, which the first answer takes otherwise.
+
+        It lasts until this learner is collected or the process ends, however that ends.
+
+        Raises:
+            OSError: If another process has it; says which.
+        """
+        self.storage.acquire()
 
     @property
     def labels(self) -> np.ndarray:
@@ -265,6 +300,7 @@ class ActiveLearner:
             self._settle()
         if len(self.pending):
             return self.pending.copy()
+        self.lock()
         if not self.is_trained:
             self.train()
         left = len(self.pool.unlabelled)
@@ -300,16 +336,18 @@ class ActiveLearner:
         self._save("propose")
         return self.pending.copy()
 
-    def tell(self, indices: np.ndarray, labels: np.ndarray) -> None:
+    def tell(self, indices: np.ndarray, labels: np.ndarray, who: str = "tell") -> None:
         """Takes labels for proposed examples: all of them, or some now and some later.
 
         Args:
             indices: Indices (n,) out of the last proposal, each once.
             labels: Their labels (n,), integers in [0, K).
+            who: Who gave them, for the journal.
 
         Raises:
             ValueError: If an index was not proposed or is answered already, or a label is out of
                 range. Nothing is taken then.
+            OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
         indices = np.atleast_1d(indices)
         labels = self._checked_labels(labels, len(indices))
@@ -326,30 +364,74 @@ class ActiveLearner:
                 "already. Hint: an answer cannot be changed."
             )
         self._check_pending(indices)
-        self.labelling.take(indices, labels)
-        self.pending = self.pending[~np.isin(self.pending, indices)]
-        self._save("tell")
+        self._take("tell", indices, labels, who)
 
-    def skip(self, indices: np.ndarray) -> None:
+    def merge(
+        self,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        who: str = "merge",
+        sources: Sequence[str] | None = None,
+    ) -> Merged:
+        """Takes labels from elsewhere, such as a file, whatever was proposed.
+
+        What is known already changes nothing, so a file can be merged again. Of two answers to
+        one example the later one in the journal wins, also if the model has learned from the
+        first: the next training uses the new one.
+
+        Args:
+            indices: Indices (n,), each once; not those that were ignored at the start.
+            labels: Their labels (n,), integers in [0, K).
+            who: Who gave them, for the journal.
+            sources: Where each was read, (n,) strings: an answer whose source was merged before
+                is known, even if a later answer has replaced it. None compares labels alone.
+
+        Returns:
+            How many were taken, were known already and replaced another answer.
+
+        Raises:
+            ValueError: If an index or label is out of range, or an example is not to be labelled.
+                Nothing is taken then.
+            OSError: If the answers cannot be written to the journal. Nothing is taken then.
+        """
+        indices = np.atleast_1d(np.asarray(indices, "int64"))
+        labels = self._checked_labels(labels, len(indices))
+        outside = (indices < 0) | (indices >= len(self.x))
+        unknown = indices[outside | np.isin(indices, self.ignored)]
+        if unknown.size or len(np.unique(indices)) != len(indices):
+            raise ValueError(
+                f"Expected each index once, of examples in [0, {len(self.x)}) that were not "
+                f"ignored from the start. Received: {unknown[:5].tolist() or 'repeated ones'}. "
+                "Hint: these answers may be of another run."
+            )
+        marks = [None] * len(indices) if sources is None else [str(each) for each in sources]
+        known = self.labels[indices] == labels
+        known |= [(int(i), mark) in self.storage.sources for i, mark in zip(indices, marks)]
+        changed = ~known & (self.labels[indices] >= 0)
+        marks = [mark for mark, is_known in zip(marks, known) if not is_known]
+        self._take("merge", indices[~known], labels[~known], who, marks)
+        return Merged(int((~known & ~changed).sum()), int(known.sum()), int(changed.sum()))
+
+    def skip(self, indices: np.ndarray, who: str = "skip") -> None:
         """Gives up proposed examples that nobody can label; they leave the pool.
 
         Args:
             indices: Examples (n,) out of the last proposal.
+            who: Who gives them up, for the journal.
 
         Raises:
             ValueError: If one is not pending. Nothing is skipped then.
         """
         indices = np.atleast_1d(indices)
         self._check_pending(indices)
-        self.pool.ignore(indices)
-        self.pending = self.pending[~np.isin(self.pending, indices)]
-        self._save("tell")
+        self._take("skip", indices, None, who)
 
-    def take_back(self, indices: np.ndarray) -> None:
+    def take_back(self, indices: np.ndarray, who: str = "take_back") -> None:
         """Takes back labels or skips of the last proposal, before the model has learned from them.
 
         Args:
             indices: Examples (n,) that were answered or skipped since `propose`.
+            who: Who takes them back, for the journal.
 
         Raises:
             ValueError: If one was not, or the model is trained on it. Nothing changes then.
@@ -367,10 +449,60 @@ class ActiveLearner:
                 f"Received: {unknown[:5].tolist()}. "
                 "Hint: once the model has learned from an answer it stands."
             )
-        self.pool.acquired_at[indices] = UNLABELLED
-        self.labelling.forget(indices)
-        self.pending = self.proposed[np.isin(self.proposed, [*self.pending, *indices])]
-        self._save("tell")
+        self._take("take_back", indices, None, who)
+
+    def _take(
+        self,
+        action: str,
+        indices: np.ndarray,
+        labels: np.ndarray | None,
+        who: str,
+        sources: Sequence[str | None] | None = None,
+    ) -> None:
+        """Writes answers to the journal, then to the pool."""
+        if not len(indices):
+            return
+        none = [None] * len(indices)
+        given = none if labels is None else labels.tolist()
+        answers = [
+            Answer(action, i, label, len(self.history), who, source)
+            for i, label, source in zip(indices.tolist(), given, sources or none)
+        ]
+        self.storage.append(answers)
+        for answer in answers:
+            self._apply(answer)
+        self.on_stage("tell")
+
+    def _apply(self, answer: Answer) -> None:
+        """Changes what is known by one answer."""
+        index = np.array([answer.index])
+        state = self.pool.acquired_at[answer.index]
+        if answer.action == "take_back":
+            self.pool.acquired_at[index] = UNLABELLED
+            self.labelling.forget(index)
+            self.pending = self.proposed[np.isin(self.proposed, [*self.pending, answer.index])]
+            return
+        if answer.action == "skip":
+            self.pool.ignore(index)
+        elif state >= 0:  # the model has learned from another label
+            self.labelling.labels[index] = answer.label
+        else:
+            if state == IGNORED:
+                self.pool.readmit(index)
+            elif answer.action == "merge":
+                self.labelling.forget(index)
+            self.labelling.take(index, np.array([answer.label]))
+        self.pending = self.pending[self.pending != answer.index]
+
+    def _replay(self, answers: Sequence[Answer]) -> None:
+        """Goes once more through what happened from the present state on."""
+        for answer in answers:
+            while len(self.history) < answer.round:
+                self.train()
+            wanted = answer.action in ("tell", "skip")
+            if wanted and answer.index not in self.pending:
+                self.propose()
+            self._apply(answer)
 
     def _check_pending(self, indices: np.ndarray) -> None:
         unknown = indices[~np.isin(indices, self.pending)]
@@ -392,12 +524,22 @@ class ActiveLearner:
         probabilities = None
         temperature = self._temperature()
         if temperature is not None:
-            rows = [int(np.flatnonzero(self.proposed == i)[0]) for i in indices]
-            probabilities = apply_temperature(self.proposed_probabilities[rows], temperature)
+            mean = self._proposed_mean(indices)
+            probabilities = apply_temperature(mean, temperature)
         again = self.labelling.settle(
             self.pool, indices, probabilities, len(self.history), self._seed(_FILTER)
         )
         self.pending = np.concatenate([self.pending, again])
+
+    def _proposed_mean(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the probabilities (q, K) that the model gave to examples before their answers."""
+        others = np.setdiff1d(indices, self.proposed)  # merged from elsewhere
+        if others.size:
+            mean = np.asarray(self._predict_rows(others, self._seed(_SCORE)).mean, "float64")
+            self.proposed = np.concatenate([self.proposed, others])
+            self.proposed_probabilities = np.concatenate([self.proposed_probabilities, mean])
+        rows = [int(np.flatnonzero(self.proposed == i)[0]) for i in indices]
+        return self.proposed_probabilities[rows]
 
     def _temperature(self) -> float | None:
         """Returns how to calibrate the model for the filter; None if nothing is filtered."""
@@ -429,6 +571,7 @@ class ActiveLearner:
             The new row of the history.
         """
         start = time.perf_counter()
+        self.lock()
         self._settle()
         self.pending = self.pending[:0]
         labelled = self.pool.labelled
@@ -527,8 +670,71 @@ class ActiveLearner:
             )
         return labels.astype("int64")
 
+    def get_state(self) -> State:
+        """Returns all that decides how this learner goes on."""
+        arrays = {
+            "acquired_at": self.pool.acquired_at,
+            "scores": self.scores,
+            "pending": self.pending,
+            "proposed": self.proposed,
+            "proposed_probabilities": self.proposed_probabilities,
+            **self.labelling.get_state(),
+        }
+        arrays |= {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
+        record = {
+            "history": [dataclasses.asdict(row) for row in self.history],
+            "tally": self.labelling.tally,
+            "score_seconds": self.score_seconds,
+            "pool_uncertainty": self.pool_uncertainty,
+        }
+        return State(arrays, record)
+
+    def set_state(self, state: State) -> None:
+        """Brings this learner to a state of one that was made with the same arguments."""
+        arrays, record = state
+        self.pool = Pool(arrays["acquired_at"])
+        self.scores = arrays["scores"]
+        self.pending = arrays["pending"]
+        self.proposed = arrays["proposed"]
+        self.proposed_probabilities = arrays["proposed_probabilities"]
+        self.labelling.set_state(arrays, record["tally"])
+        self.history = [Round(**row) for row in record["history"]]
+        self.score_seconds = record["score_seconds"]
+        self.pool_uncertainty = record["pool_uncertainty"]
+        for i, variable in enumerate(self.model.variables):
+            variable.assign(arrays[f"weight_{i}"])
+
+    def _identity(self) -> dict:
+        """Returns what a resumed run must have in common with the one it continues."""
+        initial = np.flatnonzero(self.pool.acquired_at == 0)
+        return {
+            "num_examples": len(self.x),
+            "num_classes": self.num_classes,
+            "initial": initial.tolist(),
+            "ignored": digest(np.sort(self.ignored)),
+            "acquisition": self.acquisition.__name__,
+            "selector": repr(self.selector),
+            "label_filter": repr(self.labelling.filter),
+            "rejected": self.labelling.rejected,
+            "query_size": self.query_size,
+            "candidates": self.candidates,
+            "num_samples": self.num_samples,
+            "evaluation_samples": self.evaluation_samples,
+            "reinit": self.refit.reinit,
+            "steps": self.refit.steps,
+            "max_steps": self.refit.max_steps,
+            "batch_size": self.refit.batch_size,
+            "seed": self.seed,
+            "x": digest_rows(self.x),
+            "y": digest([self.y, self.labels[initial]]),
+            "validation_data": digest(self.validation_data),
+            "test_data": digest(self.test_data),
+            "network": digest_network(self.model),
+            "oracle": digest_oracle(self.oracle),
+        }
+
     def _save(self, stage: str) -> None:
         self.on_stage(stage)
-        if self.checkpoint is not None:
-            save_learner(self)
+        if self.storage.path is not None:
+            self.storage.save(self.get_state())
             self.on_stage("checkpoint")

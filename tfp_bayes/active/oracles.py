@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
+from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_png
 from tfp_bayes.active.images import draw_image
 
@@ -33,6 +34,15 @@ def ask(oracle: Oracle, indices: np.ndarray, again: int) -> np.ndarray:
     return np.asarray(oracle(indices, again=again) if takes_again else oracle(indices))
 
 
+def digest_oracle(oracle: Oracle | None) -> str | None:
+    """Returns what tells one oracle from another: its class and `get_config()`, if it has one."""
+    if oracle is None:
+        return None
+    name = getattr(oracle, "__qualname__", type(oracle).__qualname__)
+    config = oracle.get_config() if hasattr(oracle, "get_config") else None
+    return f"{name} {digest(config)}"
+
+
 class ArrayOracle:
     """Knows every label and is never wrong.
 
@@ -51,6 +61,10 @@ class ArrayOracle:
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns the labels (q,) of examples (q,)."""
         return self.labels[indices]
+
+    def get_config(self) -> dict:
+        """Returns what answers depend on."""
+        return {"labels": self.labels}
 
 
 class NoisyOracle:
@@ -119,6 +133,15 @@ class NoisyOracle:
         u = np.random.default_rng([self.seed, draw]).random(len(self.labels))[indices]
         cumulative = self.confusion[self.labels[indices]].cumsum(1)
         return np.minimum((u[:, None] >= cumulative).sum(1), len(self.confusion) - 1)
+
+    def get_config(self) -> dict:
+        """Returns what answers depend on."""
+        return {
+            "labels": self.labels,
+            "confusion": self.confusion,
+            "seed": self.seed,
+            "resample": self.resample,
+        }
 
 
 class HumanOracle:

@@ -13,12 +13,30 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_json
 from tfp_bayes.active import ActiveLearner
 from tfp_bayes.active.images import png
+
+
+class Imported(NamedTuple):
+    """What became of the images in a file.
+
+    Attributes:
+        taken: Labels of images that had none.
+        known: Labels that changed nothing.
+        changed: Labels that replaced another one.
+        left_out: Images without an answer.
+    """
+
+    taken: int
+    known: int
+    changed: int
+    left_out: int
 
 
 def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence[str]) -> int:
@@ -44,9 +62,10 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
             "type": "choices",
             "value": {"choices": [class_names[guess]]},
         }
+        data = {"image": f"data:image/png;base64,{image}", "index": i, **_run_of(learner)}
         tasks.append(
             {
-                "data": {"image": f"data:image/png;base64,{image}", "index": i},
+                "data": data,
                 "predictions": [
                     {
                         "model_version": f"round {len(learner.history) - 1}",
@@ -60,38 +79,30 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
     return len(tasks)
 
 
-def import_labels(
-    learner: ActiveLearner, path: str | Path, class_names: Sequence[str]
-) -> tuple[int, int]:
+def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequence[str]) -> Imported:
     """Tells the learner what Label Studio exported ("JSON").
 
-    Of several annotations of an image the most frequent answer counts; cancelled ones do not.
-    Images without an answer stay to be labelled.
+    Of several annotations of an image, in one task or in several, the most frequent answer
+    counts; cancelled ones do not. Images without an answer stay to be labelled. A file can be
+    imported again, with more answers or with the same, see `ActiveLearner.merge`: an image whose
+    annotations are those of an earlier import is left as it is, another answer replaces the one
+    before.
 
     Args:
         learner: The one whose tasks these were.
         path: JSON file to read.
         class_names: K names.
 
-    Returns:
-        Numbers of labels taken and of images left out.
-
     Raises:
-        ValueError: If the file is no such export, a choice is no class, or two answers are as
-            frequent; nothing is told then.
+        ValueError: If the file is no such export or of another run, a choice is no class, or two
+            answers are as frequent; nothing is told then.
+        OSError: If another process labels the same run.
     """
-    try:
-        tasks = json.loads(Path(path).read_text())
-        if not isinstance(tasks, list):
-            raise TypeError("not a list")
-        answers = {int(task["data"]["index"]): _choices(task) for task in tasks}
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"Expected Label Studio's export in JSON, of tasks from export_tasks, in {path}. "
-            f"Received: {type(error).__name__}: {error}. Hint: choose 'JSON' when exporting."
-        ) from None
-    indices, labels = [], []
-    for index, choices in answers.items():
+    learner.lock()
+    annotations = _annotations(learner, Path(path))
+    indices, labels, sources = [], [], []
+    for index, found in annotations.items():
+        choices = [choice for choice, _ in found]
         if not choices:
             continue
         unknown = set(choices) - set(class_names)
@@ -103,15 +114,51 @@ def import_labels(
             )
         indices.append(index)
         labels.append(list(class_names).index(counts[0][0]))
-    if indices:
-        learner.tell(np.array(indices), np.array(labels))
-    return len(indices), len(answers) - len(indices)
+        sources.append(f"label studio {digest(sorted(found))}")
+    if not indices:
+        return Imported(0, 0, 0, len(annotations))
+    merged = learner.merge(np.array(indices), np.array(labels), "label studio", sources)
+    return Imported(*merged, len(annotations) - len(indices))
 
 
-def _choices(task: dict) -> list[str]:
+def _annotations(learner: ActiveLearner, path: Path) -> dict[int, list[tuple[str, str]]]:
+    """Returns each image's choices, each with what tells its annotation from another."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    runs = set()
+    try:
+        tasks = json.loads(path.read_text())
+        if not isinstance(tasks, list):
+            raise TypeError("not a list")
+        for task in tasks:
+            index = task["data"]["index"]
+            if not isinstance(index, int):
+                raise TypeError(f"index {index!r}")
+            found.setdefault(index, []).extend(_choices(task))
+            runs.add(task["data"].get("run"))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"Expected Label Studio's export in JSON, of tasks from export_tasks, in {path}. "
+            f"Received: {type(error).__name__}: {error}. Hint: choose 'JSON' when exporting."
+        ) from None
+    own = _run_of(learner).get("run")
+    if own is not None and runs - {own, None}:
+        raise ValueError(
+            f"Expected tasks of this run, {own}, in {path}. Received: tasks of "
+            f"{sorted(map(str, runs - {own}))}. Hint: import them into the run that exported them."
+        )
+    return found
+
+
+def _run_of(learner: ActiveLearner) -> dict[str, str]:
+    """Returns what tells the tasks of a run in files from those of another."""
+    identity = learner.storage.identity
+    return {"run": digest(identity)} if identity else {}
+
+
+def _choices(task: dict) -> list[tuple[str, str]]:
     """Returns the answers in all annotations of a task."""
     return [
-        result["value"]["choices"][0]
+        (result["value"]["choices"][0], f"{annotation.get('id')} {annotation.get('updated_at')}")
         for annotation in task["annotations"]
         if not annotation.get("was_cancelled")
         for result in annotation["result"]

@@ -76,6 +76,8 @@ def make_app(session: Session, token: str | None = None) -> flask.Flask:
             action(flask.request.get_json(force=True))
         except (ValueError, KeyError, TypeError) as error:
             return {"error": str(error)}, 400
+        except OSError as error:  # such as a full disk
+            return {"error": f"Not saved: {error}"}, 507
         return session.state()
 
     return app

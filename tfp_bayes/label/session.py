@@ -8,17 +8,22 @@ import numpy as np
 
 from tfp_bayes.active import ActiveLearner
 
+_WHO = "page"  # in the journal
+
 
 class Session:
     """One learner and one person: proposals out, labels in, training in the background.
 
-    Every label reaches the learner, and so its checkpoint, before the call returns. Safe to call
-    from several threads.
+    Every answer is in the learner's journal before the call returns. Safe to call from several
+    threads.
 
     Args:
         learner: Not yet asked or in the middle of a batch.
         class_names: K names.
         on_round: Called with the learner after each training.
+
+    Raises:
+        OSError: If another process labels the same run.
     """
 
     def __init__(
@@ -27,6 +32,7 @@ class Session:
         class_names: Sequence[str],
         on_round: Callable[[ActiveLearner], None] | None = None,
     ):
+        learner.lock()
         self.learner = learner
         self.class_names = list(class_names)
         self.on_round = on_round or (lambda learner: None)
@@ -101,6 +107,7 @@ class Session:
 
         Raises:
             ValueError: If the name is not a class, or the index not proposed.
+            OSError: If the answer cannot be saved; it does not count then.
         """
         if name not in self.class_names:
             raise ValueError(
@@ -110,19 +117,19 @@ class Session:
         with self._lock:
             self._check_idle()
             label = self.class_names.index(name)
-            self.learner.tell(np.array([index]), np.array([label]))
+            self.learner.tell(np.array([index]), np.array([label]), who=_WHO)
 
     def skip(self, index: int) -> None:
         """Gives up an image that cannot be labelled."""
         with self._lock:
             self._check_idle()
-            self.learner.skip(np.array([index]))
+            self.learner.skip(np.array([index]), who=_WHO)
 
     def undo(self, index: int) -> None:
         """Takes back the label, or the skip, of an image of this batch."""
         with self._lock:
             self._check_idle()
-            self.learner.take_back(np.array([index]))
+            self.learner.take_back(np.array([index]), who=_WHO)
 
     def _check_idle(self) -> None:
         if self.busy:

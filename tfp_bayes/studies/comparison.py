@@ -1,21 +1,26 @@
 """Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
 
-import concurrent.futures
 import csv
 import dataclasses
-import multiprocessing
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from tfp_bayes._plumbing.files import write_csv, write_json, write_png, write_text
-from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes._plumbing.files import (
+    remove_unfinished,
+    write_csv,
+    write_json,
+    write_png,
+    write_text,
+)
+from tfp_bayes._plumbing.lock import Lock
 from tfp_bayes.active.round import Round, filter_quality
 from tfp_bayes.studies.curves import Interval, mean_area, mean_crossing, paired_difference
 from tfp_bayes.studies.report import learning_curve_axes, read_history, read_round
+from tfp_bayes.studies.workers import run_all
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
 DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
@@ -54,6 +59,7 @@ def run_experiment(
 
     Raises:
         ValueError: If two methods would share a folder.
+        OSError: If another process runs this experiment, or a worker was killed.
     """
     folder = Path(folder)
     names = {method: _file_name(method) for method in methods}
@@ -63,38 +69,17 @@ def run_experiment(
             "Hint: names may differ in letters, digits, '_', '.' and a leading '-'."
         )
     folders = {(m, s): folder / names[m] / f"seed-{s}" for s in seeds for m in methods}
+    lock = Lock(folder / "experiment.lock", folder)
+    lock.acquire()
+    remove_unfinished(folder)
     histories: Histories = {method: {} for method in methods}
-    for method, seed in _completed(run, folders, workers):
+    for method, seed in run_all(run, folders, workers):
         histories[method][seed] = read_history(folders[method, seed] / "history.csv")
         write_results({m: h for m, h in histories.items() if h}, folder)
         if on_run is not None:
             on_run(method, seed)
+    lock.release()
     return histories
-
-
-def _completed(run: Run, folders: dict, workers: int) -> Iterator[tuple[str, int]]:
-    """Yields (method, seed) of each run once it is complete."""
-    if workers == 1:
-        for (method, seed), folder in folders.items():
-            run(method, seed, folder)
-            yield method, seed
-        return
-    # TensorFlow does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        workers, context, initializer=start_tensorflow
-    ) as pool:
-        futures = {
-            pool.submit(run, method, seed, folder): (method, seed)
-            for (method, seed), folder in folders.items()
-        }
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def write_results(histories: Histories, folder: Path) -> None:

@@ -5,17 +5,15 @@ from pathlib import Path
 
 from tfp_bayes import datasets
 from tfp_bayes.studies.configuration import ExperimentConfig, RunConfig
-from tfp_bayes.studies.report import read_history
-from tfp_bayes.studies.runs import check_continues, run_active_learning
+from tfp_bayes.studies.runs import check_continues, num_complete_rounds, run_active_learning
 
 
 def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
     """Completes one run of an experiment in its folder; does nothing if it is complete."""
     run = RunConfig(**config.methods[method], seed=seed)
-    history = folder / "history.csv"
-    if history.exists():
+    if (folder / "config.json").exists():
         check_continues(run, folder)
-        if len(read_history(history)) > config.rounds:
+        if num_complete_rounds(folder) > config.rounds:
             return
     run_active_learning(run, config.rounds, folder, data=_load_once(run.dataset), pictures=False)
 

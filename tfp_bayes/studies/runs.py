@@ -1,6 +1,7 @@
 """An active-learning run in a folder: started, killed, continued and reported."""
 
 import dataclasses
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import numpy as np
 
 from tfp_bayes import __version__, datasets
 from tfp_bayes._plumbing.checkpoint import check_same_configuration
-from tfp_bayes._plumbing.files import write_json
+from tfp_bayes._plumbing.files import write_json, write_path_atomically
+from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.active import (
     ActiveLearner,
     NoisyOracle,
@@ -23,12 +25,13 @@ from tfp_bayes.active import (
 from tfp_bayes.active.refit import initialize
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
-from tfp_bayes.studies.configuration import CLOSED_FORM, RunConfig, load_config
+from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config
 from tfp_bayes.studies.curves import images_to_error
 from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.tensorboard import TensorBoard
 
 VALIDATION_SIZE = 100
+SUMMARY = "summary.json"
 
 
 def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
@@ -139,9 +142,10 @@ def run_active_learning(
 ) -> ActiveLearner:
     """Runs, or continues, active learning in a folder until `rounds` rounds are complete.
 
-    The folder then holds config.json, checkpoint.npz, history.csv, acquired.csv,
-    learning_curve.png, acquired.png, summary.json and model.keras; tables and plots are brought
-    up to date after each round.
+    The folder then holds config.json, checkpoint.npz with its journal of answers, history.csv,
+    acquired.csv, learning_curve.png, acquired.png, model.keras and summary.json; tables and plots
+    are brought up to date after each round, model and summary at the end, the summary last. One
+    process at a time may write there.
 
     Args:
         config: The run.
@@ -159,13 +163,18 @@ def run_active_learning(
 
     Raises:
         ValueError: If the folder holds a run of another configuration.
+        OSError: If another process runs it.
     """
     folder = Path(folder)
+    lock = lock_of(folder / CHECKPOINT)
+    if folder.exists():  # a new one is made when all arguments are checked
+        lock.acquire()  # until the learner takes it over
     data = data or datasets.load(config.dataset)
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
         check_continues(config, folder)
-    learner = make_learner(config, data, checkpoint=folder / "checkpoint.npz", on_stage=on_stage)
+    learner = make_learner(config, data, checkpoint=folder / CHECKPOINT, on_stage=on_stage)
+    learner.lock()
     write_json(folder / "config.json", dataclasses.asdict(config))
 
     def report(row: Round) -> None:
@@ -176,33 +185,66 @@ def run_active_learning(
             on_round(row)
 
     learner.run(rounds, stop, on_round=report)
-    write_report(learner, folder, data.class_names)
-    record = summary(config, learner.history)
-    chosen = np.flatnonzero(learner.pool.acquired_at == 0)
-    record["initial_coverage"] = initial.coverage(data.y_train, chosen)
-    write_json(folder / "summary.json", record)
-    _save_model(learner.model, folder / "model.keras")
+    write_outcome(learner, config, data, folder)
     return learner
 
 
+def write_outcome(
+    learner: ActiveLearner, config: RunConfig, data: datasets.Dataset, folder: str | Path
+) -> None:
+    """Writes everything that is read of a run: tables, plots, model, and the summary last."""
+    folder = Path(folder)
+    write_report(learner, folder, data.class_names)
+    write_path_atomically(folder / "model.keras", learner.model.save)
+    record = summary(config, learner.history)
+    chosen = np.flatnonzero(learner.pool.acquired_at == 0)
+    record["initial_coverage"] = initial.coverage(data.y_train, chosen)
+    write_json(folder / SUMMARY, record)
+
+
+def num_complete_rounds(folder: str | Path) -> int:
+    """Returns how many rounds, the initial one included, all files in a folder are about."""
+    try:
+        return json.loads((Path(folder) / SUMMARY).read_text())["rounds"] + 1
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def open_run(
-    folder: str | Path, data_dir: str | None = None, manual_dir: str | None = None
-) -> tuple[ActiveLearner, datasets.Dataset]:
-    """Opens a run whose labels people give, and its data set.
+    folder: str | Path,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    write: bool = True,
+) -> tuple[ActiveLearner, RunConfig, datasets.Dataset]:
+    """Opens a run whose labels people give.
 
     Args:
         folder: Of a run that `run_active_learning` started.
         data_dir: See `datasets.load`.
         manual_dir: See `datasets.load`.
+        write: Whether to take the right to write at once; files that a killed process left
+            behind the learner are then brought up to date.
+
+    Returns:
+        The learner, what defines it, and its data set.
 
     Raises:
         ValueError: If there is no run.
+        OSError: If another process writes there.
     """
+    folder = Path(folder)
     config = load_config(folder)
+    lock = lock_of(folder / CHECKPOINT)
+    if write:
+        lock.acquire()
     data = datasets.load(config.dataset, data_dir, manual_dir)
-    learner = make_learner(config, data, checkpoint=Path(folder) / "checkpoint.npz")
+    learner = make_learner(config, data, checkpoint=folder / CHECKPOINT)
     learner.oracle = None
-    return learner, data
+    if write:
+        learner.lock()
+        if learner.history and num_complete_rounds(folder) != len(learner.history):
+            write_outcome(learner, config, data, folder)
+    return learner, config, data
 
 
 def check_continues(config: RunConfig, folder: Path) -> None:
@@ -234,9 +276,3 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
 def _without_nan(record: dict) -> dict:
     """Replaces NaN by None: JSON has no word for it."""
     return {name: None if value != value else value for name, value in record.items()}
-
-
-def _save_model(model: keras.Model, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")  # Keras insists on the .keras ending
-    model.save(temporary)
-    temporary.replace(path)

@@ -1,0 +1,198 @@
+"""What a learner leaves on the disk: a journal of answers, a checkpoint, and a lock on both."""
+
+import dataclasses
+import datetime
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tfp_bayes._plumbing import checkpoint
+from tfp_bayes._plumbing.files import remove_unfinished
+from tfp_bayes._plumbing.journal import Journal
+from tfp_bayes._plumbing.lock import LockedError, lock_of
+
+ACTIONS = ("tell", "merge", "skip", "take_back")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of the journal.
+
+    Attributes:
+        action: "tell" (an answer to a proposal), "merge" (one from a file, whatever was proposed),
+            "skip" or "take_back".
+        index: Which example.
+        label: Its label, None where there is none.
+        round: Round in progress, see `Round`.
+        who: Who gave it, such as "oracle" or "page".
+        source: What it was read from, so that reading that again changes nothing.
+        when: Time in ISO format.
+    """
+
+    action: str
+    index: int
+    label: int | None
+    round: int
+    who: str
+    source: str | None = None
+    when: str = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    )
+
+
+class State(NamedTuple):
+    """All that decides how a learner goes on."""
+
+    arrays: dict[str, np.ndarray]
+    record: dict
+
+
+class Storage:
+    """Journal and checkpoint of one learner, which one process at a time may write.
+
+    The journal `PATH.answers.jsonl` holds every answer and is the truth. The checkpoint at `path`
+    is a state in which the first answers are contained, and saves the time to train again. The
+    first write takes the lock `PATH.lock`; reading takes none.
+
+    Args:
+        path: The checkpoint; None keeps answers in memory.
+        identity: What tells this run from another, by name, plain JSON.
+    """
+
+    def __init__(self, path: Path | None, identity: dict):
+        self.path = path
+        self.identity = identity
+        self.sources: set[tuple[int, str]] = set()  # what was read from files
+        self._next = 0  # number of the next answer
+        if path is not None:
+            self._journal = Journal(path.with_name(f"{path.name}.answers.jsonl"))
+            self._lock = lock_of(path)
+            self._stamp: tuple | None = None  # of the checkpoint as it was read or written
+            self._is_damaged = False
+
+    def load(self) -> tuple[State | None, list[Answer]]:
+        """Returns the state to go on from and the answers given since, in order.
+
+        No state is returned for a new run, and for one whose checkpoint is damaged: all answers
+        are then given since.
+
+        Raises:
+            ValueError: If the files are of another run, or the checkpoint is damaged and there is
+                no journal.
+        """
+        if self.path is None:
+            return None, []
+        # Before the journal: a writer may add to both meanwhile, and answers come first.
+        self._stamp = _stamp(self.path)
+        loaded = self._load_checkpoint()
+        lines = self._journal.read()
+        if lines and lines[0] is not None:
+            checkpoint.check_same_configuration(
+                self.identity, lines[0].get("identity", {}), self.path
+            )
+        if isinstance(loaded, checkpoint.DamagedError):
+            if not lines:
+                raise loaded
+            self._is_damaged = True
+            warnings.warn(
+                f"{loaded} The run is restored from {self._journal.path.name}, its rounds are "
+                "trained again, and the damaged file is kept.",
+                stacklevel=4,
+            )
+            loaded = None
+        contained = 0 if loaded is None else loaded.record["num_answers"]
+        return loaded, self._answers(lines, contained)
+
+    def _load_checkpoint(self) -> State | checkpoint.DamagedError | None:
+        if self._stamp is None:
+            return None
+        try:
+            state = State(*checkpoint.load(self.path))
+        except checkpoint.DamagedError as error:
+            return error
+        checkpoint.check_same_configuration(self.identity, state.record["identity"], self.path)
+        return state
+
+    def _answers(self, lines: Sequence[dict | None], contained: int) -> list[Answer]:
+        """Returns the answers of a journal that a state with so many answers does not contain."""
+        known = {}
+        for line in lines[1:]:
+            if line is not None:
+                number = line.pop("number")
+                known[number] = Answer(**line)
+        self._next = max([contained, *(number + 1 for number in known)])
+        self.sources = {(a.index, a.source) for a in known.values() if a.source}
+        missing = [number for number in range(contained, self._next) if number not in known]
+        damaged = [number for number, line in enumerate(lines, start=1) if line is None]
+        if missing or damaged:
+            warnings.warn(
+                f"Expected {self._journal.path} whole. Received: damaged lines {damaged}, "
+                f"{len(missing)} answers lost. Hint: put an older copy back, or go on without.",
+                stacklevel=5,
+            )
+        return [known[number] for number in range(contained, self._next) if number in known]
+
+    def acquire(self) -> None:
+        """Takes the right to write, and keeps it until `release` or the end of the process.
+
+        Raises:
+            LockedError: If another process has it, or another learner has written since `load`.
+        """
+        if self.path is None or self._lock.held:
+            return
+        self._lock.acquire()
+        if not self._journal.is_current or _stamp(self.path) != self._stamp:
+            self._lock.release()
+            raise LockedError(
+                f"Expected {self.path} as it was read. Received: another learner has written "
+                "there since. Hint: make this learner anew; it continues from there."
+            )
+        remove_unfinished(self.path.parent)
+        if self._journal.is_empty:
+            self._journal.append([{"identity": self.identity}])
+
+    def release(self) -> None:
+        """Gives the right to write back."""
+        if self.path is not None:
+            self._lock.release()
+
+    def append(self, answers: Sequence[Answer]) -> None:
+        """Adds answers, which are on the disk when this returns.
+
+        Raises:
+            OSError: If they cannot be written; none counts then.
+        """
+        if self.path is not None:
+            self.acquire()
+            self._journal.append(
+                [
+                    {"number": number, **dataclasses.asdict(answer)}
+                    for number, answer in enumerate(answers, start=self._next)
+                ]
+            )
+        self._next += len(answers)
+        self.sources |= {(a.index, a.source) for a in answers if a.source}
+
+    def save(self, state: State) -> None:
+        """Writes the checkpoint: a state that contains all answers so far."""
+        if self.path is None:
+            return
+        self.acquire()
+        if self._is_damaged:
+            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+            self._is_damaged = False
+        more = {"identity": self.identity, "num_answers": self._next}
+        checkpoint.save(self.path, state.arrays, {**state.record, **more})
+        self._stamp = _stamp(self.path)
+
+
+def _stamp(path: Path) -> tuple | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfp_bayes import BayesianModel
-from tfp_bayes._plumbing import checkpoint, journal
+from tfp_bayes._plumbing import checkpoint, journal, lock
 from tfp_bayes.active import ActiveLearner, NoisyOracle
 from tfp_bayes.active.filters import StaticThreshold
 from tfp_bayes.layers import MCDropout
@@ -202,10 +202,9 @@ def test_a_checkpoint_of_an_earlier_release_is_refused(tmp_path):
 # Who writes.
 
 HOLDS = """
-import sys
+import runpy, sys
 from pathlib import Path
-from tfp_bayes._plumbing.lock import Lock
-lock = Lock(Path(sys.argv[1]), Path(sys.argv[2]))
+lock = runpy.run_path(sys.argv[1])["lock_of"](Path(sys.argv[2]))
 lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
@@ -215,7 +214,7 @@ sys.stdin.read()
 def test_another_process_writes(tmp_path):
     path = tmp_path / "c.npz"
     proposed = learner(path).propose()
-    command = [sys.executable, "-c", HOLDS, f"{path}.lock", path]
+    command = [sys.executable, "-c", HOLDS, lock.__file__, path]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as process:
         process.stdout.readline()

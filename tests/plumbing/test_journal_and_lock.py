@@ -8,20 +8,32 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tfp_bayes
 from tfp_bayes._plumbing import checkpoint, journal
 from tfp_bayes._plumbing.digest import digest, digest_rows
 from tfp_bayes._plumbing.files import remove_unfinished, write_text
 from tfp_bayes._plumbing.journal import Journal
 from tfp_bayes._plumbing.lock import Lock, LockedError
 
+# What is tested needs no TensorFlow, which importing the package would start in each process.
+LIGHT = f"""
+import sys, types
+package = sys.modules["tfp_bayes"] = types.ModuleType("tfp_bayes")
+package.__path__ = [{str(Path(tfp_bayes.__file__).parent)!r}]
+"""
+
 
 def start(code, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LIGHT + code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 

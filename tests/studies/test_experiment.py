@@ -1,7 +1,14 @@
 """Experiments: paired seeds, continued, tabulated; and their configuration."""
 
+import contextlib
 import csv
+import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +16,16 @@ import pytest
 import scipy.stats
 
 from tfp_bayes.active import Round, acquisition, filters, selectors
-from tfp_bayes.studies import configuration
+from tfp_bayes.studies import configuration, experiments
 from tfp_bayes.studies.comparison import (
     plot,
     read_results,
     run_experiment,
     summarize,
     to_markdown,
+    write_results,
 )
+from tfp_bayes.studies.configuration import RunConfig
 from tfp_bayes.studies.report import read_history, write_history
 
 STUDY = Path(__file__).parents[2] / "examples" / "study"
@@ -65,6 +74,106 @@ def test_runs_everything_once(workers, tmp_path):
     run_experiment(run, ["good", "bad"], range(4), tmp_path)
     assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
     assert len(list(tmp_path.rglob("worked"))) == 8
+
+
+@contextlib.contextmanager
+def busy_workers(folder):
+    """Starts an experiment and waits until two workers are at work; yields it and their ids."""
+    script = Path(__file__).with_name("killable_workers.py")
+    parent = subprocess.Popen(
+        [sys.executable, script, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        wait_for(lambda: len(list(folder.glob("run-?"))) == 2)
+        yield parent, [int(path.read_text()) for path in folder.glob("run-?")]
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # A process that nobody waits for stays as a name only.
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_workers_end_with_their_parent(stop, tmp_path):
+    with busy_workers(tmp_path) as (parent, workers):
+        parent.send_signal(stop)
+        parent.wait(60)
+        wait_for(lambda: not any(map(is_alive, workers)))
+    assert len(list(tmp_path.glob("run-?"))) == 2  # and begin nothing more
+
+
+def test_a_killed_worker_is_one_sentence(tmp_path):
+    with busy_workers(tmp_path) as (parent, workers):
+        os.kill(workers[0], signal.SIGKILL)
+        output = parent.communicate(timeout=60)[0].decode()
+        assert parent.returncode == 1
+        assert output.startswith("Expected workers that complete their runs. Received: one that")
+        assert output.count("\n") == 1
+        wait_for(lambda: not any(map(is_alive, workers)))
+
+
+def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):
+    config = experiments.ExperimentConfig({"m": {"steps": 7}}, rounds=3)
+    continued = []
+    monkeypatch.setattr(
+        experiments, "run_active_learning", lambda *args, **kwargs: continued.append(args)
+    )
+    monkeypatch.setattr(experiments, "_load_once", lambda name: None)
+    run = dataclasses.asdict(RunConfig(steps=7, seed=0))
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    write_history(tmp_path / "history.csv", [Round(i, 20, 0, 0.5) for i in range(4)])
+    for summary in (None, "", "{", '{"rounds": 2}'):  # killed, killed on a bad disk, fewer rounds
+        if summary is not None:
+            (tmp_path / "summary.json").write_text(summary)
+        experiments.run_one(config, "m", 0, tmp_path)
+    assert len(continued) == 4
+    (tmp_path / "summary.json").write_text('{"rounds": 3}')
+    experiments.run_one(config, "m", 0, tmp_path)
+    assert len(continued) == 4
+    with pytest.raises(ValueError, match=r"steps=8 \(was 7\)"):
+        experiments.run_one(experiments.ExperimentConfig({"m": {"steps": 8}}), "m", 0, tmp_path)
+
+
+def test_a_method_that_keeps_no_label(tmp_path):
+    def history(kept):
+        counts = {"num_asked": 10, "num_rejected": 10 - kept}
+        return [Round(i, 20 + i * kept, i * kept, 0.5 + 0.01 * i, **counts) for i in range(4)]
+
+    histories = {"all": {s: history(10) for s in (0, 1)}, "none": {s: history(0) for s in (0, 1)}}
+    write_results(histories, tmp_path)
+    row = json.loads((tmp_path / "summary.json").read_text())["none"]
+    assert row["area"] == pytest.approx([0.485] * 3)
+    assert row["difference"] == pytest.approx([0] * 3)
+    assert row["last_acquired"] == 0
+    assert "| none | 2 |" in (tmp_path / "summary.md").read_text()
+
+
+def test_two_experiments_in_one_folder(tmp_path):
+    lock = tmp_path / "experiment.lock"
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+    code += "print('held', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, lock], **pipes) as process:
+        process.stdout.readline()
+        with pytest.raises(OSError, match="in use by another process"):
+            run_experiment(run, ["good"], [0], tmp_path)
+        process.stdin.close()
+    run_experiment(run, ["good"], [0], tmp_path)
 
 
 def test_methods_that_would_share_a_folder(tmp_path):

@@ -1,0 +1,31 @@
+"""Runs that never end, in two workers: python killable_workers.py FOLDER."""
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+
+# What is tested needs no TensorFlow, which importing the package would start in each process.
+package = types.ModuleType("tfp_bayes")
+package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
+sys.modules["tfp_bayes"] = package
+
+from tfp_bayes.studies import workers  # noqa: E402
+
+workers.start_tensorflow = lambda: None
+
+
+def run(method, seed, folder):
+    folder.with_suffix(".tmp").write_text(str(os.getpid()))
+    folder.with_suffix(".tmp").rename(folder)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    folders = {("m", seed): Path(sys.argv[1], f"run-{seed}") for seed in range(4)}
+    try:
+        list(workers.run_all(run, folders, 2))
+    except ChildProcessError as error:
+        print(error)
+        sys.exit(1)

@@ -44,7 +44,12 @@ def test_refuses_and_changes_nothing(move, indices, message):
 def test_bad_arguments():
     with pytest.raises(ValueError, match="round=-1"):
         Pool(3).acquire([0], round=-1)
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="acquired_at=0"):
         Pool(0)
+    for wrong in (2.5, "3", np.zeros(3), np.zeros([2, 2], "int64")):
+        with pytest.raises(ValueError, match=r"Expected .* for `acquired_at`"):
+            Pool(wrong)
+    with pytest.raises(ValueError, match=r"Expected indices in \[0, 3\)"):
+        Pool(3).readmit([5])
     with pytest.raises(ValueError, match="-2 or more"):
         Pool(np.array([-3]))

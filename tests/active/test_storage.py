@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -13,7 +14,8 @@ from tfp_bayes import BayesianModel
 from tfp_bayes._plumbing import checkpoint, journal, lock
 from tfp_bayes.active import ActiveLearner, NoisyOracle
 from tfp_bayes.active.filters import StaticThreshold
-from tfp_bayes.layers import MCDropout
+from tfp_bayes.layers import MCDropout, NormalParameters
+from tfp_bayes.losses import NormalNLL
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
@@ -125,6 +127,32 @@ def test_a_filtered_run_is_restored(rejected, tmp_path):
         again = make(path)
     again.run(3)
     assert_same(state(again), state(whole))
+
+
+def test_labels_of_several_real_numbers_are_restored(tmp_path):
+    real = (X[:, :2] * np.pi).astype("float64")
+    inputs = keras.Input((4,))
+    outputs = NormalParameters()(keras.layers.Dense(4)(MCDropout(0.1)(inputs)))
+    model = BayesianModel(inputs, outputs, likelihood="normal", num_samples=4)
+    model.compile("adam", NormalNLL())
+    path = tmp_path / "c.npz"
+
+    def make():
+        return learner(path, model=model, y=real, acquisition="predictive_variance", oracle=None)
+
+    asking = make()
+    a, b, c, d = asking.propose()
+    asking.tell([a, b], real[[a, b]])
+    assert asking.merge([c, b], real[[c, b]]) == (1, 1, 0)
+    assert asking.merge([b], real[[b]] + 1e-12) == (0, 0, 1)
+    for damage in (lambda c: c, flip):
+        path.write_bytes(damage(path.read_bytes()))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is restored")
+            again = make()
+        assert_same(state(again), state(asking))
+        np.testing.assert_array_equal(again.labels[[a, c]], real[[a, c]])
+        assert np.isnan(again.labels[d]).all()
 
 
 def test_a_line_that_is_damaged_too(tmp_path):

@@ -117,9 +117,9 @@ def test_what_the_page_must_not_do():
 
 def test_an_empty_pool_is_said():
     learner = make()
-    learner.pool.ignore(learner.pool.unlabelled[3:])
+    learner.pool.ignore(learner.pool.unlabelled)
     state = ready(learner).state()
-    assert "at least query_size=4 examples" in state["error"]
+    assert "Expected examples in the pool. Received: 0" in state["error"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

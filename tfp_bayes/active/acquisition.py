@@ -8,9 +8,10 @@ too, and both predictions come with samples.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import entr
@@ -23,6 +24,32 @@ if TYPE_CHECKING:
 Acquisition = Callable[..., np.ndarray]
 
 _ROWS_AT_A_TIME = 64  # bounds the memory of joint distributions
+
+
+def _only_for(*likelihoods: str, hint: str) -> Callable[[Acquisition], Acquisition]:
+    """Marks an acquisition as one that other likelihoods give no meaning, and refuses those."""
+
+    def decorate(function: Acquisition) -> Acquisition:
+        @functools.wraps(function)
+        def checked(prediction: Prediction, *args: Any, **kwargs: Any) -> np.ndarray:
+            check_likelihood(checked, prediction.likelihood)
+            return function(prediction, *args, **kwargs)
+
+        checked.likelihoods, checked.hint = likelihoods, hint
+        return checked
+
+    return decorate
+
+
+def check_likelihood(acquisition: Acquisition, likelihood: str) -> None:
+    """Raises ValueError if an acquisition has no meaning for predictions of a likelihood."""
+    known = getattr(acquisition, "likelihoods", (likelihood,))
+    if likelihood not in known:
+        raise ValueError(
+            f"Expected predictions of likelihood {known} for acquisition="
+            f"{acquisition.__name__!r}. Received: likelihood={likelihood!r}. "
+            f"Hint: {acquisition.hint}."
+        )
 
 
 def bald(prediction: Prediction) -> np.ndarray:
@@ -58,6 +85,7 @@ def max_entropy(prediction: Prediction) -> np.ndarray:
     return prediction.predictive_entropy
 
 
+@_only_for("categorical", "bernoulli", hint="'predictive_variance' or 'bald' suit real targets")
 def variation_ratios(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k: the probability that the best guess is wrong.
 
@@ -107,6 +135,9 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
     return prediction.variance.sum(-1)
 
 
+@_only_for(
+    "categorical", hint="'variation_ratios' suits a sigmoid, 'predictive_variance' real targets"
+)
 def margin(prediction: Prediction) -> np.ndarray:
     """Scores by how close the two best guesses are: p_2 - p_1, at most 0.
 
@@ -123,6 +154,9 @@ def margin(prediction: Prediction) -> np.ndarray:
     return ordered[:, -2] - ordered[:, -1]
 
 
+@_only_for(
+    "categorical", hint="'variation_ratios' suits a sigmoid, 'predictive_variance' real targets"
+)
 def least_confident(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k, as `variation_ratios`; the name in the wider literature.
 
@@ -138,6 +172,7 @@ def least_confident(prediction: Prediction) -> np.ndarray:
     return 1 - prediction.mean.max(-1)
 
 
+@_only_for("categorical", hint="'bald' suits a sigmoid and real targets")
 def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     """Scores by the information that a label gives about the labels of other examples, in nats.
 

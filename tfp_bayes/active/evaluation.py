@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import norm
 
-from tfp_bayes.metrics import accuracy, nll
+from tfp_bayes.active.targets import Targets
 from tfp_bayes.prediction import Prediction
 
 
@@ -13,9 +12,10 @@ class Scores(NamedTuple):
     """Scores of a predictive distribution, NaN without data.
 
     Attributes:
-        accuracy: Of the largest mean.
-        rmse: Root mean squared error of the mean against one-hot labels, over examples and classes.
-        nll: Mean negative log likelihood in nats.
+        accuracy: Share of labels that are the likelier ones; NaN for real labels.
+        rmse: Root mean squared error of the mean against the labels, one-hot if they are classes,
+            over examples and outputs.
+        nll: Mean negative log likelihood of an example or position, in nats.
     """
 
     accuracy: float = float("nan")
@@ -23,20 +23,21 @@ class Scores(NamedTuple):
     nll: float = float("nan")
 
 
-def score_labels(
-    prediction: Prediction, labels: np.ndarray, num_classes: int, normal: bool
-) -> Scores:
+def score_labels(prediction: Prediction, labels: np.ndarray, targets: Targets) -> Scores:
     """Scores predictions of N labels.
 
     Args:
         prediction: Of the N examples.
-        labels: (N,) integers.
-        num_classes: K.
-        normal: Whether one-hot labels are predicted as normal targets, not as probabilities.
+        labels: (N, ...) of the form of `targets`.
+        targets: What a label is.
     """
-    targets = np.eye(num_classes)[labels]
-    rmse = float(np.sqrt(np.mean((targets - prediction.mean) ** 2)))
-    if not normal:
-        return Scores(accuracy(labels, prediction.mean), rmse, nll(labels, prediction.mean))
-    surprise = -norm(prediction.mean, prediction.std).logpdf(targets).sum(-1).mean()
-    return Scores(float(np.mean(prediction.mean.argmax(-1) == labels)), rmse, float(surprise))
+    nll = -prediction.log_prob(targets.for_log_prob(labels)).mean()
+    target = targets.one_hot(labels)
+    rmse = np.sqrt(np.mean(np.square(target - prediction.mean)))
+    if targets.classes:
+        accuracy = float(np.mean(prediction.mean.argmax(-1) == labels))
+    elif targets.likelihood == "bernoulli":
+        accuracy = float(np.mean((prediction.mean > 0.5) == (target == 1)))
+    else:
+        accuracy = float("nan")
+    return Scores(accuracy, float(rmse), float(nll))

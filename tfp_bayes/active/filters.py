@@ -44,9 +44,11 @@ class Filter(Configured):
 
     Attributes:
         trusts_model: Whether it relies on the model, so that it has to wait until that is good.
+        needs_truth: Whether it looks at the true labels.
     """
 
     trusts_model = True
+    needs_truth = False
 
     def keep(self, answers: Answers) -> np.ndarray:
         """Returns (q,) bool."""
@@ -220,6 +222,7 @@ class OracleFilter(Filter):
     """Rejects exactly the wrong labels: the best there can be, where the truth is known."""
 
     trusts_model = False
+    needs_truth = True
 
     def keep(self, answers: Answers) -> np.ndarray:
         """Returns (q,) bool."""

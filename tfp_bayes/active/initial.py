@@ -5,9 +5,10 @@ a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do no
 """
 
 from collections.abc import Callable
-from numbers import Integral
 
 import numpy as np
+
+from tfp_bayes._plumbing.checks import check_integers
 
 
 def balanced(
@@ -175,13 +176,8 @@ def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
     return free
 
 
-def _check_integer(size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, Integral):
-        raise ValueError(f"Expected an integer `size`. Received: size={size!r}. Hint: 20 is usual.")
-
-
 def _check_size(size: int, largest: int) -> None:
-    _check_integer(size)
+    check_integers(1, size=size)
     if not 1 <= size <= largest:
         raise ValueError(
             f"Expected `size` between 1 and {largest}. Received: size={size}. Hint: 20 is usual."
@@ -211,7 +207,7 @@ def _shares(
 ) -> list[tuple[int, int]]:
     """Returns how many examples to take of each class, as equal as can be."""
     classes = np.unique(labels)
-    _check_integer(size)
+    check_integers(1, size=size)
     if size < len(classes):
         raise ValueError(
             f"Expected `size` of at least {len(classes)}, one example of each class. "

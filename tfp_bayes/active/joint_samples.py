@@ -2,18 +2,18 @@
 
 import numpy as np
 
+from tfp_bayes.prediction import Prediction
 
-def check_joint_samples(model, x: np.ndarray) -> None:
+
+def check_joint_samples(twice: Prediction, model) -> None:
     """Raises ValueError unless a sample is one function, so that equal inputs have equal outputs.
 
     Args:
-        model: Anything with `predict_uncertainty`.
-        x: (1, ...) one input.
+        twice: Of one input, given twice, with samples.
+        model: What predicted.
     """
-    twice = np.concatenate([x, x])
-    prediction = model.predict_uncertainty(twice, num_samples=None, seed=0, return_samples=True)
-    samples = prediction.samples
-    if not np.array_equal(samples[:, 0], samples[:, 1]):
+    samples = twice.samples
+    if samples is None or not np.array_equal(samples[:, 0], samples[:, 1]):
         raise ValueError(
             "Expected a `model` whose samples are functions, equal for equal inputs, to score "
             f"examples together. Received: model={model!r}, which draws noise for each row. "

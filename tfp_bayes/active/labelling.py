@@ -5,8 +5,8 @@ import numpy as np
 from tfp_bayes.active.built_in import REJECTED
 from tfp_bayes.active.filters import Answers, Filter
 from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
+from tfp_bayes.active.targets import Targets
 
-UNKNOWN = -1  # label of an example that nobody has labelled
 NO_ANSWERS = {"asked": 0, "rejected": 0, "wrong": 0, "wrong_rejected": 0}
 
 
@@ -14,8 +14,8 @@ class Labelling:
     """The label of every example, and what a filter made of it.
 
     Attributes:
-        labels: (N,) int64 answers, -1 where there is none; those of the pool's labelled examples
-            are trained on.
+        labels: (N, ...) answers, -1 or NaN where there is none, see `Targets`; those of the
+            pool's labelled examples are trained on.
         probability: (N,) of each answer before it was trained on, NaN where not asked.
         rejected_at: (N,) round in which an answer was last rejected, -1 if none was.
         num_asks: (N,) answers given.
@@ -27,11 +27,17 @@ class Labelling:
         label_filter: What decides, or None to believe everything.
         rejected: "skip" gives rejected examples up, "quarantine" tests them again in each round,
             "relabel" asks once more and believes the second answer.
-        truth: (N,) true labels, to count errors, or None.
+        truth: (N, ...) true labels, to count errors, or None.
+        targets: What a label is.
     """
 
     def __init__(
-        self, size: int, label_filter: Filter | None, rejected: str, truth: np.ndarray | None
+        self,
+        size: int,
+        label_filter: Filter | None,
+        rejected: str,
+        truth: np.ndarray | None,
+        targets: Targets,
     ):
         if rejected not in REJECTED:
             raise ValueError(
@@ -40,12 +46,20 @@ class Labelling:
             )
         self.filter = label_filter
         self.rejected = rejected
-        self.truth = truth
-        self.labels = np.full(size, UNKNOWN)
+        # Of real numbers no answer is right or wrong.
+        real = targets.likelihood == "normal" and not targets.classes
+        self.truth = None if real else truth
+        self.targets = targets
+        self.labels = targets.unknown(size)
         self.probability = np.full(size, np.nan)
         self.rejected_at = np.full(size, -1)
         self.num_asks = np.zeros(size, "int64")
         self.tally = dict(NO_ANSWERS)
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """(N,) bool, which examples have an answer."""
+        return self.targets.are_known(self.labels)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns what is remembered of each example; `tally` is a state of its own."""
@@ -71,13 +85,13 @@ class Labelling:
 
     def forget(self, indices: np.ndarray) -> None:
         """Takes answers back that nothing was decided on."""
-        given = indices[self.labels[indices] != UNKNOWN]
-        self.labels[given] = UNKNOWN
+        given = indices[self.is_known[indices]]
+        self.labels[given] = self.targets.unknown(len(given))
         self.num_asks[given] -= 1
 
     def unsettled(self, pool: Pool) -> np.ndarray:
         """Returns the indices of answers that nothing was decided on."""
-        return np.flatnonzero((pool.acquired_at == UNLABELLED) & (self.labels != UNKNOWN))
+        return np.flatnonzero((pool.acquired_at == UNLABELLED) & self.is_known)
 
     def quarantined(self, pool: Pool) -> np.ndarray:
         """Returns the indices of rejected answers that are to be tested again."""
@@ -112,7 +126,7 @@ class Labelling:
             keep = self._keep(indices, probabilities, seed) | ~first
         wrong = np.zeros(len(indices), bool)
         if self.truth is not None:
-            wrong = self.labels[indices] != self.truth[indices]
+            wrong = self.targets.differ(self.labels[indices], self.truth[indices])
         for name, which in (
             ("asked", np.ones(len(indices), bool)),
             ("rejected", ~keep),
@@ -123,7 +137,7 @@ class Labelling:
         self.rejected_at[indices[~keep]] = round
         pool.acquire(indices[keep], round)
         if self.rejected == "relabel":
-            self.labels[indices[~keep]] = UNKNOWN
+            self.labels[indices[~keep]] = self.targets.unknown(int((~keep).sum()))
             return indices[~keep]
         pool.ignore(indices[~keep])
         return indices[:0]
@@ -157,6 +171,8 @@ class Labelling:
             "purity": unknown,
         }
         if known:
-            result["purity"] = float(np.mean(self.labels[labelled] == self.truth[labelled]))
+            result["purity"] = float(
+                1 - np.mean(self.targets.differ(self.labels[labelled], self.truth[labelled]))
+            )
         self.tally = dict(NO_ANSWERS)
         return result

@@ -12,19 +12,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.digest import digest, digest_network, digest_rows
 from tfp_bayes.active import acquisition as acquisitions
-from tfp_bayes.active import filters, selectors
+from tfp_bayes.active import checked, filters, selectors, stopping
 from tfp_bayes.active.evaluation import Scores, score_labels
 from tfp_bayes.active.joint_samples import check_joint_samples
 from tfp_bayes.active.labelling import Labelling
-from tfp_bayes.active.oracles import ArrayOracle, Oracle, digest_oracle
+from tfp_bayes.active.oracles import ArrayOracle, Oracle, ask, digest_oracle
 from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
+from tfp_bayes.active.progress import Progress
 from tfp_bayes.active.refit import Refit
 from tfp_bayes.active.round import Round
 from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.active.storage import Answer, State, Storage
+from tfp_bayes.active.targets import infer_targets
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.prediction import concatenate
@@ -66,7 +69,8 @@ class ActiveLearner:
         x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it. An array, or
             what does not fit into memory: an `np.memmap`, a finite `tf.data.Dataset`, a
             `keras.utils.PyDataset` or another of `tfp_bayes.active.rows`.
-        y: True labels (N,), integers, or None if they are not known.
+        y: True labels, or None if they are not known: (N,) class numbers for a softmax, zeros and
+            ones (N,) or (N, K) for sigmoids, real numbers (N,) or (N, D) for likelihood "normal".
         oracle: Who labels, see `tfp_bayes.active.oracles`; None takes `y`, and without that a
             person labels through `tell`.
         label_filter: Which answers are believed: name or `Filter`, see
@@ -150,61 +154,61 @@ class ActiveLearner:
         checkpoint: str | Path | None = None,
         on_stage: Callable[[str], None] | None = None,
     ):
+        sizes = {"num_samples": num_samples, "evaluation_samples": evaluation_samples}
+        sizes |= {"query_size": query_size, "candidates": candidates}
+        check_integers(1, **{name: value for name, value in sizes.items() if value is not None})
+        check_integers(0, seed=seed)
         self.model = model
         self.x = as_rows(x)
         self.acquisition = acquisitions.get(acquisition)
         self.selector = selectors.get(selector)
-        self.validation_data = validation_data
-        self.test_data = test_data
-        # A regression on classes has more outputs than classes, and says how many there are.
-        self.num_classes = getattr(model, "num_classes", model.output_shape[-1])
-        self.y = None if y is None else self._checked_labels(y, len(self.x))
+        self.num_samples = num_samples
+        self._check_inputs(ignore)
+        initial = checked.initial_set(initial, initial_labels if y is None else y)
+        # Before anything is trained: what the outputs mean, and whether the rest fits to that.
+        probe = self._predict(self.rows([0, 0]), 0, return_samples=self._needs_samples)
+        self.targets = infer_targets(probe, initial_labels if y is None else y)
+        checked.suits(probe, self.acquisition, self.selector)
+        if self._needs_samples:
+            check_joint_samples(probe, model)
+        self.num_classes = self.targets.num_outputs
+        self.y = None if y is None else self.targets.check(y, len(self.x))
         self.oracle = ArrayOracle(self.y) if oracle is None and y is not None else oracle
-        if query_size < 1 or (candidates is not None and candidates < query_size):
+        checked.function(self.oracle, "oracle", "from indices to labels")
+        checked.function(on_stage, "on_stage", "of the name of a stage")
+        if candidates is not None and candidates < query_size:
             raise ValueError(
-                "Expected a positive `query_size`, and `candidates` not below it. "
+                "Expected `candidates` not below `query_size`. "
                 f"Received: query_size={query_size}, candidates={candidates}. "
                 "Hint: candidates=None scores the whole pool."
             )
         self.query_size = query_size
         self.candidates = candidates
-        self.num_samples = num_samples
         self.evaluation_samples = num_samples if evaluation_samples is None else evaluation_samples
         self.seed = seed
+        self.validation_data = checked.pair(validation_data, "validation_data", self.targets)
+        self.test_data = checked.pair(test_data, "test_data", self.targets)
         self.refit = Refit(model, reinit, steps, max_steps, batch_size)
+        self.refit.check_validation(validation_data)
         self.on_stage = on_stage or (lambda stage: None)
 
-        if self._needs_samples:
-            check_joint_samples(model, self.rows([0]))
         self.pool = Pool(len(self.x))
         label_filter = filters.get(label_filter)
-        if label_filter is not None and getattr(model, "likelihood", None) == "normal":
-            raise ValueError(
-                "Expected a model that predicts probabilities with `label_filter`. Received: "
-                f"label_filter={label_filter!r}, model={model.name!r} of likelihood 'normal'. "
-                "Hint: BayesianBasisRegression.to_classifier() predicts some."
-            )
-        self.labelling = Labelling(len(self.x), label_filter, rejected, self.y)
+        checked.filter_suits(label_filter, self.targets, self.y is not None)
+        self.labelling = Labelling(len(self.x), label_filter, rejected, self.y, self.targets)
         self.candidate_scores = np.array([])  # of the last proposal
         self.scores = np.full(len(self.x), np.nan)  # (N,) of each example when it was acquired
         self.pending = np.array([], dtype="int64")  # proposed and not answered yet
         self.proposed = np.array([], dtype="int64")  # the whole batch, answered or not
-        self.proposed_probabilities = np.zeros([0, self.num_classes])  # what the model thought
+        self.proposed_probabilities = np.zeros([0, *probe.mean.shape[1:]])  # what the model thought
         self.history: list[Round] = []
         self.score_seconds, self.pool_uncertainty = 0.0, float("nan")
         self.pool.ignore(ignore)
         self.ignored = np.asarray(ignore, "int64")
-        initial = np.asarray(initial)
         self.pool.acquire(initial, round=0)
         if initial_labels is None:
-            initial_labels = None if self.y is None else self.y[initial]
-        if initial_labels is None or not len(initial):
-            raise ValueError(
-                "Expected `initial` indices with labels, from `y` or `initial_labels`. "
-                f"Received: {len(initial)} indices, y=None, initial_labels=None. "
-                "Hint: label a few examples of each class first."
-            )
-        self.labelling.labels[initial] = self._checked_labels(initial_labels, len(initial))
+            initial_labels = self.y[initial]
+        self.labelling.labels[initial] = self.targets.check(initial_labels, len(initial))
         path = None if checkpoint is None else Path(checkpoint)
         self.storage = Storage(path, {} if path is None else self._identity())
         state, answers = self.storage.load()
@@ -217,30 +221,45 @@ class ActiveLearner:
     def run(
         self,
         num_rounds: int,
-        stop: Criterion | None = None,
+        stop: Criterion | str | Sequence[Criterion | str] | None = None,
         on_round: Callable[[Round], None] | None = None,
+        verbose: bool = False,
     ) -> list[Round]:
         """Runs until `num_rounds` rounds of acquisition are complete, earlier ones counted.
 
         Args:
             num_rounds: Rounds in all, as `epochs` with `initial_epoch` in Keras: a run that was
                 interrupted after 4 of 10 rounds continues with the fifth.
-            stop: Function of the history that says when to stop before that, see
-                `tfp_bayes.active.stopping`.
+            stop: When to stop before that: a function of the history, or its short form such as
+                "labels=200", see `tfp_bayes.active.stopping.get`.
             on_round: Called with each new row of the history.
+            verbose: Whether to print a line for each round and, on a terminal, what goes on.
 
         Returns:
-            The history, `num_rounds` + 1 rows unless stopped: round 0 is the initial set.
+            The history, `num_rounds` + 1 rows unless stopped or the pool is empty: round 0 is the
+            initial set.
 
         Raises:
-            ValueError: If the pool is too small, or without `y`.
+            ValueError: If there is nobody to ask, or an argument is out of range.
         """
-        while len(self.history) <= num_rounds:
-            if stop is not None and self.history and stop(self.history):
-                break
-            row = self.step()
-            if on_round is not None:
-                on_round(row)
+        check_integers(0, num_rounds=num_rounds)
+        criterion = stopping.get(stop)
+        progress = Progress(num_rounds) if verbose else None
+        on_stage = self.on_stage
+        if progress is not None:
+            self.on_stage = lambda stage: (progress.on_stage(stage), on_stage(stage))
+        try:
+            while len(self.history) <= num_rounds:
+                if criterion is not None and self.history and criterion(self.history):
+                    break
+                if self.is_trained and not len(self.pool.unlabelled):
+                    break
+                row = self.step()
+                for show in (None if progress is None else progress.on_round, on_round):
+                    if show is not None:
+                        show(row)
+        finally:
+            self.on_stage = on_stage
         return self.history
 
     def step(self) -> Round:
@@ -258,7 +277,7 @@ class ActiveLearner:
                 again = self.labelling.num_asks[indices] > 0
                 for turn in np.unique(again):
                     at = indices[again == turn]
-                    self.tell(at, self.oracle(at, again=int(turn)), who="oracle")
+                    self.tell(at, ask(self.oracle, at, int(turn)), who="oracle")
                 self._settle()
                 indices = self.pending
         return self.train()
@@ -291,10 +310,11 @@ class ActiveLearner:
         scores the pool again.
 
         Returns:
-            Indices (q,) int64, or those of the last proposal that have no label yet.
+            Indices (q,) int64, fewer if the pool is smaller, or those of the last proposal that
+            have no label yet.
 
         Raises:
-            ValueError: If fewer than `query_size` examples are left in the pool.
+            ValueError: If no example is left in the pool, or a score is not finite.
         """
         if not len(self.pending):
             self._settle()
@@ -303,11 +323,10 @@ class ActiveLearner:
         self.lock()
         if not self.is_trained:
             self.train()
-        left = len(self.pool.unlabelled)
-        if left < self.query_size:
+        if not len(self.pool.unlabelled):
             raise ValueError(
-                f"Expected at least query_size={self.query_size} examples in the pool. "
-                f"Received: {left}. Hint: ask for fewer rounds or a smaller query_size."
+                "Expected examples in the pool. Received: 0. Hint: everything that may be asked "
+                "has been; ask for fewer rounds."
             )
         start = time.perf_counter()
         self._test_quarantine()
@@ -315,7 +334,7 @@ class ActiveLearner:
         prediction = self._predict_rows(
             candidates, self._seed(_SCORE), return_samples=self._needs_samples
         )
-        scores = self._score(prediction)
+        scores = checked.scores(self._score(prediction), candidates, self.acquisition)
         best = self.selector(
             selectors.Candidates(
                 self.model,
@@ -324,12 +343,12 @@ class ActiveLearner:
                 prediction,
                 functools.partial(self.rows, self.pool.labelled),
             ),
-            self.query_size,
+            min(self.query_size, len(candidates)),
             self._seed(_SELECT),
         )
-        self.candidate_scores = np.asarray(scores)
+        self.candidate_scores = scores
         self.pending = self.proposed = candidates[best]
-        self.scores[self.pending] = np.asarray(scores)[best]
+        self.scores[self.pending] = scores[best]
         self.proposed_probabilities = np.asarray(prediction.mean)[best].astype("float64")
         self.pool_uncertainty = float(np.mean(prediction.mutual_information))
         self.score_seconds = time.perf_counter() - start
@@ -341,7 +360,8 @@ class ActiveLearner:
 
         Args:
             indices: Indices (n,) out of the last proposal, each once.
-            labels: Their labels (n,), integers in [0, K).
+            labels: Their labels: (n,) integers in [0, K), or zeros and ones or real numbers, as the
+                model predicts.
             who: Who gave them, for the journal.
 
         Raises:
@@ -350,7 +370,7 @@ class ActiveLearner:
             OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
         indices = np.atleast_1d(indices)
-        labels = self._checked_labels(labels, len(indices))
+        labels = self.targets.check(labels, len(indices))
         if len(np.unique(indices)) != len(indices):
             raise ValueError(
                 "Expected each index once. Received: "
@@ -381,7 +401,7 @@ class ActiveLearner:
 
         Args:
             indices: Indices (n,), each once; not those that were ignored at the start.
-            labels: Their labels (n,), integers in [0, K).
+            labels: Their labels, as `tell` takes them.
             who: Who gave them, for the journal.
             sources: Where each was read, (n,) strings: an answer whose source was merged before
                 is known, even if a later answer has replaced it. None compares labels alone.
@@ -395,7 +415,7 @@ class ActiveLearner:
             OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
         indices = np.atleast_1d(np.asarray(indices, "int64"))
-        labels = self._checked_labels(labels, len(indices))
+        labels = self.targets.check(labels, len(indices))
         outside = (indices < 0) | (indices >= len(self.x))
         unknown = indices[outside | np.isin(indices, self.ignored)]
         if unknown.size or len(np.unique(indices)) != len(indices):
@@ -405,9 +425,10 @@ class ActiveLearner:
                 "Hint: these answers may be of another run."
             )
         marks = [None] * len(indices) if sources is None else [str(each) for each in sources]
-        known = self.labels[indices] == labels
+        answered = self.labelling.is_known[indices]
+        known = answered & ~self.targets.differ(self.labels[indices], labels)
         known |= [(int(i), mark) in self.storage.sources for i, mark in zip(indices, marks)]
-        changed = ~known & (self.labels[indices] >= 0)
+        changed = ~known & answered
         marks = [mark for mark, is_known in zip(marks, known) if not is_known]
         self._take("merge", indices[~known], labels[~known], who, marks)
         return Merged(int((~known & ~changed).sum()), int(known.sum()), int(changed.sum()))
@@ -514,7 +535,7 @@ class ActiveLearner:
 
     @property
     def _answered(self) -> np.ndarray:
-        return np.flatnonzero((self.labels >= 0) | (self.labelling.rejected_at >= 0))
+        return np.flatnonzero(self.labelling.is_known | (self.labelling.rejected_at >= 0))
 
     def _settle(self) -> None:
         """Decides on the answers since the last decision; some may be asked again."""
@@ -576,7 +597,10 @@ class ActiveLearner:
         self.pending = self.pending[:0]
         labelled = self.pool.labelled
         steps = self.refit(
-            self.rows(labelled), self.labels[labelled], self.validation_data, self._seed(_TRAIN)
+            self.rows(labelled),
+            self.targets.for_fit(self.labels[labelled]),
+            self._for_fit(self.validation_data),
+            self._seed(_TRAIN),
         )
         self.on_stage("fit")
         fitted = time.perf_counter()
@@ -613,8 +637,13 @@ class ActiveLearner:
         return self.model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed, **kwargs)
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Returns the inputs (n, ...) of some examples, loaded if they are not in memory."""
-        return np.asarray(self.x[np.asarray(indices, "int64")])
+        """Returns the inputs (n, ...) of some examples, loaded if they are not in memory.
+
+        Raises:
+            ValueError: If a number in them is not finite; the examples are named.
+        """
+        indices = np.asarray(indices, "int64")
+        return checked.finite_rows(np.asarray(self.x[indices]), indices)
 
     def _predict_rows(self, indices: np.ndarray, seed: int, **kwargs) -> Prediction:
         """Predicts examples, a bounded number of them in memory at a time."""
@@ -650,25 +679,24 @@ class ActiveLearner:
         prediction = self.model.predict_uncertainty(
             x, num_samples=self.evaluation_samples, seed=self._seed(_EVALUATE)
         )
-        normal = getattr(self.model, "likelihood", None) == "normal"
-        return score_labels(prediction, y, self.num_classes, normal)
+        return score_labels(prediction, y, self.targets)
 
     def _seed(self, purpose: int) -> int:
         """Derives the seed of one use in the round in progress."""
         state = np.random.SeedSequence([self.seed, len(self.history), purpose])
         return int(state.generate_state(1)[0] >> 1)  # 31 bits: fits every library's seed
 
-    def _checked_labels(self, labels: np.ndarray, size: int) -> np.ndarray:
-        labels = np.atleast_1d(labels)
-        valid = labels.dtype.kind in "iu" and labels.shape == (size,)
-        if not valid or (size and not 0 <= labels.min() <= labels.max() < self.num_classes):
-            raise ValueError(
-                f"Expected {size} integer labels in [0, {self.num_classes}). "
-                f"Received: {labels.dtype} array of shape {labels.shape}"
-                + (f", from {labels.min()} to {labels.max()}" if labels.size else "")
-                + ". Hint: one label for each index, as class numbers."
-            )
-        return labels.astype("int64")
+    def _check_inputs(self, ignore: np.ndarray) -> None:
+        """Looks at inputs that are in memory now; others are looked at when they are read."""
+        if not isinstance(self.x, np.ndarray) or isinstance(self.x, np.memmap):
+            return
+        if self.x.dtype.kind == "f":
+            indices = np.setdiff1d(np.arange(len(self.x)), ignore)
+            for start in range(0, len(indices), AT_ONCE):
+                self.rows(indices[start : start + AT_ONCE])
+
+    def _for_fit(self, data: tuple[np.ndarray, np.ndarray] | None):
+        return None if data is None else (data[0], self.targets.for_fit(data[1]))
 
     def get_state(self) -> State:
         """Returns all that decides how this learner goes on."""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tfp_bayes._plumbing.checks import check_integers
+
 UNLABELLED = -1
 IGNORED = -2
 
@@ -29,8 +31,15 @@ class Pool:
 
     def __init__(self, acquired_at: int | np.ndarray):
         if np.ndim(acquired_at) == 0:
+            check_integers(1, acquired_at=acquired_at)
             acquired_at = np.full(acquired_at, UNLABELLED)
-        self.acquired_at = np.array(acquired_at, dtype="int64")
+        acquired_at = np.asarray(acquired_at)
+        if acquired_at.ndim != 1 or acquired_at.dtype.kind not in "iu":
+            raise ValueError(
+                "Expected a number of examples or integers (N,) for `acquired_at`. Received: "
+                f"{acquired_at.dtype} of shape {acquired_at.shape}. Hint: Pool(len(x))."
+            )
+        self.acquired_at = acquired_at.astype("int64")
         if len(self.acquired_at) == 0 or self.acquired_at.min() < IGNORED:
             raise ValueError(
                 "Expected at least one example, entries of -2 or more for `acquired_at`. "
@@ -61,11 +70,7 @@ class Pool:
         Raises:
             ValueError: If an index is unknown, repeated or not in the pool; nothing changes.
         """
-        if round < 0:
-            raise ValueError(
-                f"Expected a round of 0 or more. Received: round={round}. Hint: 0 is the initial "
-                "set."
-            )
+        check_integers(0, round=round)
         self.acquired_at[self._in_pool(indices)] = round
 
     def ignore(self, indices: np.ndarray) -> None:
@@ -82,7 +87,7 @@ class Pool:
         Raises:
             ValueError: If an index is not ignored; nothing changes.
         """
-        indices = np.asarray(indices, "int64").reshape(-1)
+        indices = self._known(indices)
         others = indices[self.acquired_at[indices] != IGNORED]
         if others.size:
             raise ValueError(
@@ -91,7 +96,8 @@ class Pool:
             )
         self.acquired_at[indices] = UNLABELLED
 
-    def _in_pool(self, indices: np.ndarray) -> np.ndarray:
+    def _known(self, indices: np.ndarray) -> np.ndarray:
+        """Returns indices of examples, each once."""
         indices = np.asarray(indices).reshape(-1)
         if indices.size and indices.dtype.kind not in "iu":
             raise ValueError(
@@ -111,6 +117,10 @@ class Pool:
                 f"Received: {len(indices)} indices, {len(np.unique(indices))} different. "
                 "Hint: drop the repeated ones."
             )
+        return indices
+
+    def _in_pool(self, indices: np.ndarray) -> np.ndarray:
+        indices = self._known(indices)
         taken = indices[self.acquired_at[indices] != UNLABELLED]
         if taken.size:
             raise ValueError(

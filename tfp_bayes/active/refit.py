@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes.active.built_in import REINIT
 
 SHRINK, PERTURB = 0.5, 0.1
@@ -50,12 +51,9 @@ class Refit:
                 f"Expected one of {REINIT} for `reinit`. Received: reinit={reinit!r}. "
                 "Hint: 'fresh' forgets earlier rounds, as in Gal et al. 2017."
             )
-        if steps < 1 or batch_size < 1 or (max_steps is not None and max_steps < steps):
-            raise ValueError(
-                "Expected positive `steps` and `batch_size`, and `max_steps` not below `steps`. "
-                f"Received: steps={steps}, batch_size={batch_size}, max_steps={max_steps}. "
-                "Hint: leave them out for defaults that suit some hundred labels."
-            )
+        check_integers(1, steps=steps, batch_size=batch_size)
+        if max_steps is not None:
+            check_integers(steps, max_steps=max_steps)
         self.model = model
         self.reinit = reinit
         self.steps = steps
@@ -69,13 +67,8 @@ class Refit:
     def __call__(
         self, x: np.ndarray, y: np.ndarray, validation_data: tuple | None, seed: int
     ) -> int:
-        """Trains on x (N, ...), y (N,), and returns the number of optimizer steps taken."""
-        if self.max_steps is not None and validation_data is None:
-            raise ValueError(
-                f"Expected `validation_data` with max_steps={self.max_steps}. "
-                "Received: validation_data=None. Hint: early stopping looks at the validation "
-                "loss."
-            )
+        """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken."""
+        self.check_validation(validation_data)
         self._restart(seed)
         batch_size = min(self.batch_size, len(x))
         # Endless and shuffled anew at each pass: the budget counts steps, so it does not matter
@@ -107,6 +100,15 @@ class Refit:
         # Keras must not shuffle what is shuffled already.
         history = self.model.fit(data, num_train=len(x), verbose=0, shuffle=False, **schedule)
         return len(history.epoch) * schedule["steps_per_epoch"]
+
+    def check_validation(self, validation_data: tuple | None) -> None:
+        """Raises ValueError unless there is what early stopping looks at."""
+        if self.max_steps is not None and validation_data is None:
+            raise ValueError(
+                f"Expected `validation_data` with max_steps={self.max_steps}. "
+                "Received: validation_data=None. Hint: early stopping looks at the validation "
+                "loss."
+            )
 
     def _restart(self, seed: int) -> None:
         for variable, value in zip(self.model.optimizer.variables, self._initial_optimizer):

@@ -121,7 +121,16 @@ def as_rows(x) -> Rows | Sequence:
     """Returns what a user gave as something that gives rows by index."""
     if isinstance(x, tf.data.Dataset):
         return DatasetRows(x)
-    return PyDatasetRows(x) if isinstance(x, keras.utils.PyDataset) else x
+    if isinstance(x, keras.utils.PyDataset):
+        return PyDatasetRows(x)
+    if isinstance(x, (list, tuple)):
+        x = np.asarray(x)
+    if not hasattr(x, "__len__") or not hasattr(x, "__getitem__") or isinstance(x, (dict, str)):
+        raise ValueError(
+            "Expected inputs that have a length and rows by index for `x`. "
+            f"Received: x of type {type(x).__name__}. Hint: an array, or LoadedRows(load, N)."
+        )
+    return x
 
 
 def _check_same_order(first: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> None:

@@ -35,7 +35,7 @@ class Answer:
 
     action: str
     index: int
-    label: int | None
+    label: int | float | list | None
     round: int
     who: str
     source: str | None = None

@@ -61,6 +61,8 @@ def badge(
 class BADGE(Selector):
     """Uncertain and diverse by the last layer's gradients; see `badge`. Looks at no score."""
 
+    likelihoods = ("categorical",)
+
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
         """Returns the positions chosen."""
         features = candidates.features("penultimate")

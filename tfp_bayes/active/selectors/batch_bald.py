@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import xlogy
 
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes.active.selectors.selector import Candidates, Selector, check_query_size
 
 MAX_CONFIGURATIONS = 10_000
@@ -145,8 +146,10 @@ class BatchBALD(Selector):
     """
 
     needs_samples = True
+    likelihoods = ("categorical",)
 
     def __init__(self, max_configurations: int = MAX_CONFIGURATIONS):
+        check_integers(1, max_configurations=max_configurations)
         self.max_configurations = int(max_configurations)
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:

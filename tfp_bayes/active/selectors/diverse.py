@@ -35,7 +35,7 @@ def diverse(
         Positions (query_size,) int64, in the order picked.
 
     Raises:
-        ValueError: If shapes do not fit, a score is NaN, or `query_size` is out of range.
+        ValueError: If shapes do not fit, a score is not finite, or `query_size` is out of range.
 
     Reference:
         Carbonell and Goldstein 1998, "The Use of MMR, Diversity-Based Reranking", equation 1.

@@ -69,9 +69,11 @@ class Selector(Configured):
     Attributes:
         needs_samples: Whether it reads `prediction.samples`, of one function each for all
             candidates.
+        likelihoods: Of the predictions that it understands.
     """
 
     needs_samples = False
+    likelihoods: tuple[str, ...] = ("categorical", "bernoulli", "normal")
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
         """Returns `query_size` positions among the candidates, int64, the first choice first."""
@@ -94,11 +96,12 @@ def check_query_size(query_size: int, num_candidates: int) -> None:
 def check_scores(scores: np.ndarray) -> np.ndarray:
     """Returns scores (N,) as float64, or raises ValueError."""
     scores = np.asarray(scores, dtype="float64")
-    if scores.ndim != 1 or np.isnan(scores).any():
+    if scores.ndim != 1 or not np.isfinite(scores).all():
+        wrong = np.flatnonzero(~np.isfinite(scores))
         raise ValueError(
-            "Expected scores (N,) without NaN for `scores`. "
-            f"Received: shape {scores.shape}, {int(np.isnan(scores).sum())} NaN. "
-            "Hint: NaN comes from a model whose training diverged."
+            "Expected finite scores (N,) for `scores`. "
+            f"Received: shape {scores.shape}, {wrong.size} NaN or infinite at {wrong[:5].tolist()}."
+            " Hint: NaN comes from inputs that are not finite or from training that diverged."
         )
     return scores
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.active.selectors.selector import Candidates, Selector, check_scores
-from tfp_bayes.active.selectors.top_k import top_k
+from tfp_bayes.active.selectors.top_k import highest, top_k
 
 
 def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -26,7 +26,7 @@ def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0)
 
     Raises:
         ValueError: If `query_size` exceeds N or is below 1, `beta` is not positive and finite, or
-            a score is NaN.
+            a score is not finite.
 
     Reference:
         Kirsch et al. 2021, "Stochastic Batch Acquisition", section 3, arXiv:2106.12059.
@@ -58,7 +58,7 @@ def _gumbel_top_k(logits: np.ndarray, query_size: int, beta: float, seed: int) -
     """Draws without replacement with probability proportional to exp(beta logits)."""
     check_positive(beta=beta)
     gumbel = np.random.default_rng([seed, 1]).gumbel(size=len(logits))
-    return top_k(beta * logits + gumbel, query_size, seed)
+    return highest(beta * logits + gumbel, query_size, seed)
 
 
 class _Stochastic(Selector):

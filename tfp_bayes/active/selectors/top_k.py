@@ -22,17 +22,21 @@ def top_k(scores: np.ndarray, query_size: int, seed: int = 0) -> np.ndarray:
         Positions (query_size,) int64, the highest score first.
 
     Raises:
-        ValueError: If `query_size` exceeds N or is below 1, or a score is NaN.
+        ValueError: If `query_size` exceeds N or is below 1, or a score is not finite.
 
     Example:
 
     >>> top_k(np.array([0.1, 0.7, 0.2]), 2)
     array([1, 2])
     """
-    scores = check_scores(scores)
-    check_query_size(query_size, len(scores))
-    tie_break = np.random.default_rng(seed).permutation(len(scores))
-    return np.lexsort((tie_break, -scores))[:query_size]
+    return highest(check_scores(scores), query_size, seed)
+
+
+def highest(values: np.ndarray, query_size: int, seed: int) -> np.ndarray:
+    """Picks the highest values (N,), which may be infinite, and breaks ties at random."""
+    check_query_size(query_size, len(values))
+    tie_break = np.random.default_rng(seed).permutation(len(values))
+    return np.lexsort((tie_break, -values))[:query_size]
 
 
 class TopK(Selector):

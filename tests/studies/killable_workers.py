@@ -6,14 +6,16 @@ import time
 import types
 from pathlib import Path
 
-# What is tested needs no TensorFlow, which importing the package would start in each process.
-package = types.ModuleType("tfp_bayes")
-package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
-sys.modules["tfp_bayes"] = package
+if __name__ in ("__main__", "__mp_main__"):  # the latter in a worker
+    # What is tested needs no TensorFlow, which importing the package would start in each process.
+    package = types.ModuleType("tfp_bayes")
+    package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
+    sys.modules["tfp_bayes"] = package
 
 from tfp_bayes.studies import workers  # noqa: E402
 
-workers.start_tensorflow = lambda: None
+if __name__ == "__mp_main__":
+    workers.start_tensorflow = lambda: None
 
 
 def run(method, seed, folder):

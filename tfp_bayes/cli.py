@@ -239,8 +239,9 @@ def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> in
     return 0
 
 
-# Names and paths may hold brackets, which are markup to the progress display.
-_AS_IT_IS = {"markup": False, "highlight": False}
+# Names and paths may hold brackets, which are markup to the progress display; and a line of a round
+# stays one line in a file, where there is no terminal to be as wide as.
+_AS_IT_IS = {"markup": False, "highlight": False, "soft_wrap": True}
 
 
 def _active_learning(options: argparse.Namespace) -> int:

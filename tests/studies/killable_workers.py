@@ -12,7 +12,7 @@ if __name__ in ("__main__", "__mp_main__"):  # the latter in a worker
     package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
     sys.modules["tfp_bayes"] = package
 
-from tfp_bayes.studies import workers  # noqa: E402
+from tfp_bayes.studies import workers
 
 if __name__ == "__mp_main__":
     workers.start_tensorflow = lambda: None

@@ -12,7 +12,7 @@ import pytest
 
 from tfp_bayes import BayesianModel
 from tfp_bayes._plumbing import checkpoint, journal, lock
-from tfp_bayes.active import ActiveLearner, NoisyOracle
+from tfp_bayes.active import ActiveLearner, Annotators, NoisyOracle
 from tfp_bayes.active.filters import StaticThreshold
 from tfp_bayes.layers import MCDropout, NormalParameters
 from tfp_bayes.losses import NormalNLL
@@ -126,6 +126,36 @@ def test_a_filtered_run_is_restored(rejected, tmp_path):
     with pytest.warns(UserWarning, match="restored"):
         again = make(path)
     again.run(3)
+    assert_same(state(again), state(whole))
+
+
+@pytest.mark.parametrize(
+    ("stage", "count"), [("ask", 2), ("checkpoint", 7), ("tell", 2), ("fit", 3)]
+)
+def test_annotators_keep_what_they_know_of_each_other(stage, count, tmp_path):
+    """A run that stops at a stage of its second round, and goes on in another process."""
+
+    class KilledError(Exception):
+        pass
+
+    seen = []
+
+    def stop(name):
+        seen.append(name)
+        if name == stage and seen.count(stage) == count:
+            raise KilledError
+
+    def make(path, **kwargs):
+        members = [NoisyOracle(Y, rate, seed=s) for s, rate in enumerate((0.1, 0.6, 0.6))]
+        team = Annotators(members, 3, "dawid_skene")
+        return learner(path, oracle=team, **kwargs)
+
+    with pytest.raises(KilledError):
+        make(tmp_path / "c.npz", on_stage=stop).run(4)
+    again, whole = make(tmp_path / "c.npz"), make(None)
+    again.run(4)
+    whole.run(4)
+    assert whole.oracle.answers.shape == (3, 16)
     assert_same(state(again), state(whole))
 
 

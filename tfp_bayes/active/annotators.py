@@ -94,8 +94,9 @@ class Annotators:
         seed: Integer that decides ties.
 
     Attributes:
-        answers: (A, M) so far, for "dawid_skene". No learner's checkpoint holds them: keep them
-            beside it, and set them before a run continues in another process.
+        answers: (A, M) so far, for "dawid_skene"; a learner's checkpoint holds them.
+        asked: (M, 2) the example and the `again` of each. A question that is asked once more has
+            its latest answers only.
 
     Raises:
         ValueError: If there is no oracle or `aggregation` is unknown.
@@ -126,6 +127,7 @@ class Annotators:
         self.aggregation = aggregation
         self.seed = seed
         self.answers = np.zeros((len(oracles), 0), "int64")
+        self.asked = np.zeros((0, 2), "int64")
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns one label (q,) for each example (q,)."""
@@ -135,8 +137,23 @@ class Annotators:
         ties = np.stack([np.random.default_rng(s).random(self.num_classes) for s in seeds])
         if self.aggregation == "majority":
             return _largest(_counts(new, self.num_classes), ties)
-        self.answers = np.concatenate([self.answers, new], axis=1)
+        indices = np.asarray(indices, "int64")
+        earlier = ~(np.isin(self.asked[:, 0], indices) & (self.asked[:, 1] == again))
+        questions = np.stack([indices, np.full(len(indices), again)], axis=1)
+        self.asked = np.concatenate([self.asked[earlier], questions])
+        self.answers = np.concatenate([self.answers[:, earlier], new], axis=1)
         return _largest(dawid_skene(self.answers, self.num_classes)[0][-len(indices) :], ties)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns what later answers depend on; nothing, where the majority decides."""
+        if self.aggregation == "majority":
+            return {}
+        return {"answers": self.answers, "asked": self.asked}
+
+    def set_state(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes what `get_state` gave."""
+        for name in self.get_state():
+            setattr(self, name, arrays[name])
 
     def get_config(self) -> dict:
         """Returns what answers depend on."""

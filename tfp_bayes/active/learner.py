@@ -101,7 +101,8 @@ class ActiveLearner:
             (`.answers.jsonl`) holds every answer, from which a damaged checkpoint is restored,
             and `.lock` lets one process at a time write.
         on_stage: Called with the name of each stage when it is over: "start", "propose", "tell",
-            "fit", "evaluate", and "checkpoint" whenever the state has reached the file.
+            "fit", "evaluate", "ask" of an oracle that learns from answers, and "checkpoint"
+            whenever the state has reached the file.
 
     Raises:
         ValueError: If an index or label is out of range, a required argument is missing, or the
@@ -277,7 +278,10 @@ class ActiveLearner:
                 again = self.labelling.num_asks[indices] > 0
                 for turn in np.unique(again):
                     at = indices[again == turn]
-                    self.tell(at, ask(self.oracle, at, int(turn)), who="oracle")
+                    labels = ask(self.oracle, at, int(turn))
+                    if self._oracle_state():
+                        self._save("ask")  # before its answers: it may forget none of them
+                    self.tell(at, labels, who="oracle")
                 self._settle()
                 indices = self.pending
         return self.train()
@@ -708,6 +712,7 @@ class ActiveLearner:
             "proposed_probabilities": self.proposed_probabilities,
             **self.labelling.get_state(),
         }
+        arrays |= {f"oracle_{name}": value for name, value in self._oracle_state().items()}
         arrays |= {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
         record = {
             "history": [dataclasses.asdict(row) for row in self.history],
@@ -731,6 +736,12 @@ class ActiveLearner:
         self.pool_uncertainty = record["pool_uncertainty"]
         for i, variable in enumerate(self.model.variables):
             variable.assign(arrays[f"weight_{i}"])
+        names = self._oracle_state()
+        if names:
+            self.oracle.set_state({name: arrays[f"oracle_{name}"] for name in names})
+
+    def _oracle_state(self) -> dict[str, np.ndarray]:
+        return self.oracle.get_state() if hasattr(self.oracle, "get_state") else {}
 
     def _identity(self) -> dict:
         """Returns what a resumed run must have in common with the one it continues."""

@@ -19,7 +19,12 @@ from tfp_bayes.active.images import draw_image
 
 
 class Oracle(Protocol):
-    """Answers what the labels of some examples are."""
+    """Answers what the labels of some examples are.
+
+    Two methods may be added: `get_config()`, what answers depend on, so that a run is not
+    continued with another oracle; and `get_state()` with `set_state(arrays)`, dictionaries of
+    arrays, if answers depend on earlier ones, so that a run continues with them.
+    """
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
         """Returns labels (q,), integers, of the examples (q,)."""

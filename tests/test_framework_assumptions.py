@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing import keras_internals
+from tfp_bayes.prediction.inputs import ROWS
 
 
 def graph():
@@ -64,11 +65,11 @@ def test_unseeded_initializers_follow_python_random():
     np.testing.assert_array_equal(a.kernel, b.kernel)
 
 
-def test_full_vectors_make_matrix_products_independent_of_the_rows():
+def test_whole_blocks_make_matrix_products_independent_of_the_rows():
     rng = np.random.default_rng(0)
-    x, w = (tf.constant(rng.normal(size=s).astype("float32")) for s in [(256, 3872), (3872, 128)])
+    x, w = (tf.constant(rng.normal(size=s).astype("float32")) for s in [(240, 3872), (3872, 128)])
     whole = tf.matmul(x, w).numpy()
-    for rows in (16, 32, 48, 128):
+    for rows in (ROWS, 2 * ROWS, 3 * ROWS):
         np.testing.assert_array_equal(tf.matmul(x[:rows], w), whole[:rows])
 
 
@@ -158,3 +159,58 @@ def test_clone_model_makes_a_copy_from_the_outputs_of_the_graph_alone():
     assert marking.mark is None
     assert keras.models.clone_model(marking).mark == "cloned"
     assert not hasattr(marking(keras.Input((4,))), "mark")
+
+
+def test_a_graph_is_found_where_keras_runs_one():
+    functional, _ = graph()
+
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    assert keras_internals.graph_of(functional) is functional
+    assert (
+        keras_internals.graph_of(Own()) is keras_internals.graph_of(keras.layers.Dense(2)) is None
+    )
+    sequential = keras.Sequential([keras.layers.Dense(2)])
+    assert keras_internals.graph_of(sequential) is None  # not built
+    sequential.build((None, 3))
+    (node,) = keras_internals.graph_nodes(keras_internals.graph_of(sequential))
+    assert node.operation is sequential.layers[0]
+
+
+def test_calls_of_a_graph_are_listed_in_their_order_with_their_mode():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(5)(keras.layers.Dropout(0.5)(inputs, training=True))
+    nodes = keras_internals.graph_nodes(keras.Model(inputs, x))
+    assert [type(node.operation) for node in nodes] == [keras.layers.Dropout, keras.layers.Dense]
+    assert nodes[0].arguments.kwargs["training"] is True
+    assert nodes[1].input_tensors[0] is nodes[0].outputs[0]
+
+
+def test_layers_inside_layers_are_listed():
+    dropout = keras.layers.Dropout(0.5)
+    inner = keras.Sequential([keras.Input((3,)), dropout])
+    outer = keras.Sequential([keras.Input((2, 3)), keras.layers.TimeDistributed(inner)])
+    assert dropout in keras_internals.flatten_layers(outer)
+
+
+def test_layers_take_a_mode_that_their_call_does_not_know():
+    class Own(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dropout = keras.layers.Dropout(0.5)
+
+        def call(self, x):
+            return self.dropout(x)
+
+    x = np.ones((4, 50), "float32")
+    np.testing.assert_array_equal(Own()(x, training=False), x)
+    assert not np.array_equal(Own()(x, training=True), x)
+
+
+def test_masks_of_time_steps_travel_on_tensors():
+    x = keras.layers.Embedding(3, 4, mask_zero=True)(np.array([[1, 2, 0]]))
+    outputs = tf.constant([[[1.0], [2.0], [9.0]]])
+    keras_internals.copy_timestep_mask(keras.layers.Dense(2), x, outputs)
+    np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(outputs), [[1.5]])

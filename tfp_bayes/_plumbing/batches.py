@@ -11,27 +11,15 @@ def batches(x, batch_size: int) -> Iterator:
     """Yields batches of inputs; targets and sample weights beside them are left out.
 
     Args:
-        x: Array (N, ...) or structure of arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
-            The last two bring their own batches.
+        x: Array (N, ...), structure of arrays, data frame, `tf.data.Dataset` or
+            `keras.utils.PyDataset`. The last two bring their own batches.
         batch_size: Rows of a batch of arrays.
 
     Raises:
-        ValueError: If the arrays differ in length or `batch_size` is below 1.
+        ValueError: If the arrays differ in length, `batch_size` is below 1, or the source is none
+            of these or has no end.
     """
-    if isinstance(x, tf.data.Dataset):
-        yield from (_inputs(batch) for batch in x)
-    elif isinstance(x, keras.utils.PyDataset):
-        yield from (_inputs(x[i]) for i in range(x.num_batches))
-    else:
-        num_examples = count_rows(x)
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                "Expected a positive integer for `batch_size`. "
-                f"Received: batch_size={batch_size!r}. Hint: leave it out for the default."
-            )
-        # `or 1`: no rows still make one batch, whose answer has the right shapes.
-        for start in range(0, num_examples or 1, batch_size):
-            yield keras.tree.map_structure(lambda a, s=start: a[s : s + batch_size], x)
+    return (keras.tree.map_structure(_as_array, batch) for batch in _batches(x, batch_size))
 
 
 def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
@@ -87,15 +75,63 @@ def count_rows(x) -> int:
     Raises:
         ValueError: If they differ or one has no rows to speak of.
     """
-    lengths = {len(a) if np.ndim(a) else None for a in keras.tree.flatten(x)}
+    if isinstance(x, Iterator):
+        raise ValueError(
+            "Expected arrays, a tf.data.Dataset or a keras.utils.PyDataset for `x`. "
+            f"Received: a {type(x).__name__}, which does not tell where it ends and can be read "
+            "once. Hint: tf.data.Dataset.from_generator(...).take(steps)."
+        )
+    flat = keras.tree.flatten(x)
+    lengths = {a.shape[0] if len(getattr(a, "shape", ())) else None for a in flat}
     if len(lengths) != 1 or None in lengths:
+        described = [getattr(a, "shape", type(a).__name__) for a in flat]
         raise ValueError(
             "Expected arrays of the same length for `x`. "
-            f"Received: shapes={[np.shape(a) for a in keras.tree.flatten(x)]}. "
+            f"Received: {', '.join(map(str, described)) or 'none'}. "
             "Hint: the first axis of each is the batch."
         )
-    return lengths.pop()
+    return int(lengths.pop())
+
+
+def _batches(x, batch_size: int) -> Iterator:
+    if isinstance(x, tf.data.Dataset):
+        _check_finite(x.cardinality() != tf.data.INFINITE_CARDINALITY, "x.take(steps)")
+        return (_inputs(batch) for batch in x)
+    if isinstance(x, keras.utils.PyDataset):
+        num_batches = x.num_batches
+        _check_finite(num_batches is not None, "return the number of batches as num_batches")
+        return (_inputs(x[i]) for i in range(num_batches))
+    num_examples = count_rows(x)
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(
+            "Expected a positive integer for `batch_size`. "
+            f"Received: batch_size={batch_size!r}. Hint: leave it out for the default."
+        )
+    # `or 1`: no rows still make one batch, whose answer has the right shapes.
+    starts = range(0, num_examples or 1, int(batch_size))
+    return (keras.tree.map_structure(lambda a, s=s: a[s : s + batch_size], x) for s in starts)
+
+
+def _check_finite(is_finite: bool, hint: str) -> None:
+    if not is_finite:
+        raise ValueError(
+            f"Expected a dataset with an end for `x`. Received: an endless one. Hint: {hint}."
+        )
 
 
 def _inputs(batch):
     return keras.utils.unpack_x_y_sample_weight(batch)[0]
+
+
+def _as_array(array):
+    """Returns an array that has a shape, and a dtype that TensorFlow knows."""
+    if isinstance(array, tf.RaggedTensor | tf.SparseTensor):
+        raise ValueError(
+            f"Expected dense inputs for `x`. Received: a {type(array).__name__}. "
+            "Hint: dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense."
+        )
+    if not tf.is_tensor(array):
+        array = np.asarray(array)
+        if array.dtype.kind in "OUS":
+            return tf.constant(array, tf.string)
+    return array

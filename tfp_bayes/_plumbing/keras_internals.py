@@ -3,15 +3,29 @@
 from collections.abc import Callable
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function
 
 
+def graph_of(model: keras.layers.Layer) -> Functional | None:
+    """Returns the graph that a built model runs, None for a layer or a subclassed model."""
+    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
+        return model._functional
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
 def has_graph(model: keras.layers.Layer) -> bool:
     """Tells whether a layer is a built functional or Sequential model that runs its graph."""
-    if isinstance(model, keras.Sequential):
-        return type(model).call is keras.Sequential.call and model._functional is not None
-    return isinstance(model, Functional) and type(model).call is Functional.call
+    return graph_of(model) is not None
+
+
+def graph_nodes(graph: keras.Function) -> list:
+    """Lists the calls of operations in a graph, each after those it reads from."""
+    depths = sorted(graph._nodes_by_depth, reverse=True)
+    return [node for d in depths for node in graph._nodes_by_depth[d] if not node.is_input]
 
 
 def run_graph(model: keras.Model, inputs, replace: Callable[[keras.Operation], Callable]) -> object:
@@ -26,6 +40,23 @@ def run_graph(model: keras.Model, inputs, replace: Callable[[keras.Operation], C
         Tensors in the structure of the model's outputs.
     """
     return Function._run_through_graph(model, inputs, operation_fn=replace)
+
+
+def standardize_inputs(graph: Functional, inputs) -> list:
+    """Orders inputs given by name, casts them and adapts their rank, as the model's call does."""
+    return graph._standardize_inputs(inputs)
+
+
+def pack_outputs(graph: Functional, outputs: list):
+    """Packs a flat list of outputs into the structure that the model returns."""
+    return keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
+
+
+def copy_timestep_mask(layer: keras.layers.Layer, x, outputs) -> None:
+    """Gives outputs the mask of time steps that calling `layer(x)` would give them."""
+    mask = get_keras_mask(x)
+    if mask is not None and layer.supports_masking:
+        set_keras_mask(outputs, layer.compute_mask(x, mask))
 
 
 def is_functional_like(cls: type) -> bool:
@@ -46,8 +77,7 @@ def input_layer(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
 def calls(model: keras.Model) -> list[tuple[keras.Operation, dict]]:
     """Lists what a functional or Sequential model calls: operations and keyword arguments."""
     graph = model._functional if isinstance(model, keras.Sequential) else model
-    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
-    return [(node.operation, node.arguments.kwargs) for node in nodes if not node.is_input]
+    return [(node.operation, node.arguments.kwargs) for node in graph_nodes(graph)]
 
 
 def flatten_layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

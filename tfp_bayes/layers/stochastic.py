@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 import tfp_bayes._plumbing.backend  # noqa: F401  # refuses a Keras that does not run on TensorFlow
+from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes._plumbing.seeds import fold_in
 
 
@@ -51,6 +52,4 @@ class StochasticLayer(keras.layers.Layer):
 
 def stochastic_layers(layer: keras.layers.Layer) -> list[StochasticLayer]:
     """Lists the stochastic layers of a model, nested ones too, in the order of its graph."""
-    # `_flatten_layers` is what Keras itself walks to collect weights and losses.
-    every = layer._flatten_layers(include_self=True, recursive=True)
-    return [each for each in every if isinstance(each, StochasticLayer)]
+    return [each for each in flatten_layers(layer) if isinstance(each, StochasticLayer)]

@@ -10,18 +10,19 @@ from tfp_bayes._plumbing.batches import batches
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
+from tfp_bayes.prediction.finite import FiniteWeights, finite_rows, nan_unless
+from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
+from tfp_bayes.prediction.inputs import ROWS, signature, whole_blocks
 from tfp_bayes.prediction.likelihoods import Likelihood, get_likelihood
 from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
 
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
-DEFAULT_BATCH_SIZE = 256
-# TensorFlow's CPU kernels compute whole SIMD vectors, the elements that are left over, and a
-# single row each in their own way, which round differently. Batches are padded to a multiple of
-# the widest vector (AVX-512: 16 floats), so that a row's answer does not depend on its neighbours.
-ROWS = 16
+DEFAULT_BATCH_SIZE = 5 * ROWS
 DEFAULT_NUM_SAMPLES = 100
+# Only subclassed models, which do not tell their input shapes, ask for many: the oldest goes.
+MAX_GRAPHS = 8
 
 
 class Predictor:
@@ -64,15 +65,21 @@ class Predictor:
         posterior: Posterior | None = None,
     ):
         keras.tree.map_structure(get_likelihood, likelihood)
+        refuse_forced_training(model)
         self.model = model
         self.likelihood = likelihood
         self.posterior = posterior
         self._layers = stochastic_layers(model)
         if posterior is not None:
             check_posterior(posterior, model)
-        self._split = SplitModel(model, () if posterior is None else posterior.variables)
+        self._split = self._split_model()
         self._structure = None  # of the model's outputs, known once traced
-        self._compiled = {}
+        self._weights, self._compiled = [], {}
+        self._finite_weights = FiniteWeights([])
+
+    def __reduce__(self):
+        """Pickles and copies the model, whose graph is traced anew."""
+        return type(self), (self.model, self.likelihood, self.posterior)
 
     def predict_uncertainty(
         self,
@@ -102,16 +109,19 @@ class Predictor:
         """
         num_samples = self.resolve_num_samples(num_samples)
         seed = as_seed(seed)
-        parts = []
+        self._look_at_weights()
+        parts, finite = [], []
         for batch in batches(x, batch_size):
-            function = self._function(batch, return_samples)
-            parts.append(keras.tree.map_structure(np.asarray, function(batch, num_samples, seed)))
+            results, rows = self._function(batch, return_samples)(batch, num_samples, seed)
+            parts.append(keras.tree.map_structure(np.asarray, results))
+            finite.append(np.asarray(rows))
         if not parts:
             raise ValueError(
                 "Expected at least one batch in `x`. Received: an empty dataset. "
                 "Hint: check its filters and its cardinality()."
             )
         names = iter(self._likelihood_names(len(keras.tree.flatten(self._structure))))
+        finite = np.concatenate(finite)
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
             name = next(names)
@@ -119,7 +129,7 @@ class Predictor:
 
         predictions = keras.tree.map_structure_up_to(self._structure, join, *parts)
         for prediction in keras.tree.flatten(predictions):
-            get_likelihood(prediction.likelihood).check(prediction.mean)
+            get_likelihood(prediction.likelihood).check(prediction.mean[finite])
         return predictions
 
     def predict(
@@ -162,8 +172,10 @@ class Predictor:
         """
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         with tf.control_dependencies(self._num_samples_assertions(num_samples)):
-            inputs, num_rows = _whole_vectors(inputs)
-        values = self._split.prefix(inputs)
+            finite = finite_rows(inputs)
+        inputs, num_rows = whole_blocks(inputs)
+        self._split = self._split_model()  # of the layers as they are now
+        values = run_isolated(self.model, self._split.prefix, inputs)
 
         # The first sample gives the accumulators their shapes; the loop adds the others.
         outputs = self._draw(values, 0, seed)
@@ -188,9 +200,9 @@ class Predictor:
         results = []
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
             result = streaming.measures(m, num_samples, each, flat[i].dtype)
-            result = {name: value[:num_rows] for name, value in result.items()}
+            result = {name: nan_unless(finite, value[:num_rows]) for name, value in result.items()}
             if keep_samples:
-                result["samples"] = kept[i].stack()[:, :num_rows]
+                result["samples"] = nan_unless(finite, kept[i].stack()[:, :num_rows], axis=1)
             results.append(result)
         return keras.tree.pack_sequence_as(self._structure, results)
 
@@ -224,8 +236,8 @@ class Predictor:
         if self.posterior is not None:
             weights = self.posterior.draw(index, fold_in(seed, len(self._layers)))
             state += zip(self.posterior.variables, weights, strict=True)
-        with keras.StatelessScope(state):
-            outputs = self._split.suffix(values)
+        outputs = run_isolated(self.model, self._split.suffix, values, state)
+        _check_ranks(outputs)
         # Sums over samples keep at least single precision, also under mixed_float16.
         return keras.tree.map_structure(
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs
@@ -245,17 +257,37 @@ class Predictor:
             )
         return names
 
+    def _split_model(self) -> SplitModel:
+        return SplitModel(self.model, () if self.posterior is None else self.posterior.variables)
+
+    def _look_at_weights(self) -> None:
+        """Refuses weights that are not finite; forgets graphs of weights that were replaced.
+
+        Quantization and LoRA replace weights. Other values in the same variables need no new graph.
+        """
+        weights = self.model.weights
+        if list(map(id, weights)) != list(map(id, self._weights)):
+            self._weights, self._compiled = weights, {}
+            self._finite_weights = FiniteWeights(weights)
+        self._finite_weights.check()
+
     def _function(self, batch, keep_samples: bool) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the graph for inputs of this structure, traced once for any number of rows."""
-        spec = keras.tree.map_structure(
-            lambda a: tf.TensorSpec([None, *a.shape[1:]], a.dtype), batch
-        )
+        """Returns the graph for inputs like these, with any number of rows.
+
+        It returns the result of `stream`, and for each row whether its inputs are finite.
+        """
+        spec = signature(self.model, batch)
         key = (repr(spec), keep_samples)
         if key not in self._compiled:
-            signature = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
+            if len(self._compiled) == MAX_GRAPHS:
+                del self._compiled[next(iter(self._compiled))]
+            arguments = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
             self._compiled[key] = tf.function(
-                lambda *args: self.stream(*args, keep_samples=keep_samples),
-                input_signature=signature,
+                lambda x, num_samples, seed: (
+                    self.stream(x, num_samples, seed, keep_samples),
+                    finite_rows(x),
+                ),
+                input_signature=arguments,
                 autograph=False,
             )
         return self._compiled[key]
@@ -307,14 +339,11 @@ class Predictor:
         return assertions
 
 
-def _whole_vectors(inputs) -> tuple[Any, tf.Tensor]:
-    """Pads the batch to a multiple of `ROWS`; returns it with the true number of rows."""
-    num_rows = tf.shape(keras.tree.flatten(inputs)[0])[0]
-    missing = -num_rows % ROWS
-
-    def pad(x):
-        # Not tf.pad: TensorFlow fuses that into a convolution, which then sees the short batch.
-        shape = tf.concat([[missing], tf.shape(x)[1:]], axis=0)
-        return tf.concat([x, tf.zeros(shape, x.dtype)], axis=0)
-
-    return keras.tree.map_structure(pad, inputs), num_rows
+def _check_ranks(outputs) -> None:
+    for p in keras.tree.flatten(outputs):
+        if p.shape.rank is not None and p.shape.rank < 2:
+            raise ValueError(
+                "Expected outputs (N, ..., K) with one row an example. "
+                f"Received: outputs of shape {tuple(p.shape)}. "
+                "Hint: keep the last axis, (N, 1) for a single number."
+            )

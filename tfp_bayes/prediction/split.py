@@ -3,8 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import keras
-from keras.src.models.functional import Functional  # Keras does not export the class
 
+from tfp_bayes._plumbing.keras_internals import (
+    graph_nodes,
+    graph_of,
+    pack_outputs,
+    run_graph,
+    standardize_inputs,
+)
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, output_first
 
@@ -30,9 +36,9 @@ class SplitModel:
                 f"Expected a built `model`. Received: {model.name!r} without weights. "
                 "Hint: start it with keras.Input, or call it once on a batch."
             )
-        self._graph = _graph(model)
+        self._graph = graph_of(model)
         if self._graph is not None:
-            self._dropouts = find_unit_dropouts(_nodes(self._graph), self._graph.outputs)
+            self._dropouts = find_unit_dropouts(graph_nodes(self._graph), self._graph.outputs)
             boundary = self._boundary()
             self._prefix = keras.Function(self._graph.inputs, boundary)
             self._suffix = keras.Function(boundary, self._graph.outputs)
@@ -42,8 +48,8 @@ class SplitModel:
         if self._graph is None:
             return inputs
         # Orders dict inputs and casts them, as the model's own call does.
-        inputs = self._graph._standardize_inputs(inputs)
-        values = self._prefix._run_through_graph(inputs, self._without_masks)
+        inputs = standardize_inputs(self._graph, inputs)
+        values = keras.tree.flatten(run_graph(self._prefix, inputs, self._without_masks))
         return values, {maker: output_first(maker.kernel) for maker in self._makers()}
 
     def suffix(self, values):
@@ -58,11 +64,11 @@ class SplitModel:
                 return lambda x, **_: masks.run(layer, x)
             return self._without_masks(layer)
 
-        outputs = self._suffix._run_through_graph(values, operation)
-        return keras.tree.pack_sequence_as(self._graph._outputs_struct, outputs)
+        outputs = run_graph(self._suffix, values, operation)
+        return pack_outputs(self._graph, keras.tree.flatten(outputs))
 
     def _without_masks(self, operation) -> Callable:
-        return (lambda x, **_: x) if self._waits(operation) else operation
+        return (lambda x, **_: x) if self._waits(operation) else _inference(operation)
 
     def _waits(self, operation) -> bool:
         return any(operation is each.dropout for each in self._dropouts)
@@ -80,8 +86,7 @@ class SplitModel:
         """Lists the deterministic tensors that random operations, or the outputs, read."""
         random, needed = set(), []
         readers = {each.reader for each in self._dropouts}
-        for node in _nodes(self._graph):
-            _refuse_forced_noise(node)
+        for node in graph_nodes(self._graph):
             reads_random = any(id(x) in random for x in node.input_tensors)
             if reads_random or node.operation in readers or self._is_random(node.operation):
                 random.update(id(x) for x in node.outputs)
@@ -100,27 +105,9 @@ class SplitModel:
         return any(id(variable) in self._random_weights for variable in layer.variables)
 
 
-def _graph(model: keras.Model) -> Functional | None:
-    """Returns the graph that the model runs, None for a subclassed model."""
-    if isinstance(model, keras.Sequential) and type(model).call is keras.Sequential.call:
-        return model._functional
-    if isinstance(model, Functional) and type(model).call is Functional.call:
-        return model
-    return None
-
-
-def _nodes(graph: keras.Function) -> list:
-    """Lists the calls of operations in a graph, each after those it reads from."""
-    depths = sorted(graph._nodes_by_depth, reverse=True)
-    return [node for d in depths for node in graph._nodes_by_depth[d] if not node.is_input]
-
-
-def _refuse_forced_noise(node) -> None:
-    """Refuses `keras.layers.Dropout(0.5)(x, training=True)`: its noise would not be a sample's."""
-    layer = node.operation
-    if node.arguments.kwargs.get("training") and hasattr(layer, "seed_generator"):
-        raise ValueError(
-            f"Expected noise from stochastic layers. Received: layer {layer.name!r} of type "
-            f"{type(layer).__name__}, called with training=True. Hint: replace it by "
-            "tfp_bayes.layers.MCDropout, which needs no training=True."
-        )
+def _inference(operation) -> Callable:
+    """Returns an operation in inference mode, whatever mode it was given in the graph."""
+    if not isinstance(operation, keras.Layer):
+        return operation
+    # Layers that take no such argument hand it on to the layers inside.
+    return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})

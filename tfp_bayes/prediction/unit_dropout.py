@@ -6,6 +6,7 @@ from collections import Counter
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing.keras_internals import copy_timestep_mask
 from tfp_bayes.layers import (
     MCDropout,
     MCSpatialDropout1D,
@@ -133,11 +134,18 @@ def _waits_behind(layer) -> bool:
 
 
 def _is_linear(layer) -> bool:
+    """Whether `_apply` computes what calling the layer would, with any kernel in its place."""
     if type(layer) in _CONV:
         known = layer.groups == 1 and layer.data_format == "channels_last"
+        # A causal convolution pads in its `call`; TensorFlow's dilated ones need to know the
+        # number of channels beforehand.
+        known = known and layer.padding != "causal" and set(layer.dilation_rate) == {1}
     else:
         known = type(layer) is keras.layers.Dense
-    return known and isinstance(layer.kernel, keras.Variable)  # neither quantized nor LoRA
+    if not known or "call" in vars(layer) or isinstance(layer.activation, keras.Layer):
+        return False
+    changed = layer.lora_enabled or getattr(layer, "quantization_mode", None) is not None
+    return not changed and isinstance(layer.kernel, keras.Variable)
 
 
 def _acts_elementwise(layer) -> bool:
@@ -165,9 +173,12 @@ class KernelMasks:
     def run(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
         """Computes `layer(dropout(x))`, only those units of it that are not dropped in turn."""
         kernel, bias = self._some_outputs(layer)
+        some_inputs = x
         if layer in self._read_by:
-            x, kernel = self._masked_inputs(layer, x, kernel)
-        return _apply(layer, x, kernel, bias)
+            some_inputs, kernel = self._masked_inputs(layer, x, kernel)
+        outputs = _apply(layer, some_inputs, kernel, bias)
+        copy_timestep_mask(layer, x, outputs)
+        return outputs
 
     def _some_outputs(self, layer: keras.Layer) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns the weights of the units that are computed."""
@@ -226,4 +237,4 @@ def _apply(layer: keras.Layer, x: tf.Tensor, kernel: tf.Tensor, bias) -> tf.Tens
     outputs = layer.convolution_op(x, kernel) if is_conv else keras.ops.matmul(x, kernel)
     if bias is not None:
         outputs += tf.cast(bias, layer.compute_dtype)
-    return layer.activation(outputs)
+    return outputs if layer.activation is None else layer.activation(outputs)

@@ -47,9 +47,17 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
         probs: (N, K) probabilities.
         temperature: T, positive.
 
+    Raises:
+        ValueError: If T is not positive.
+
     Example:
 
     >>> apply_temperature([[0.9, 0.1]], 2.0)
     array([[0.75, 0.25]])
     """
+    if not 0 < temperature < np.inf:
+        raise ValueError(
+            "Expected a positive, finite number for `temperature`. "
+            f"Received: temperature={temperature!r}. Hint: fit_temperature finds it."
+        )
     return softmax(np.log(np.maximum(probs, SMALLEST_PROBABILITY)) / temperature, axis=1)

@@ -1,0 +1,60 @@
+"""Batches of inputs as the graph of a prediction takes them: any number of rows, and sizes."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes._plumbing.keras_internals import graph_of
+
+# The matrix products of TensorFlow's CPU kernels take blocks of rows (6 with AVX2, 8 or 16 with
+# AVX-512) and what is left over in another way, which rounds differently. Batches are padded to a
+# multiple of all these, so that a row's answer does not depend on its place and its neighbors.
+ROWS = 48
+
+
+def signature(model: keras.Model, batch):
+    """Returns the specification of inputs like a batch, free where the model leaves sizes free.
+
+    Args:
+        model: The model, which has no sizes to tell if it is subclassed.
+        batch: Inputs in any structure that the model takes.
+    """
+    graph = graph_of(model)
+    expected = [] if graph is None else _matching(graph.input, batch)
+    flat = keras.tree.flatten(batch)
+    if len(expected) != len(flat):
+        expected = [None] * len(flat)
+    specs = [_spec(array, symbol) for array, symbol in zip(flat, expected)]
+    return keras.tree.pack_sequence_as(batch, specs)
+
+
+def _matching(expected, batch) -> list[keras.KerasTensor]:
+    """Lists a model's inputs in the order in which a batch of them is flattened."""
+    if isinstance(batch, dict) and not isinstance(expected, dict):
+        by_name = {symbol.name: symbol for symbol in keras.tree.flatten(expected)}
+        expected = {name: by_name[name] for name in batch if name in by_name}
+    return keras.tree.flatten(expected)
+
+
+def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
+    shape = list(array.shape)
+    if symbol is not None and len(symbol.shape) == len(shape):
+        # Sizes that the model fixes are the array's own here, so that errors show both.
+        shape = [None if fixed is None else size for size, fixed in zip(shape, symbol.shape)]
+    return tf.TensorSpec([None, *shape[1:]], array.dtype)
+
+
+def whole_blocks(inputs) -> tuple[Any, tf.Tensor]:
+    """Pads a batch to `ROWS` or a multiple; returns it with the true number of rows."""
+    num_rows = tf.shape(keras.tree.flatten(inputs)[0])[0]
+    missing = tf.maximum(-(-num_rows // ROWS), 1) * ROWS - num_rows
+
+    def pad(x):
+        # Repeats a row, because zeros may be no valid input. Not tf.pad: TensorFlow fuses that
+        # into a convolution, which then sees the short batch.
+        zeros = tf.zeros(tf.concat([[1], tf.shape(x)[1:]], axis=0), x.dtype)
+        row = tf.concat([x[:1], zeros], axis=0)[:1]
+        return tf.concat([x, tf.repeat(row, missing, axis=0)], axis=0)
+
+    return keras.tree.map_structure(pad, inputs), num_rows

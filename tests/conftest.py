@@ -4,6 +4,12 @@ import pytest
 import xdist
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz", type=int, default=12, help="number of random graphs for the predictor"
+    )
+
+
 def pytest_sessionstart(session):
     """Runs where tests run, not in the process that hands them out."""
     if xdist.is_xdist_controller(session):

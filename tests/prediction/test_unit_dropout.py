@@ -43,6 +43,51 @@ def output_of_the_dropout():
     return keras.Model(inputs, [x, layers.Dense(3, activation="sigmoid")(x)])
 
 
+def around_the_dropout():
+    """What reads the units beside the dropout needs those that it drops."""
+    inputs = keras.Input((40,))
+    x = layers.Dense(64, activation="relu")(MCDropout(0.5)(inputs))
+    return keras.Model(inputs, softmax()(layers.Add()([x, layers.Dense(64)(MCDropout(0.5)(x))])))
+
+
+def around_an_activation():
+    inputs = keras.Input((40,))
+    x = layers.Dense(64)(MCDropout(0.5)(inputs))
+    y = layers.Dense(64)(MCDropout(0.5)(layers.ReLU()(x)))
+    return keras.Model(inputs, softmax()(layers.Add()([x, y])))
+
+
+def behind(*parts):
+    """A dropout, layers behind it, and the reader of the mask."""
+    return sequential((40,), lambda: MCDropout(0.5), *parts, softmax)
+
+
+def padded_steps():
+    return keras.Sequential(
+        [
+            keras.Input((7,), dtype="int32"),
+            layers.Embedding(4, 40, mask_zero=True),
+            MCSpatialDropout1D(0.5),
+            layers.Dense(64),
+            MCSpatialDropout1D(0.5),
+            layers.Dense(6),
+            layers.GlobalAveragePooling1D(),
+            softmax(),
+        ]
+    )
+
+
+def quantized():
+    model = CASES["dense, dropout, dense"][0]()
+    model.quantize("int8")
+    return model
+
+
+class OwnDense(layers.Dense):
+    def call(self, inputs, training=None):
+        return 2 * super().call(inputs)
+
+
 # Name: the network, the dropouts whose masks wait, the layers that skip units.
 CASES = {
     "gal": (lambda: BayesianCNN((12, 12, 1), 4), 2, 1),
@@ -201,6 +246,64 @@ CASES = {
         0,
         0,
     ),
+    "a causal convolution": (
+        sequential(
+            (9, 40),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.Conv1D(40, 3, padding="causal"),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.GlobalAveragePooling1D(),
+            softmax,
+        ),
+        1,
+        0,
+    ),
+    "dilated convolutions": (
+        sequential(
+            (9, 40),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.Conv1D(40, 3, padding="same", dilation_rate=2),
+            lambda: MCSpatialDropout1D(0.5),
+            lambda: layers.Conv1D(40, 3, padding="same", dilation_rate=3),
+            lambda: layers.GlobalAveragePooling1D(),
+            softmax,
+        ),
+        0,
+        0,
+    ),
+    "a ReLU with a threshold": (behind(lambda: layers.ReLU(threshold=0.3)), 0, 0),
+    "a leaky ReLU": (behind(lambda: layers.ReLU(negative_slope=0.3)), 1, 0),
+    "activations that are layers": (behind(layers.LeakyReLU, layers.PReLU), 0, 0),
+    "a reader whose activation is a layer": (
+        sequential((40,), lambda: MCDropout(0.5), lambda: layers.Dense(9, activation=layers.ELU())),
+        0,
+        0,
+    ),
+    "a subclass": (behind(lambda: OwnDense(8)), 0, 0),
+    "quantized": (lambda: quantized(), 0, 0),
+    "pooling of other axes": (
+        sequential(
+            (8, 6, 40),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.GlobalMaxPooling2D(data_format="channels_first"),
+            softmax,
+        ),
+        0,
+        0,
+    ),
+    "flattening in another order": (
+        sequential(
+            (4, 3, 40),
+            lambda: MCSpatialDropout2D(0.5),
+            lambda: layers.Flatten(data_format="channels_first"),
+            softmax,
+        ),
+        0,
+        0,
+    ),
+    "around the dropout": (around_the_dropout, 2, 0),
+    "around an activation": (around_an_activation, 2, 0),
+    "padded steps": (padded_steps, 2, 1),
     "used twice": (used_twice, 0, 0),
     "shared layer": (shared_layer, 0, 0),
     "output of the dropout": (output_of_the_dropout, 0, 0),
@@ -209,7 +312,7 @@ CASES = {
 
 def some_inputs(model, rows=20):
     x = np.random.default_rng(0).normal(size=(rows, *model.input_shape[1:]))
-    return x.astype("float32")
+    return np.abs(x).astype("int32") if model.input.dtype == "int32" else x.astype("float32")
 
 
 @pytest.mark.parametrize("name", CASES)

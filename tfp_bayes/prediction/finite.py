@@ -33,7 +33,9 @@ class FiniteWeights:
     """
 
     def __init__(self, weights: Iterable[keras.Variable]):
-        self._weights = [v for v in weights if keras.backend.is_float_dtype(v.dtype) and v.shape]
+        self._weights = [
+            v for v in weights if keras.backend.is_float_dtype(v.dtype) and len(v.shape)
+        ]
         self._is_bad = tf.function(self._flags, autograph=False)
 
     def check(self) -> None:

@@ -39,6 +39,13 @@ def _matching(expected, batch) -> list[keras.KerasTensor]:
 
 def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
     shape = list(array.shape)
+    # Keras itself adds or drops a last axis of size 1.
+    if symbol is not None and len(symbol.shape) == len(shape) + 1 and symbol.shape[-1] != 1:
+        raise ValueError(
+            f"Expected batches of shape {symbol.shape} for input {symbol.name!r}. "
+            f"Received: shape {tuple(shape)}, a single example or not all of one. "
+            "Hint: dataset.batch(256), or x[None] for one example."
+        )
     if symbol is not None and len(symbol.shape) == len(shape):
         # Sizes that the model fixes are the array's own here, so that errors show both.
         shape = [None if fixed is None else size for size, fixed in zip(shape, symbol.shape)]

@@ -1,0 +1,297 @@
+"""What can be predicted from: any source of batches with an end, any size that the model takes."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import keras
+import layer_by_layer
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import mlp, vectors
+
+from tfp_bayes import Predictor
+from tfp_bayes._plumbing.batches import batches
+from tfp_bayes._plumbing.seeds import as_seed
+from tfp_bayes.layers import MCDropout, MCSpatialDropout1D
+from tfp_bayes.prediction import predictor as predictor_module
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(mlp())
+
+
+class Endless(keras.utils.PyDataset):
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, i):
+        return vectors(4)
+
+
+def test_sources_without_an_end_are_refused(predictor):
+    dataset = tf.data.Dataset.from_tensor_slices(vectors(4)).batch(2)
+    for source in (dataset.repeat(), Endless()):
+        with pytest.raises(ValueError, match=r"a dataset with an end.*Hint: "):
+            predictor.sample(source, 2)
+    for source in ((vectors(4) for _ in range(2)), iter(dataset)):
+        with pytest.raises(ValueError, match=r"Received: an? \w+, which does not tell"):
+            predictor.sample(source, 2)
+    taken = predictor.sample(dataset.repeat().take(3), 2, seed=0)
+    np.testing.assert_array_equal(taken[:, :4], predictor.sample(vectors(4), 2, seed=0))
+
+
+def test_sources_that_cannot_be_read_are_refused(predictor):
+    ragged = tf.ragged.constant([[1.0, 2.0], [3.0]])
+    for source, message in [
+        (3.0, "Received: float"),
+        (None, "Received: NoneType"),
+        ({}, "Received: none"),
+        (ragged, r"a RaggedTensor\. Hint: "),
+        (tf.sparse.from_dense(vectors(4)), "a SparseTensor"),
+        (vectors(4)[0], r"batches of shape \(None, 5\).*x\[None\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            predictor.sample(source, 2)
+    unbatched = tf.data.Dataset.from_tensor_slices(vectors(4))
+    with pytest.raises(ValueError, match=r"Hint: dataset\.batch"):
+        predictor.sample(unbatched, 2)
+
+
+def test_numbers_of_numpy_are_numbers(predictor):
+    expected = predictor.sample(vectors(9), 2, seed=7)
+    actual = predictor.sample(vectors(9), np.int32(2), seed=np.int32(7), batch_size=np.int64(4))
+    np.testing.assert_array_equal(actual, expected)
+    assert len(list(batches(vectors(9), np.int64(4)))) == 3
+
+
+def test_every_bit_of_a_seed_counts():
+    assert as_seed(np.int32(7)).tolist() == [7, 0]
+    assert as_seed(7 + (3 << 32)).tolist() == [7, 3]
+    assert as_seed(np.uint64(2**64 - 1)).tolist() == [-1, -1]
+    assert as_seed((7, 3)).tolist() == [7, 3]
+    p = Predictor(keras.Sequential([keras.Input((5,)), MCDropout(0.5), softmax()]))
+    assert not np.array_equal(
+        p.sample(vectors(2), 3, seed=7), p.sample(vectors(2), 3, seed=7 + (1 << 32))
+    )
+
+
+def softmax():
+    return layers.Dense(3, activation="softmax")
+
+
+def test_no_rows_and_one_row():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(4, 3),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            MCDropout(0.5),
+            softmax(),
+        ]
+    )
+    p = Predictor(model).predict_uncertainty(np.zeros((0, 6, 6, 1)), 2, return_samples=True)
+    assert p.mean.shape == (0, 3)
+    assert p.samples.shape == (2, 0, 3)
+    assert Predictor(model).predict(np.zeros((1, 6, 6, 1)), 2).shape == (1, 3)
+
+
+def test_text():
+    words = layers.TextVectorization(output_sequence_length=4, vocabulary=["good", "bad", "film"])
+    model = keras.Sequential(
+        [
+            keras.Input((1,), dtype="string"),
+            words,
+            layers.Embedding(5, 20, mask_zero=True),
+            MCSpatialDropout1D(0.5),
+            layers.Dense(8),
+            layers.GlobalAveragePooling1D(),
+            softmax(),
+        ]
+    )
+    x = np.array([["good film"], ["bad"], ["good good bad film film"]])
+    predictor = Predictor(model)
+    expected = predictor.sample(tf.constant(x), 3, seed=0)
+    for source in (x, x.astype(object), x.astype("S30"), x[:, 0]):
+        np.testing.assert_array_equal(predictor.sample(source, 3, seed=0), expected)
+    np.testing.assert_allclose(predictor.sample(x[1:2], 3, seed=0), expected[:, 1:2], atol=1e-6)
+
+
+def test_lookups_that_refuse_unknown_words_never_see_one():
+    inputs = keras.Input((1,), dtype="string")
+    lookup = layers.StringLookup(vocabulary=["a", "b"], num_oov_indices=0, output_mode="one_hot")
+    model = keras.Model(inputs, softmax()(MCDropout(0.5)(lookup(inputs))))
+    assert Predictor(model).sample(np.array([["b"], ["a"]]), 2).shape == (2, 2, 3)
+
+
+def test_inputs_by_name_in_any_order():
+    left, right = keras.Input((None, 5), name="left"), keras.Input((2,), name="right")
+    x = layers.Concatenate()([layers.GlobalMaxPooling1D()(left), right])
+    outputs = softmax()(MCDropout(0.4)(x))
+    named = {"right": vectors(9, 2), "left": np.stack([vectors(9)] * 3, axis=1)}
+    samples = [
+        Predictor(keras.Model(inputs, outputs)).sample(x, 2, seed=0)
+        for inputs, x in [
+            ([left, right], [named["left"], named["right"]]),
+            ([left, right], named),
+            ({"left": left, "right": right}, named),
+        ]
+    ]
+    np.testing.assert_array_equal(samples[0], samples[1])
+    np.testing.assert_array_equal(samples[0], samples[2])
+
+
+# One graph for all sizes.
+
+
+def any_length():
+    return keras.Sequential(
+        [
+            keras.Input((None, 5)),
+            layers.Conv1D(8, 3, padding="same"),
+            MCSpatialDropout1D(0.4),
+            layers.Dense(8, activation="relu"),
+            layers.GlobalMaxPooling1D(),
+            softmax(),
+        ]
+    )
+
+
+def lengths(*sizes):
+    return [np.random.default_rng(n).normal(size=(3, n, 5)).astype("float32") for n in sizes]
+
+
+def test_one_graph_for_all_sizes_that_a_model_leaves_free():
+    predictor = Predictor(any_length())
+    traces = []
+    layer = predictor.model.layers[1]
+    draw = layer.draw_mask
+    layer.draw_mask = lambda *arguments: traces.append(1) or draw(*arguments)
+    for x in lengths(4, 5, 9, 30):
+        np.testing.assert_array_equal(
+            predictor.sample(x, 2, seed=0), predictor.sample(x, 2, seed=0, batch_size=2)
+        )
+    assert len(traces) == 2  # the first sample, and the loop over the others
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(lengths(4, 7)), output_signature=tf.TensorSpec((None, None, 5))
+    )
+    assert predictor.sample(dataset, 2).shape == (2, 6, 3)
+    assert len(traces) == 2
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = any_length()
+
+    def call(self, x, training=False):
+        return self.inner(x, training=training)
+
+
+def test_graphs_of_subclassed_models_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr(predictor_module, "MAX_GRAPHS", 2)
+    model = Subclassed()
+    model(lengths(4)[0])
+    predictor = Predictor(model)
+    alive = []
+    for x in lengths(4, 5, 6):
+        predictor.sample(x, 1)
+        alive += [weakref.ref(f) for f in predictor._compiled.values()]
+    gc.collect()
+    assert len({id(f()) for f in alive if f() is not None}) == 2
+
+
+# Graphs follow the model.
+
+
+def test_replaced_weights_are_seen():
+    """Quantization and LoRA put other weights in a layer's place."""
+    model = keras.Sequential(
+        [
+            keras.Input((40,)),
+            MCDropout(0.5),
+            layers.Dense(64, activation="relu"),
+            MCDropout(0.5),
+            softmax(),
+        ]
+    )
+    predictor, x = Predictor(model), vectors(9, 40)
+    predictor.sample(x, 2, seed=0)
+    model.layers[1].enable_lora(2)
+    model.layers[1].lora_kernel_b.assign_add(keras.random.normal((2, 64), seed=1))
+    check(predictor, x)
+    model.quantize("int8")
+    check(predictor, x, tolerance=0.02)  # activations are rounded, too
+
+
+def check(predictor, x, tolerance=1e-6):
+    actual = predictor.sample(x, 3, seed=0)
+    expected = layer_by_layer.sample(predictor.model, x, 3, seed=0)
+    np.testing.assert_allclose(actual, expected, atol=tolerance)
+
+
+def test_pickled_and_copied():
+    predictor, x = Predictor(mlp()), vectors(4)
+    expected = predictor.sample(x, 2, seed=0)
+    for twin in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        np.testing.assert_array_equal(twin.sample(x, 2, seed=0), expected)
+        twin.model.layers[1].kernel.assign_add(tf.ones_like(twin.model.layers[1].kernel))
+    np.testing.assert_array_equal(predictor.sample(x, 2, seed=0), expected)
+    assert copy.copy(predictor).model is predictor.model
+
+
+# What is no number.
+
+
+def pooled():
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            MCDropout(0.5),
+            softmax(),
+        ]
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_inputs_that_are_not_finite_have_no_uncertainty(value):
+    """Max pooling ignores NaN: the network would look sure."""
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
+    predictor = Predictor(pooled())
+    expected = predictor.predict_uncertainty(x, 3, seed=0, return_samples=True)
+    x[2, 3, 3] = value
+    p = predictor.predict_uncertainty(x, 3, seed=0, return_samples=True)
+    others = [0, 1, 3, 4]
+    for name in ("mean", "mutual_information", "predictive_entropy", "variation_ratio"):
+        assert np.isnan(getattr(p, name)[2]).all()
+        np.testing.assert_array_equal(getattr(p, name)[others], getattr(expected, name)[others])
+    assert np.isnan(p.samples[:, 2]).all()
+    np.testing.assert_array_equal(p.samples[:, others], expected.samples[:, others])
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = pooled()
+    predictor = Predictor(model)
+    kernel = model.layers[0].kernel
+    values = kernel.numpy()
+    values[0, 0, 0, 3] = np.nan
+    kernel.assign(values)
+    with pytest.raises(ValueError, match=r"Expected finite weights.*conv2d.*kernel\. Hint"):
+        predictor.predict(np.ones((2, 6, 6, 1)), 2)
+
+
+def test_outputs_without_a_last_axis_are_refused():
+    parts = [MCDropout(0.5), layers.Dense(1, activation="sigmoid"), layers.Reshape(())]
+    model = keras.Sequential([keras.Input((5,)), *parts])
+    with pytest.raises(ValueError, match=r"Received: outputs of shape \(None,\)\. Hint: keep"):
+        Predictor(model, likelihood="bernoulli").predict(vectors(4), 2)

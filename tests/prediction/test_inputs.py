@@ -38,7 +38,7 @@ class Endless(keras.utils.PyDataset):
 def test_sources_without_an_end_are_refused(predictor):
     dataset = tf.data.Dataset.from_tensor_slices(vectors(4)).batch(2)
     for source in (dataset.repeat(), Endless()):
-        with pytest.raises(ValueError, match=r"a dataset with an end.*Hint: "):
+        with pytest.raises(ValueError, match=r"data with an end.*Hint: "):
             predictor.sample(source, 2)
     for source in ((vectors(4) for _ in range(2)), iter(dataset)):
         with pytest.raises(ValueError, match=r"Received: an? \w+, which does not tell"):
@@ -242,7 +242,7 @@ def test_pickled_and_copied():
     expected = predictor.sample(x, 2, seed=0)
     for twin in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
         np.testing.assert_array_equal(twin.sample(x, 2, seed=0), expected)
-        twin.model.layers[1].kernel.assign_add(tf.ones_like(twin.model.layers[1].kernel))
+        twin.model.layers[0].kernel.assign_add(tf.ones_like(twin.model.layers[0].kernel))
     np.testing.assert_array_equal(predictor.sample(x, 2, seed=0), expected)
     assert copy.copy(predictor).model is predictor.model
 

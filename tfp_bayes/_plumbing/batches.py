@@ -95,12 +95,12 @@ def count_rows(x) -> int:
 
 def _batches(x, batch_size: int) -> Iterator:
     if isinstance(x, tf.data.Dataset):
-        _check_finite(x.cardinality() != tf.data.INFINITE_CARDINALITY, "x.take(steps)")
+        check_has_end(x)
         return (_inputs(batch) for batch in x)
     if isinstance(x, keras.utils.PyDataset):
-        num_batches = x.num_batches
-        _check_finite(num_batches is not None, "return the number of batches as num_batches")
-        return (_inputs(x[i]) for i in range(num_batches))
+        check_has_end(x)
+        return (_inputs(x[i]) for i in range(x.num_batches))
+    keras.tree.map_structure(_check_dense, x)
     num_examples = count_rows(x)
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(
@@ -112,24 +112,21 @@ def _batches(x, batch_size: int) -> Iterator:
     return (keras.tree.map_structure(lambda a, s=s: a[s : s + batch_size], x) for s in starts)
 
 
-def _check_finite(is_finite: bool, hint: str) -> None:
-    if not is_finite:
-        raise ValueError(
-            f"Expected a dataset with an end for `x`. Received: an endless one. Hint: {hint}."
-        )
-
-
 def _inputs(batch):
     return keras.utils.unpack_x_y_sample_weight(batch)[0]
 
 
-def _as_array(array):
-    """Returns an array that has a shape, and a dtype that TensorFlow knows."""
+def _check_dense(array) -> None:
     if isinstance(array, tf.RaggedTensor | tf.SparseTensor):
         raise ValueError(
             f"Expected dense inputs for `x`. Received: a {type(array).__name__}. "
             "Hint: dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense."
         )
+
+
+def _as_array(array):
+    """Returns an array that has a shape, and a dtype that TensorFlow knows."""
+    _check_dense(array)
     if not tf.is_tensor(array):
         array = np.asarray(array)
         if array.dtype.kind in "OUS":

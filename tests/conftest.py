@@ -8,6 +8,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz", type=int, default=12, help="number of random graphs for the predictor"
     )
+    parser.addoption(
+        "--zoo", action="store_true", help="include keras.applications in the zoo of models"
+    )
 
 
 def pytest_sessionstart(session):

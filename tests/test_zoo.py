@@ -1,0 +1,20 @@
+"""What must hold of any model, checked of models that were not written for this library."""
+
+import pytest
+import zoo_checks
+from zoo import ZOO
+
+
+def pytest_generate_tests(metafunc):
+    large = metafunc.config.getoption("--zoo")
+    names = [name for name, entry in ZOO.items() if large or not entry.large]
+    # By model and not by check, so that each is built once in a process.
+    cases = [(name, check) for name in names for check in zoo_checks.CHECKS]
+    ids = [f"{name}-{check}" for name, check in cases]
+    metafunc.parametrize(("name", "check"), cases, ids=ids)
+
+
+def test_model(name, check, tmp_path):
+    reason = zoo_checks.CHECKS[check](zoo_checks.subject(name), tmp_path)
+    if reason is not None:
+        pytest.skip(reason)

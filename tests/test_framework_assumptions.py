@@ -76,6 +76,7 @@ def test_whole_blocks_make_matrix_products_independent_of_the_rows():
 def test_own_arguments_of_a_functional_subclass_are_keyword_only():
     # Only then Keras takes the constructor for that of a functional model, and saves the graph.
     class Own(keras.Model):
+        @keras_internals.functional_constructor
         def __init__(self, inputs, outputs, name=None, *, scale=1.0, **kwargs):
             super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
 
@@ -142,6 +143,7 @@ def test_a_lambda_layer_is_copied_with_its_closure():
 
 def test_clone_model_makes_a_copy_from_the_outputs_of_the_graph_alone():
     class Marking(keras.Model):
+        @keras_internals.functional_constructor
         def __init__(self, inputs, outputs, name=None):
             super().__init__(inputs, outputs, name=name)
             self.mark = getattr(keras.tree.flatten(outputs)[0], "mark", None)

@@ -1,5 +1,6 @@
 """The one place that reaches into private parts of Keras; each has an assumption test."""
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -57,6 +58,21 @@ def copy_timestep_mask(layer: keras.layers.Layer, x, outputs) -> None:
     mask = get_keras_mask(x)
     if mask is not None and layer.supports_masking:
         set_keras_mask(outputs, layer.compute_mask(x, mask))
+
+
+def functional_constructor(init: Callable) -> Callable:
+    """Decorates a constructor `(inputs, outputs, name, *, ...)` so that Keras saves the graph.
+
+    Keras takes a class for a functional model by its constructor. Before 3.15 it compares what
+    `inspect.getfullargspec` finds with what it finds for `(*args, **kwargs)`, since its own
+    constructor is wrapped, and from 3.15 on it accepts that too.
+    """
+
+    @functools.wraps(init)
+    def wrapper(*args, **kwargs):
+        return init(*args, **kwargs)
+
+    return wrapper
 
 
 def is_functional_like(cls: type) -> bool:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
 from tfp_bayes.layers import stochastic_layers, variational_layers
@@ -67,6 +68,7 @@ class BayesianModel(GraphConfig, keras.Model):
     (8,)
     """
 
+    @functional_constructor
     def __init__(
         self,
         inputs,

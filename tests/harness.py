@@ -13,12 +13,14 @@ from tfp_bayes.layers import VariationalLayer
 
 def inputs_for(case, rows=6, seed=0):
     rng = np.random.default_rng(seed)
+    if case.num_words:
+        return rng.integers(0, case.num_words, (rows, *case.input_shape)).astype("int32")
     return rng.uniform(0.5, 1.5, (rows, *case.input_shape)).astype("float32")
 
 
 def network(case, dtype=None):
     """A classifier with one stochastic layer in its middle."""
-    inputs = keras.Input(case.input_shape)
+    inputs = keras.Input(case.input_shape, dtype="int32" if case.num_words else None)
     x = case.make(name="stochastic", dtype=dtype)(inputs)
     x = keras.layers.Flatten()(x)
     outputs = keras.layers.Dense(3, activation="softmax", dtype="float32")(x)
@@ -31,8 +33,9 @@ def check_shapes(case):
         assert layer(x, training=training).shape == (6, *case.output_shape)
     shape = layer.compute_output_shape((None, *case.input_shape))
     assert tuple(shape) == (None, *case.output_shape)
-    if not isinstance(layer, VariationalLayer):  # TensorFlow's convolutions refuse empty batches
-        assert layer(np.zeros((0, *case.input_shape), "float32")).shape == (0, *case.output_shape)
+    # TensorFlow's convolutions and Keras' recurrent cells refuse empty batches.
+    if not isinstance(layer, VariationalLayer | keras.layers.RNN):
+        assert layer(inputs_for(case, rows=0)).shape == (0, *case.output_shape)
 
 
 def check_one_function_at_inference(case):

@@ -216,3 +216,24 @@ def test_masks_of_time_steps_travel_on_tensors():
     outputs = tf.constant([[[1.0], [2.0], [9.0]]])
     keras_internals.copy_timestep_mask(keras.layers.Dense(2), x, outputs)
     np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(outputs), [[1.5]])
+
+
+def test_recurrent_cells_use_the_masks_that_they_are_given():
+    x = np.random.default_rng(0).normal(size=(3, 2)).astype("float32")
+    h = np.random.default_rng(1).normal(size=(3, 4)).astype("float32")
+    for cell, states in (
+        (keras.layers.LSTMCell(4, dropout=0.5, recurrent_dropout=0.5), [h, h]),
+        (keras.layers.GRUCell(4, dropout=0.5, recurrent_dropout=0.5), [h]),
+    ):
+        plain = type(cell)(4)
+        plain.build(x.shape)
+        cell.build(x.shape)
+        cell.set_weights(plain.get_weights())
+        count = keras_internals.num_dropout_masks(cell)
+        assert count == cell.kernel.shape[1] // 4
+        assert keras_internals.num_dropout_masks(plain) is None
+        ones = tf.ones((1, 4))
+        # The same mask for every gate: one row of the kernel, and nothing of the state, is left.
+        keras_internals.set_dropout_masks(cell, [tf.constant([[0.0, 2.0]])] * count, [ones] * count)
+        y, _ = cell(x, states, training=True)
+        np.testing.assert_allclose(y, plain(x * np.float32([0, 2]), states)[0], atol=1e-6)

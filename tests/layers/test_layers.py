@@ -18,6 +18,7 @@ class Case:
     input_shape: tuple
     output_shape: tuple
     bad_arguments: list
+    num_words: int | None = None  # where inputs are words instead of real numbers
 
     @property
     def make(self):
@@ -106,6 +107,24 @@ def linear(**arguments):
     return Case(layers.BayesianLinear, arguments, (5,), (4,), bad)
 
 
+SEEDED = {
+    "kernel_initializer": keras.initializers.GlorotUniform(0),
+    "recurrent_initializer": keras.initializers.Orthogonal(seed=0),
+}
+BAD_RECURRENT = [
+    ({"units": 2, "dropout": 1.0}, r"\[0, 1\) for `dropout`.*Received: dropout=1.0"),
+    ({"units": 2, "recurrent_dropout": -0.1}, "Received: recurrent_dropout=-0.1"),
+    ({"units": 2, "dropout": 0.1, "stateful": True, "name": "lstm"}, "stateful=False for 'lstm'"),
+]
+
+
+def recurrent(layer, **arguments):
+    arguments = {"units": 20, **SEEDED, **arguments}
+    return Case(layer, arguments, (4, 3), (20,), BAD_RECURRENT)
+
+
+MC_EMBEDDING = {"input_dim": 30, "output_dim": 5, "rate": 0.4}
+
 CASES = {
     **VARIATIONAL,
     "BayesianLinear": linear(),
@@ -116,6 +135,16 @@ CASES = {
     "MCDropout, noise_shape": Case(
         layers.MCDropout, {"rate": 0.4, "noise_shape": (None, 1, 20)}, (3, 20), (3, 20), BAD_RATES
     ),
+    "MCEmbedding": Case(
+        layers.MCEmbedding,
+        {**MC_EMBEDDING, "embeddings_initializer": keras.initializers.RandomUniform(seed=0)},
+        (20,),
+        (20, 5),
+        [({**MC_EMBEDDING, **changed}, message) for changed, message in BAD_RATES],
+        num_words=30,
+    ),
+    "MCLSTM": recurrent(layers.MCLSTM, dropout=0.4, recurrent_dropout=0.2),
+    "MCGRU": recurrent(layers.MCGRU, dropout=0.4, recurrent_dropout=0.2),
     "MCSpatialDropout1D": spatial(layers.MCSpatialDropout1D, (3, 20)),
     "MCSpatialDropout2D": spatial(layers.MCSpatialDropout2D, (3, 3, 20)),
     "MCSpatialDropout3D": spatial(layers.MCSpatialDropout3D, (2, 2, 2, 20)),

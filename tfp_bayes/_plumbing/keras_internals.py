@@ -117,3 +117,20 @@ def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
         arguments=layer.arguments,
         **keras.layers.Layer.get_config(layer),
     )
+
+
+def num_dropout_masks(cell: keras.layers.Layer) -> int | None:
+    """Returns how many masks a recurrent cell wants, one for each gate; None for a single one."""
+    return getattr(cell, "dropout_mask_count", None)
+
+
+def set_dropout_masks(cell: keras.layers.Layer, of_inputs, of_state) -> None:
+    """Gives a recurrent cell its masks for the next sequence, which it draws itself otherwise.
+
+    Args:
+        cell: A Keras LSTM or GRU cell.
+        of_inputs: A mask (B, F) or (1, F), or a list of `num_dropout_masks`; None without dropout.
+        of_state: Likewise (B, units), for the recurrent state.
+    """
+    cell._dropout_mask = of_inputs
+    cell._recurrent_dropout_mask = of_state

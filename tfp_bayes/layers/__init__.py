@@ -22,8 +22,10 @@ from tfp_bayes.layers.dense import (
     DenseReparameterization,
 )
 from tfp_bayes.layers.dropout import MCDropout
+from tfp_bayes.layers.embedding import MCEmbedding
 from tfp_bayes.layers.linear_posterior import Predictive
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
+from tfp_bayes.layers.recurrent import MCGRU, MCLSTM
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
     MCSpatialDropout2D,
@@ -44,6 +46,8 @@ Convolution3DLocalReparameterization = Conv3DLocalReparameterization
 Convolution3DFlipout = Conv3DFlipout
 
 __all__ = [
+    "MCGRU",
+    "MCLSTM",
     "BayesianLinear",
     "ClassProbabilities",
     "Conv1DFlipout",
@@ -72,6 +76,7 @@ __all__ = [
     "DepthwiseConv2DFlipout",
     "DepthwiseConv2DReparameterization",
     "MCDropout",
+    "MCEmbedding",
     "MCSpatialDropout1D",
     "MCSpatialDropout2D",
     "MCSpatialDropout3D",

@@ -6,6 +6,30 @@ import tensorflow as tf
 from tfp_bayes.layers.stochastic import StochasticLayer
 
 
+def check_rate(**rates: float) -> None:
+    """Raises ValueError unless every argument, given by its name, is a rate in [0, 1)."""
+    for name, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise ValueError(
+                f"Expected a float in [0, 1) for `{name}`. Received: {name}={rate!r}. "
+                f"Hint: {name} is the fraction of units set to zero, e.g. 0.5."
+            )
+
+
+def draw_mask(shape: tf.Tensor | tuple | list, rate: float, seed: tf.Tensor, dtype: str):
+    """Draws a mask of zeros and 1 / (1 - rate).
+
+    Args:
+        shape: Of the mask.
+        rate: Probability of a zero.
+        seed: int32 (2,).
+        dtype: Of the mask.
+    """
+    # Always drawn in float32: half precision would round the probability itself.
+    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+    return tf.cast(uniform >= rate, dtype) / (1 - rate)
+
+
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCDropout(StochasticLayer):
     """Dropout that stays on at inference, so that passes are posterior samples.
@@ -52,11 +76,7 @@ class MCDropout(StochasticLayer):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ValueError(
-                f"Expected a float in [0, 1) for `rate`. Received: rate={rate!r}. "
-                "Hint: rate is the fraction of units set to zero, e.g. 0.5."
-            )
+        check_rate(rate=rate)
         self.rate = rate
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
         self.supports_masking = True
@@ -72,9 +92,7 @@ class MCDropout(StochasticLayer):
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
         """Draws a mask of zeros and 1 / (1 - rate), in the compute dtype, of the given shape."""
-        # Always drawn in float32: half precision would round the probability itself.
-        uniform = tf.random.stateless_uniform(shape, self.draw_seed(training), alg="philox")
-        return tf.cast(uniform >= self.rate, self.compute_dtype) / (1 - self.rate)
+        return draw_mask(shape, self.rate, self.draw_seed(training), self.compute_dtype)
 
     def _mask_shape(self, inputs: tf.Tensor) -> list:
         sizes = tf.unstack(tf.shape(inputs))

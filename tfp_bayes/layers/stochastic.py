@@ -28,7 +28,13 @@ class StochasticLayer(keras.layers.Layer):
         **kwargs: Of that layer, or of `keras.layers.Layer`.
     """
 
+    # Whether the Keras layer that a subclass also derives from takes a seed, for noise that is
+    # not drawn any more.
+    keras_takes_seed = False
+
     def __init__(self, *args, seed: int | None = None, **kwargs):
+        if self.keras_takes_seed:
+            kwargs["seed"] = seed
         super().__init__(*args, **kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

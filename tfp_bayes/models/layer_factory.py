@@ -2,7 +2,7 @@
 
 import keras
 
-from tfp_bayes.models.layer_pairs import pair_of_keras
+from tfp_bayes.models.layer_pairs import twin_class
 from tfp_bayes.priors import Prior
 
 _VARIATIONAL = ("flipout", "local_reparameterization", "reparameterization")
@@ -76,5 +76,4 @@ class LayerFactory:
 
     def _class(self, kind: type) -> type:
         """Returns the twin of a Keras class where this inference has one, else the class."""
-        pair = pair_of_keras(kind, self.inference)
-        return kind if pair is None else pair.bayesian_class
+        return twin_class(kind, self.inference) or kind

@@ -1,6 +1,7 @@
 """How a Keras layer and its Bayesian twin turn into each other."""
 
 import inspect
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -30,6 +31,14 @@ class LayerPair:
         self.keras_class = keras_class
         self.bayesian_class = bayesian_class
         self.inferences = inferences
+
+    def has_twin(self, layer: keras.layers.Layer) -> bool:
+        """Tells whether this pair makes a twin of a Keras layer."""
+        return type(layer) is self.keras_class
+
+    def is_twin(self, layer: keras.layers.Layer) -> bool:
+        """Tells whether a layer is a twin that this pair makes."""
+        return type(layer) is self.bayesian_class
 
     def make_bayesian(
         self, layer: keras.layers.Layer, prior: priors.Prior | None
@@ -73,6 +82,14 @@ class SameWeights(LayerPair):
         _copy_weights(old, new)
 
 
+class RecurrentDropout(SameWeights):
+    """A recurrent layer, which has a twin if it has dropout that could stay on."""
+
+    def has_twin(self, layer: keras.layers.Layer) -> bool:
+        """See `LayerPair.has_twin`."""
+        return super().has_twin(layer) and max(layer.dropout, layer.recurrent_dropout) > 0
+
+
 class SpatialDropout1D(SameWeights):
     """The twin knows channels first, which Keras' layer does not."""
 
@@ -107,6 +124,55 @@ class RandomWeights(LayerPair):
             if belief.prior is not None:
                 config |= {f"{name}_prior": prior, f"{name}_posterior": posterior}
         return self.bayesian_class.from_config(config)
+
+
+class Bidirectional(LayerPair):
+    """A Keras wrapper around two recurrent layers, which get their twins inside of it."""
+
+    _DIRECTIONS = {"layer": "forward_layer", "backward_layer": "backward_layer"}
+
+    def __init__(self, recurrent: LayerPair):
+        super().__init__(K.Bidirectional, K.Bidirectional, *recurrent.inferences)
+        self.recurrent = recurrent
+
+    def _inside(self, layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+        return [getattr(layer, name) for name in self._DIRECTIONS.values()]
+
+    def has_twin(self, layer: keras.layers.Layer) -> bool:
+        """See `LayerPair.has_twin`."""
+        return super().has_twin(layer) and all(map(self.recurrent.has_twin, self._inside(layer)))
+
+    def is_twin(self, layer: keras.layers.Layer) -> bool:
+        """See `LayerPair.is_twin`."""
+        return super().is_twin(layer) and all(map(self.recurrent.is_twin, self._inside(layer)))
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """See `LayerPair.make_bayesian`."""
+        return self._wrap(layer, lambda each: self.recurrent.make_bayesian(each, prior))
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """See `LayerPair.make_keras`."""
+        return self._wrap(layer, self.recurrent.make_keras)
+
+    def _wrap(self, layer: keras.layers.Layer, make: Callable) -> keras.layers.Layer:
+        new = dict(zip(self._DIRECTIONS, map(make, self._inside(layer))))
+        serialize = keras.saving.serialize_keras_object
+        config = {name: serialize(each) for name, each in new.items()}
+        return K.Bidirectional.from_config({**layer.get_config(), **config})
+
+    def fill_bayesian(
+        self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
+    ) -> None:
+        """See `LayerPair.fill_bayesian`."""
+        for a, b in zip(self._inside(old), self._inside(new)):
+            self.recurrent.fill_bayesian(a, b, moped_delta)
+
+    def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+        """See `LayerPair.fill_keras`."""
+        for a, b in zip(self._inside(old), self._inside(new)):
+            self.recurrent.fill_keras(a, b)
 
 
 class Separable(LayerPair):
@@ -175,10 +241,12 @@ class Linear(LayerPair):
 
 def _accepted(keras_class: type, config: dict) -> dict:
     """Returns the entries of a configuration that a Keras class takes."""
-    parameters = inspect.signature(keras_class.__init__).parameters
-    known = set(parameters)
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-        known |= {"name", "trainable", "dtype"}
+    known = set()
+    for kind in keras_class.__mro__:
+        parameters = inspect.signature(kind.__init__).parameters
+        known |= set(parameters)
+        if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+            break  # it hands nothing on to the class that it derives from
     return {name: value for name, value in config.items() if name in known}
 
 

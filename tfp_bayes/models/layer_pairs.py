@@ -8,9 +8,11 @@ import keras
 
 from tfp_bayes import layers as bayes
 from tfp_bayes.models.layer_pair import (
+    Bidirectional,
     LayerPair,
     Linear,
     RandomWeights,
+    RecurrentDropout,
     SameWeights,
     Separable,
     SpatialDropout1D,
@@ -25,11 +27,19 @@ _DEPTHWISE_DRAW = RandomWeights(
 _CONV_2D_FLIPOUT = RandomWeights(_plain.Conv2D, bayes.Conv2DFlipout, _FLIPOUT)
 _CONV_2D_DRAW = RandomWeights(_plain.Conv2D, bayes.Conv2DReparameterization, _DRAW)
 
+_MC_LSTM = RecurrentDropout(_plain.LSTM, bayes.MCLSTM, "mc_dropout")
+_MC_GRU = RecurrentDropout(_plain.GRU, bayes.MCGRU, "mc_dropout")
+
 PAIRS: tuple[LayerPair, ...] = (
     SameWeights(_plain.Dropout, bayes.MCDropout, "mc_dropout"),
     SpatialDropout1D(_plain.SpatialDropout1D, bayes.MCSpatialDropout1D, "mc_dropout"),
     SameWeights(_plain.SpatialDropout2D, bayes.MCSpatialDropout2D, "mc_dropout"),
     SameWeights(_plain.SpatialDropout3D, bayes.MCSpatialDropout3D, "mc_dropout"),
+    SameWeights(_plain.Embedding, bayes.MCEmbedding),  # Keras' own has no rate to keep
+    _MC_LSTM,
+    _MC_GRU,
+    Bidirectional(_MC_LSTM),
+    Bidirectional(_MC_GRU),
     RandomWeights(_plain.Dense, bayes.DenseFlipout, _FLIPOUT),
     RandomWeights(_plain.Dense, bayes.DenseLocalReparameterization, _LOCAL),
     RandomWeights(_plain.Dense, bayes.DenseReparameterization, _DRAW),
@@ -52,12 +62,18 @@ PAIRS: tuple[LayerPair, ...] = (
 )
 
 
-def pair_of_keras(kind: type, inference: str) -> LayerPair | None:
-    """Returns the pair of a Keras class for one inference, None where it has no twin."""
-    fitting = (p for p in PAIRS if p.keras_class is kind and inference in p.inferences)
+def pair_of_keras(layer: keras.layers.Layer, inference: str) -> LayerPair | None:
+    """Returns the pair of a Keras layer for one inference, None where it has no twin."""
+    fitting = (p for p in PAIRS if inference in p.inferences and p.has_twin(layer))
     return next(fitting, None)
 
 
-def pair_of_bayesian(kind: type) -> LayerPair | None:
-    """Returns the pair of a Bayesian class, None where it is not a twin."""
-    return next((pair for pair in PAIRS if pair.bayesian_class is kind), None)
+def pair_of_bayesian(layer: keras.layers.Layer) -> LayerPair | None:
+    """Returns the pair of a Bayesian layer, None where it is not a twin."""
+    return next((pair for pair in PAIRS if pair.is_twin(layer)), None)
+
+
+def twin_class(kind: type, inference: str) -> type | None:
+    """Returns the Bayesian class of a Keras class for one inference, None where it has none."""
+    fitting = (p for p in PAIRS if p.keras_class is kind and inference in p.inferences)
+    return next((pair.bayesian_class for pair in fitting), None)

@@ -36,10 +36,11 @@ def to_bayesian(
     """Returns a Bayesian copy of a functional or Sequential model, with its weights as means.
 
     Dense, Conv1D, Conv2D, Conv3D, DepthwiseConv2D, SeparableConv2D and Conv2DTranspose layers
-    get random kernels, or, with "mc_dropout", dropout layers stay on at inference. Everything
-    else is copied with its state: Keras operations, batch normalization, vocabularies, frozen
-    layers. Shared layers stay shared, nested models nested, and every layer keeps its name. What
-    is inside other layers (TimeDistributed, Bidirectional, layers of your own) is left as it is.
+    get random kernels, or, with "mc_dropout", dropout stays on at inference: dropout layers, and
+    LSTM and GRU that have a rate, in Bidirectional too. Everything else is copied with its state:
+    Keras operations, batch normalization, vocabularies, frozen layers. Shared layers stay shared,
+    nested models nested, and every layer keeps its name. What is inside other layers
+    (TimeDistributed, RNN, layers of your own) is left as it is.
 
     Args:
         model: A built model whose outputs are probabilities; it is not changed.
@@ -81,7 +82,7 @@ def to_bayesian(
     _check_arguments(inference, prior, moped_delta)
     prior_object = priors.get(prior)
     prior_scale = _scale(prior_object) if inference == "mc_dropout" else None
-    able = [layer for layer in leaves(model) if pair_of_keras(type(layer), inference)]
+    able = [layer for layer in leaves(model) if pair_of_keras(layer, inference)]
     chosen = _choose(model, able, layers, inference)
     if last_layer_only:
         chosen = chosen[-1:]
@@ -89,7 +90,7 @@ def to_bayesian(
     def replace(layer: keras.layers.Layer) -> Replacement | None:
         if layer not in chosen:
             return None
-        pair = pair_of_keras(type(layer), inference)
+        pair = pair_of_keras(layer, inference)
         twin = pair.make_bayesian(layer, prior_object)
         return Replacement(twin, lambda: pair.fill_bayesian(layer, twin, moped_delta))
 

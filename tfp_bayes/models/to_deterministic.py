@@ -54,11 +54,11 @@ class MeanCopy:
 
 
 def _replace(layer: keras.layers.Layer) -> Replacement | None:
-    pair = pair_of_bayesian(type(layer))
+    pair = pair_of_bayesian(layer)
     if pair is not None:
         plain = pair.make_keras(layer)
         return Replacement(plain, lambda: pair.fill_keras(layer, plain))
-    if pair_of_keras(type(layer), "mc_dropout"):  # perhaps called with training=True
+    if pair_of_keras(layer, "mc_dropout"):  # perhaps called with training=True
         plain = copy_layer(layer)
         return Replacement(plain, lambda: copy_state(layer, plain))
     return None

@@ -1,0 +1,97 @@
+"""Layers for sequences made Bayesian, and back."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfp_bayes import layers, to_bayesian, to_deterministic
+
+L = keras.layers
+RNG = np.random.default_rng(0)
+WORDS = RNG.integers(0, 12, (6, 5)).astype("int32")
+WORDS[:, 0] = 3  # padding would hide what comes before it from a layer that goes backwards
+
+
+def text_model():
+    """Embeddings, recurrent layers with and without dropout, a wrapper, a frozen layer."""
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Embedding(12, 4, mask_zero=True, name="words")(inputs)
+    x = L.LSTM(4, return_sequences=True, dropout=0.2, recurrent_dropout=0.1, name="lstm")(x)
+    x = L.GRU(4, return_sequences=True, use_bias=False, name="plain")(x)
+    both = L.Bidirectional(
+        L.LSTM(3, dropout=0.3, return_sequences=True, name="inner"), merge_mode="sum", name="both"
+    )
+    x = both(x)
+    gru = L.GRU(3, dropout=0.25, go_backwards=True, zero_output_for_mask=True, name="gru")
+    gru.trainable = False
+    outputs = L.Dense(3, activation="softmax", name="out")(gru(x))
+    model = keras.Model(inputs, outputs)
+    model.set_weights([RNG.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+def kinds(model):
+    return {layer.name: type(layer).__name__ for layer in model.layers[1:]}
+
+
+def check_same(a, b):
+    """Two models agree in all that was configured and learned."""
+    assert [each.get_config() for each in a.layers[1:]] == [
+        each.get_config() for each in b.layers[1:]
+    ]
+    for v, w in zip(a.weights, b.weights, strict=True):
+        assert (v.path.split("/")[-2:], v.trainable) == (w.path.split("/")[-2:], w.trainable)
+        np.testing.assert_array_equal(v, w)
+    np.testing.assert_array_equal(a(WORDS), b(WORDS))
+
+
+def test_dropout_inside_recurrent_layers_stays_on(capsys, tmp_path):
+    model = text_model()
+    bayesian = to_bayesian(model, "mc_dropout")
+    assert capsys.readouterr().out == (
+        "Converted to mc_dropout: Bidirectional 1, GRU 1, LSTM 1. "
+        "Left, with their weights: Dense 1, Embedding 1, GRU 1.\n"
+    )
+    assert kinds(bayesian) == {
+        **kinds(model),
+        "lstm": "MCLSTM",
+        "gru": "MCGRU",
+    }
+    both = bayesian.get_layer("both")
+    assert type(both.forward_layer) is type(both.backward_layer) is layers.MCLSTM
+    rates = [(each.dropout, each.recurrent_dropout) for each in layers.stochastic_layers(bayesian)]
+    assert rates == [(0.2, 0.1), (0.3, 0.0), (0.3, 0.0), (0.25, 0.0)]
+    samples = bayesian.sample(WORDS, 4, seed=0)
+    assert samples.std(0).min() > 0
+    for size in (1, 4):
+        np.testing.assert_array_equal(samples, bayesian.sample(WORDS, 4, seed=0, batch_size=size))
+    bayesian.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(samples, loaded.sample(WORDS, 4, seed=0))
+    for each in (bayesian, loaded):
+        check_same(to_deterministic(each), model)
+
+
+def test_dropout_forced_by_training_true_is_off_again():
+    inputs = keras.Input((5, 2))
+    x = L.LSTM(3, dropout=0.5)(inputs, training=True)
+    back = to_deterministic(keras.Model(inputs, x))
+    x = RNG.normal(size=(2, 5, 2))
+    np.testing.assert_array_equal(back(x), back(x))
+
+
+def test_dropped_words_come_back():
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.MCEmbedding(12, 4, rate=0.3, mask_zero=True, name="words")(inputs)
+    model = keras.Model(inputs, L.GlobalAveragePooling1D()(x))
+    back = to_deterministic(model).get_layer("words")
+    assert type(back) is L.Embedding
+    assert back.mask_zero
+    np.testing.assert_array_equal(back.embeddings, model.get_layer("words").embeddings)
+
+
+def test_a_stateful_layer_is_refused_by_name():
+    inputs = keras.Input(batch_shape=(6, 5, 2))
+    model = keras.Model(inputs, L.LSTM(3, dropout=0.5, stateful=True, name="remembers")(inputs))
+    with pytest.raises(ValueError, match="stateful=False for 'remembers'"):
+        to_bayesian(model, "mc_dropout", verbose=False)

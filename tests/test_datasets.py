@@ -113,6 +113,7 @@ def test_damaged_package_is_noticed(damage, tmp_path, monkeypatch):
     for name in datasets.MNIST_FILES:
         shutil.copyfile(PACKAGED / name, folder / name)
     monkeypatch.setattr(datasets.resources, "files", lambda name: tmp_path)
+    datasets._verified.cache_clear()
     assert len(datasets._packaged_mnist(None).y_train) == 60_000  # the copy is good
 
     datasets._verified.cache_clear()

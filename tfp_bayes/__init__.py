@@ -39,9 +39,9 @@ if TYPE_CHECKING or not _runs_as_command():
         KLWeight,
         kl_divergence,
         set_kl_weight,
-        to_bayesian,
-        to_deterministic,
     )
+    from tfp_bayes.models.to_bayesian import to_bayesian
+    from tfp_bayes.models.to_deterministic import to_deterministic
     from tfp_bayes.networks import (
         BayesianBasisRegression,
         BayesianCNN,

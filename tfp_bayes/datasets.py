@@ -21,8 +21,6 @@ import numpy as np
 # TensorFlow, TensorFlow Datasets and scikit-learn take seconds to import and MNIST does without
 # them, so the functions that use them import them.
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -130,8 +128,7 @@ def load(
 
 
 def _packaged_mnist(image_size: tuple[int, int] | None) -> Dataset:
-    folder = resources.files("tfp_bayes") / "data" / "mnist"
-    return _from_idx((_verified(folder / file) for file in MNIST_FILES), image_size)
+    return _from_idx(map(_verified, MNIST_FILES), image_size)
 
 
 def _from_idx(
@@ -160,13 +157,14 @@ def _repeated(data: Dataset) -> Dataset:
 
 
 @functools.cache
-def _verified(path: Traversable) -> bytes:
+def _verified(name: str) -> bytes:
     """Reads a packaged file once per process, and only if it is what was packaged."""
+    path = resources.files("tfp_bayes") / "data" / "mnist" / name
     content = path.read_bytes() if path.is_file() else None
     digest = "no file" if content is None else hashlib.sha256(content).hexdigest()
-    if content is None or digest != MNIST_FILES[path.name]:
+    if content is None or digest != MNIST_FILES[name]:
         raise ValueError(
-            f"Expected SHA-256 {MNIST_FILES[path.name]} for the packaged file {path}. "
+            f"Expected SHA-256 {MNIST_FILES[name]} for the packaged file {path}. "
             f"Received: {digest}. Hint: reinstall tfp_bayes."
         )
     return content
@@ -310,11 +308,13 @@ def _offline_message(builder: tfds.core.DatasetBuilder, missing: dict, manual_di
 def _address(url: str) -> tuple[str, int]:
     """The host and port that a download of `url` connects to: those of a proxy if one is set."""
     parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or "localhost"
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+    if proxy and not urllib.request.proxy_bypass(host):
         parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"http://{proxy}")
-    return parts.hostname, parts.port or PORTS.get(parts.scheme, 80)
+        host = parts.hostname or "localhost"
+    return host, parts.port or PORTS.get(parts.scheme, 80)
 
 
 def _any_reachable(addresses: set[tuple[str, int]]) -> bool:

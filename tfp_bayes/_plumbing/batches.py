@@ -83,14 +83,15 @@ def count_rows(x) -> int:
         )
     flat = keras.tree.flatten(x)
     lengths = {a.shape[0] if len(getattr(a, "shape", ())) else None for a in flat}
-    if len(lengths) != 1 or None in lengths:
+    length = lengths.pop() if len(lengths) == 1 else None
+    if length is None:
         described = [getattr(a, "shape", type(a).__name__) for a in flat]
         raise ValueError(
             "Expected arrays of the same length for `x`. "
             f"Received: {', '.join(map(str, described)) or 'none'}. "
             "Hint: the first axis of each is the batch."
         )
-    return int(lengths.pop())
+    return int(length)
 
 
 def _batches(x, batch_size: int) -> Iterator:

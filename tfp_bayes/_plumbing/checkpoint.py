@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ class DamagedError(ValueError):
 def save(path: Path, arrays: dict[str, np.ndarray], record: dict) -> None:
     """Saves arrays and a JSON record in one file, atomically."""
     record = {"format": FORMAT, **record}
-    content = {name: np.asarray(value) for name, value in arrays.items()}
+    content: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
     content["record"] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
     check = np.array(digest(content))
     write_atomically(path, lambda file: np.savez(file, check=check, **content))

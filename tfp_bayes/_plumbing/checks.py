@@ -3,7 +3,7 @@
 from numbers import Integral
 
 
-def check_integers(least: int, **arguments: int) -> None:
+def check_integers(least: int, **arguments: object) -> None:
     """Raises ValueError unless every argument is an integer of at least `least`."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

@@ -30,7 +30,7 @@ class Configured:
 
 
 def get_configured(
-    identifier: object, base: type, argument: str, classes: Mapping[str, type]
+    identifier: object, base: type, argument: str, classes: Mapping[str, type[Configured]]
 ) -> Any:
     """Returns the object that a user meant.
 
@@ -45,7 +45,7 @@ def get_configured(
     Raises:
         ValueError: If it is none of these.
     """
-    result = identifier
+    result: object = identifier
     if isinstance(identifier, dict):
         result = _from_dictionary(identifier, argument, classes)
     elif isinstance(identifier, str) and identifier in classes:
@@ -59,7 +59,9 @@ def get_configured(
     return result
 
 
-def _from_dictionary(identifier: dict, argument: str, classes: Mapping[str, type]) -> object:
+def _from_dictionary(
+    identifier: dict, argument: str, classes: Mapping[str, type[Configured]]
+) -> object:
     """Returns what a dictionary describes, or itself if it describes nothing known."""
     if "class_name" in identifier:  # as Keras writes it
         by_class = {classes[name].__name__: classes[name] for name in classes}

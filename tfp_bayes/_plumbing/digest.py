@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ def digest(value: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def digest_rows(rows: Sequence) -> str:
+def digest_rows(rows: Any) -> str:
     """Returns a digest of inputs that are had by index, see `tfp_bayes.active.rows`.
 
     Arrays of up to 256 MiB in memory are read whole. Of larger ones, of files and of streams,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PREFIX = ".unfinished-"
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` on a temporary file beside `path`, then renames it to `path`."""
 
     def write_file(temporary: Path) -> None:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
     from tfp_bayes.active.pool import Pool
     from tfp_bayes.active.round import Round, filter_quality
-    from tfp_bayes.active.selectors import batch_bald, top_k
+    from tfp_bayes.active.selectors.batch_bald import batch_bald
+    from tfp_bayes.active.selectors.top_k import top_k
 
 __all__ = [
     "ActiveLearner",

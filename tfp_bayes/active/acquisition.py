@@ -35,7 +35,7 @@ def _only_for(*likelihoods: str, hint: str) -> Callable[[Acquisition], Acquisiti
             check_likelihood(checked, prediction.likelihood)
             return function(prediction, *args, **kwargs)
 
-        checked.likelihoods, checked.hint = likelihoods, hint
+        vars(checked).update(likelihoods=likelihoods, hint=hint)
         return checked
 
     return decorate
@@ -48,7 +48,7 @@ def check_likelihood(acquisition: Acquisition, likelihood: str) -> None:
         raise ValueError(
             f"Expected predictions of likelihood {known} for acquisition="
             f"{acquisition.__name__!r}. Received: likelihood={likelihood!r}. "
-            f"Hint: {acquisition.hint}."
+            f"Hint: {getattr(acquisition, 'hint', 'use another acquisition')}."
         )
 
 
@@ -244,7 +244,7 @@ def get(acquisition: str | dict | Acquisition) -> Acquisition:
     """
     if callable(acquisition):
         return acquisition
-    name = acquisition
+    name: object = acquisition
     if isinstance(acquisition, dict) and acquisition.get("class_name") == "function":
         name = acquisition.get("config")  # as keras.saving.serialize_keras_object writes it
     if isinstance(name, str) and name in ACQUISITIONS:

@@ -1,6 +1,7 @@
 """Training between acquisitions: the same compiled model, new weights, a budget of steps."""
 
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -79,27 +80,29 @@ class Refit:
         options = tf.data.Options()
         options.autotune.enabled = False
         data = data.with_options(options)
-        if self.max_steps is None:
-            schedule = {"epochs": 1, "steps_per_epoch": self.steps}
-        else:
-            schedule = {
-                "epochs": -(-self.max_steps // CHECK_EVERY),
-                "steps_per_epoch": CHECK_EVERY,
-                "validation_data": validation_data,
-                "callbacks": [
-                    keras.callbacks.EarlyStopping(
-                        monitor="val_loss",
-                        patience=PATIENCE,
-                        restore_best_weights=True,
-                        start_from_epoch=max(self.steps // CHECK_EVERY - 1, 0),
-                    )
-                ],
-            }
+        arguments: dict[str, Any] = {}  # of `fit`
+        epochs, steps_per_epoch = 1, self.steps
+        if self.max_steps is not None:
+            epochs, steps_per_epoch = -(-self.max_steps // CHECK_EVERY), CHECK_EVERY
+            early_stopping = keras.callbacks.EarlyStopping(
+                monitor="val_loss",
+                patience=PATIENCE,
+                restore_best_weights=True,
+                start_from_epoch=max(self.steps // CHECK_EVERY - 1, 0),
+            )
+            arguments.update(validation_data=validation_data, callbacks=[early_stopping])
         if hasattr(self.model, "condition"):  # a closed-form head, which learns at once
-            schedule["condition_on"] = (x, y)
-        # Keras must not shuffle what is shuffled already.
-        history = self.model.fit(data, num_train=len(x), verbose=0, shuffle=False, **schedule)
-        return len(history.epoch) * schedule["steps_per_epoch"]
+            arguments.update(condition_on=(x, y))
+        history = self.model.fit(
+            data,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            num_train=len(x),
+            verbose=0,
+            shuffle=False,  # what is shuffled already
+            **arguments,
+        )
+        return len(history.epoch) * steps_per_epoch
 
     def check_validation(self, validation_data: tuple | None) -> None:
         """Raises ValueError unless there is what early stopping looks at."""

@@ -5,7 +5,7 @@ A learner's `x` is anything with a length that gives rows for an array of indice
 memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import keras
@@ -22,7 +22,7 @@ class Rows(Protocol):
     def __len__(self) -> int:
         """Returns N."""
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
         """Returns rows (n, ...) for int64 indices (n,)."""
 
 
@@ -117,7 +117,7 @@ class PyDatasetRows:
         return np.stack(rows)
 
 
-def as_rows(x) -> Rows | Sequence:
+def as_rows(x) -> Rows:
     """Returns what a user gave as something that gives rows by index."""
     if isinstance(x, tf.data.Dataset):
         return DatasetRows(x)
@@ -133,7 +133,7 @@ def as_rows(x) -> Rows | Sequence:
     return x
 
 
-def _check_same_order(first: Sequence[np.ndarray], again: Sequence[np.ndarray]) -> None:
+def _check_same_order(first: Iterable[np.ndarray], again: Iterable[np.ndarray]) -> None:
     """Raises ValueError unless two passes gave equal elements; an index must name one example."""
     if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, again)):
         raise ValueError(

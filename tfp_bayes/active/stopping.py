@@ -6,14 +6,15 @@ A criterion is a function of the history so far that says whether it is enough. 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tfp_bayes.active.round import Round
 
 Criterion = Callable[[Sequence[Round]], bool]
 
 
-class Budget(NamedTuple):
+@dataclass(frozen=True)
+class Budget:
     """Stops once `num_asked` answers have been paid for, rejected ones included."""
 
     num_asked: int
@@ -23,7 +24,8 @@ class Budget(NamedTuple):
         return sum(row.num_asked for row in history) >= self.num_asked
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """Stops once the validation set is predicted well enough, by accuracy, NLL or both.
 
     Attributes:
@@ -41,7 +43,8 @@ class Target(NamedTuple):
         return reached and (self.nll is None or last.validation_nll <= self.nll)
 
 
-class Plateau(NamedTuple):
+@dataclass(frozen=True)
+class Plateau:
     """Stops once the validation NLL has not improved on its best for some rounds.
 
     Attributes:
@@ -61,7 +64,8 @@ class Plateau(NamedTuple):
         return since > before - self.min_delta
 
 
-class Certain(NamedTuple):
+@dataclass(frozen=True)
+class Certain:
     """Stops once the candidates of a round have a mean mutual information below a value.
 
     Attributes:
@@ -112,14 +116,17 @@ def get(stop: "Criterion | str | Sequence[Criterion | str] | None") -> Criterion
         return _from_text(stop)
     if not isinstance(stop, Sequence):
         raise _refused(stop)
-    criteria = [get(each) for each in stop]
-    if any(criterion is None for criterion in criteria):
-        raise _refused(stop)
+    criteria = []
+    for each in stop:
+        criterion = get(each)
+        if criterion is None:
+            raise _refused(stop)
+        criteria.append(criterion)
     return any_of(*criteria) if criteria else None
 
 
 # How each short form is made, and the values it takes: the smallest, the largest, whole ones only.
-_SHORT = {
+_SHORT: dict[str, tuple[Callable[[float], Criterion], float, float, bool]] = {
     "labels": (lambda value: Budget(int(value)), 1, math.inf, True),
     "accuracy": (lambda value: Target(accuracy=value), 0, 1, False),
     "nll": (lambda value: Target(nll=value), -math.inf, math.inf, False),

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import ml_dtypes
@@ -99,7 +100,9 @@ class StoredPosterior:
             "positions": [position[id(v)] for v in self.variables],
             "dtypes": [stack.dtype.name for stack in self._stacked],
         }
-        arrays = {f"draws_{i}": _plain(stack.numpy()) for i, stack in enumerate(self._stacked)}
+        arrays: dict[str, Any] = {
+            f"draws_{i}": _plain(stack.numpy()) for i, stack in enumerate(self._stacked)
+        }
         arrays[_RECORD] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
         write_atomically(Path(path), lambda file: np.savez(file, **arrays))
 

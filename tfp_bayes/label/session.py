@@ -76,12 +76,13 @@ class Session:
             {"acquired": row.num_acquired, "accuracy": _number(row.test_accuracy)}
             for row in list(learner.history)
         ]
+        images: list[dict[str, Any]] = []
         state = {
             "busy": self.busy,
             "error": self._error,
             "class_names": self.class_names,
             "history": history,
-            "images": [],
+            "images": images,
         }
         if self.busy:
             return state
@@ -90,7 +91,7 @@ class Session:
             for i, p in zip(learner.proposed.tolist(), learner.proposed_probabilities):
                 guess = int(p.argmax())
                 label = int(learner.labels[i])
-                state["images"].append(
+                images.append(
                     {
                         "index": i,
                         "guess": self.class_names[guess],

@@ -323,10 +323,10 @@ class BayesianLinear(StochasticLayer):
         return self.posterior == "mean_field"
 
     def _model(self) -> LinearModel:
-        covariance = self.output_covariance
-        if covariance is None:
-            covariance = np.eye(self.units)
-        known = None if isinstance(covariance, str) else np.asarray(covariance, "float64")
+        given = self.output_covariance
+        known = None
+        if not isinstance(given, str):
+            known = np.eye(self.units) if given is None else np.asarray(given, "float64")
         width = self.input_spec.axes[-1]
         return LinearModel(width, self.units, known, self.per_output, self.use_bias)
 

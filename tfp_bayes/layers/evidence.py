@@ -33,8 +33,8 @@ class Evidence:
         data: Factor,
         count: float,
         output_covariance: np.ndarray | None,
-        degrees: float = 0.0,
-        scatter: np.ndarray | None = None,
+        degrees: float,
+        scatter: np.ndarray,
     ):
         self.residual_without_prior = data.residual
         self.count = count
@@ -77,6 +77,7 @@ class Evidence:
 
     def best_noise_scale(self, ratio: float) -> float:
         """Returns the sigma that maximizes the evidence at r, for a known Sigma."""
+        assert self.output_covariance is not None  # or `maximize` is given sigma
         residual = self.residual(ratio)
         explained = np.trace(np.linalg.solve(self.output_covariance, residual))
         # Targets without any noise would have sigma = 0, under which nothing can be computed.
@@ -117,7 +118,7 @@ def log_density(
     noise_scale: float,
     output_covariance: np.ndarray | None,
     degrees: float,
-    scatter: np.ndarray | None,
+    scatter: np.ndarray,
 ) -> float:
     """Returns log p(Y | Phi) in nats from its sufficient statistics.
 

@@ -170,7 +170,7 @@ class LinearPosterior:
         evidence = Evidence(everything, count, *self._covariance_model)
         varying = evidence.outputs_that_vary
         if self.model.per_output:
-            for i in np.flatnonzero(varying):
+            for i in np.flatnonzero(varying).tolist():
                 prior[i], noise[i] = evidence.of_output(i).maximize()
         elif varying.any():
             fixed = noise[0] if self.model.output_covariance is None else None
@@ -313,14 +313,15 @@ class LinearPosterior:
         total = 0.0
         for factor, at in zip(self.factors, self.model.outputs):
             sigma, s = self.noise_scales[at][0], self.prior_scales[at][0]
-            covariance, *prior = self._covariance_model
+            covariance, degrees, scatter = self._covariance_model
             total += log_density(
                 factor.residual / sigma**2,
                 self.model.degrees_of_data(self.center.count),
                 2 * np.log(np.diag(factor.root) * s / sigma).sum(),
                 sigma,
                 None if covariance is None else covariance[at, at],
-                *prior,
+                degrees,
+                scatter,
             )
         if self.model.use_bias and self.center.count:
             total -= 0.5 * self.model.num_outputs * np.log(self.center.count)

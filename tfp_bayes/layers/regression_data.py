@@ -1,7 +1,7 @@
 """Features and targets as users give them: checked, centered, and summed up block by block."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ _ROWS_AT_A_TIME = 8192
 Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # features, targets, sample weights
 
 
-class Center(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Center:
     """Mean of the features (F,) and the targets (D,), and the sum of the sample weights."""
 
     features: np.ndarray
@@ -66,9 +67,10 @@ class Examples:
         count = float(len(phi)) if weights is None else float(weights.sum())
         if not count:
             return
-        center = self.center._replace(count=count)  # all zeros, if nothing is taken out
+        center = dataclasses.replace(self.center, count=count)  # all zeros, if nothing is taken out
         if self._centered:
-            center = Center(*(np.average(a, axis=0, weights=weights) for a in (phi, y)), count)
+            means = [np.average(each, axis=0, weights=weights) for each in (phi, y)]
+            center = Center(means[0], means[1], count)
             phi, y = phi - center.features, y - center.targets
         if weights is not None:
             root = np.sqrt(weights)[:, None]
@@ -131,7 +133,8 @@ def blocks(
         raise ValueError(
             "Expected as many `targets`, and `sample_weight` if any, as `features`. Received: "
             f"features of shape {features.shape}, targets of shape {targets.shape}, "
-            f"sample_weight of shape {np.shape(weights)}. Hint: rows are examples."
+            f"sample_weight of shape {None if weights is None else weights.shape}. "
+            "Hint: rows are examples."
         )
     for i in range(0, max(len(features), 1), _ROWS_AT_A_TIME):
         at = slice(i, i + _ROWS_AT_A_TIME)

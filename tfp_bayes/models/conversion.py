@@ -15,8 +15,6 @@ from tfp_bayes._plumbing.keras_internals import (
 )
 from tfp_bayes.models.layer_state import copy_state, copy_tables
 
-Layer = keras.layers.Layer
-
 
 class Replacement(NamedTuple):
     """A layer that takes the place of another, and is never called with a fixed `training=`.
@@ -26,7 +24,7 @@ class Replacement(NamedTuple):
         fill: Sets its weights, once it is built.
     """
 
-    layer: Layer
+    layer: keras.Layer
     fill: Callable[[], None]
 
 
@@ -41,7 +39,7 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
-def walk(model: keras.Model, path: str = "") -> Iterator[tuple[str, Layer]]:
+def walk(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
     """Yields the layers of a model and of the models nested in it, in graph order.
 
     Yields:
@@ -54,7 +52,7 @@ def walk(model: keras.Model, path: str = "") -> Iterator[tuple[str, Layer]]:
             yield f"{path}{layer.name}", layer
 
 
-def leaves(model: keras.Model) -> list[Layer]:
+def leaves(model: keras.Model) -> list[keras.Layer]:
     """Lists the layers that `walk` finds, each once."""
     return list({id(layer): layer for _, layer in walk(model)}.values())
 
@@ -77,7 +75,7 @@ class GraphCopy:
         ValueError: If the model has no graph, or a layer cannot be made from its configuration.
     """
 
-    def __init__(self, model: keras.Model, replace: Callable[[Layer], Replacement | None]):
+    def __init__(self, model: keras.Model, replace: Callable[[keras.Layer], Replacement | None]):
         check_graph(model)
         self._replace = replace
         self._copies: dict[int, keras.Operation] = {}  # by the id of the original
@@ -111,7 +109,7 @@ class GraphCopy:
         return self._copies[id(old)]
 
     def _new(self, old: keras.Operation) -> keras.Operation:
-        if not isinstance(old, Layer):
+        if not isinstance(old, keras.Layer):
             return copy_operation(old)
         if has_graph(old):
             return self._copy_model(old)
@@ -139,7 +137,7 @@ def _copy_input(tensor: keras.KerasTensor) -> keras.KerasTensor:
     return type(layer).from_config(layer.get_config()).output
 
 
-def copy_layer(old: Layer) -> Layer:
+def copy_layer(old: keras.Layer) -> keras.Layer:
     """Makes a layer of the same class and configuration, without its weights."""
     try:
         if type(old) is keras.layers.Lambda:
@@ -156,7 +154,7 @@ def copy_layer(old: Layer) -> Layer:
     return new
 
 
-def count_types(layers: list[Layer]) -> str:
+def count_types(layers: list[keras.Layer]) -> str:
     """Describes layers as "Conv2D 3, Dense 1"."""
     names, counts = np.unique([type(layer).__name__ for layer in layers], return_counts=True)
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts))

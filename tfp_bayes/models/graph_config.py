@@ -1,6 +1,7 @@
 """How a model that is made of a graph is saved, loaded and cloned with its own arguments."""
 
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -9,7 +10,13 @@ from tfp_bayes._plumbing.keras_internals import has_history, is_functional_like
 _ARGUMENTS = ("likelihood", "prior_scale", "num_samples")
 
 
-class GraphConfig:
+if TYPE_CHECKING:
+    from keras import Model as _Base  # what the mixin is mixed into
+else:
+    _Base = object
+
+
+class GraphConfig(_Base):
     """A mixin of `BayesianModel`: its configuration is its graph and its constructor arguments."""
 
     def get_config(self) -> dict:

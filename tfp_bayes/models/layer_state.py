@@ -7,10 +7,8 @@ import numpy as np
 
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 
-Layer = keras.layers.Layer
 
-
-def copy_tables(old: Layer, new: Layer) -> None:
+def copy_tables(old: keras.Layer, new: keras.Layer) -> None:
     """Copies vocabularies, which decide shapes and so must be there before the first call."""
     for a, b in zip(flatten_layers(old), flatten_layers(new)):
         if hasattr(a, "load_assets"):
@@ -20,7 +18,7 @@ def copy_tables(old: Layer, new: Layer) -> None:
                 b.load_assets(folder)
 
 
-def copy_state(old: Layer, new: Layer) -> None:
+def copy_state(old: keras.Layer, new: keras.Layer) -> None:
     """Copies weights, states of random generators, statistics and the `trainable` flags.
 
     Args:
@@ -33,19 +31,19 @@ def copy_state(old: Layer, new: Layer) -> None:
     for a, b in zip(flatten_layers(old), flatten_layers(new), strict=True):
         b.trainable = a.trainable
         # Some layers compute from their weights what they use, as Normalization does.
-        if type(a).load_own_variables is not Layer.load_own_variables:
+        if type(a).load_own_variables is not keras.Layer.load_own_variables:
             _reload_own_variables(a, b)
     for a, b in zip(_by_name(old), _by_name(new), strict=True):
         b.assign(a)
         b.trainable = a.trainable
 
 
-def _by_name(layer: Layer) -> list[keras.Variable]:
+def _by_name(layer: keras.Layer) -> list[keras.Variable]:
     # A layer that was quantized after it was built has the same variables in another order.
     return sorted(layer.variables, key=lambda variable: variable.name)
 
 
-def _reload_own_variables(old: Layer, new: Layer) -> None:
-    store = {}
+def _reload_own_variables(old: keras.Layer, new: keras.Layer) -> None:
+    store: dict[str, np.ndarray | keras.Variable] = {}
     old.save_own_variables(store)
     new.load_own_variables({name: np.asarray(value) for name, value in store.items()})

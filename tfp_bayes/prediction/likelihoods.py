@@ -59,7 +59,7 @@ def clip_below_zero(x: tf.Tensor) -> tf.Tensor:
     return tf.where(x < 0, tf.zeros_like(x), x)
 
 
-class _Probabilities:
+class _Probabilities(Likelihood):
     """What categorical and Bernoulli outputs share: they are the mean of the target itself."""
 
     def location(self, p: tf.Tensor) -> tf.Tensor:
@@ -163,7 +163,7 @@ class Bernoulli(_Probabilities):
         return _log(np.where(y == 1, mean, 1 - mean)).sum(-1)
 
 
-class Normal:
+class Normal(Likelihood):
     """D real targets: locations and standard deviations, side by side on an axis of 2 D."""
 
     def location(self, p: tf.Tensor) -> tf.Tensor:
@@ -220,8 +220,8 @@ class Normal:
         quantiles = np.empty(loc.shape[1:])
         for start in range(0, len(quantiles), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
-            parameters = (each[:, rows].astype("float64") for each in (loc, scale))
-            quantiles[rows] = _mixture_quantile(*parameters, probability)
+            some_loc, some_scale = loc[:, rows].astype("float64"), scale[:, rows].astype("float64")
+            quantiles[rows] = _mixture_quantile(some_loc, some_scale, probability)
         return quantiles
 
     def log_prob(
@@ -274,7 +274,11 @@ def _as_outputs(y: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return y
 
 
-LIKELIHOODS = {"categorical": Categorical(), "bernoulli": Bernoulli(), "normal": Normal()}
+LIKELIHOODS: dict[str, Likelihood] = {
+    "categorical": Categorical(),
+    "bernoulli": Bernoulli(),
+    "normal": Normal(),
+}
 
 
 def get_likelihood(name: str) -> Likelihood:

@@ -156,4 +156,4 @@ def concatenate(parts: Sequence[Prediction]) -> Prediction:
 
     arrays = {name: join(name) for name in _PER_EXAMPLE}
     samples = None if parts[0].samples is None else join("samples", axis=1)
-    return dataclasses.replace(parts[0], **arrays, samples=samples)
+    return Prediction(**arrays, likelihood=parts[0].likelihood, samples=samples)

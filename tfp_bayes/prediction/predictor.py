@@ -1,5 +1,6 @@
 """One compiled graph from inputs to the uncertainty of a model's predictions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -74,7 +75,8 @@ class Predictor:
             check_posterior(posterior, model)
         self._split = self._split_model()
         self._structure = None  # of the model's outputs, known once traced
-        self._weights, self._compiled = [], {}
+        self._weights: list[keras.Variable] = []
+        self._compiled: dict[tuple, Callable] = {}
         self._finite_weights = FiniteWeights([])
 
     def __reduce__(self):
@@ -108,20 +110,20 @@ class Predictor:
                 would count some draws of a finite posterior more often than others.
         """
         num_samples = self.resolve_num_samples(num_samples)
-        seed = as_seed(seed)
+        theta_seed = as_seed(seed)
         self._look_at_weights()
-        parts, finite = [], []
+        parts, finite_parts = [], []
         for batch in batches(x, batch_size):
-            results, rows = self._function(batch, return_samples)(batch, num_samples, seed)
+            results, rows = self._function(batch, return_samples)(batch, num_samples, theta_seed)
             parts.append(keras.tree.map_structure(np.asarray, results))
-            finite.append(np.asarray(rows))
+            finite_parts.append(np.asarray(rows))
         if not parts:
             raise ValueError(
                 "Expected at least one batch in `x`. Received: an empty dataset. "
                 "Hint: check its filters and its cardinality()."
             )
         names = iter(self._likelihood_names(len(keras.tree.flatten(self._structure))))
-        finite = np.concatenate(finite)
+        finite = np.concatenate(finite_parts)
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
             name = next(names)

@@ -39,7 +39,7 @@ class SplitModel:
         self._graph = graph_of(model)
         if self._graph is not None:
             self._dropouts = find_unit_dropouts(graph_nodes(self._graph), self._graph.outputs)
-            boundary = self._boundary()
+            boundary = self._boundary(self._graph)
             self._prefix = keras.Function(self._graph.inputs, boundary)
             self._suffix = keras.Function(boundary, self._graph.outputs)
 
@@ -82,16 +82,17 @@ class SplitModel:
             if maker in self._suffix.operations and not self._has_random_weights(maker)
         ]
 
-    def _boundary(self) -> list[keras.KerasTensor]:
+    def _boundary(self, graph: keras.Function) -> list[keras.KerasTensor]:
         """Lists the deterministic tensors that random operations, or the outputs, read."""
-        random, needed = set(), []
+        random: set[int] = set()
+        needed: list[keras.KerasTensor] = []
         readers = {each.reader for each in self._dropouts}
-        for node in graph_nodes(self._graph):
+        for node in graph_nodes(graph):
             reads_random = any(id(x) in random for x in node.input_tensors)
             if reads_random or node.operation in readers or self._is_random(node.operation):
                 random.update(id(x) for x in node.outputs)
                 needed.extend(node.input_tensors)
-        needed.extend(self._graph.outputs)
+        needed.extend(graph.outputs)
         return list({id(x): x for x in needed if id(x) not in random}.values())
 
     def _is_random(self, operation) -> bool:

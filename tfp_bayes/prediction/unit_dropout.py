@@ -71,7 +71,7 @@ def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
         outputs: Tensors of the graph that somebody else reads.
     """
     calls = Counter(id(node.operation) for node in nodes)
-    readers = {}
+    readers: dict[int, list] = {}
     for node in nodes:
         for x in node.input_tensors:
             readers.setdefault(id(x), []).append(node)
@@ -167,7 +167,7 @@ class KernelMasks:
         self._read_by = {each.reader: each for each in dropouts}
         self._made_by = {each.maker: each for each in dropouts if each.maker in kernels}
         self._kernels = kernels
-        self._drawn = {}
+        self._drawn: dict[UnitDropout, tuple[tf.Tensor, tf.Tensor]] = {}
         self.layers = {*self._read_by, *self._made_by}
 
     def run(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:

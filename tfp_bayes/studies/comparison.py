@@ -208,7 +208,7 @@ def to_markdown(table: dict[str, dict]) -> str:
     validated = {m: row["last_validation_nll"] for m, row in table.items()}
     validated = {m: nll for m, nll in validated.items() if nll is not None}
     if len(validated) > 1:
-        best = min(validated, key=validated.get)
+        best = min(validated, key=lambda method: validated[method])
         least = f"{best} ({validated[best]:.3f})"
         lines += ["", f"Smallest NLL on validation data at the end: {least}."]
     return "\n".join(lines) + "\n"
@@ -218,7 +218,7 @@ def _level_name(level: float) -> str:
     return f"images_to_{100 * level:.0f}_percent_error"
 
 
-def _known(value: float) -> float | None:
+def _known(value: float | np.floating) -> float | None:
     """Returns None for what JSON cannot hold."""
     return float(value) if np.isfinite(value) else None
 

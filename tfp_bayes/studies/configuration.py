@@ -4,6 +4,7 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfp_bayes._plumbing.options import check_fields, from_record, option
 from tfp_bayes.active.built_in import (
@@ -165,7 +166,7 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
             f"Expected TOML in {path}. Received: {error}. Hint: see examples/study."
         ) from None
     methods = record.pop("methods", {})
-    own = {name: record.pop(name) for name in ("seeds", "rounds") if name in record}
+    own: dict[str, Any] = {name: record.pop(name) for name in ("seeds", "rounds") if name in record}
     if not isinstance(methods, dict) or not all(isinstance(m, dict) for m in methods.values()):
         raise ValueError(
             f"Expected tables [methods.NAME] in {path}. Received: methods={methods!r}. "
@@ -176,7 +177,7 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
             f"Expected `seeds`, the number of paired seeds, in {path}. Received: ['seed']. "
             "Hint: every method runs with every seed."
         )
-    arguments = {}
+    arguments: dict[str, dict[str, Any]] = {}
     for name, method in methods.items():
         each = {**record, **method}
         config = from_record(RunConfig, each, f"method {name!r} of {path}")

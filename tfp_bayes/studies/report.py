@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def read_history(path: Path) -> list[Round]:
 
 def read_round(row: dict[str, str]) -> Round:
     """Returns a round from its cells."""
-    types = {field.name: field.type for field in dataclasses.fields(Round)}
+    types = get_type_hints(Round)
     return Round(**{name: types[name](value) for name, value in row.items()})
 
 

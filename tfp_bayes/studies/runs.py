@@ -94,12 +94,12 @@ def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:
 def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:
     """Returns the indices of the images that are labelled at the start."""
     images, labels = data.x_train, data.y_train
-    rest = {"size": config.initial_size, "seed": config.seed, "exclude": held_out}
+    rest = config.initial_size, config.seed, held_out
     choose = {
-        "balanced": lambda: initial.balanced(labels, **rest),
-        "random": lambda: initial.random_set(len(labels), **rest),
-        "kmeans": lambda: initial.kmeans(images, labels, **rest),
-        "kmeans_unlabelled": lambda: initial.kmeans_unlabelled(images, **rest),
+        "balanced": lambda: initial.balanced(labels, *rest),
+        "random": lambda: initial.random_set(len(labels), *rest),
+        "kmeans": lambda: initial.kmeans(images, labels, *rest),
+        "kmeans_unlabelled": lambda: initial.kmeans_unlabelled(images, *rest),
     }
     return choose[config.initial]()
 

@@ -137,11 +137,11 @@ def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
     >>> variation_ratio(samples).round(4), variation_ratio(samples, votes=True).round(4)
     (array([0.3]), array([0.3333]))
     """
-    samples = as_samples(samples)
+    p = as_samples(samples)
     if votes:
-        best = samples == samples.max(axis=-1, keepdims=True)  # (S, N, K)
-        samples = best / best.sum(axis=-1, keepdims=True)
-    return 1 - samples.mean(axis=0).max(axis=-1)
+        best = p == p.max(axis=-1, keepdims=True)  # (S, N, K)
+        p = best / best.sum(axis=-1, keepdims=True)
+    return 1 - p.mean(axis=0).max(axis=-1)
 
 
 def mean_std(samples: ArrayLike) -> np.ndarray:

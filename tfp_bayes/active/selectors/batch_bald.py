@@ -154,7 +154,7 @@ class BatchBALD(Selector):
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
         """Returns the positions chosen."""
-        samples = candidates.prediction.samples
+        samples = np.asarray(candidates.prediction.samples)  # None, too, is refused below
         return batch_bald(samples, query_size, seed, self.max_configurations)
 
     def get_config(self) -> dict:

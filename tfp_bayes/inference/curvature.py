@@ -43,9 +43,10 @@ class Full(tf.Module):
         """Returns weights (F, K) from coordinates (K F,) along the eigenvectors."""
         return tf.einsum("kfp,p->fk", self.vectors, coordinates)
 
-    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the variance of phi^T W (N, K) from that of each coordinate (K F,)."""
-        return np.stack([(phi @ v) ** 2 @ variances for v in self.vectors.numpy()], axis=1)
+    def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance (K F,)."""
+        root = np.stack([phi @ v for v in self.vectors.numpy()], axis=1) * np.sqrt(variances)
+        return root @ root.transpose(0, 2, 1)
 
 
 class Kronecker(tf.Module):
@@ -68,10 +69,11 @@ class Kronecker(tf.Module):
         """Returns weights (F, K) from coordinates (F, K) along the eigenvectors."""
         return self.input_vectors @ coordinates @ tf.transpose(self.output_vectors)
 
-    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the variance of phi^T W (N, K) from that of each coordinate (F, K)."""
-        rotated = (phi @ self.input_vectors.numpy()) ** 2
-        return rotated @ variances @ self.output_vectors.numpy().T ** 2
+    def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance (F, K)."""
+        vectors = self.output_vectors.numpy()
+        scales = (phi @ self.input_vectors.numpy()) ** 2 @ variances  # (N, K)
+        return (vectors * scales[:, None]) @ vectors.T
 
 
 class Diagonal(tf.Module):
@@ -85,9 +87,9 @@ class Diagonal(tf.Module):
         """Returns weights (F, K): the coordinates themselves."""
         return coordinates
 
-    def logit_variance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the variance of phi^T W (N, K) from that of each weight (F, K)."""
-        return phi**2 @ variances
+    def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the covariance of phi^T W (N, K, K) from each weight's variance (F, K)."""
+        return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 
 CURVATURES = {"full": Full, "kronecker": Kronecker, "diagonal": Diagonal}

@@ -1,0 +1,177 @@
+"""The last layer of a classifier, and the features that the rest of the network gives it."""
+
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.batches import labelled_batches
+from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction.finite import FiniteWeights, finite_rows
+from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
+from tfp_bayes.prediction.inputs import signature
+
+_BATCH_SIZE = 1024
+
+
+class LastLayer:
+    """The Dense layer with a softmax that a classifier ends in, as a linear map of features.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Attributes:
+        variables: Kernel and, if there is one, bias of the layer, trainable or not.
+        weights: (F, K) float64, the bias as the last row.
+        offset: (F, K) float64 to subtract from `weights` before they go into `variables`: what
+            LoRA adds to the kernel.
+
+    Raises:
+        ValueError: If the model does not end so, is random or its weights are not finite.
+    """
+
+    def __init__(self, model: keras.Model):
+        node = _last_node(model)
+        self._layer = node.operation
+        _check_activation(model, self._layer)
+        _check_use(model, node)
+        refuse_forced_training(model)
+        FiniteWeights(model.weights).check()
+        features = node.input_tensors[0]
+        self._network = keras.Model(graph_of(model).input, features)
+        self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
+        stored = next(v for v in self._layer.variables if v.name == "kernel")
+        bias = [] if self._layer.bias is None else [self._layer.bias]
+        self.variables = [stored, *bias]
+        self.weights = self.read_weights()
+        self.offset = np.zeros_like(self.weights)
+        self.offset[: stored.shape[0]] = _array(self._layer.kernel) - _array(stored)
+
+    def read_weights(self) -> np.ndarray:
+        """Returns the layer's weights as they are now, (F, K) float64."""
+        bias = [] if self._layer.bias is None else [self._layer.bias]
+        return np.concatenate([np.atleast_2d(_array(v)) for v in [self._layer.kernel, *bias]])
+
+    def split(self, weights: tf.Tensor) -> list[tf.Tensor]:
+        """Splits weights (F, K) into one tensor for each of `variables`."""
+        weights = weights - self.offset
+        parts = [weights] if len(self.variables) == 1 else [weights[:-1], weights[-1]]
+        return [tf.cast(part, v.dtype) for part, v in zip(parts, self.variables)]
+
+    def features(self, x) -> Iterator[np.ndarray]:
+        """Yields what the layer sees, with a 1 for the bias, (B, F) float64.
+
+        Rows whose inputs are not finite are NaN.
+
+        Args:
+            x: Arrays or a dataset, see `batches`.
+        """
+        return (phi for phi, _ in self.labelled_features(x, None))
+
+    def labelled_features(self, x, y) -> Iterator[tuple[np.ndarray, object]]:
+        """Yields features as `features` does, each with the batch's targets as they are."""
+        for inputs, targets, sample_weight in labelled_batches(x, y, None, _BATCH_SIZE):
+            if sample_weight is not None:
+                raise ValueError(
+                    "Expected examples of equal weight. Received: a dataset with sample weights. "
+                    "Hint: dataset.map(lambda x, y, weight: (x, y))."
+                )
+            signature(self._network, inputs)  # refuses single examples
+            phi, finite = self._run(inputs)
+            phi = np.where(finite.numpy()[:, None], np.asarray(phi, "float64"), np.nan)
+            has_bias = len(self.variables) == 2
+            yield (np.pad(phi, ((0, 0), (0, has_bias)), constant_values=1.0), targets)
+
+    def _features_of(self, inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+        phi = run_isolated(self._network, lambda x: self._network(x, training=False), inputs)
+        return phi, finite_rows(inputs)
+
+
+def _last_node(model: keras.Model):
+    """Returns the call of the layer that gives the model's only output."""
+    graph = graph_of(model)
+    if graph is None:
+        raise ValueError(
+            "Expected a built functional or Sequential `model`. Received: "
+            f"{getattr(model, 'name', model)!r} of type {type(model).__name__}, whose last layer "
+            "nobody can tell. Hint: keras.Model(inputs, outputs); Ensemble takes any model."
+        )
+    if len(graph.outputs) != 1:
+        raise ValueError(
+            f"Expected a `model` with one output. Received: model={model.name!r} with "
+            f"{len(graph.outputs)}. Hint: keras.Model(model.input, model.outputs[0])."
+        )
+    makers = [n for n in graph_nodes(graph) if any(x is graph.outputs[0] for x in n.outputs)]
+    if not makers:
+        raise ValueError(
+            f"Expected a `model` with a layer. Received: model={model.name!r}, which returns its "
+            "input. Hint: end it in keras.layers.Dense(num_classes, 'softmax')."
+        )
+    return makers[0]
+
+
+def _check_activation(model: keras.Model, layer: keras.Operation) -> None:
+    """Refuses a layer whose output is not a softmax of something linear in its weights."""
+    is_dense = isinstance(layer, keras.layers.Dense) and type(layer).call is keras.layers.Dense.call
+    if is_dense and layer.activation is keras.activations.softmax:
+        return
+    hint = "put the softmax into the Dense layer, as keras.layers.Dense(num_classes, 'softmax')"
+    if isinstance(layer, keras.Model):
+        hint = "build one graph, keras.Model(inputs, outputs), that calls the layers inside itself"
+    elif is_dense and layer.activation is keras.activations.sigmoid and layer.units == 1:
+        hint = (
+            "for two classes, copy its kernel w and bias b into a Dense(2, 'softmax') as columns "
+            "[0, w] and [0, b]: the same function"
+        )
+    name = getattr(getattr(layer, "activation", None), "__name__", None)
+    raise ValueError(
+        "Expected a `model` whose output comes from a Dense with a softmax. Received: "
+        f"model={model.name!r}, whose output comes from {layer.name!r} of type "
+        f"{type(layer).__name__}{f' with activation {name!r}' if is_dense else ''}. Hint: {hint}."
+    )
+
+
+def _check_use(model: keras.Model, node) -> None:
+    """Refuses a layer that a normal distribution over its weights (F, K) does not describe."""
+    layer, shape = node.operation, node.outputs[0].shape
+    random = stochastic_layers(model)
+    if random:
+        raise ValueError(
+            "Expected a `model` without stochastic layers. Received: "
+            f"{[each.name for each in random]}. Hint: LastLayerLaplace(to_deterministic(model))."
+        )
+    if layer.quantization_mode is not None:
+        received = f"is quantized to {layer.quantization_mode}"
+        hint = "do this before model.quantize()"
+    elif layer.units < 2:
+        received, hint = "has one class, whose probability is always 1", "Dense(2, 'softmax')"
+    elif len(shape) != 2:
+        received = f"has outputs of shape {shape}, several for each example"
+        hint = "pool or flatten before it; Ensemble and MCDropout take outputs of any shape"
+    elif _num_calls(model, layer) > 1 or _shares_weights(model, layer):
+        received = "is used more than once, so that outputs are not linear in its weights"
+        hint = "give the model's end a Dense layer of its own"
+    else:
+        return
+    raise ValueError(
+        "Expected a `model` that ends in a Dense layer of outputs (N, K), used once. "
+        f"Received: layer {layer.name!r}, which {received}. Hint: {hint}."
+    )
+
+
+def _num_calls(model: keras.Model, layer: keras.Layer) -> int:
+    graphs = {id(g): g for g in map(graph_of, flatten_layers(model)) if g is not None}
+    return sum(node.operation is layer for g in graphs.values() for node in graph_nodes(g))
+
+
+def _shares_weights(model: keras.Model, layer: keras.Layer) -> bool:
+    own = {id(v) for v in layer.variables}
+    others = [each for each in flatten_layers(model) if layer not in flatten_layers(each)]
+    return any(id(v) in own for each in others for v in each.variables)
+
+
+def _array(values) -> np.ndarray:
+    return keras.ops.convert_to_numpy(values).astype("float64")

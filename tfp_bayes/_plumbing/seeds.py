@@ -43,8 +43,16 @@ def as_seed(seed: int | tuple[int, int] | None) -> np.ndarray:
     )
 
 
+# What TensorFlow scrambles the seeds of its Philox generator with, and its number for it.
+_PHILOX_KEY = 0x02461E293EC8F720
+_PHILOX = 1
+
+
 def fold_in(seed: tf.Tensor, *data: tf.Tensor | int) -> tf.Tensor:
     """Derives a new seed from a seed and integers, the same on every device.
+
+    It is `tf.random.experimental.stateless_fold_in(seed, value, alg="philox")`, bit for bit, in a
+    third of the operations: every layer of every sample folds, which counts in graphs of many.
 
     Args:
         seed: int32 tensor of shape (2,).
@@ -54,5 +62,24 @@ def fold_in(seed: tf.Tensor, *data: tf.Tensor | int) -> tf.Tensor:
         int32 tensor of shape (2,).
     """
     for value in data:
-        seed = tf.random.experimental.stateless_fold_in(seed, value, alg="philox")
+        seed = tf.stack([_random_word(seed), tf.cast(value, tf.int32)])
     return seed
+
+
+def _random_word(seed: tf.Tensor) -> tf.Tensor:
+    """Returns the first int32 of the stream of a seed."""
+    mixed = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[2, 2],
+        key=tf.constant([_PHILOX_KEY], tf.uint64),
+        counter=tf.cast(seed, tf.uint64),
+        alg=_PHILOX,
+        dtype=tf.uint32,
+    )
+    key, counter = tf.split(tf.bitcast(mixed, tf.uint64), 2)
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[],
+        key=key,
+        counter=tf.concat([tf.zeros([1], tf.uint64), counter], 0),
+        alg=_PHILOX,
+        dtype=tf.int32,
+    )

@@ -1,0 +1,22 @@
+"""How seeds are derived."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_bayes._plumbing.seeds import fold_in
+
+
+@pytest.mark.parametrize("seed", [(0, 0), (7, 0), (-3, 2**31 - 1), (-(2**31), -1)])
+@pytest.mark.parametrize("data", [0, 5, 2**31 - 1])
+def test_fold_in_is_tensorflows(seed, data):
+    expected = tf.random.experimental.stateless_fold_in(tf.constant(seed), data, alg="philox")
+    np.testing.assert_array_equal(fold_in(tf.constant(seed), data), expected)
+    compiled = tf.function(fold_in, jit_compile=True)
+    np.testing.assert_array_equal(compiled(tf.constant(seed), tf.constant(data)), expected)
+
+
+def test_fold_in_goes_from_left_to_right():
+    seed = tf.constant([1, 2])
+    np.testing.assert_array_equal(fold_in(seed, 3, 4), fold_in(fold_in(seed, 3), 4))
+    assert not np.array_equal(fold_in(seed, 3, 4), fold_in(seed, 4, 3))

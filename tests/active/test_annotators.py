@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tfp_bayes.active import oracles
-from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
+from tfp_bayes.active.oracles import Annotators, dawid_skene, majority
 
 RNG = np.random.default_rng(0)
 K, N = 4, 3000

@@ -8,9 +8,9 @@ from scipy import stats
 
 import tfp_bayes
 from tfp_bayes.active import ActiveLearner, rows
-from tfp_bayes.active.evaluation import score_labels
-from tfp_bayes.active.targets import infer_targets
 from tfp_bayes.layers import MCDropout, NormalParameters
+from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.targets import RealNumbers, RegressedClasses
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(160, 4)).astype("float32")
@@ -75,7 +75,7 @@ def test_several_sigmoids():
     row = learner.run(1)[-1]
     assert row.test_accuracy > 0.7
     prediction = learner.model.predict_uncertainty(X[120:], seed=1)
-    scores = score_labels(prediction, YES[120:], learner.targets)
+    scores = prediction.score(YES[120:])
     p, y = prediction.mean, YES[120:]
     assert scores.nll == pytest.approx(-stats.bernoulli.logpmf(y, p).sum(1).mean(), rel=1e-5)
     assert scores.accuracy == ((p > 0.5) == y).mean()
@@ -100,7 +100,7 @@ def test_real_targets(num_targets):
     np.testing.assert_array_equal(learner.labels[known], y[known])
     assert np.isnan(learner.labels[~known]).all()
     prediction = learner.model.predict_uncertainty(X[120:], seed=1)
-    scores = score_labels(prediction, y[120:], learner.targets)
+    scores = prediction.score(y[120:])
     target = y[120:].reshape(40, num_targets)
     normal = stats.norm(prediction.mean, prediction.std)
     assert scores.nll == pytest.approx(-normal.logpdf(target).sum(1).mean(), rel=1e-4)
@@ -246,5 +246,9 @@ def test_targets_of_a_regression_on_classes():
         keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh")]), 3
     )
     prediction = model.predict_uncertainty(X[:5])
-    assert infer_targets(prediction, CLASSES).classes
-    assert not infer_targets(prediction, np.zeros([160, 3])).classes
+    likelihood = get_likelihood(prediction.likelihood)
+    assert isinstance(likelihood.targets(prediction.mean, CLASSES), RegressedClasses)
+    assert isinstance(likelihood.targets(prediction.mean, np.zeros([160, 3])), RealNumbers)
+    labels = CLASSES[:5]
+    assert prediction.score(labels).accuracy == (prediction.mean.argmax(1) == labels).mean()
+    assert prediction.score(labels)[1:] == prediction.score(np.eye(3)[labels])[1:]

@@ -93,6 +93,30 @@ def test_log_prob_of_targets_is_that_of_the_mixture():
     np.testing.assert_allclose(p.log_prob(y), expected, rtol=1e-5)
 
 
+def test_scores_are_those_of_sklearn():
+    p, y = predicted(CLASSES, "categorical"), RNG.integers(0, 4, 30)
+    scores = p.score(y.tolist())
+    assert scores.accuracy == sklearn.metrics.accuracy_score(y, CLASSES.mean(0).argmax(1))
+    assert scores.nll == pytest.approx(
+        sklearn.metrics.log_loss(y, p.mean, labels=range(4)), rel=1e-6
+    )
+    error = sklearn.metrics.root_mean_squared_error(np.eye(4)[y].ravel(), p.mean.ravel())
+    assert scores.rmse == pytest.approx(error, rel=1e-6)
+    with pytest.raises(
+        ValueError, match=r"Expected 30 integer labels in \[0, 4\), of shape \(30,\)"
+    ):
+        p.score(y + 1)
+    # Yes or no, for each output: the rows' shares of right answers have one mean.
+    p, y = predicted(YES_NO, "bernoulli"), RNG.integers(0, 2, (30, 3))
+    expected = np.mean([sklearn.metrics.accuracy_score(a, b > 0.5) for a, b in zip(y, p.mean)])
+    assert p.score(y).accuracy == pytest.approx(expected)
+    # Real numbers, which none is right of.
+    p, y = predicted(NORMAL, "normal"), RNG.normal(size=(7, 2))
+    assert np.isnan(p.score(y).accuracy)
+    error = sklearn.metrics.root_mean_squared_error(y.ravel(), p.mean.ravel())
+    assert p.score(y).rmse == pytest.approx(error)
+
+
 def test_log_prob_is_finite_where_a_probability_is_0():
     p = predicted(np.array([[[1.0, 0.0]]]), "categorical")
     np.testing.assert_allclose(p.log_prob([1]), [np.log(1e-7)])

@@ -25,9 +25,15 @@ if TYPE_CHECKING:
         random,
         variation_ratios,
     )
-    from tfp_bayes.active.annotators import Annotators, dawid_skene, majority
     from tfp_bayes.active.learner import ActiveLearner
-    from tfp_bayes.active.oracles import ArrayOracle, HumanOracle, NoisyOracle
+    from tfp_bayes.active.oracles import (
+        Annotators,
+        ArrayOracle,
+        HumanOracle,
+        NoisyOracle,
+        dawid_skene,
+        majority,
+    )
     from tfp_bayes.active.pool import Pool
     from tfp_bayes.active.round import Round, filter_quality
     from tfp_bayes.active.selectors.batch_bald import batch_bald
@@ -66,7 +72,7 @@ __all__ = [
 
 _DEFINED_IN = {
     "ActiveLearner": "learner",
-    "Annotators": "annotators",
+    "Annotators": "oracles",
     "ArrayOracle": "oracles",
     "HumanOracle": "oracles",
     "NoisyOracle": "oracles",
@@ -74,11 +80,11 @@ _DEFINED_IN = {
     "Round": "round",
     "bald": "acquisition",
     "batch_bald": "selectors",
-    "dawid_skene": "annotators",
+    "dawid_skene": "oracles",
     "epig": "acquisition",
     "filter_quality": "round",
     "least_confident": "acquisition",
-    "majority": "annotators",
+    "majority": "oracles",
     "margin": "acquisition",
     "max_entropy": "acquisition",
     "mean_std": "acquisition",

@@ -7,8 +7,8 @@ import numpy as np
 from tfp_bayes.active.acquisition import Acquisition, check_likelihood
 from tfp_bayes.active.filters import Filter
 from tfp_bayes.active.selectors import Selector
-from tfp_bayes.active.targets import Targets
 from tfp_bayes.prediction import Prediction
+from tfp_bayes.prediction.targets import Targets
 
 
 def initial_set(initial: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
@@ -67,11 +67,11 @@ def filter_suits(label_filter: Filter | None, targets: Targets, has_truth: bool)
     """Checks that a filter has what it decides by."""
     if label_filter is None:
         return
-    if targets.likelihood != "categorical" or targets.shape:
+    if not targets.names_a_class:
         raise ValueError(
             "Expected a model that predicts probabilities of the classes of an example with "
-            f"`label_filter`. Received: label_filter={label_filter!r}, a model of likelihood "
-            f"{targets.likelihood!r}. Hint: end the model in a softmax; "
+            f"`label_filter`. Received: label_filter={label_filter!r}, a model that predicts "
+            f"{targets.described}. Hint: end the model in a softmax; "
             "BayesianBasisRegression.to_classifier() does."
         )
     if label_filter.needs_truth and not has_truth:

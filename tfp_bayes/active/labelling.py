@@ -5,7 +5,7 @@ import numpy as np
 from tfp_bayes.active.built_in import REJECTED
 from tfp_bayes.active.filters import Answers, Filter
 from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
-from tfp_bayes.active.targets import Targets
+from tfp_bayes.prediction.targets import UNKNOWN, Targets
 
 NO_ANSWERS = {"asked": 0, "rejected": 0, "wrong": 0, "wrong_rejected": 0}
 
@@ -46,9 +46,7 @@ class Labelling:
             )
         self.filter = label_filter
         self.rejected = rejected
-        # Of real numbers no answer is right or wrong.
-        real = targets.likelihood == "normal" and not targets.classes
-        self.truth = None if real else truth
+        self.truth = truth if targets.has_truth else None
         self.targets = targets
         self.labels = targets.unknown(size)
         self.probability = np.full(size, np.nan)
@@ -59,7 +57,7 @@ class Labelling:
     @property
     def is_known(self) -> np.ndarray:
         """(N,) bool, which examples have an answer."""
-        return self.targets.are_known(self.labels)
+        return are_known(self.labels)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns what is remembered of each example; `tally` is a state of its own."""
@@ -126,7 +124,7 @@ class Labelling:
             keep = self._keep(indices, probabilities, seed) | ~first
         wrong = np.zeros(len(indices), bool)
         if self.truth is not None:
-            wrong = self.targets.differ(self.labels[indices], self.truth[indices])
+            wrong = differ(self.labels[indices], self.truth[indices])
         for name, which in (
             ("asked", np.ones(len(indices), bool)),
             ("rejected", ~keep),
@@ -172,7 +170,18 @@ class Labelling:
         }
         if known:
             result["purity"] = float(
-                1 - np.mean(self.targets.differ(self.labels[labelled], self.truth[labelled]))
+                1 - np.mean(differ(self.labels[labelled], self.truth[labelled]))
             )
         self.tally = dict(NO_ANSWERS)
         return result
+
+
+def are_known(labels: np.ndarray) -> np.ndarray:
+    """Returns (n,) bool, which of the labels (n, ...) are some."""
+    known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNKNOWN
+    return known.reshape(len(labels), -1).all(1)
+
+
+def differ(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns (n,) bool, which labels are not the same."""
+    return (labels != others).reshape(len(labels), -1).any(1)

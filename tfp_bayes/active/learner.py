@@ -16,9 +16,8 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.digest import digest, digest_network, digest_rows
 from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.active import checked, filters, selectors, stopping
-from tfp_bayes.active.evaluation import Scores, score_labels
 from tfp_bayes.active.joint_samples import check_joint_samples
-from tfp_bayes.active.labelling import Labelling
+from tfp_bayes.active.labelling import Labelling, differ
 from tfp_bayes.active.oracles import ArrayOracle, Oracle, ask, digest_oracle
 from tfp_bayes.active.pool import IGNORED, UNLABELLED, Pool
 from tfp_bayes.active.progress import Progress
@@ -27,10 +26,10 @@ from tfp_bayes.active.round import Round
 from tfp_bayes.active.rows import AT_ONCE, Rows, as_rows
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.active.storage import Answer, State, Storage
-from tfp_bayes.active.targets import infer_targets
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
-from tfp_bayes.prediction.prediction import concatenate
+from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.prediction import Scores, concatenate
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
 NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
@@ -168,7 +167,8 @@ class ActiveLearner:
         initial = checked.initial_set(initial, initial_labels if y is None else y)
         # Before anything is trained: what the outputs mean, and whether the rest fits to that.
         probe = self._predict(self.rows([0, 0]), 0, return_samples=self._needs_samples)
-        self.targets = infer_targets(probe, initial_labels if y is None else y)
+        known = np.asarray(initial_labels if y is None else y)
+        self.targets = get_likelihood(probe.likelihood).targets(probe.mean, known)
         checked.suits(probe, self.acquisition, self.selector)
         if self._needs_samples:
             check_joint_samples(probe, model)
@@ -430,7 +430,7 @@ class ActiveLearner:
             )
         marks = [None] * len(indices) if sources is None else [str(each) for each in sources]
         answered = self.labelling.is_known[indices]
-        known = answered & ~self.targets.differ(self.labels[indices], labels)
+        known = answered & ~differ(self.labels[indices], labels)
         known |= [(int(i), mark) in self.storage.sources for i, mark in zip(indices, marks)]
         changed = ~known & answered
         marks = [mark for mark, is_known in zip(marks, known) if not is_known]
@@ -683,7 +683,7 @@ class ActiveLearner:
         prediction = self.model.predict_uncertainty(
             x, num_samples=self.evaluation_samples, seed=self._seed(_EVALUATE)
         )
-        return score_labels(prediction, y, self.targets)
+        return prediction.score(y)
 
     def _seed(self, purpose: int) -> int:
         """Derives the seed of one use in the round in progress."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_json
+from tfp_bayes._plumbing.images import png
 from tfp_bayes.active import ActiveLearner
-from tfp_bayes.active.images import png
 
 
 class Imported(NamedTuple):

@@ -4,7 +4,7 @@ import hmac
 import secrets
 from importlib import resources
 
-from tfp_bayes.active.images import png
+from tfp_bayes._plumbing.images import png
 from tfp_bayes.label.session import Session
 
 try:

@@ -8,6 +8,13 @@ import tensorflow as tf
 from scipy.special import logsumexp, ndtr, ndtri
 
 from tfp_bayes.metrics.classification import SMALLEST_PROBABILITY
+from tfp_bayes.prediction.targets import (
+    ClassNumbers,
+    RealNumbers,
+    RegressedClasses,
+    Targets,
+    ZerosAndOnes,
+)
 
 
 class Likelihood(Protocol):
@@ -52,6 +59,14 @@ class Likelihood(Protocol):
         self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None
     ) -> np.ndarray:
         """Returns the log predictive probability of y in nats, (N, ...)."""
+
+    def targets(self, mean: np.ndarray, labels: np.ndarray) -> Targets:
+        """Returns what the label of one example is.
+
+        Args:
+            mean: (N, ..., K) of a prediction of any examples.
+            labels: (n, ...) of any examples.
+        """
 
 
 def clip_below_zero(x: tf.Tensor) -> tf.Tensor:
@@ -129,6 +144,10 @@ class Categorical(_Probabilities):
         chosen = np.take_along_axis(mean, y[..., None].astype("int64"), axis=-1)[..., 0]
         return _log(chosen)
 
+    def targets(self, mean: np.ndarray, labels: np.ndarray) -> Targets:
+        """Returns class numbers."""
+        return ClassNumbers(mean.shape[-1], mean.shape[1:-1])
+
 
 class Bernoulli(_Probabilities):
     """K yes-or-no outputs: probabilities from a sigmoid. Entropies add, confidences average."""
@@ -161,6 +180,10 @@ class Bernoulli(_Probabilities):
                 f"{y.max()}. Hint: likelihood='categorical' takes class numbers."
             )
         return _log(np.where(y == 1, mean, 1 - mean)).sum(-1)
+
+    def targets(self, mean: np.ndarray, labels: np.ndarray) -> Targets:
+        """Returns a zero or one for each output."""
+        return ZerosAndOnes(mean.shape[-1], _shape_of_one(mean))
 
 
 class Normal(Likelihood):
@@ -237,6 +260,13 @@ class Normal(Likelihood):
         ]
         return logsumexp(per_sample, axis=0) - math.log(len(samples))
 
+    def targets(self, mean: np.ndarray, labels: np.ndarray) -> Targets:
+        """Returns a real number for each output; or a class number, which is K of them."""
+        labels, num_outputs = np.asarray(labels), mean.shape[-1]
+        if num_outputs > 1 and labels.ndim == mean.ndim - 1 and labels.dtype.kind in "iu":
+            return RegressedClasses(num_outputs, mean.shape[1:-1])
+        return RealNumbers(num_outputs, _shape_of_one(mean))
+
 
 _ROWS_AT_A_TIME = 1024  # bounds the memory of a mixture's quantiles
 _BISECTIONS = 60  # more than the bits of a float64
@@ -272,6 +302,11 @@ def _as_outputs(y: np.ndarray, mean: np.ndarray) -> np.ndarray:
             f"Received: {y.dtype} of shape {y.shape}. Hint: one for each output of the model."
         )
     return y
+
+
+def _shape_of_one(mean: np.ndarray) -> tuple[int, ...]:
+    """Returns the shape of a label with a number for each output; a single one has no axis."""
+    return mean.shape[1:-1] if mean.shape[-1] == 1 else mean.shape[1:]
 
 
 LIKELIHOODS: dict[str, Likelihood] = {

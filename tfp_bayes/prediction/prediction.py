@@ -3,11 +3,27 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes.prediction.likelihoods import get_likelihood
+
+
+class Scores(NamedTuple):
+    """How good predictions are on labelled examples, NaN without any.
+
+    Attributes:
+        accuracy: Share of labels that are the likelier ones; NaN for real labels.
+        rmse: Root mean squared error of the mean against the labels, one-hot if they are classes,
+            over examples and outputs.
+        nll: Mean negative log likelihood of an example or position, in nats.
+    """
+
+    accuracy: float = float("nan")
+    rmse: float = float("nan")
+    nll: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,32 @@ class Prediction:
         return get_likelihood(self.likelihood).log_prob(
             np.asarray(y), self.mean, self.variance, self.samples
         )
+
+    def score(self, y: ArrayLike) -> Scores:
+        """Scores the prediction by accuracy, error and likelihood of the true labels.
+
+        Args:
+            y: (N, ...) labels or targets, as `log_prob` takes them; class numbers too where
+                several targets are regressed on as one-hot labels.
+
+        Returns:
+            A named tuple of `accuracy`, `rmse` and `nll`.
+
+        Raises:
+            ValueError: If labels do not fit the prediction.
+
+        Example:
+
+        >>> model = tfp_bayes.BayesianMLP((4,), 3)
+        >>> scores = model.predict_uncertainty(np.zeros([6, 4]), seed=0).score([0, 1, 2] * 2)
+        >>> round(scores.accuracy, 3)
+        0.333
+        """
+        targets = get_likelihood(self.likelihood).targets(self.mean, np.asarray(y))
+        y = targets.check(np.asarray(y), len(self))
+        rmse = np.sqrt(np.mean(np.square(targets.as_outputs(y) - self.mean)))
+        nll = -self.log_prob(targets.for_log_prob(y)).mean()
+        return Scores(targets.accuracy(y, self.mean), float(rmse), float(nll))
 
     def __len__(self) -> int:
         return len(self.mean)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tfp_bayes._plumbing.files import write_csv, write_png
-from tfp_bayes.active.images import draw_image
+from tfp_bayes._plumbing.images import draw_image
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.round import Round
 

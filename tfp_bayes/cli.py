@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tfp_bayes import __version__
 from tfp_bayes._plumbing.lock import lock_of
@@ -19,6 +20,9 @@ from tfp_bayes.studies.configuration import (
     load_config,
     load_experiment,
 )
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # TensorFlow takes seconds to import; each command checks all that it was given before it does so.
 
@@ -217,14 +221,12 @@ def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> in
     out = options.out or Path("runs", options.config.stem)
     with Progress(transient=True) as progress:
         total = len(config.methods) * config.seeds
-        progress.print(
-            f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}", **_AS_IT_IS
-        )
+        _print(progress, f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}")
         task = progress.add_task("runs", total=total)
 
         def on_run(method: str, seed: int) -> None:
             progress.advance(task)
-            progress.print(f"{method}, seed {seed}: complete", **_AS_IT_IS)
+            _print(progress, f"{method}, seed {seed}: complete")
 
         run_experiment(
             functools.partial(run_one, config),
@@ -239,9 +241,13 @@ def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> in
     return 0
 
 
-# Names and paths may hold brackets, which are markup to the progress display; and a line of a round
-# stays one line in a file, where there is no terminal to be as wide as.
-_AS_IT_IS = {"markup": False, "highlight": False, "soft_wrap": True}
+def _print(progress: "Progress", line: str) -> None:
+    """Prints a line as it is above the progress display.
+
+    Names and paths may hold brackets, which are markup to the display; and a line of a round stays
+    one line in a file, where there is no terminal to be as wide as.
+    """
+    progress.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _active_learning(options: argparse.Namespace) -> int:
@@ -290,7 +296,7 @@ def _run(
     }
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True) as progress:
-        progress.print(f"{config.acquisition} on {config.dataset}, writing to {out}", **_AS_IT_IS)
+        _print(progress, f"{config.acquisition} on {config.dataset}, writing to {out}")
         task = progress.add_task("loading")
 
         def on_stage(stage: str) -> None:
@@ -298,7 +304,7 @@ def _run(
                 progress.update(task, description=next_stage[stage])
 
         def on_round(row: Round) -> None:
-            progress.print(f"{row.describe(options.rounds)}", **_AS_IT_IS)
+            _print(progress, row.describe(options.rounds))
 
         learner = runs.run_active_learning(
             config,

@@ -149,6 +149,7 @@ class Labelling:
         pool.acquire(indices[keep], round)
 
     def _keep(self, indices: np.ndarray, probabilities: np.ndarray, seed: int) -> np.ndarray:
+        assert self.filter is not None  # or nobody asks for probabilities
         labels = self.labels[indices]
         others = np.setdiff1d(np.flatnonzero(~np.isnan(self.probability)), indices)
         wrong = None if self.truth is None else labels != self.truth[indices]
@@ -160,18 +161,18 @@ class Labelling:
         """Returns what the round's answers came to, as attributes of `Round`, and starts anew."""
         unknown = float("nan")
         labelled = pool.labelled
-        known = self.truth is not None
         result = {
             "num_asked": self.tally["asked"],
             "num_rejected": self.tally["rejected"],
-            "num_wrong": float(self.tally["wrong"]) if known else unknown,
-            "num_wrong_rejected": float(self.tally["wrong_rejected"]) if known else unknown,
+            "num_wrong": unknown,
+            "num_wrong_rejected": unknown,
             "purity": unknown,
         }
-        if known:
-            result["purity"] = float(
-                1 - np.mean(differ(self.labels[labelled], self.truth[labelled]))
-            )
+        if self.truth is not None:
+            wrong = differ(self.labels[labelled], self.truth[labelled])
+            result["num_wrong"] = float(self.tally["wrong"])
+            result["num_wrong_rejected"] = float(self.tally["wrong_rejected"])
+            result["purity"] = float(1 - np.mean(wrong))
         self.tally = dict(NO_ANSWERS)
         return result
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_png
@@ -26,14 +27,15 @@ class Oracle(Protocol):
 
     Two methods may be added: `get_config()`, what answers depend on, so that a run is not
     continued with another oracle; and `get_state()` with `set_state(arrays)`, dictionaries of
-    arrays, if answers depend on earlier ones, so that a run continues with them.
+    arrays, if answers depend on earlier ones, so that a run continues with them. So may an
+    argument `again`, an integer.
     """
 
-    def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
+    def __call__(self, indices: np.ndarray, /) -> np.ndarray:
         """Returns labels (q,), integers, of the examples (q,)."""
 
 
-def ask(oracle: Oracle, indices: np.ndarray, again: int) -> np.ndarray:
+def ask(oracle: Callable[..., np.ndarray], indices: np.ndarray, again: int) -> np.ndarray:
     """Returns an oracle's labels (q,); one that takes no `again` is asked as it is."""
     parameters = inspect.signature(oracle).parameters
     takes_again = "again" in parameters or any(
@@ -63,7 +65,7 @@ class ArrayOracle:
     array([4, 3])
     """
 
-    def __init__(self, labels: np.ndarray):
+    def __init__(self, labels: ArrayLike):
         self.labels = np.asarray(labels)
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
@@ -100,10 +102,10 @@ class NoisyOracle:
 
     def __init__(
         self,
-        labels: np.ndarray,
+        labels: ArrayLike,
         rate: float | None = None,
         *,
-        confusion: np.ndarray | None = None,
+        confusion: ArrayLike | None = None,
         seed: int = 0,
         resample: bool = False,
         num_classes: int | None = None,

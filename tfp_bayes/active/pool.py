@@ -1,11 +1,15 @@
 """Which examples have a label, and since when: one integer array."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tfp_bayes._plumbing.checks import check_integers
 
 UNLABELLED = -1
 IGNORED = -2
+
+Indices = Sequence[int] | np.ndarray  # (n,) integers, those of the data set
 
 
 class Pool:
@@ -29,7 +33,7 @@ class Pool:
     (array([1, 3]), array([0, 2, 4]))
     """
 
-    def __init__(self, acquired_at: int | np.ndarray):
+    def __init__(self, acquired_at: int | Indices):
         if np.ndim(acquired_at) == 0:
             check_integers(1, acquired_at=acquired_at)
             acquired_at = np.full(acquired_at, UNLABELLED)
@@ -64,7 +68,7 @@ class Pool:
         """Number of labelled examples beyond the initial set."""
         return int(np.count_nonzero(self.acquired_at > 0))
 
-    def acquire(self, indices: np.ndarray, round: int) -> None:
+    def acquire(self, indices: Indices, round: int) -> None:
         """Moves examples from the pool to the labelled set of a round (0: the initial set).
 
         Raises:
@@ -73,7 +77,7 @@ class Pool:
         check_integers(0, round=round)
         self.acquired_at[self._in_pool(indices)] = round
 
-    def ignore(self, indices: np.ndarray) -> None:
+    def ignore(self, indices: Indices) -> None:
         """Takes examples out of the pool without a label, e.g. a validation set.
 
         Raises:
@@ -81,7 +85,7 @@ class Pool:
         """
         self.acquired_at[self._in_pool(indices)] = IGNORED
 
-    def readmit(self, indices: np.ndarray) -> None:
+    def readmit(self, indices: Indices) -> None:
         """Puts ignored examples back into the pool.
 
         Raises:
@@ -96,7 +100,7 @@ class Pool:
             )
         self.acquired_at[indices] = UNLABELLED
 
-    def _known(self, indices: np.ndarray) -> np.ndarray:
+    def _known(self, indices: Indices) -> np.ndarray:
         """Returns indices of examples, each once."""
         indices = np.asarray(indices).reshape(-1)
         if indices.size and indices.dtype.kind not in "iu":
@@ -119,7 +123,7 @@ class Pool:
             )
         return indices
 
-    def _in_pool(self, indices: np.ndarray) -> np.ndarray:
+    def _in_pool(self, indices: Indices) -> np.ndarray:
         indices = self._known(indices)
         taken = indices[self.acquired_at[indices] != UNLABELLED]
         if taken.size:

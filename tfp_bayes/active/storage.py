@@ -88,7 +88,7 @@ class Storage:
             return None, []
         # Before the journal: a writer may add to both meanwhile, and answers come first.
         self._stamp = _stamp(self.path)
-        loaded = self._load_checkpoint()
+        loaded = self._load_checkpoint(self.path)
         lines = self._journal.read()
         if lines and lines[0] is not None:
             checkpoint.check_same_configuration(
@@ -107,14 +107,14 @@ class Storage:
         contained = 0 if loaded is None else loaded.record["num_answers"]
         return loaded, self._answers(lines, contained)
 
-    def _load_checkpoint(self) -> State | checkpoint.DamagedError | None:
+    def _load_checkpoint(self, path: Path) -> State | checkpoint.DamagedError | None:
         if self._stamp is None:
             return None
         try:
-            state = State(*checkpoint.load(self.path))
+            state = State(*checkpoint.load(path))
         except checkpoint.DamagedError as error:
             return error
-        checkpoint.check_same_configuration(self.identity, state.record["identity"], self.path)
+        checkpoint.check_same_configuration(self.identity, state.record["identity"], path)
         return state
 
     def _answers(self, lines: Sequence[dict | None], contained: int) -> list[Answer]:

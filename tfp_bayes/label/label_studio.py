@@ -55,7 +55,7 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
     tasks = []
     for i in pending.tolist():
         guess = int(known[i].argmax())
-        image = base64.b64encode(png(learner.rows([i])[0])).decode()
+        image = base64.b64encode(png(learner.rows(np.array([i]))[0])).decode()
         choice = {
             "from_name": "label",
             "to_name": "image",

@@ -4,6 +4,8 @@ import hmac
 import secrets
 from importlib import resources
 
+import numpy as np
+
 from tfp_bayes._plumbing.images import png
 from tfp_bayes.label.session import Session
 
@@ -53,7 +55,7 @@ def make_app(session: Session, token: str | None = None) -> flask.Flask:
     def image(index: int):
         if not 0 <= index < len(session.learner.x):
             flask.abort(404)
-        return flask.Response(png(session.learner.rows([index])[0]), mimetype="image/png")
+        return flask.Response(png(session.learner.rows(np.array([index]))[0]), mimetype="image/png")
 
     @app.post("/label")
     def label():

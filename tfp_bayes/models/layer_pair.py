@@ -27,7 +27,9 @@ class LayerPair:
             there is only a way back.
     """
 
-    def __init__(self, keras_class: type, bayesian_class: type, *inferences: str):
+    def __init__(
+        self, keras_class: type[keras.Layer], bayesian_class: type[keras.Layer], *inferences: str
+    ):
         self.keras_class = keras_class
         self.bayesian_class = bayesian_class
         self.inferences = inferences
@@ -243,7 +245,8 @@ def _accepted(keras_class: type, config: dict) -> dict:
     """Returns the entries of a configuration that a Keras class takes."""
     known = set()
     for kind in keras_class.__mro__:
-        parameters = inspect.signature(kind.__init__).parameters
+        # Not of an instance, whose class may take other arguments, as the ignored error fears.
+        parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
         known |= set(parameters)
         if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
             break  # it hands nothing on to the class that it derives from

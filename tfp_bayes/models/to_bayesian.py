@@ -88,9 +88,9 @@ def to_bayesian(
         chosen = chosen[-1:]
 
     def replace(layer: keras.layers.Layer) -> Replacement | None:
-        if layer not in chosen:
+        pair = pair_of_keras(layer, inference) if layer in chosen else None
+        if pair is None:
             return None
-        pair = pair_of_keras(layer, inference)
         twin = pair.make_bayesian(layer, prior_object)
         return Replacement(twin, lambda: pair.fill_bayesian(layer, twin, moped_delta))
 

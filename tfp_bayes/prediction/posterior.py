@@ -13,16 +13,17 @@ class Posterior(Protocol):
     The same object serves `Predictor`, `export_saved_model` and `ActiveLearner`. Variables that it
     does not replace keep their values, and layers before the first replaced one run once for all
     samples.
-
-    Attributes:
-        variables: Every variable of the model that a draw replaces, the statistics of
-            `BatchNormalization` included.
-        num_draws: Number of stored draws of a finite posterior, whose draw `index` is the stored
-            one; None if each draw is new.
     """
 
-    variables: list[keras.Variable]
-    num_draws: int | None
+    # Properties, because a posterior need not let anybody set them.
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Every variable that a draw replaces, the statistics of `BatchNormalization` included."""
+
+    @property
+    def num_draws(self) -> int | None:
+        """Number of stored draws, of which draw `index` is one; None if each draw is new."""
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Builds the graph of one draw; everything random follows from `seed` alone.

@@ -123,7 +123,7 @@ def plot_acquired(
         for axes in row:
             axes.set_axis_off()
         for axes, i in zip(row, order[learner.pool.acquired_at[order] == number]):
-            draw_image(axes, learner.rows([i])[0])
+            draw_image(axes, learner.rows(np.array([i]))[0])
             label = learner.labels[i]
             name = label if class_names is None else class_names[label]
             axes.set_title(f"{name}: {learner.scores[i]:.2f}", fontsize=8)

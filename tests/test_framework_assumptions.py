@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tfp_bayes._plumbing import keras_internals
@@ -237,3 +238,25 @@ def test_recurrent_cells_use_the_masks_that_they_are_given():
         keras_internals.set_dropout_masks(cell, [tf.constant([[0.0, 2.0]])] * count, [ones] * count)
         y, _ = cell(x, states, training=True)
         np.testing.assert_allclose(y, plain(x * np.float32([0, 2]), states)[0], atol=1e-6)
+
+
+def test_layers_ask_for_weights_by_name():
+    for layer, shape in (
+        (keras.layers.LSTMCell(4), (None, 3)),
+        (keras.layers.GRUCell(4, reset_after=False), (None, 3)),
+        (keras.layers.EinsumDense("abc,cde->abde", (None, 2, 5), bias_axes="de"), (None, 6, 3)),
+    ):
+        asked = keras_internals.requested_weights(layer, shape)
+        assert layer.weights == []
+        plain = type(layer).from_config(layer.get_config())
+        plain.build(shape)
+        made = {weight.name: tuple(weight.shape) for weight in plain.weights}
+        assert {name: shape for name, (shape, _) in asked.items()} == made
+        assert layer.built
+
+
+def test_both_directions_of_a_recurrent_layer_are_called():
+    # Some backends read the weights of both cells instead.
+    for name in ("bidirectional_lstm", "bidirectional_gru"):
+        with pytest.raises(NotImplementedError):
+            getattr(keras.src.backend, name)()

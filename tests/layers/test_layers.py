@@ -1,17 +1,18 @@
 """Every public stochastic layer through the harness."""
 
+import dataclasses
 import functools
 import inspect
-from dataclasses import dataclass
 
 import harness
 import keras
+import numpy as np
 import pytest
 
 from tfp_bayes import layers, posteriors
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
     layer: type
     arguments: dict
@@ -123,6 +124,26 @@ def recurrent(layer, **arguments):
     return Case(layer, arguments, (4, 3), (20,), BAD_RECURRENT)
 
 
+WIDE = posteriors.MeanFieldNormal(initial_scale=0.1)
+RANDOM_EMBEDDING = {
+    "input_dim": 30,
+    "output_dim": 5,
+    "embeddings_initializer": keras.initializers.RandomUniform(seed=0),
+    "embeddings_posterior": WIDE,
+}
+BAD_RANDOM_RECURRENT = [
+    BAD_RECURRENT[-1],
+    ({"units": 2, "recurrent_regularizer": "l2"}, "a penalty on weights is their prior"),
+    ({"units": 2, "recurrent_constraint": "non_neg"}, "draws of the weights would break it"),
+    ({"units": 2, "recurrent_kernel_prior": None}, "Expected a `recurrent_kernel_prior`"),
+]
+
+
+def random_recurrent(layer):
+    posterior = {"kernel_posterior": WIDE, "recurrent_kernel_posterior": WIDE}
+    return dataclasses.replace(recurrent(layer, **posterior), bad_arguments=BAD_RANDOM_RECURRENT)
+
+
 MC_EMBEDDING = {"input_dim": 30, "output_dim": 5, "rate": 0.4}
 
 CASES = {
@@ -143,6 +164,20 @@ CASES = {
         [({**MC_EMBEDDING, **changed}, message) for changed, message in BAD_RATES],
         num_words=30,
     ),
+    "EmbeddingReparameterization": Case(
+        layers.EmbeddingReparameterization,
+        RANDOM_EMBEDDING,
+        (4,),
+        (4, 5),
+        [
+            ({**RANDOM_EMBEDDING, "embeddings_regularizer": "l2"}, "is their prior"),
+            ({**RANDOM_EMBEDDING, "embeddings_prior": None}, "Expected a `embeddings_prior`"),
+            ({**RANDOM_EMBEDDING, "weights": np.ones((30, 5))}, "Constant.table"),
+        ],
+        num_words=30,
+    ),
+    "LSTMReparameterization": random_recurrent(layers.LSTMReparameterization),
+    "GRUReparameterization": random_recurrent(layers.GRUReparameterization),
     "MCLSTM": recurrent(layers.MCLSTM, dropout=0.4, recurrent_dropout=0.2),
     "MCGRU": recurrent(layers.MCGRU, dropout=0.4, recurrent_dropout=0.2),
     "MCSpatialDropout1D": spatial(layers.MCSpatialDropout1D, (3, 20)),

@@ -80,6 +80,46 @@ def test_dropout_forced_by_training_true_is_off_again():
     np.testing.assert_array_equal(back(x), back(x))
 
 
+@pytest.mark.parametrize("inference", ["flipout", "local_reparameterization", "reparameterization"])
+def test_weights_of_sequence_layers_become_random(inference, tmp_path):
+    model = text_model()
+    bayesian = to_bayesian(model, inference, moped_delta=0.2, verbose=False)
+    assert kinds(bayesian) == {
+        "words": "EmbeddingReparameterization",
+        "lstm": "LSTMReparameterization",
+        "plain": "GRUReparameterization",
+        "both": "Bidirectional",
+        "gru": "GRUReparameterization",
+        "out": kinds(bayesian)["out"],
+    }
+    random = layers.variational_layers(bayesian)
+    assert len(random) == 7
+    scale = random[0].random_embeddings.distribution().stddev()
+    np.testing.assert_allclose(scale, 0.2 * np.abs(random[0].embeddings_loc), rtol=1e-3)
+    assert random[1].dropout == 0.2
+    if inference == "flipout":  # the others share its classes
+        assert bayesian.sample(WORDS, 3, seed=0).std(0).min() > 0
+        bayesian.save(tmp_path / "model.keras")
+        bayesian = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    check_same(to_deterministic(bayesian), model)
+
+
+def test_a_bayesian_text_classifier_learns():
+    """Of two kinds of words, which are told apart after a few epochs of training."""
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.LSTM(8)(L.Embedding(12, 8, mask_zero=True)(inputs))
+    model = keras.Model(inputs, L.Dense(2, activation="softmax")(x))
+    words = np.random.default_rng(1).integers(1, 12, (256, 5))
+    labels = ((words < 6).sum(1) > 2).astype(int)
+    bayesian = to_bayesian(model, "flipout", num_samples=10, verbose=False)
+    bayesian.compile(
+        keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    history = bayesian.fit(words, labels, epochs=12, batch_size=32, verbose=0).history
+    assert bayesian.evaluate(words, labels, verbose=0, return_dict=True)["accuracy"] > 0.9
+    assert history["kl"][-1] < history["kl"][0]
+
+
 def test_dropped_words_come_back():
     inputs = keras.Input((5,), dtype="int32")
     x = layers.MCEmbedding(12, 4, rate=0.3, mask_zero=True, name="words")(inputs)

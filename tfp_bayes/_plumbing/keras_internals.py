@@ -1,7 +1,8 @@
 """The one place that reaches into private parts of Keras; each has an assumption test."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
@@ -134,3 +135,43 @@ def set_dropout_masks(cell: keras.layers.Layer, of_inputs, of_state) -> None:
     """
     cell._dropout_mask = of_inputs
     cell._recurrent_dropout_mask = of_state
+
+
+def requested_weights(layer: keras.layers.Layer, input_shape: tuple) -> dict[str, tuple]:
+    """Builds a layer without any weights, and returns those that it asked for.
+
+    Args:
+        layer: Not built yet.
+        input_shape: Of its `build`.
+
+    Returns:
+        Pairs of a shape and an initializer, by the name of the weight.
+    """
+    requests = {}
+
+    def record(*, name: str, shape: tuple, initializer, **_) -> None:
+        requests[name] = (tuple(shape), initializer)
+
+    layer.add_weight = record
+    try:
+        layer.build(input_shape)
+    finally:
+        del layer.add_weight
+    return requests
+
+
+@contextlib.contextmanager
+def cell_with_weights(cell: keras.layers.Layer, **weights) -> Iterator[None]:
+    """Lets a recurrent cell compute with the given tensors, which it forgets in the end.
+
+    Args:
+        cell: A Keras LSTM or GRU cell, built without weights.
+        **weights: Its `kernel`, `recurrent_kernel` and `bias`.
+    """
+    try:
+        for name, value in weights.items():
+            setattr(cell, name, value)
+        yield
+    finally:
+        for name in weights:
+            setattr(cell, name, None)

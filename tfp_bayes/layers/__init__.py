@@ -22,10 +22,10 @@ from tfp_bayes.layers.dense import (
     DenseReparameterization,
 )
 from tfp_bayes.layers.dropout import MCDropout
-from tfp_bayes.layers.embedding import MCEmbedding
+from tfp_bayes.layers.embedding import EmbeddingReparameterization, MCEmbedding
 from tfp_bayes.layers.linear_posterior import Predictive
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
-from tfp_bayes.layers.recurrent import MCGRU, MCLSTM
+from tfp_bayes.layers.recurrent import MCGRU, MCLSTM, GRUReparameterization, LSTMReparameterization
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
     MCSpatialDropout2D,
@@ -75,6 +75,9 @@ __all__ = [
     "DenseReparameterization",
     "DepthwiseConv2DFlipout",
     "DepthwiseConv2DReparameterization",
+    "EmbeddingReparameterization",
+    "GRUReparameterization",
+    "LSTMReparameterization",
     "MCDropout",
     "MCEmbedding",
     "MCSpatialDropout1D",

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfp_bayes.layers.dropout import check_rate, draw_mask
 from tfp_bayes.layers.stochastic import StochasticLayer
+from tfp_bayes.layers.variational import UNCERTAIN, VariationalLayer
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
@@ -72,3 +73,77 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
     def get_config(self) -> dict:
         """Returns the layer's constructor arguments, plain JSON."""
         return {**super().get_config(), "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
+    """Embedding whose table is drawn from a posterior.
+
+    Use it where many words are rare: the vector of a word keeps the spread of its prior until
+    data about the word arrive. Each call draws the whole table, so V times `output_dim` random
+    numbers.
+
+    Args:
+        input_dim: V, the size of the vocabulary.
+        output_dim: Size of the embedding.
+        embeddings_prior: See `VariationalLayer`.
+        embeddings_posterior: See `VariationalLayer`.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.Embedding` except `weights`.
+
+    Randomness:
+        One table for each call, in training as at inference: a word has the same vector wherever
+        it stands. Examples of a batch share their noise, so gradients vary more than those of
+        estimators that draw for each example.
+
+    Losses:
+        In training, KL(q || prior) of the table, once.
+
+    Raises:
+        ValueError: See `VariationalLayer`; or if `weights` is given.
+
+    Reference:
+        Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
+        arXiv:1505.05424: rows e_v = m_v + s_v z_v, z_v ~ N(0, I).
+
+    Example:
+
+    >>> layer = EmbeddingReparameterization(10, 4, seed=0)
+    >>> y = layer(np.array([[1, 2, 1]]), training=True)
+    >>> bool(np.all(y[0, 0] == y[0, 2]))
+    True
+    """
+
+    beliefs = {"embeddings": UNCERTAIN}
+
+    def __init__(self, input_dim: int, output_dim: int, *, seed: int | None = None, **kwargs):
+        if kwargs.pop("weights", None) is not None:
+            raise ValueError(
+                "Expected no `weights` for EmbeddingReparameterization. Received: an array. Hint: "
+                "embeddings_initializer=keras.initializers.Constant(table) sets the means."
+            )
+        super().__init__(input_dim, output_dim, seed=seed, **kwargs)
+
+    def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
+        """Makes the parameters of the posterior and what the prior learns."""
+        shape = (self.input_dim, self.output_dim)
+        self.add_random_weights(embeddings=(shape, self.embeddings_initializer))
+        self.built = True
+
+    @property
+    def embeddings(self) -> tf.Tensor:
+        """The mean of the table."""
+        return self.random_embeddings.mean()
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns embeddings (B, ..., output_dim) of integers (B, ...)."""
+        seed = self.draw_seed(training)
+        draws = self.draw_weights(seed)
+        if training:
+            self.add_kl(draws, seed)
+        embedded = tf.gather(draws["embeddings"].value, tf.cast(inputs, tf.int32))
+        return tf.cast(embedded, self.compute_dtype)
+
+    def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:
+        """Returns shape and dtype of the outputs, in either mode."""
+        return super().compute_output_spec(inputs)

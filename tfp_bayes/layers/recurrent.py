@@ -1,12 +1,18 @@
-"""Recurrent layers whose dropout never switches off."""
+"""Recurrent layers whose dropout never switches off, or whose weights are random."""
 
 import keras
 import tensorflow as tf
 
-from tfp_bayes._plumbing.keras_internals import num_dropout_masks, set_dropout_masks
+from tfp_bayes._plumbing.keras_internals import (
+    cell_with_weights,
+    num_dropout_masks,
+    requested_weights,
+    set_dropout_masks,
+)
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.dropout import check_rate, draw_mask
 from tfp_bayes.layers.stochastic import StochasticLayer
+from tfp_bayes.layers.variational import POINT, UNCERTAIN, VariationalLayer
 
 
 def refuse_stateful(layer: keras.layers.RNN) -> None:
@@ -121,6 +127,104 @@ class MCGRU(_MCRecurrent, keras.layers.GRU):
     Example:
 
     >>> layer = MCGRU(4, dropout=0.2, seed=0)
+    >>> layer(np.ones((2, 5, 3)), training=True).shape
+    TensorShape([2, 4])
+    """
+
+
+class _RecurrentReparameterization(VariationalLayer):
+    """A Keras recurrent layer whose cell computes with weights that are drawn here."""
+
+    beliefs = {"kernel": UNCERTAIN, "recurrent_kernel": UNCERTAIN, "bias": POINT}
+    keras_takes_seed = True  # for the dropout of its cell, in training
+
+    def __init__(self, units: int, *args, seed: int | None = None, **kwargs):
+        super().__init__(units, *args, seed=seed, **kwargs)
+        refuse_stateful(self)
+
+    def build(
+        self, sequences_shape: tuple[int | None, ...], initial_state_shape: tuple | None = None
+    ) -> None:
+        """Makes the parameters of the posteriors and what the priors learn."""
+        weights = requested_weights(self.cell, (sequences_shape[0], sequences_shape[-1]))
+        self.add_random_weights(**{name: weights.get(name) for name in self.beliefs})
+        self.built = True
+
+    def call(
+        self,
+        sequences: tf.Tensor,
+        initial_state: list[tf.Tensor] | None = None,
+        mask: tf.Tensor | None = None,
+        training: bool = False,
+    ):
+        """Returns what the Keras layer returns under one draw of its weights.
+
+        Args:
+            sequences: Inputs (B, T, F).
+            initial_state: States (B, units), None for zeros.
+            mask: Booleans (B, T), False where a step is left out.
+            training: Whether to add the KL divergence, and to drop as the Keras layer does.
+        """
+        seed = self.draw_seed(training)
+        draws = self.draw_weights(seed)
+        if training:
+            self.add_kl(draws, seed)
+        weights = {name: tf.cast(d.value, self.compute_dtype) for name, d in draws.items()}
+        with cell_with_weights(self.cell, **weights):
+            return super().call(
+                sequences, initial_state=initial_state, mask=mask, training=training
+            )
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class LSTMReparameterization(_RecurrentReparameterization, keras.layers.LSTM):
+    """LSTM whose weights are drawn from a posterior, once for a sequence (Bayes by Backprop).
+
+    Use it where a recurrent network should be unsure far from its data. Wherever a step of the
+    sequence stands, it sees the same draw: the pass is a draw of a function.
+
+    Args:
+        units: Size of the state.
+        kernel_prior: With `kernel_posterior` and `recurrent_kernel_...`, `bias_...` likewise: see
+            `VariationalLayer`.
+        seed: Integer or None.
+        **kwargs: Arguments of `keras.layers.LSTM`. Its `dropout` and `recurrent_dropout` act in
+            training only, as in Keras; they are no part of the posterior.
+
+    Randomness:
+        One draw of all weights for each call, in training as at inference. The examples of a
+        batch share it in training too, so gradients vary more than those of Flipout: by a part
+        that larger batches do not reduce. `seed` fixes it.
+
+    Losses:
+        In training, KL(q || prior) of both kernels and the bias, once for a sequence.
+
+    Raises:
+        ValueError: See `VariationalLayer`; or for `stateful=True`.
+
+    Reference:
+        Fortunato, Blundell and Vinyals 2017, "Bayesian Recurrent Neural Networks", equation 5
+        and algorithm 1, arXiv:1704.02798.
+
+    Example:
+
+    >>> layer = LSTMReparameterization(4, seed=0)
+    >>> y = layer(np.ones((2, 5, 3)))  # one draw: equal sequences stay equal
+    >>> bool(np.all(y[0] == y[1]))
+    True
+    """
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class GRUReparameterization(_RecurrentReparameterization, keras.layers.GRU):
+    """GRU whose weights are drawn from a posterior, once for a sequence (Bayes by Backprop).
+
+    Arguments, randomness, losses and errors are those of `LSTMReparameterization`, with
+    `keras.layers.GRU` for `keras.layers.LSTM`.
+
+    Example:
+
+    >>> layer = GRUReparameterization(4, seed=0)
     >>> layer(np.ones((2, 5, 3)), training=True).shape
     TensorShape([2, 4])
     """

@@ -27,6 +27,11 @@ _DEPTHWISE_DRAW = RandomWeights(
 _CONV_2D_FLIPOUT = RandomWeights(_plain.Conv2D, bayes.Conv2DFlipout, _FLIPOUT)
 _CONV_2D_DRAW = RandomWeights(_plain.Conv2D, bayes.Conv2DReparameterization, _DRAW)
 
+# An estimator decides how gradients vary, not what the posterior is: where a layer has but one, it
+# is the nearest to any that is asked for.
+_ANY = (_FLIPOUT, _LOCAL, _DRAW)
+_LSTM = RandomWeights(_plain.LSTM, bayes.LSTMReparameterization, *_ANY)
+_GRU = RandomWeights(_plain.GRU, bayes.GRUReparameterization, *_ANY)
 _MC_LSTM = RecurrentDropout(_plain.LSTM, bayes.MCLSTM, "mc_dropout")
 _MC_GRU = RecurrentDropout(_plain.GRU, bayes.MCGRU, "mc_dropout")
 
@@ -40,6 +45,11 @@ PAIRS: tuple[LayerPair, ...] = (
     _MC_GRU,
     Bidirectional(_MC_LSTM),
     Bidirectional(_MC_GRU),
+    RandomWeights(_plain.Embedding, bayes.EmbeddingReparameterization, *_ANY),
+    _LSTM,
+    _GRU,
+    Bidirectional(_LSTM),
+    Bidirectional(_GRU),
     RandomWeights(_plain.Dense, bayes.DenseFlipout, _FLIPOUT),
     RandomWeights(_plain.Dense, bayes.DenseLocalReparameterization, _LOCAL),
     RandomWeights(_plain.Dense, bayes.DenseReparameterization, _DRAW),

@@ -6,13 +6,26 @@ L_n = diag(p_n) - p_n p_n^T. Each class below keeps H, or what it takes for H, a
 a rotation of the weights into its eigenvectors, so that a prior with any precision can be added.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # features (B, F) and probabilities (B, K)
+
+
+class Curvature(Protocol):
+    """H in coordinates along its eigenvectors, in which weights are independent."""
+
+    eigenvalues: np.ndarray  # of the shape of the coordinates
+
+    def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
+        """Returns weights (F, K) from coordinates along the eigenvectors."""
+
+    def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance."""
 
 
 class Full(tf.Module):
@@ -32,6 +45,7 @@ class Full(tf.Module):
                     hessian[k, :, j] += block
                     if j < k:
                         hessian[j, :, k] += block
+        assert hessian is not None  # there are batches
         size = num_classes * num_features
         values, vectors = scipy.linalg.eigh(hessian.reshape(size, size))
         self.eigenvalues = np.maximum(values, 0)  # (K F,)
@@ -54,7 +68,7 @@ class Kronecker(tf.Module):
 
     def __init__(self, batches: Batches):
         super().__init__()
-        count, gram, curvature = 0, 0.0, 0.0
+        count, gram, curvature = 0, np.zeros(()), np.zeros(())
         for phi, p in batches:
             count += len(phi)
             gram = gram + phi.T @ phi
@@ -81,7 +95,9 @@ class Diagonal(tf.Module):
 
     def __init__(self, batches: Batches):
         super().__init__()
-        self.eigenvalues = sum((phi**2).T @ (p * (1 - p)) for phi, p in batches)  # (F, K)
+        self.eigenvalues = sum(
+            (phi**2).T @ (p * (1 - p)) for phi, p in batches
+        )  # (F, K)
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K): the coordinates themselves."""
@@ -92,4 +108,8 @@ class Diagonal(tf.Module):
         return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 
-CURVATURES = {"full": Full, "kronecker": Kronecker, "diagonal": Diagonal}
+CURVATURES: dict[str, Callable[[Batches], Curvature]] = {
+    "full": Full,
+    "kronecker": Kronecker,
+    "diagonal": Diagonal,
+}

@@ -253,14 +253,14 @@ class _Sample:
     def __init__(self, size: int):
         self._size = size
         self._generator = np.random.default_rng(0)
-        self._columns = None
+        self._columns: list[np.ndarray] = []
 
     def add(self, *columns: np.ndarray) -> None:
-        columns = [*columns, self._generator.random(len(columns[0]))]
-        if self._columns is not None:
-            columns = [np.concatenate(pair) for pair in zip(self._columns, columns)]
-        chosen = np.argsort(columns[-1])[: self._size]
-        self._columns = [column[chosen] for column in columns]
+        joined = [*columns, self._generator.random(len(columns[0]))]
+        if self._columns:
+            joined = [np.concatenate(pair) for pair in zip(self._columns, joined)]
+        chosen = np.argsort(joined[-1])[: self._size]
+        self._columns = [column[chosen] for column in joined]
 
     def rows(self) -> list[np.ndarray]:
         return self._columns[:-1]

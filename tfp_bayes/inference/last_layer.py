@@ -33,14 +33,15 @@ class LastLayer:
     """
 
     def __init__(self, model: keras.Model):
-        node = _last_node(model)
+        graph = _graph(model)
+        node = _last_node(model, graph)
         self._layer = node.operation
         _check_activation(model, self._layer)
         _check_use(model, node)
         refuse_forced_training(model)
         FiniteWeights(model.weights).check()
         features = node.input_tensors[0]
-        self._network = keras.Model(graph_of(model).input, features)
+        self._network = keras.Model(graph.input, features)
         self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
         stored = next(v for v in self._layer.variables if v.name == "kernel")
         bias = [] if self._layer.bias is None else [self._layer.bias]
@@ -90,8 +91,8 @@ class LastLayer:
         return phi, finite_rows(inputs)
 
 
-def _last_node(model: keras.Model):
-    """Returns the call of the layer that gives the model's only output."""
+def _graph(model: keras.Model) -> keras.Function:
+    """Returns the graph of a model that has one."""
     graph = graph_of(model)
     if graph is None:
         raise ValueError(
@@ -99,6 +100,11 @@ def _last_node(model: keras.Model):
             f"{getattr(model, 'name', model)!r} of type {type(model).__name__}, whose last layer "
             "nobody can tell. Hint: keras.Model(inputs, outputs); Ensemble takes any model."
         )
+    return graph
+
+
+def _last_node(model: keras.Model, graph: keras.Function):
+    """Returns the call of the layer that gives the model's only output."""
     if len(graph.outputs) != 1:
         raise ValueError(
             f"Expected a `model` with one output. Received: model={model.name!r} with "

@@ -95,9 +95,7 @@ class Diagonal(tf.Module):
 
     def __init__(self, batches: Batches):
         super().__init__()
-        self.eigenvalues = sum(
-            (phi**2).T @ (p * (1 - p)) for phi, p in batches
-        )  # (F, K)
+        self.eigenvalues = sum((phi**2).T @ (p * (1 - p)) for phi, p in batches)  # (F, K)
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K): the coordinates themselves."""

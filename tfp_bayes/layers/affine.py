@@ -24,7 +24,7 @@ class AffineLayer(VariationalLayer):
 
     # What a subclass gives.
 
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         """Returns the shape of the kernel."""
         raise NotImplementedError
 
@@ -59,7 +59,7 @@ class AffineLayer(VariationalLayer):
         """Makes the parameters of the posterior and what the prior learns."""
         output_shape = self.compute_output_shape(input_shape)  # here Keras checks the shape
         axis = self.channel_axis
-        self.input_spec = keras.layers.InputSpec(
+        self.input_spec: keras.layers.InputSpec = keras.layers.InputSpec(
             min_ndim=self.input_spec.min_ndim, axes={axis: input_shape[axis]}
         )
         kernel_initializer = getattr(self, self.kernel_initializer_name)

@@ -15,7 +15,7 @@ class _Conv(AffineLayer):
     and with data_format="channels_first" the channels come second.
     """
 
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         channels = input_shape[self.channel_axis]
         if channels % self.groups:
             raise ValueError(
@@ -204,7 +204,7 @@ class Conv3DFlipout(_Conv, keras.layers.Conv3D):
 class _ConvTranspose(AffineLayer):
     """The transpose of a convolution, which enlarges images. See `_Conv`."""
 
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         return (*self.kernel_size, self.filters, input_shape[self.channel_axis])
 
     def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -260,7 +260,7 @@ class _DepthwiseConv(AffineLayer):
 
     kernel_initializer_name = "depthwise_initializer"
 
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         return (*self.kernel_size, input_shape[self.channel_axis], self.depth_multiplier)
 
     def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ class _Dense(AffineLayer, keras.layers.Dense):
     (B, ..., F), outputs (B, ..., units).
     """
 
-    def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         return (input_shape[-1], self.units)
 
     def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

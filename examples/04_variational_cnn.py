@@ -36,7 +36,9 @@ def prune(model, fraction):
         keep = ratio >= threshold
         layer.kernel_loc.assign(np.where(keep, layer.kernel_loc, 0))
         scale = layer.kernel_untransformed_scale
-        scale.assign(np.where(keep, scale, -50))  # softplus(-50) is nothing beside any weight
+        scale.assign(
+            np.where(keep, scale, -5)
+        )  # a scale of softplus(-50) is nothing beside any weight
 
 
 def plot(ratios, accuracies, path):

@@ -54,7 +54,7 @@ def make(setting, estimator, **kwargs):
     layer(x)
     twin(x)
     for variable in layer.trainable_variables:
-        low, high = (-2, 0) if "untransformed_scale" in variable.name else (-1, 1)
+        low, high = (-0.2, 0) if "untransformed_scale" in variable.name else (-1, 1)
         variable.assign(rng.uniform(low, high, variable.shape))
     twin.set_weights([layer.kernel_loc.numpy(), layer.bias_loc.numpy()])
     return layer, twin, x

@@ -133,7 +133,7 @@ def test_counted_once_under_a_strategy(make, two_replicas):
         for layer in tfp_bayes.layers.variational_layers(model):  # noise too small to matter
             for weight in layer.trainable_variables:
                 if "untransformed" in weight.name:
-                    weight.assign(np.full(weight.shape, -12.0))
+                    weight.assign(np.full(weight.shape, -1.2))
         model.optimizer.learning_rate = 1e-3
         losses = model.fit(
             X, Y, batch_size=30, shuffle=False, verbose=0, callbacks=[KLWeight(30)]

@@ -10,6 +10,7 @@ from tfp_bayes import posteriors, priors
 from tfp_bayes.layers.random_weight import RandomWeight
 from tfp_bayes.layers.variational import check_honoured, variational_layers
 from tfp_bayes.models.separable import RandomSeparableConv2D
+from tfp_bayes.posteriors.scale import from_scale
 
 K = keras.layers
 # A MOPED scale is a fraction of its weight; a weight of zero must not get a scale of zero, whose
@@ -268,4 +269,4 @@ def _set_mean(weight: RandomWeight, value: np.ndarray, moped_delta: float | None
     weight.variables["loc"].assign(value)
     if moped_delta is not None and "untransformed_scale" in weight.variables:
         scale = np.maximum(moped_delta * np.abs(value), SMALLEST_SCALE)
-        weight.variables["untransformed_scale"].assign(np.log(np.expm1(scale)))
+        weight.variables["untransformed_scale"].assign(from_scale(scale))

@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
+from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
@@ -52,7 +53,7 @@ class LowRankNormal(Posterior):
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
         """Makes loc, untransformed_scale (both of the weight's shape) and factor (size, rank)."""
-        start = keras.initializers.Constant(math.log(math.expm1(self.initial_scale)))
+        start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         # Not zeros, where the factor's gradient vanishes by symmetry.
         factor = keras.initializers.RandomNormal(stddev=self.initial_scale / math.sqrt(self.rank))
         return {
@@ -64,7 +65,7 @@ class LowRankNormal(Posterior):
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, of the weight's event shape."""
         loc = self.mean(variables)
-        scale = tf.math.softplus(variables["untransformed_scale"])
+        scale = to_scale(variables["untransformed_scale"])
         flat = tfd.MultivariateNormalDiagPlusLowRankCovariance(
             loc=tf.reshape(loc, [-1]),
             cov_diag_factor=tf.reshape(tf.square(scale), [-1]),

@@ -1,6 +1,5 @@
 """Independent normals."""
 
-import math
 from collections.abc import Callable
 
 import keras
@@ -9,11 +8,12 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
+from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
 class MeanFieldNormal(Posterior):
-    """Normal(loc, softplus(untransformed_scale)) for every weight, independent of all others.
+    """Normal(loc, softplus(10 untransformed_scale)) for every weight, independent of all others.
 
     The family of Bayes by Backprop, right for every estimator and every size.
 
@@ -46,7 +46,7 @@ class MeanFieldNormal(Posterior):
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
         """Makes loc and untransformed_scale, both of the weight's shape."""
-        start = keras.initializers.Constant(math.log(math.expm1(self.initial_scale)))
+        start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         return {
             "loc": add_weight("loc", shape, initializer),
             "untransformed_scale": add_weight("untransformed_scale", shape, start),
@@ -54,7 +54,7 @@ class MeanFieldNormal(Posterior):
 
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, a batch of scalar normals."""
-        return tfd.Normal(self.mean(variables), tf.math.softplus(variables["untransformed_scale"]))
+        return tfd.Normal(self.mean(variables), to_scale(variables["untransformed_scale"]))
 
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
         """Draws one weight tensor; `seed` is int32 (2,)."""

@@ -10,6 +10,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
+from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 MEAN_SAMPLES = 1000
 
@@ -62,7 +63,7 @@ class NormalizingFlow(Posterior):
                 "Expected a weight tensor of two or more elements for a NormalizingFlow. "
                 f"Received: shape={tuple(shape)}. Hint: use MeanFieldNormal there."
             )
-        start = keras.initializers.Constant(math.log(math.expm1(self.initial_scale)))
+        start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         variables = {
             "loc": add_weight("loc", shape, initializer),
             "untransformed_scale": add_weight("untransformed_scale", shape, start),
@@ -81,7 +82,7 @@ class NormalizingFlow(Posterior):
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, of the weight's event shape."""
         loc = tf.convert_to_tensor(variables["loc"])
-        scale = tf.math.softplus(variables["untransformed_scale"])
+        scale = to_scale(variables["untransformed_scale"])
         size = math.prod(loc.shape)
         # In units of the base's scale around its loc, the couplings see numbers of size one.
         bijectors = [tfb.Reshape(loc.shape), tfb.Shift(tf.reshape(loc, [-1]))]

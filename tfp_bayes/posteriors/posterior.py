@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import Configured
 
-# softplus(-5): small beside initial weights, so that training starts almost as without noise.
+# Small beside initial weights, so that training starts almost as without noise.
 INITIAL_SCALE = 0.0067
 
 

@@ -19,10 +19,18 @@ BATCH = 2
 # About 10^6 z-scores are looked at: the chance of one beyond 6 is 0.2 %, and the seed is fixed.
 LARGEST_Z = 6
 
+
+def einsum(equation, output_shape, bias_axes):
+    return {"equation": equation, "output_shape": output_shape, "bias_axes": bias_axes}
+
+
 CONV_2D = {"filters": 2, "kernel_size": 2}
 SETTINGS = {
     "Dense": ({"units": 2}, (3,)),
     "Dense, sequence": ({"units": 2}, (3, 2)),
+    "EinsumDense": (einsum("abc,cde->abde", (None, 2, 2), "de"), (3, 2)),
+    "EinsumDense, left ellipsis": (einsum("...cd,cde->...ed", (3, 2), "e"), (2, 1, 2)),
+    "EinsumDense, right ellipsis": (einsum("ab...,bc->ac...", (2,), "c"), (2, 3)),
     "Conv1D": ({"filters": 2, "kernel_size": 2, "padding": "causal"}, (3, 2)),
     "Conv2D": (CONV_2D, (3, 3, 2)),
     "Conv2D, strides": ({**CONV_2D, "strides": 2, "padding": "same"}, (3, 3, 2)),
@@ -200,6 +208,14 @@ def test_local_reparameterization_survives_dead_inputs():
         loss = tf.reduce_sum(layer(x, training=True))
     gradients = tape.gradient(loss, layer.trainable_variables)
     assert all(np.isfinite(g).all() for g in gradients if g is not None)
+
+
+def test_local_reparameterization_refuses_sums_of_inputs_alone():
+    """Var(sum_d x_bd W_bc) is (sum_d x_bd)^2 s^2, which squares of the inputs do not give."""
+    arguments = {**einsum("abd,bc->ac", (2,), "c"), "name": "sums"}
+    with pytest.raises(ValueError, match=r"'sums' that sums over axes of the kernel only.*'d'"):
+        layers.EinsumDenseLocalReparameterization(**arguments)
+    assert layers.EinsumDenseFlipout(**arguments)(np.ones((2, 3, 4)), training=True).shape == (2, 2)
 
 
 def test_every_variational_layer_is_covered():

@@ -71,6 +71,11 @@ VARIATIONAL = {
     name: variational(layer, arguments, *shapes)
     for keras_name, arguments, *shapes in (
         ("Dense", {"units": 4}, (5,), (4,)),
+        (
+            "EinsumDense",
+            {"equation": "abc,cde->abde", "output_shape": (3, 2, 4), "bias_axes": "de"},
+            *((3, 5), (3, 2, 4)),
+        ),
         ("Conv1D", {"filters": 4, "kernel_size": 3}, (6, 2), (4, 4)),
         ("Conv2D", CONV_2D, (5, 5, 2), (3, 3, 4)),
         ("Conv3D", {"filters": 2, "kernel_size": 2}, (3, 3, 3, 2), (2, 2, 2, 2)),

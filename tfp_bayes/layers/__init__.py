@@ -22,6 +22,11 @@ from tfp_bayes.layers.dense import (
     DenseReparameterization,
 )
 from tfp_bayes.layers.dropout import MCDropout
+from tfp_bayes.layers.einsum_dense import (
+    EinsumDenseFlipout,
+    EinsumDenseLocalReparameterization,
+    EinsumDenseReparameterization,
+)
 from tfp_bayes.layers.embedding import EmbeddingReparameterization, MCEmbedding
 from tfp_bayes.layers.linear_posterior import Predictive
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
@@ -75,6 +80,9 @@ __all__ = [
     "DenseReparameterization",
     "DepthwiseConv2DFlipout",
     "DepthwiseConv2DReparameterization",
+    "EinsumDenseFlipout",
+    "EinsumDenseLocalReparameterization",
+    "EinsumDenseReparameterization",
     "EmbeddingReparameterization",
     "GRUReparameterization",
     "LSTMReparameterization",

@@ -1,5 +1,7 @@
 """What we believe about weights before data."""
 
+from typing import overload
+
 from tfp_bayes._plumbing.configured import get_configured
 from tfp_bayes.priors.hierarchical_normal import HierarchicalNormal
 from tfp_bayes.priors.laplace import Laplace
@@ -27,6 +29,10 @@ _CLASSES = {
 }
 
 
+@overload
+def get(identifier: str | dict | Prior, argument: str = "prior") -> Prior: ...
+@overload
+def get(identifier: None, argument: str = "prior") -> None: ...
 def get(identifier: str | dict | Prior | None, argument: str = "prior") -> Prior | None:
     """Returns a prior from its name, its serialized form or itself; None is a flat prior.
 

@@ -68,6 +68,9 @@ class BayesianModel(GraphConfig, keras.Model):
     (8,)
     """
 
+    num_train: int | None
+    _embedding: Embedding | None
+
     @functional_constructor
     def __init__(
         self,

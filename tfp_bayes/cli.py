@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfp_bayes import __version__
+from tfp_bayes._plumbing.dataset_names import check_dataset_name
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
@@ -206,11 +207,25 @@ def _experiment(options: argparse.Namespace) -> int:
     config = load_experiment(options.config)
     given = {name: getattr(options, name) for name in ("seeds", "rounds")}
     config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    for method in config.methods.values():
+        check_dataset_name(method.get("dataset", RunConfig.dataset))
+    out = options.out or Path("runs", options.config.stem)
+    _check_folder(out)
     start_tensorflow()
-    return _run_experiment(config, options)
+    return _run_experiment(config, out, options)
 
 
-def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> int:
+def _check_folder(out: Path) -> None:
+    """Raises ValueError if a file stands where a folder is to be made."""
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(
+                f"Expected a folder for --out. Received: --out={out}, where {path} is a file. "
+                "Hint: choose another name."
+            )
+
+
+def _run_experiment(config: ExperimentConfig, out: Path, options: argparse.Namespace) -> int:
     import functools
 
     from rich.progress import Progress
@@ -218,7 +233,6 @@ def _run_experiment(config: ExperimentConfig, options: argparse.Namespace) -> in
     from tfp_bayes.studies.comparison import run_experiment
     from tfp_bayes.studies.experiments import run_one
 
-    out = options.out or Path("runs", options.config.stem)
     with Progress(transient=True) as progress:
         total = len(config.methods) * config.seeds
         _print(progress, f"{len(config.methods)} methods, {config.seeds} seeds, writing to {out}")
@@ -261,6 +275,8 @@ def _active_learning(options: argparse.Namespace) -> int:
             "Hint: add --resume to continue that run, or choose another folder."
         )
     stop = stopping.get(options.stop)
+    check_dataset_name(config.dataset, options.data_dir)
+    _check_folder(out)
     start_tensorflow()
     return _run(config, stop, out, options)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import gzip
 import hashlib
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from tfp_bayes._plumbing.dataset_names import unknown_name
 
 # TensorFlow, TensorFlow Datasets and scikit-learn take seconds to import and MNIST does without
 # them, so the functions that use them import them.
@@ -117,6 +118,8 @@ def load(
     >>> (x_train, y_train), (x_test, y_test) = data.splits
     """
     # TensorFlow Datasets takes "MNIST" for "mnist" too.
+    if not name:
+        raise unknown_name(name, ())
     if name.lower() == "mnist":
         return _packaged_mnist(image_size)
     if name.lower() == "repeated_mnist":
@@ -220,13 +223,9 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name, known) or ["mnist", "fashion_mnist", "cifar10"]
         # Without its cause, which prints every one of its thousand names.
-        raise ValueError(
-            "Expected 'mnist' or a data set of TensorFlow Datasets for `name`. "
-            f"Received: name={name!r}. Hint: did you mean one of {close}?"
-        ) from None
+        known = tfds.list_builders(with_community_datasets=False)
+        raise unknown_name(name, known) from None
 
 
 def _check_features(builder: tfds.core.DatasetBuilder, image_size: tuple[int, int] | None) -> None:

@@ -119,6 +119,12 @@ def test_balanced_start():
     for size in (0, 4, 4.5, True):
         with pytest.raises(ValueError, match=f"size={size}"):
             initial.balanced(labels, size)
+    np.testing.assert_array_equal(initial.balanced(labels[:, None], 5), initial.balanced(labels, 5))
+    for wrong in (20, [], np.eye(5)[labels]):
+        with pytest.raises(ValueError, match="for `labels`"):
+            initial.balanced(wrong, 5)
+    with pytest.raises(ValueError, match=r"each of 9 inputs\. Received: 400"):
+        initial.kmeans(np.zeros((9, 2)), labels, 5)
 
 
 # Initial sets.

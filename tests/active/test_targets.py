@@ -151,6 +151,7 @@ REFUSED = {
     "labels are floats": ({"y": CLASSES + 0.5}, "float64 array"),
     "labels are missing": ({"y": None}, "no labels"),
     "test_data=x": ({"test_data": X}, "of as many inputs as labels"),
+    "test_data of three": ({"test_data": (X, [0] * len(X), X)}, "tuple of 3"),
     "test_data of another length": (
         {"test_data": (X, CLASSES[1:])},
         "of as many inputs as labels",

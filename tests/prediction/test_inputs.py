@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from networks import mlp, vectors
 
+import tfp_bayes
 from tfp_bayes import Predictor
 from tfp_bayes._plumbing.batches import batches
 from tfp_bayes._plumbing.seeds import as_seed
@@ -288,6 +289,21 @@ def test_weights_that_are_not_finite_are_named():
     kernel.assign(values)
     with pytest.raises(ValueError, match=r"Expected finite weights.*conv2d.*kernel\. Hint"):
         predictor.predict(np.ones((2, 6, 6, 1)), 2)
+
+
+def test_weights_that_are_not_finite_have_no_prediction_in_keras():
+    """Keras' `predict` and `evaluate` run one graph, in which nobody is told."""
+    plain = pooled()
+    model = tfp_bayes.BayesianModel(plain.inputs, plain.outputs[0], num_samples=2)
+    model.compile(loss="sparse_categorical_crossentropy")
+    x, y = np.ones((2, 6, 6, 1)), np.zeros(2, int)
+    assert np.isfinite(model.predict(x, verbose=0)).all()
+    kernel = plain.layers[0].kernel
+    values = kernel.numpy()
+    values[0, 0, 0, 3] = np.nan
+    kernel.assign(values)
+    assert np.isnan(model.predict(x, verbose=0)).all()
+    assert np.isnan(model.evaluate(x, y, verbose=0, return_dict=True)["nll"])
 
 
 def test_outputs_without_a_last_axis_are_refused():

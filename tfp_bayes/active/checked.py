@@ -41,10 +41,13 @@ def pair(
         return None
     is_pair = isinstance(data, (tuple, list)) and len(data) == 2
     if not is_pair or np.ndim(data[0]) < 1 or len(data[0]) != len(np.atleast_1d(data[1])):
-        shapes = [np.shape(each) for each in data] if is_pair else np.shape(data)
+        if isinstance(data, (tuple, list)):
+            shapes = f"of {len(data)}, shapes {[getattr(each, 'shape', None) for each in data[:3]]}"
+        else:
+            shapes = f"of shape {np.shape(data)}"
         raise ValueError(
             f"Expected a pair (x, y) of as many inputs as labels for `{name}`. Received: "
-            f"{type(data).__name__} of shape {shapes}. Hint: {name}=(x_test, y_test)."
+            f"{type(data).__name__} {shapes}. Hint: {name}=(x_test, y_test)."
         )
     x, y = data
     if isinstance(x, np.ndarray):

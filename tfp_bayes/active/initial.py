@@ -100,6 +100,11 @@ def kmeans(
     >>> kmeans(x, np.array([0, 0, 0, 0, 0, 0, 1, 1, 1]), 3)
     array([1, 4, 7])
     """
+    if len(x) != len(labels):
+        raise ValueError(
+            f"Expected a label for each of {len(x)} inputs. Received: {len(labels)} labels. "
+            "Hint: x and y of the same split."
+        )
 
     def medoids(members: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
         return members[_medoids(x[members], share, seed)]
@@ -170,6 +175,18 @@ def _medoids(x: np.ndarray, size: int, seed: int) -> np.ndarray:
     return medoids
 
 
+def _checked_labels(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not labels.size:
+        raise ValueError(
+            "Expected integer labels (N,) for `labels`, N > 0. Received: "
+            f"{labels.dtype} of shape {labels.shape}. Hint: y_train; of one-hot rows, y.argmax(-1)."
+        )
+    return labels
+
+
 def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
     free = np.ones(num_examples, dtype=bool)
     free[np.asarray([] if exclude is None else exclude, dtype="int64")] = False
@@ -192,7 +209,7 @@ def _in_each_class(
     choose: Callable[[np.ndarray, int, np.random.Generator], np.ndarray],
 ) -> np.ndarray:
     """Chooses as many examples of each class as can be, out of its free members."""
-    labels = np.asarray(labels)
+    labels = _checked_labels(labels)
     free = _free(len(labels), exclude)
     rng = np.random.default_rng(seed)
     chosen = [

@@ -174,7 +174,8 @@ class Predictor:
         """
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         with tf.control_dependencies(self._num_samples_assertions(num_samples)):
-            finite = finite_rows(inputs)
+            # `predict` and `evaluate` of Keras, and exports, have no other check of the weights.
+            finite = finite_rows(inputs) & FiniteWeights(self.model.weights).all_finite()
         inputs, num_rows = whole_blocks(inputs)
         self._split = self._split_model()  # of the layers as they are now
         values = run_isolated(self.model, self._split.prefix, inputs)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_bayes import KLWeight, Predictor, export_saved_model
-from tfp_bayes.layers import VariationalLayer
+from tfp_bayes import KLWeight, Predictor, export_saved_model, kl_divergence
+from tfp_bayes.layers import VariationalLayer, variational_layers
 
 
 def inputs_for(case, rows=6, seed=0):
@@ -18,10 +18,15 @@ def inputs_for(case, rows=6, seed=0):
     return rng.uniform(0.5, 1.5, (rows, *case.input_shape)).astype("float32")
 
 
+def run(case, layer, x, **arguments):
+    """Calls a layer, with `x` in the place of each of its inputs."""
+    return layer(*[x] * case.num_inputs, **arguments)
+
+
 def network(case, dtype=None):
     """A classifier with one stochastic layer in its middle."""
     inputs = keras.Input(case.input_shape, dtype="int32" if case.num_words else None)
-    x = case.make(name="stochastic", dtype=dtype)(inputs)
+    x = run(case, case.make(name="stochastic", dtype=dtype), inputs)
     x = keras.layers.Flatten()(x)
     outputs = keras.layers.Dense(3, activation="softmax", dtype="float32")(x)
     return keras.Model(inputs, outputs)
@@ -30,12 +35,12 @@ def network(case, dtype=None):
 def check_shapes(case):
     layer, x = case.make(), inputs_for(case)
     for training in (False, True):
-        assert layer(x, training=training).shape == (6, *case.output_shape)
-    shape = layer.compute_output_shape((None, *case.input_shape))
+        assert run(case, layer, x, training=training).shape == (6, *case.output_shape)
+    shape = layer.compute_output_shape(*[(None, *case.input_shape)] * case.num_inputs)
     assert tuple(shape) == (None, *case.output_shape)
     # TensorFlow's convolutions and Keras' recurrent cells refuse empty batches.
     if not isinstance(layer, VariationalLayer | keras.layers.RNN):
-        assert layer(inputs_for(case, rows=0)).shape == (0, *case.output_shape)
+        assert run(case, layer, inputs_for(case, rows=0)).shape == (0, *case.output_shape)
 
 
 def check_one_function_at_inference(case):
@@ -46,10 +51,10 @@ def check_one_function_at_inference(case):
     layer = case.make(seed=0)
     # A whole number of vectors: the CPU rounds the rows that are left over in another way.
     x = np.repeat(inputs_for(case, rows=1), 16, axis=0)
-    at_inference = layer(x, training=False).numpy()
+    at_inference = run(case, layer, x, training=False).numpy()
     np.testing.assert_array_equal(at_inference, np.repeat(at_inference[:1], 16, axis=0))
-    assert not np.array_equal(at_inference, layer(x, training=False).numpy())
-    in_training = layer(x, training=True).numpy()
+    assert not np.array_equal(at_inference, run(case, layer, x, training=False).numpy())
+    in_training = run(case, layer, x, training=True).numpy()
     name = case.layer.__name__
     shared = name == "BayesianLinear" or ("Reparameterization" in name and "Local" not in name)
     assert (len(np.unique(in_training.reshape(16, -1), axis=0)) == 1) == shared
@@ -61,7 +66,7 @@ def check_seeds(case):
 
     def draws(seed):
         layer = case.make(seed=seed)
-        return np.stack([layer(x, training=t).numpy() for t in (False, False, True)])
+        return np.stack([run(case, layer, x, training=t).numpy() for t in (False, False, True)])
 
     keras.utils.set_random_seed(1)
     first = draws(3)
@@ -77,7 +82,7 @@ def check_config(case):
     copy = type(layer).from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()
     x = inputs_for(case)
-    np.testing.assert_array_equal(layer(x), copy(x))
+    np.testing.assert_array_equal(run(case, layer, x), run(case, copy, x))
 
 
 def check_saved_by_value(case, tmp_path):
@@ -105,7 +110,7 @@ def check_mixed_precision(case):
     x = inputs_for(case)
     for policy in ("mixed_float16", "mixed_bfloat16", "float64"):
         layer = case.make(dtype=policy)
-        y = layer(x, training=True)
+        y = run(case, layer, x, training=True)
         assert y.dtype == layer.compute_dtype
         assert np.isfinite(tf.cast(y, tf.float32)).all()
         prediction = Predictor(network(case, policy)).predict_uncertainty(x, 4, seed=0)
@@ -125,21 +130,23 @@ def check_fit_step(case):
 def check_losses(case):
     """In training, a layer adds the KL of its own weights: float32, in nats, times its weight."""
     layer, x = case.make(), inputs_for(case)
-    layer(x, training=True)
-    if not isinstance(layer, VariationalLayer):
+    run(case, layer, x, training=True)
+    parts = variational_layers(layer)
+    if not parts:
         assert layer.losses == []
         return
-    layer.kl_weight.assign(0.25)
-    layer(x, training=True)
-    (loss,) = layer.losses
-    assert loss.dtype == "float32"
+    for part in parts:
+        part.kl_weight.assign(0.25)
+    run(case, layer, x, training=True)
+    assert len(layer.losses) == len(parts)
+    assert {loss.dtype for loss in layer.losses} == {tf.float32}
     # The default prior and posterior have a closed form, so that every draw gives the same.
-    np.testing.assert_allclose(loss, 0.25 * layer.kl_divergence(), rtol=1e-6)
+    np.testing.assert_allclose(sum(layer.losses), 0.25 * kl_divergence(layer), rtol=1e-6)
     half = case.make(dtype="mixed_float16")
-    half.build((None, *case.input_shape))
+    half.build(*[(None, *case.input_shape)] * case.num_inputs)
     half.set_weights(layer.get_weights())
-    np.testing.assert_array_equal(half.kl_divergence(), layer.kl_divergence())
-    layer(x, training=False)
+    np.testing.assert_array_equal(kl_divergence(half), kl_divergence(layer))
+    run(case, layer, x, training=False)
     assert layer.losses == []
 
 

@@ -260,3 +260,27 @@ def test_both_directions_of_a_recurrent_layer_are_called():
     for name in ("bidirectional_lstm", "bidirectional_gru"):
         with pytest.raises(NotImplementedError):
             getattr(keras.src.backend, name)()
+
+
+def test_parts_of_attention_are_replaced():
+    class Doubled(keras.layers.MultiHeadAttention):
+        def build(self, query_shape, value_shape, key_shape=None):
+            super().build(query_shape, value_shape, key_shape)
+            keras_internals.replace_projections(self, self.double)
+            keras_internals.replace_attention_dropout(self, keras.layers.ReLU(name="new"))
+
+        def double(self, plain):
+            new = type(plain).from_config(plain.get_config())
+            new.build(plain.get_build_config()["input_shape"])
+            new.kernel.assign(2 * plain.kernel)
+            self.replaced = [*getattr(self, "replaced", []), plain.name]
+            return new
+
+    layer = Doubled(2, 3, dropout=0.1)
+    x = np.ones((1, 4, 6), "float32")
+    assert layer(x, x).shape == (1, 4, 6)
+    assert layer.replaced == ["query", "key", "value", "attention_output"]
+    inside = keras_internals.flatten_layers(layer)[1:]
+    names = [each.name for each in inside if not isinstance(each, keras.layers.Softmax)]
+    assert sorted(names) == sorted(["new", *layer.replaced])  # the old ones are gone
+    assert len(layer.weights) == 8

@@ -20,6 +20,7 @@ class Case:
     output_shape: tuple
     bad_arguments: list
     num_words: int | None = None  # where inputs are words instead of real numbers
+    num_inputs: int = 1
 
     @property
     def make(self):
@@ -149,6 +150,18 @@ def random_recurrent(layer):
     return dataclasses.replace(recurrent(layer, **posterior), bad_arguments=BAD_RANDOM_RECURRENT)
 
 
+ATTENTION = {
+    "num_heads": 2,
+    "key_dim": 4,
+    "kernel_initializer": keras.initializers.GlorotUniform(0),
+}
+
+
+def attention(layer, bad, **arguments):
+    bad = [({"num_heads": 2, "key_dim": 4, **changed}, message) for changed, message in bad]
+    return Case(layer, {**ATTENTION, **arguments}, (3, 8), (3, 8), bad, num_inputs=2)
+
+
 MC_EMBEDDING = {"input_dim": 30, "output_dim": 5, "rate": 0.4}
 
 CASES = {
@@ -161,6 +174,23 @@ CASES = {
     "MCDropout, noise_shape": Case(
         layers.MCDropout, {"rate": 0.4, "noise_shape": (None, 1, 20)}, (3, 20), (3, 20), BAD_RATES
     ),
+    "MCMultiHeadAttention": attention(
+        layers.MCMultiHeadAttention, [({"dropout": 1.0}, "Received: dropout=1.0")], dropout=0.4
+    ),
+    **{
+        layer.__name__: attention(
+            layer,
+            BAD_WEIGHTS
+            + [({"kernel_regularizer": "l2"}, "a penalty on weights is their prior")]
+            + (BAD_FACTORIZED if layer.projection.needs_factorized else []),
+            kernel_posterior=WIDE,
+        )
+        for layer in (
+            layers.MultiHeadAttentionFlipout,
+            layers.MultiHeadAttentionLocalReparameterization,
+            layers.MultiHeadAttentionReparameterization,
+        )
+    },
     "MCEmbedding": Case(
         layers.MCEmbedding,
         {**MC_EMBEDDING, "embeddings_initializer": keras.initializers.RandomUniform(seed=0)},

@@ -106,6 +106,7 @@ def test_weights_of_sequence_layers_become_random(inference, tmp_path):
 
 def test_a_bayesian_text_classifier_learns():
     """Of two kinds of words, which are told apart after a few epochs of training."""
+    keras.utils.set_random_seed(0)
     inputs = keras.Input((5,), dtype="int32")
     x = L.LSTM(8)(L.Embedding(12, 8, mask_zero=True)(inputs))
     model = keras.Model(inputs, L.Dense(2, activation="softmax")(x))
@@ -115,7 +116,7 @@ def test_a_bayesian_text_classifier_learns():
     bayesian.compile(
         keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    history = bayesian.fit(words, labels, epochs=12, batch_size=32, verbose=0).history
+    history = bayesian.fit(words, labels, epochs=25, batch_size=32, verbose=0).history
     assert bayesian.evaluate(words, labels, verbose=0, return_dict=True)["accuracy"] > 0.9
     assert history["kl"][-1] < history["kl"][0]
 
@@ -135,3 +136,39 @@ def test_a_stateful_layer_is_refused_by_name():
     model = keras.Model(inputs, L.LSTM(3, dropout=0.5, stateful=True, name="remembers")(inputs))
     with pytest.raises(ValueError, match="stateful=False for 'remembers'"):
         to_bayesian(model, "mc_dropout", verbose=False)
+
+
+def attention_model():
+    """Attention with and without dropout, and a projection of several axes."""
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Embedding(12, 4, mask_zero=True, name="words")(inputs)
+    x = L.MultiHeadAttention(2, 3, dropout=0.2, name="first")(x, x, use_causal_mask=True)
+    second = L.MultiHeadAttention(1, 4, value_dim=2, use_bias=False, name="second")
+    second.trainable = False
+    x = x + second(query=x, value=x, key=x)
+    x = L.EinsumDense("abc,cde->abde", (5, 2, 3), bias_axes="e", name="einsum")(x)
+    outputs = L.Dense(3, activation="softmax", name="out")(L.Flatten(name="flat")(x))
+    model = keras.Model(inputs, outputs)
+    model.set_weights([RNG.normal(0, 0.5, w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("inference", "first", "second"),
+    [
+        ("mc_dropout", "MCMultiHeadAttention", "MultiHeadAttention"),
+        ("flipout", *["MultiHeadAttentionFlipout"] * 2),
+        ("local_reparameterization", *["MultiHeadAttentionLocalReparameterization"] * 2),
+        ("reparameterization", *["MultiHeadAttentionReparameterization"] * 2),
+    ],
+)
+def test_attention_and_back(inference, first, second, tmp_path):
+    model = attention_model()
+    bayesian = to_bayesian(model, inference, verbose=False)
+    assert [kinds(bayesian)[name] for name in ("first", "second")] == [first, second]
+    assert bayesian.get_layer("first").dropout == 0.2
+    if inference in ("mc_dropout", "flipout"):  # the others share their code
+        assert bayesian.sample(WORDS, 3, seed=0).std(0).min() > 0
+        bayesian.save(tmp_path / "model.keras")
+        bayesian = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    check_same(to_deterministic(bayesian), model)

@@ -9,6 +9,8 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function
 
+Layer = keras.layers.Layer
+
 
 def graph_of(model: keras.layers.Layer) -> Functional | None:
     """Returns the graph that a built model runs, None for a layer or a subclassed model."""
@@ -175,3 +177,31 @@ def cell_with_weights(cell: keras.layers.Layer, **weights) -> Iterator[None]:
     finally:
         for name in weights:
             setattr(cell, name, None)
+
+
+# What a Keras attention layer projects with, in its own order; gates are an option.
+_PROJECTIONS = ("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_output_dense")
+
+
+def replace_projections(
+    attention: keras.layers.MultiHeadAttention, make: Callable[[keras.layers.EinsumDense], Layer]
+) -> None:
+    """Replaces what an attention layer projects with, in `build`.
+
+    Args:
+        attention: Its projections are built, and it is about to be.
+        make: From a projection, built, to what takes its place, built too.
+    """
+    for name in _PROJECTIONS:
+        if hasattr(attention, name):
+            _replace_sublayer(attention, name, make(getattr(attention, name)))
+
+
+def replace_attention_dropout(attention: keras.layers.MultiHeadAttention, dropout: Layer) -> None:
+    """Replaces the dropout of the weights of an attention layer, in `build`."""
+    _replace_sublayer(attention, "_dropout_layer", dropout)
+
+
+def _replace_sublayer(layer: Layer, name: str, new: Layer) -> None:
+    layer._tracker.untrack(getattr(layer, name))
+    setattr(layer, name, new)

@@ -1,5 +1,11 @@
 """What is random: layers that draw a function at every call."""
 
+from tfp_bayes.layers.attention import (
+    MCMultiHeadAttention,
+    MultiHeadAttentionFlipout,
+    MultiHeadAttentionLocalReparameterization,
+    MultiHeadAttentionReparameterization,
+)
 from tfp_bayes.layers.bayesian_linear import BayesianLinear
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
@@ -88,9 +94,13 @@ __all__ = [
     "LSTMReparameterization",
     "MCDropout",
     "MCEmbedding",
+    "MCMultiHeadAttention",
     "MCSpatialDropout1D",
     "MCSpatialDropout2D",
     "MCSpatialDropout3D",
+    "MultiHeadAttentionFlipout",
+    "MultiHeadAttentionLocalReparameterization",
+    "MultiHeadAttentionReparameterization",
     "NormalParameters",
     "Predictive",
     "StochasticLayer",

@@ -85,12 +85,14 @@ class SameWeights(LayerPair):
         _copy_weights(old, new)
 
 
-class RecurrentDropout(SameWeights):
-    """A recurrent layer, which has a twin if it has dropout that could stay on."""
+class InnerDropout(SameWeights):
+    """A layer with dropout inside, which has a twin if there is a rate that could stay on."""
 
     def has_twin(self, layer: keras.layers.Layer) -> bool:
         """See `LayerPair.has_twin`."""
-        return super().has_twin(layer) and max(layer.dropout, layer.recurrent_dropout) > 0
+        rates = layer.get_config()
+        dropped = rates.get("dropout", 0) > 0 or rates.get("recurrent_dropout", 0) > 0
+        return super().has_twin(layer) and dropped
 
 
 class SpatialDropout1D(SameWeights):

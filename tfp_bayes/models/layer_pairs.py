@@ -9,10 +9,10 @@ import keras
 from tfp_bayes import layers as bayes
 from tfp_bayes.models.layer_pair import (
     Bidirectional,
+    InnerDropout,
     LayerPair,
     Linear,
     RandomWeights,
-    RecurrentDropout,
     SameWeights,
     Separable,
     SpatialDropout1D,
@@ -32,8 +32,8 @@ _CONV_2D_DRAW = RandomWeights(_plain.Conv2D, bayes.Conv2DReparameterization, _DR
 _ANY = (_FLIPOUT, _LOCAL, _DRAW)
 _LSTM = RandomWeights(_plain.LSTM, bayes.LSTMReparameterization, *_ANY)
 _GRU = RandomWeights(_plain.GRU, bayes.GRUReparameterization, *_ANY)
-_MC_LSTM = RecurrentDropout(_plain.LSTM, bayes.MCLSTM, "mc_dropout")
-_MC_GRU = RecurrentDropout(_plain.GRU, bayes.MCGRU, "mc_dropout")
+_MC_LSTM = InnerDropout(_plain.LSTM, bayes.MCLSTM, "mc_dropout")
+_MC_GRU = InnerDropout(_plain.GRU, bayes.MCGRU, "mc_dropout")
 
 PAIRS: tuple[LayerPair, ...] = (
     SameWeights(_plain.Dropout, bayes.MCDropout, "mc_dropout"),
@@ -53,6 +53,12 @@ PAIRS: tuple[LayerPair, ...] = (
     RandomWeights(_plain.Dense, bayes.DenseFlipout, _FLIPOUT),
     RandomWeights(_plain.Dense, bayes.DenseLocalReparameterization, _LOCAL),
     RandomWeights(_plain.Dense, bayes.DenseReparameterization, _DRAW),
+    InnerDropout(_plain.MultiHeadAttention, bayes.MCMultiHeadAttention, "mc_dropout"),
+    RandomWeights(_plain.MultiHeadAttention, bayes.MultiHeadAttentionFlipout, _FLIPOUT),
+    RandomWeights(
+        _plain.MultiHeadAttention, bayes.MultiHeadAttentionLocalReparameterization, _LOCAL
+    ),
+    RandomWeights(_plain.MultiHeadAttention, bayes.MultiHeadAttentionReparameterization, _DRAW),
     RandomWeights(_plain.EinsumDense, bayes.EinsumDenseFlipout, _FLIPOUT),
     RandomWeights(_plain.EinsumDense, bayes.EinsumDenseLocalReparameterization, _LOCAL),
     RandomWeights(_plain.EinsumDense, bayes.EinsumDenseReparameterization, _DRAW),

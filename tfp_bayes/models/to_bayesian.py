@@ -36,12 +36,12 @@ def to_bayesian(
     """Returns a Bayesian copy of a functional or Sequential model, with its weights as means.
 
     Dense, EinsumDense, Conv1D, Conv2D, Conv3D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose,
-    Embedding, LSTM and GRU layers get random kernels, or, with "mc_dropout", dropout stays on at
-    inference: dropout layers, and LSTM and GRU that have a rate. Bidirectional is converted with
-    what it wraps. Everything else is copied with its state: Keras operations, batch
-    normalization, vocabularies, frozen layers. Shared layers stay shared, nested models nested,
-    and every layer keeps its name. What is inside other layers (TimeDistributed, RNN, layers of
-    your own) is left as it is.
+    Embedding, LSTM, GRU and MultiHeadAttention layers get random kernels, or, with "mc_dropout",
+    dropout stays on at inference: dropout layers, and LSTM, GRU and MultiHeadAttention that have a
+    rate. Bidirectional is converted with what it wraps. Everything else is copied with its state:
+    Keras operations, batch normalization, vocabularies, frozen layers. Shared layers stay shared,
+    nested models nested, and every layer keeps its name. What is inside other layers
+    (TimeDistributed, RNN, layers of your own) is left as it is.
 
     Args:
         model: A built model whose outputs are probabilities; it is not changed.

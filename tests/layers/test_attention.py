@@ -1,0 +1,151 @@
+"""Dropped attention weights and random projections, against closed forms."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfp_bayes import Predictor, layers, posteriors
+
+RNG = np.random.default_rng(0)
+DRAWS = 4000
+RANDOM = [
+    layers.MultiHeadAttentionFlipout,
+    layers.MultiHeadAttentionLocalReparameterization,
+    layers.MultiHeadAttentionReparameterization,
+]
+
+
+def draws(layer, x, training, **arguments):
+    """Returns outputs (S, B, ...) of many calls."""
+
+    def one(_):
+        return layer(*x, training=training, **arguments)
+
+    loop = tf.function(lambda: tf.map_fn(one, tf.range(DRAWS), tf.float32), autograph=False)
+    return loop().numpy()
+
+
+def check_moments(y, mean, variance):
+    """Compares draws with their mean and variance, with errors that the draws tell of."""
+    squares = (y - mean) ** 2
+    assert np.all(np.abs(y.mean(0) - mean) < 4.5 * np.sqrt(variance / DRAWS) + 1e-6)
+    error = squares.std(0) / np.sqrt(DRAWS)
+    assert np.all(np.abs(squares.mean(0) - variance) < 4.5 * error + 1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropped_attention_weights(training):
+    """Scores of zero: each output is the mean of the values under a mask, so linear in it."""
+    rate, steps = 0.3, 4
+    layer = layers.MCMultiHeadAttention(1, 3, dropout=rate, use_bias=False, seed=0)
+    query, value = (RNG.normal(size=(2, n, 3)).astype("float32") for n in (5, steps))
+    layer(query, value)
+    layer.query_dense.set_weights([np.zeros((3, 1, 3))])
+    rows = value @ layer.value_dense.kernel.numpy()[:, 0] @ layer.output_dense.kernel.numpy()[0]
+    mean = np.repeat(rows.mean(1, keepdims=True), 5, axis=1)
+    variance = np.repeat((rows**2).sum(1, keepdims=True), 5, axis=1) * rate / (1 - rate) / steps**2
+    y = draws(layer, (query, value), training)
+    check_moments(y, mean, variance)
+    # Of the first queries of both examples: one mask at inference, independent in training.
+    product = (y - mean)[:, 0, 0] * (y - mean)[:, 1, 0]
+    expected = 0 if training else (rows[0] * rows[1]).sum(0) * rate / (1 - rate) / steps**2
+    assert np.all(np.abs(product.mean(0) - expected) < 4.5 * product.std(0) / np.sqrt(DRAWS))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", RANDOM)
+def test_moments_of_random_projections(kind, training):
+    """One key takes all attention: y = x V O with independent V ~ N(m, s^2) and O ~ N(M, S^2).
+
+    E y = x m M and, with v = x V, Var y = sum_k (E v_k)^2 S_k^2 + Var(v_k) (M_k^2 + S_k^2).
+    """
+    wide = posteriors.MeanFieldNormal(initial_scale=0.2)
+    layer = kind(2, 3, use_bias=False, kernel_posterior=wide, seed=0)
+    query, value = (RNG.normal(size=(2, n, 4)).astype("float32") for n in (2, 1))
+    layer(query, value)
+    parts = []
+    for dense, shape in ((layer.value_dense, (4, 6)), (layer.output_dense, (6, 4))):
+        q = dense.random_kernel.distribution()
+        parts += [np.reshape(q.mean(), shape), np.reshape(q.variance(), shape)]
+    m, s2, M, S2 = parts
+    x = np.repeat(value, 2, axis=1)
+    mean_v, variance_v = x @ m, x**2 @ s2
+    variance = mean_v**2 @ S2 + variance_v @ (M**2 + S2)
+    check_moments(draws(layer, (query, value), training), x @ m @ M, variance)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", [layers.MCMultiHeadAttention, *RANDOM])
+def test_without_noise_it_is_the_keras_layer(kind, training):
+    arguments = {"value_dim": 3, "output_shape": (5,), "attention_axes": (1,)}
+    plain = keras.layers.MultiHeadAttention(2, 4, **arguments)
+    point = {}
+    if kind is not layers.MCMultiHeadAttention:
+        point = {"kernel_prior": None, "kernel_posterior": "deterministic"}
+    layer = kind(2, 4, **arguments, **point)
+    query, value = (RNG.normal(size=(2, n, 6)).astype("float32") for n in (3, 4))
+    mask = np.array([[1, 1, 1, 0], [1, 0, 0, 0]], bool)[:, None]
+    for arguments in (
+        {"attention_mask": mask},
+        {"use_causal_mask": True},
+        {"key": 2 * value, "return_attention_scores": True},
+    ):
+        layer(query, value, training=training), plain(query, value)
+        weights = [w for w in layer.weights if not w.name.endswith("kl_weight")]
+        for a, b in zip(weights, plain.get_weights(), strict=True):
+            a.assign(b)
+        for a, b in zip(
+            keras.tree.flatten(layer(query, value, training=training, **arguments)),
+            keras.tree.flatten(plain(query, value, **arguments)),
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", RANDOM)
+def test_projections_have_noise_of_their_own_and_nothing_else_is_left(kind):
+    layer = kind(2, 3, seed=5)
+    x = RNG.normal(size=(2, 3, 6)).astype("float32")
+    layer(x, x)
+    parts = layers.variational_layers(layer)
+    assert [part.name for part in parts] == ["query", "key", "value", "attention_output"]
+    assert [type(part) for part in parts] == [layer.projection] * 4
+    assert {weight.path.split("/")[-2] for weight in layer.weights} == {p.name for p in parts}
+    draws = [part.draw_weights(part.draw_seed())["kernel"] for part in parts[:3]]
+    noise = [(d.value - d.distribution.loc) / d.distribution.stddev() for d in draws]
+    correlation = np.corrcoef([np.ravel(each) for each in noise])
+    assert np.abs(correlation - np.eye(3)).max() < 0.7  # four standard errors
+
+
+def test_gates_are_random_too():
+    layer = layers.MultiHeadAttentionFlipout(2, 3, use_gate=True)
+    x = RNG.normal(size=(2, 3, 6)).astype("float32")
+    layer(x, x)
+    names = [part.name for part in layers.variational_layers(layer)]
+    assert names == ["query", "key", "gate", "value", "attention_output"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (layers.MCMultiHeadAttention, {"dropout": 0.3}),
+        (layers.MultiHeadAttentionFlipout, {"dropout": 0.3}),
+    ],
+)
+def test_the_predictor_gives_one_function_a_sample(kind, arguments, tmp_path):
+    """A transformer block over padded words, bit-equal for any batch size."""
+    inputs = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(9, 8, mask_zero=True)(inputs)
+    x = keras.layers.LayerNormalization()(x + kind(2, 4, **arguments)(x, x))
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    words = RNG.integers(0, 9, (7, 6)).astype("int32")
+    words[:, 0] = 1
+    predictor = Predictor(model)
+    samples = predictor.sample(words, 4, seed=3)
+    assert samples.std(0).min() > 0
+    for size in (1, 3):
+        np.testing.assert_array_equal(samples, predictor.sample(words, 4, seed=3, batch_size=size))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(samples, Predictor(loaded).sample(words, 4, seed=3))

@@ -9,8 +9,6 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function
 
-Layer = keras.layers.Layer
-
 
 def graph_of(model: keras.layers.Layer) -> Functional | None:
     """Returns the graph that a built model runs, None for a layer or a subclassed model."""
@@ -184,7 +182,8 @@ _PROJECTIONS = ("_query_dense", "_key_dense", "_gate_dense", "_value_dense", "_o
 
 
 def replace_projections(
-    attention: keras.layers.MultiHeadAttention, make: Callable[[keras.layers.EinsumDense], Layer]
+    attention: keras.layers.MultiHeadAttention,
+    make: Callable[[keras.layers.EinsumDense], keras.layers.Layer],
 ) -> None:
     """Replaces what an attention layer projects with, in `build`.
 
@@ -197,11 +196,13 @@ def replace_projections(
             _replace_sublayer(attention, name, make(getattr(attention, name)))
 
 
-def replace_attention_dropout(attention: keras.layers.MultiHeadAttention, dropout: Layer) -> None:
+def replace_attention_dropout(
+    attention: keras.layers.MultiHeadAttention, dropout: keras.layers.Layer
+) -> None:
     """Replaces the dropout of the weights of an attention layer, in `build`."""
     _replace_sublayer(attention, "_dropout_layer", dropout)
 
 
-def _replace_sublayer(layer: Layer, name: str, new: Layer) -> None:
+def _replace_sublayer(layer: keras.layers.Layer, name: str, new: keras.layers.Layer) -> None:
     layer._tracker.untrack(getattr(layer, name))
     setattr(layer, name, new)

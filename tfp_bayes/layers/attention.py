@@ -84,8 +84,8 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         check_honoured(type(self).__name__, kwargs)
         super().__init__(num_heads, key_dim, seed=seed, **kwargs)
         # A projection that is never built reads and checks what all of them are given.
-        unused = {"bias_axes": "c", "kernel_initializer": "zeros", "seed": 0}
-        config = self.projection("ab,bc->ac", 1, **unused, **beliefs).get_config()
+        unused = {"bias_axes": "c", "kernel_initializer": "zeros"}
+        config = self.projection("ab,bc->ac", 1, seed=0, **unused, **beliefs).get_config()
         self._beliefs = {part: config[part] for part in parts}
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:

@@ -284,3 +284,87 @@ def test_parts_of_attention_are_replaced():
     names = [each.name for each in inside if not isinstance(each, keras.layers.Softmax)]
     assert sorted(names) == sorted(["new", *layer.replaced])  # the old ones are gone
     assert len(layer.weights) == 8
+
+
+def test_a_call_in_progress_has_a_context_with_its_mode():
+    seen = []
+
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            seen.append((keras_internals.current_call(), keras_internals.is_training_call()))
+            return x
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, Own()(Own()(inputs)))
+    seen.clear()
+    model(np.ones((1, 2)), training=True)
+    model(np.ones((1, 2)))
+    contexts, training = zip(*seen)
+    assert contexts[0] is contexts[1] is not contexts[2]
+    assert training == (True, True, False, False)
+    assert keras_internals.current_call() is None
+    assert not keras_internals.is_training_call()
+
+
+def test_losses_of_layers_begin_anew_with_each_outermost_call():
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(keras.ops.sum(x))
+            return x
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, Own()(inputs))
+    for _ in range(2):
+        model(np.ones((1, 2)))
+        assert [float(loss) for loss in model.losses] == [2.0]
+
+
+def test_compiled_losses_are_found_and_replaced():
+    inputs = keras.Input((2,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", {"a": "mse", "b": None}, loss_weights={"a": 3.0, "b": 1.0})
+    called = []
+
+    def substitute(loss, weight):
+        called.append((loss.fn.__name__, weight))
+        return lambda y, y_pred, sample_weight=None: tf.constant(5.0)
+
+    compiled = keras_internals.compiled_loss(model)
+    keras_internals.set_compiled_loss(model, keras_internals.CompiledLosses(compiled, substitute))
+    x = np.ones((3, 2))
+    assert model.evaluate(x, {"a": x[:, :1], "b": x[:, :1]}, verbose=0) == 15.0
+    assert called == [("mean_squared_error", 3.0)]
+    assert keras_internals.compiled_loss(keras.Model(inputs, outputs)) is None
+
+
+def test_metrics_see_a_view_of_their_output():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, [keras.layers.Identity(name=name)(inputs) for name in ("a", "b")])
+    model.compile("sgd", ["mse", "mse"], metrics=[["mae"], ["mae"]])
+    x = tf.ones([3, 2])
+    views = [None, lambda metric, y, y_pred: (y, y_pred + 4)]
+    for _ in range(2):
+        keras_internals.view_metrics(model, [x, x], [x, x], views)
+    model.compute_metrics(x, [x, x], [x, x])
+    results = model.get_metrics_result()
+    assert (results["a_mae"], results["b_mae"]) == (0.0, 4.0)
+    keras_internals.view_metrics(graph()[0], x, x, [None])  # not compiled
+
+
+def test_masks_are_set_on_tensors_and_known_in_the_graph():
+    tensor = tf.ones([1, 2, 3])
+    assert keras_internals.timestep_mask(tensor) is None
+    keras_internals.set_timestep_mask(tensor, tf.constant([[True, False]]))
+    assert keras_internals.timestep_mask(tensor).numpy().tolist() == [[True, False]]
+    inputs = keras.Input((7,), dtype="int32")
+    for zeros, known in ((True, True), (False, False)):
+        x = keras.layers.Dense(3)(keras.layers.Embedding(9, 4, mask_zero=zeros)(inputs))
+        (output,) = keras.Model(inputs, x).outputs
+        assert (keras_internals.timestep_mask(output) is not None) is known
+
+
+def test_a_dataset_shows_what_it_is_made_from():
+    repeated = tf.data.Dataset.range(10).repeat(3)
+    (inner,) = repeated.batch(2)._inputs()
+    assert (type(inner).__name__, int(inner._count)) == ("_RepeatDataset", 3)

@@ -125,6 +125,39 @@ def test_kl_of_low_rank_against_the_closed_form_of_two_full_normals():
     assert_mean(kl_draws(layer), tfd.kl_divergence(full, p).numpy())
 
 
+def test_low_rank_covariance_is_made_of_squared_scales():
+    """Draws against diag(scale^2) + F F^T, from the variables."""
+    layer = make("normal", POSTERIORS["low rank"], shape=(2, 1))
+    scale = np.logaddexp(0, layer.kernel_untransformed_scale.numpy()).ravel()
+    factor = layer.kernel_factor.numpy()
+    draws = sample(layer).reshape(DRAWS, 2)
+    deviations = draws - layer.kernel_loc.numpy().ravel()
+    products = np.einsum("si,sj->sij", deviations, deviations)
+    assert_mean(products, np.diag(scale**2) + factor @ factor.T)
+
+
+@pytest.mark.parametrize("prior", ["normal", "scale_mixture"])
+def test_kl_of_many_weights_in_half_precision(prior):
+    """The sum, beyond the largest number of float16, is that of float32."""
+    half, single = (
+        DenseReparameterization(
+            300,
+            kernel_prior=prior,
+            kernel_posterior="deterministic" if prior == "normal" else "mean_field_normal",
+            kernel_initializer=keras.initializers.Constant(2.0),
+            use_bias=False,
+            dtype=dtype,
+        )
+        for dtype in ("float16", "float32")
+    )
+    half.build((None, 300))
+    single.build((None, 300))
+    kl = half.kl_divergence()
+    assert kl.dtype == "float32"
+    assert float(kl) > 100_000
+    assert float(kl) == pytest.approx(float(single.kl_divergence()), rel=0.01)
+
+
 @pytest.mark.parametrize("name", DENSITIES)
 def test_kl_of_a_point_is_minus_its_log_prior(name):
     layer = make(PRIORS[name], "deterministic")

@@ -221,3 +221,30 @@ def test_local_reparameterization_refuses_sums_of_inputs_alone():
 def test_every_variational_layer_is_covered():
     covered = {setting.split(",")[0] + estimator for setting, estimator in CASES}
     assert covered == {name.split(",")[0] for name in VARIATIONAL}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize(("setting", "estimator"), CASES)
+def test_integer_inputs_do_not_truncate_kernels(setting, estimator, training):
+    layer, _, x = make(setting, estimator)
+    state = layer.seed_generator.state.numpy()
+    integers = (10 * np.abs(x)).astype("uint8")
+    outputs = []
+    for dtype in ("int32", "float32", "uint8"):
+        layer.seed_generator.state.assign(state)
+        outputs.append(layer(integers.astype(dtype), training=training))
+    assert outputs[0].dtype == "float32"
+    assert np.std(outputs[1]) > 0.1
+    for each in outputs[::2]:
+        np.testing.assert_array_equal(each, outputs[1])
+
+
+def test_local_reparameterization_squares_in_single_precision():
+    """Standard deviations of 1e-4 are 1e-8 squared, which float16 rounds to 0 or to 2e-8."""
+    layer = layers.DenseLocalReparameterization(2000, use_bias=False, seed=0, dtype="mixed_float16")
+    layer.build((None, 100))
+    layer.kernel_loc.assign(tf.zeros(layer.kernel_loc.shape))
+    layer.kernel_untransformed_scale.assign(tf.fill(layer.kernel_loc.shape, np.log(np.expm1(1e-4))))
+    outputs = np.asarray(layer(np.ones((1, 100)), training=True), "float64")
+    z = (outputs.std() / 1e-3 - 1) / np.sqrt(1 / 2 / outputs.size)
+    assert np.abs(z) < LARGEST_Z

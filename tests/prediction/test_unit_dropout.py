@@ -394,7 +394,7 @@ def test_same_answers_where_training_is_compiled_by_xla(name):
     answers = []
     for jit_compile in (False, True):
         model.compile(loss="sparse_categorical_crossentropy", jit_compile=jit_compile)
-        answers.append((model.predict(x, verbose=0), model.evaluate(x, y, verbose=0)[0]))
+        answers.append((model.predict(x, verbose=0), model.evaluate(x, y, verbose=0)))
     np.testing.assert_array_equal(answers[0][0], answers[1][0])
     assert answers[0][1] == answers[1][1]
     model.fit(x, y, verbose=0)

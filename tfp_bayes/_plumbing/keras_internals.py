@@ -5,9 +5,12 @@ import functools
 from collections.abc import Callable, Iterator
 
 import keras
+import tensorflow as tf
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function
+from keras.src.trainers.compile_utils import CompileLoss, MetricsList
 
 
 def graph_of(model: keras.layers.Layer) -> Functional | None:
@@ -206,3 +209,93 @@ def replace_attention_dropout(
 def _replace_sublayer(layer: keras.layers.Layer, name: str, new: keras.layers.Layer) -> None:
     layer._tracker.untrack(getattr(layer, name))
     setattr(layer, name, new)
+
+
+def current_call():
+    """Returns what stands for the outermost call of a layer that is in progress, None outside."""
+    return get_global_attribute("current_call_ctx")
+
+
+def is_training_call() -> bool:
+    """Tells whether the outermost call in progress has training=True."""
+    return bool(getattr(current_call(), "training", None))
+
+
+def timestep_mask(tensor) -> tf.Tensor | None:
+    """Returns the mask of time steps that a tensor carries."""
+    return get_keras_mask(tensor)
+
+
+def set_timestep_mask(tensor, mask: tf.Tensor | None) -> None:
+    """Lets a tensor carry a mask of time steps."""
+    set_keras_mask(tensor, mask)
+
+
+class CompiledLosses(CompileLoss):
+    """Keras' compiled loss, in which something else is called in the place of each loss.
+
+    Keras still assigns targets, outputs and sample weights to losses, and tracks each loss's mean
+    where there are several.
+
+    Args:
+        compiled: The loss that `compile` has made.
+        substitute: From a loss and its weight (None is 1) to what is called with the targets,
+            the output and the sample weight of one output, and returns a mean.
+    """
+
+    def __init__(self, compiled: CompileLoss, substitute: Callable):
+        super().__init__(
+            compiled._user_loss, compiled._user_loss_weights, output_names=compiled.output_names
+        )
+        self._substitute = substitute
+
+    def build(self, y_true, y_pred) -> None:
+        """Resolves the losses for the structure of the outputs."""
+        super().build(y_true, y_pred)
+        for i, each in enumerate(losses := self._flat_losses):
+            losses[i] = each._replace(loss=self._substitute(each.loss, each.loss_weights))
+
+
+def compiled_loss(model: keras.Model) -> CompileLoss | None:
+    """Returns the loss that `compile` has made, None if it was given none."""
+    return model._compile_loss
+
+
+def set_compiled_loss(model: keras.Model, loss: CompileLoss) -> None:
+    """Replaces the loss that `compile` has made, whose trackers the model shows."""
+    model._compile_loss = loss
+
+
+class _ViewedMetrics(MetricsList):
+    """The metrics of one output, each of which sees a view of it."""
+
+    def __init__(self, metrics: MetricsList, view: Callable):
+        super().__init__(metrics.metrics, output_name=metrics.output_name)
+        self.view = view
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        for metric in self.metrics:
+            seen = self.view(metric, y_true, y_pred)
+            metric.update_state(*seen, sample_weight=sample_weight)
+
+
+def view_metrics(model: keras.Model, y, y_pred, views: list[Callable | None]) -> None:
+    """Lets the compiled metrics see views of targets and outputs.
+
+    Args:
+        model: A compiled model.
+        y: Targets.
+        y_pred: Outputs.
+        views: For each output, in the order of `keras.tree.flatten`, from a metric, targets and
+            output to what its `update_state` is given; None leaves it as it is.
+    """
+    compiled = model._compile_metrics
+    if compiled is None:
+        return
+    if not compiled.built:
+        compiled.build(y, y_pred)
+    in_order = compiled._flatten_y(keras.tree.pack_sequence_as(y_pred, views))
+    for lists in (compiled._flat_metrics, compiled._flat_weighted_metrics):
+        for i, (metrics, view) in enumerate(zip(lists, in_order)):
+            if metrics and view is not None and not isinstance(metrics, _ViewedMetrics):
+                lists[i] = _ViewedMetrics(metrics, view)

@@ -94,6 +94,8 @@ class AffineLayer(VariationalLayer):
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns outputs of one theta, or in training of the layer's estimator."""
+        if not inputs.dtype.is_floating:  # their dtype would truncate kernels to 0
+            inputs = tf.cast(inputs, self.compute_dtype)
         seed = self.draw_seed(training)
         draws = self.draw_weights(seed)
         kernel, bias = draws["kernel"], draws.get("bias")

@@ -85,7 +85,13 @@ class RandomWeight:
         if self.prior is None:
             return tf.constant(0, value.dtype)
         p, kl = self.prior.condition(self._prior_variables, seed, value.dtype)
+        kl = _sum(kl)
         try:
-            return kl + tf.reduce_sum(tfd.kl_divergence(q, p))
+            return kl + _sum(tfd.kl_divergence(q, p))
         except NotImplementedError:
-            return kl + tf.reduce_sum(q.log_prob(value)) - tf.reduce_sum(p.log_prob(value))
+            return kl + _sum(q.log_prob(value)) - _sum(p.log_prob(value))
+
+
+def _sum(terms: tf.Tensor) -> tf.Tensor:
+    """Sums in float32 at least: half precision ends at 65504."""
+    return tf.reduce_sum(terms if terms.dtype == tf.float64 else tf.cast(terms, tf.float32))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfp_bayes import posteriors, priors
 from tfp_bayes._plumbing.seeds import fold_in
+from tfp_bayes.layers.prior_term import add_kl_weight, state_prior_term
 from tfp_bayes.layers.random_weight import Draw, RandomWeight
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 
@@ -128,15 +129,7 @@ class VariationalLayer(StochasticLayer):
                     self, name, *weight, posterior, prior
                 )
             setattr(self, f"random_{name}", random)
-        # 1 / num_train once somebody knows it; not a number until then.
-        self.kl_weight = self.add_weight(
-            name="kl_weight",
-            shape=(),
-            initializer=keras.initializers.Constant(float("nan")),
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-        )
+        self.kl_weight = add_kl_weight(self)
 
     def draw_weights(self, seed: tf.Tensor) -> dict[str, Draw]:
         """Draws every random weight; `seed` is int32 (2,)."""
@@ -144,9 +137,8 @@ class VariationalLayer(StochasticLayer):
         return {name: weight.draw(fold_in(seed, i)) for i, (name, weight) in weights}
 
     def add_kl(self, draws: dict[str, Draw], seed: tf.Tensor) -> None:
-        """Adds the layer's KL divergence to its losses, in `call` with training=True."""
-        if not self.losses:  # a layer that is shared has its KL counted once
-            self.add_loss(_weighted(self._kl_divergence(draws, seed), self.kl_weight))
+        """States the layer's prior term, in `call` with training=True; see `prior_term`."""
+        state_prior_term(self, lambda: self._kl_divergence(draws, seed))
 
     def kl_divergence(self) -> tf.Tensor:
         """Returns KL(q || prior) of all random weights, a float32 scalar in nats.
@@ -190,25 +182,3 @@ class VariationalLayer(StochasticLayer):
 def variational_layers(model: keras.layers.Layer) -> list[VariationalLayer]:
     """Lists the variational layers of a model, nested ones too, in the order of its graph."""
     return [layer for layer in stochastic_layers(model) if isinstance(layer, VariationalLayer)]
-
-
-@tf.custom_gradient
-def _weighted(kl: tf.Tensor, weight: tf.Tensor):
-    """Returns weight * kl, and refuses to be differentiated under an unknown weight.
-
-    Its gradient is asked for by whoever trains on the layer's loss, and by nobody else: an
-    exploring call, or a loop that weights `kl_divergence(model)` itself, goes through.
-    """
-
-    def gradient(upstream: tf.Tensor):
-        known = tf.debugging.assert_greater_equal(
-            weight,
-            0.0,
-            "Expected a known weight of the KL divergence. Received: a variational layer whose "
-            "kl_weight was never set. Hint: train a tfp_bayes.BayesianModel, or pass "
-            "callbacks=[tfp_bayes.KLWeight(num_train=len(x))] to fit.",
-        )
-        with tf.control_dependencies([known] if known is not None else []):
-            return upstream * weight, tf.zeros_like(weight)
-
-    return kl * weight, gradient

@@ -16,6 +16,8 @@ class RootMeanSquaredError(keras.metrics.RootMeanSquaredError):
     0.7071
     """
 
+    takes_parameters = True  # and not the location alone, as metrics in a `BayesianModel` do
+
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
         """Adds targets (B, D) and parameters (B, 2 D)."""
         loc, _ = tf.split(y_pred, 2, axis=-1)

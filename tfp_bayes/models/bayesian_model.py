@@ -1,7 +1,6 @@
 """A Keras model that trains on the evidence bound and predicts the posterior mean."""
 
 import contextlib
-import math
 from pathlib import Path
 
 import keras
@@ -11,27 +10,35 @@ import tensorflow as tf
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_saved_model
-from tfp_bayes.layers import stochastic_layers, variational_layers
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.layers.prior_term import add_kl_weight
+from tfp_bayes.models.bound_trainer import BoundTrainer
 from tfp_bayes.models.embedding import Embedding
 from tfp_bayes.models.graph_config import GraphConfig, cloned_arguments
-from tfp_bayes.models.kl_weight import KLWeight, kl_divergence
+from tfp_bayes.models.kl_weight import stated_num_train, with_kl_weight
 from tfp_bayes.models.num_train import count_examples
+from tfp_bayes.models.objective import num_replicas
+from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
-class BayesianModel(GraphConfig, keras.Model):
+class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
     """A functional Keras model with random layers, trained and scored as a Bayesian would.
 
     Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` are Keras' own, with
     three differences:
 
-    - The loss is the negative evidence bound per example: the compiled loss plus KL / num_train.
-      `fit` learns num_train from the data and shows `nll` and `kl` (nats, not yet divided).
+    - The loss is the negative evidence bound per observation: the mean NLL of the observations
+      plus KL / (their number in the data). An observation is one value of the compiled loss: an
+      example, a pixel, a time step that no mask hides, an output of a Bernoulli; there are
+      num_train times those of an example, and `fit` learns num_train from the data. It shows
+      `nll`, `kl` (nats, not yet divided) and, apart from both, `penalty`: regularizers and other
+      losses of layers.
     - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
       at each call; `evaluate` and validation score that mean (in regression with the total
-      standard deviation), with the negative log likelihood (without KL) as their loss.
+      standard deviation), with the mean NLL alone as their loss.
     - `predict_uncertainty`, `sample` and an `export` that carries the uncertainty.
 
     Args:
@@ -41,13 +48,15 @@ class BayesianModel(GraphConfig, keras.Model):
         name: String or None.
         likelihood: What the outputs mean, see `Predictor`.
         prior_scale: Standard deviation of a Gaussian prior on every kernel that has no prior of
-            its own, or None for a flat one. With dropout this is the prior of MC dropout: an L2
-            penalty with factor 1 / (2 prior_scale^2 num_train).
+            its own, or None for a flat one: an L2 penalty of 1 / (2 prior_scale^2 (1 - p)) nats,
+            with p the rate of the `MCDropout` that the kernel's input has passed, see `kernels`
+            in `tfp_bayes.models.dropout_prior`.
         num_samples: S, posterior samples used by `predict`, `evaluate` and validation.
         **kwargs: Arguments of `keras.Model`.
 
     Losses:
-        KL in nats, summed over weights, in float32, weighted by 1 / num_train.
+        Prior terms in nats, summed over weights, in float32, which the model weights once, also
+        those of models inside it.
 
     Raises:
         ValueError: If `prior_scale` or `num_samples` is not positive.
@@ -59,7 +68,8 @@ class BayesianModel(GraphConfig, keras.Model):
 
     >>> inputs = keras.Input((2,))
     >>> hidden = MCDropout(0.5)(keras.layers.Dense(16, activation="relu")(inputs))
-    >>> model = BayesianModel(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    >>> outputs = keras.layers.Dense(3, activation="softmax")(hidden)
+    >>> model = BayesianModel(inputs, outputs, prior_scale=1.0)
     >>> model.compile("adam", "sparse_categorical_crossentropy")
     >>> x, y = np.ones((8, 2)), np.zeros(8)
     >>> sorted(model.fit(x, y, verbose=0).history)
@@ -97,16 +107,11 @@ class BayesianModel(GraphConfig, keras.Model):
         self.prior_scale = prior_scale
         self.num_samples = num_samples
         self.num_train = None  # of the data in fit
-        self.kl_weight = self.add_weight(
-            name="kl_weight",
-            shape=(),
-            initializer=keras.initializers.Constant(float("nan")),
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-        )
+        self.kl_weight = add_kl_weight(self)
         self.nll_tracker = keras.metrics.Mean(name="nll")
         self.kl_tracker = keras.metrics.Mean(name="kl")
+        self.penalty_tracker = keras.metrics.Mean(name="penalty")
+        self._data_term = None  # made by compile
         self.predictor = Predictor(self, likelihood)
         self._embedding = None  # made when it is asked for
         self.predictor.resolve_num_samples(num_samples)
@@ -141,18 +146,18 @@ class BayesianModel(GraphConfig, keras.Model):
             callbacks: As in Keras.
             validation_split: As in Keras; what it holds out does not count as training data.
             *args: As in Keras.
-            num_train: Number of training examples; needed where `x` does not tell (a generator,
-                an endless dataset).
+            num_train: Number of training examples; needed where neither `x` (a generator, an
+                endless dataset) nor a `KLWeight` among the callbacks tells.
             **kwargs: As in Keras.
 
         Returns:
-            Keras' History, with `nll` and `kl` beside `loss`.
+            Keras' History, with `nll` beside `loss`, and where there are any `kl` and `penalty`.
 
         Raises:
             ValueError: If the number of training examples is neither given nor known.
         """
         if num_train is None:
-            num_train = count_examples(x, validation_split)
+            num_train = stated_num_train(callbacks) or count_examples(x, validation_split)
         if num_train is None and self._has_kl:
             raise ValueError(
                 "Expected data of known length, or `num_train`, to weight the prior. "
@@ -161,69 +166,10 @@ class BayesianModel(GraphConfig, keras.Model):
             )
         self.num_train = num_train
         if self._has_kl:
-            callbacks = _with_kl_weight(callbacks)
+            callbacks = with_kl_weight(callbacks, self)
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
         )
-
-    def train_on_batch(self, *args, **kwargs):
-        """Trains on one batch as Keras does, once the weight of the prior is known.
-
-        Raises:
-            ValueError: If neither `fit` nor `set_kl_weight` has told it.
-        """
-        weight = float(self.kl_weight)
-        if self._has_kl and math.isnan(weight):
-            raise ValueError(
-                "Expected a known weight of the prior. Received: kl_weight, which was never set. "
-                "Hint: tfp_bayes.set_kl_weight(model, 1 / num_train) before train_on_batch."
-            )
-        return super().train_on_batch(*args, **kwargs)
-
-    @property
-    def _has_kl(self) -> bool:
-        return self.prior_scale is not None or bool(variational_layers(self))
-
-    def kl_divergence(self) -> tf.Tensor:
-        """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
-
-        See `kl_divergence`; `prior_scale` counts, up to a constant, as `prior_penalty` says.
-        """
-        return kl_divergence(self)
-
-    def prior_penalty(self) -> tf.Tensor:
-        """Returns |W|^2 / (2 prior_scale^2), summed over kernels: nats, float32, 0 if flat.
-
-        The KL divergence, up to a constant, of dropout or a point estimate under the Gaussian
-        prior. Kernels of variational layers have priors of their own.
-        """
-        if self.prior_scale is None:
-            return tf.constant(0.0)
-        kernels = [v for v in self.trainable_variables if v.name.endswith("kernel")]
-        squares = [tf.reduce_sum(tf.square(tf.cast(v.value, tf.float32))) for v in kernels]
-        return tf.add_n(squares or [tf.constant(0.0)]) / (2 * self.prior_scale**2)
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True
-    ) -> tf.Tensor:
-        """Returns the loss of a batch: NLL in validation, NLL + KL / num_train in training."""
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        # Under a distribution strategy Keras divides losses by the number of replicas, whose
-        # gradients it adds up; the KL must be counted once all the same.
-        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
-        weighted_kl = tf.constant(0.0)
-        if training:  # the layers' own share is in the loss by now
-            losses = [loss for layer in variational_layers(self) for loss in layer.losses]
-            weighted_kl = tf.add_n(losses or [weighted_kl])
-        nll = loss * num_replicas - tf.cast(weighted_kl, loss.dtype)
-        self.nll_tracker.update_state(nll, sample_weight=rows)
-        if training and self._has_kl:
-            penalty = self.prior_penalty()
-            self.kl_tracker.update_state(weighted_kl / self.kl_weight + penalty)
-            if self.prior_scale is not None:
-                loss += tf.cast(self.kl_weight * penalty / num_replicas, loss.dtype)
-        return loss
 
     # Prediction and evaluation: always the posterior predictive mean.
 
@@ -235,14 +181,18 @@ class BayesianModel(GraphConfig, keras.Model):
     def test_step(self, data) -> dict:
         """Scores the predictive distribution of a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if tf.executing_eagerly():  # `test_on_batch` hands over what it was given
+            x = keras.tree.map_structure(_as_tensor, x)
         y_pred = self.predictor.stream_outputs(x, self.num_samples, tf.constant(PREDICT_SEED))
+        copy_output_masks(self, x, y_pred)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
-        rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
+        # Means over observations, of which batches may have different numbers for each row.
+        count = getattr(loss, "num_observations", tf.shape(keras.tree.flatten(y_pred)[0])[0])
         for metric in self.metrics:
             if metric.name == "loss":
-                metric.update_state(loss, sample_weight=rows)
+                metric.update_state(loss * num_replicas(), sample_weight=count)
         results = self.compute_metrics(x, y, y_pred, sample_weight)
-        return {name: value for name, value in results.items() if name != "kl"}
+        return {k: v for k, v in results.items() if k not in ("nll", "kl", "penalty")}
 
     # On a GPU Keras compiles with XLA, whose random numbers differ from those of the predictor and
     # which wants to know how many units a mask keeps before it is drawn. So only training does.
@@ -368,18 +318,12 @@ class BayesianModel(GraphConfig, keras.Model):
         )
 
 
-def _with_kl_weight(callbacks) -> keras.callbacks.CallbackList | list:
-    """Adds the weight of the prior to what `fit` is given, unless the user has."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(KLWeight())
-        return callbacks
-    callbacks = list(keras.tree.flatten(callbacks)) if callbacks else []
-    known = any(isinstance(callback, KLWeight) for callback in callbacks)
-    return callbacks if known else [KLWeight(), *callbacks]
-
-
 def _batch_size(x, batch_size: int | None) -> int | None:
     """Chooses the batch for arrays; datasets bring their own and Keras refuses another."""
     if batch_size is None and all(hasattr(a, "shape") for a in keras.tree.flatten(x)):
         return DEFAULT_BATCH_SIZE
     return batch_size
+
+
+def _as_tensor(a):
+    return tf.convert_to_tensor(a) if isinstance(a, np.ndarray) else a

@@ -4,7 +4,9 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.layers import variational_layers
+from tfp_bayes.models.dropout_prior import gaussian_penalty
 
 
 def kl_divergence(model: keras.layers.Layer) -> tf.Tensor:
@@ -18,7 +20,7 @@ def kl_divergence(model: keras.layers.Layer) -> tf.Tensor:
         model: Any model or layer.
 
     Returns:
-        float32 scalar, in nats, summed over weights. A `BayesianModel` counts its `prior_scale`.
+        float32 scalar, in nats, summed over weights, those under a `prior_scale` included.
 
     Example:
 
@@ -27,8 +29,7 @@ def kl_divergence(model: keras.layers.Layer) -> tf.Tensor:
     True
     """
     kl = sum((layer.kl_divergence() for layer in variational_layers(model)), tf.constant(0.0))
-    penalty = getattr(model, "prior_penalty", None)
-    return kl if penalty is None else kl + penalty()
+    return kl + gaussian_penalty(model)
 
 
 def set_kl_weight(model: keras.layers.Layer, weight: float) -> None:
@@ -42,7 +43,7 @@ def set_kl_weight(model: keras.layers.Layer, weight: float) -> None:
         ValueError: If `weight` is not positive.
     """
     check_positive(weight=weight)
-    for owner in (*variational_layers(model), model):
+    for owner in flatten_layers(model):
         if hasattr(owner, "kl_weight"):
             owner.kl_weight.assign(weight)
 
@@ -138,5 +139,33 @@ class KLWeight(keras.callbacks.Callback):
 
     def _set(self, epochs: float) -> None:
         weight = self.weight(epochs, self._num_train)
-        # Zero would hide the KL from the model that shows it.
-        set_kl_weight(self.model, max(weight, 1e-12))
+        set_kl_weight(self.model, max(weight, 1e-12))  # zero is before a warm-up's first step
+
+
+def stated_num_train(callbacks) -> int | None:
+    """Returns the num_train of a `KLWeight` among callbacks, None without."""
+    stated = [each.num_train for each in _flat(callbacks) if isinstance(each, KLWeight)]
+    return stated[0] if stated else None
+
+
+def with_kl_weight(callbacks, model: keras.Model) -> keras.callbacks.CallbackList | list:
+    """Adds the weight of the prior to the callbacks of `fit`, unless the user has.
+
+    Args:
+        callbacks: As in `fit`.
+        model: The model, which a `CallbackList` may not have been told.
+    """
+    known = [each for each in _flat(callbacks) if isinstance(each, KLWeight)]
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return _flat(callbacks) if known else [KLWeight(), *_flat(callbacks)]
+    if not known:
+        callbacks.callbacks.insert(0, KLWeight())
+    callbacks.set_model(model)
+    callbacks.set_params(callbacks.params)
+    return callbacks
+
+
+def _flat(callbacks) -> list:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks.callbacks
+    return keras.tree.flatten(callbacks) if callbacks else []

@@ -10,13 +10,13 @@ def count_examples(x, validation_split: float = 0.0) -> int | None:
     """Counts the training examples in what `fit` is given as `x`.
 
     Args:
-        x: Arrays, `tf.data.Dataset` (read through once) or `keras.utils.PyDataset` (its first
-            and last batch are loaded).
+        x: Arrays, `tf.data.Dataset` (read through once; what `repeat` yields again is counted
+            once) or `keras.utils.PyDataset` (its first and last batch are loaded).
         validation_split: Fraction of arrays that `fit` holds out.
 
     Returns:
         The number of examples, or None where it cannot be known: a Python generator, an endless
-        dataset or one of unknown length.
+        dataset, one of unknown length or one of which parts are repeated.
     """
     if isinstance(x, keras.utils.PyDataset):
         if x.num_batches is None:
@@ -26,11 +26,28 @@ def count_examples(x, validation_split: float = 0.0) -> int | None:
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() < 0:  # tf.data.INFINITE_CARDINALITY or UNKNOWN_CARDINALITY
             return None
-        return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch)))
+        repetitions = _repetitions(x)
+        if repetitions is None:
+            return None
+        return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch))) // repetitions
     if all(hasattr(a, "__len__") for a in keras.tree.flatten(x)):
         # Keras rounds the split towards the training set's end in the same way.
         return int(count_rows(x) * (1 - validation_split))
     return None
+
+
+def _repetitions(dataset: tf.data.Dataset) -> int | None:
+    """Returns how often a finite dataset yields each example, None if some more than others."""
+    below = {_repetitions(each) for each in dataset._inputs()} or {1}
+    count = below.pop()
+    if below or count is None:
+        return None
+    kind = type(dataset).__name__.strip("_")
+    if kind == "RepeatDataset":
+        own = int(dataset._count)
+        return count * own if own > 0 else None
+    partial = kind in ("TakeDataset", "SkipDataset", "ShardDataset") and count > 1
+    return None if partial else count
 
 
 def _batch_rows(batch) -> tf.Tensor:

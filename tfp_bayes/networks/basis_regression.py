@@ -9,6 +9,9 @@ import numpy as np
 from tfp_bayes._plumbing.batches import batches, count_rows, has_end, labelled_batches
 from tfp_bayes.layers import BayesianLinear, ClassProbabilities, stochastic_layers
 from tfp_bayes.models.bayesian_model import BayesianModel
+from tfp_bayes.models.dropout_prior import has_prior_scale
+from tfp_bayes.models.kl_weight import set_kl_weight
+from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
@@ -184,7 +187,7 @@ class BayesianBasisRegression(BayesianModel):
                 f"Received: a {type(x).__name__} as `x`, condition_on=None. "
                 "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
             )
-        kwargs.pop("num_train", None)  # the head needs no weight of a prior
+        num_train = kwargs.pop("num_train", None)
         given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
         data = condition_on
         if data is None:
@@ -193,6 +196,10 @@ class BayesianBasisRegression(BayesianModel):
                 # As Keras does: the last examples are held back, before any shuffling.
                 size = math.floor(count_rows(x) * (1 - given["validation_split"]))
                 data = keras.tree.map_structure(lambda a: None if a is None else a[:size], data)
+        if has_prior_scale(self.features):
+            num_train = num_train or count_examples(x, given.get("validation_split", 0.0))
+            if num_train:  # otherwise the model asks for KLWeight
+                set_kl_weight(self.training_model, 1 / num_train)
         history = self.training_model.fit(x, y, *args, **kwargs)
         data = data if isinstance(data, tuple | list) else (data,)
         self._condition(*data, class_weight=given.get("class_weight"))

@@ -122,7 +122,7 @@ class Predictor:
                 "Expected at least one batch in `x`. Received: an empty dataset. "
                 "Hint: check its filters and its cardinality()."
             )
-        names = iter(self._likelihood_names(len(keras.tree.flatten(self._structure))))
+        names = iter(self.likelihood_names(len(keras.tree.flatten(self._structure))))
         finite = np.concatenate(finite_parts)
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
@@ -247,9 +247,14 @@ class Predictor:
         )
 
     def _likelihoods(self, num_outputs: int) -> list[Likelihood]:
-        return [get_likelihood(name) for name in self._likelihood_names(num_outputs)]
+        return [get_likelihood(name) for name in self.likelihood_names(num_outputs)]
 
-    def _likelihood_names(self, num_outputs: int) -> list[str]:
+    def likelihood_names(self, num_outputs: int) -> list[str]:
+        """Returns the name of the likelihood of each output.
+
+        Raises:
+            ValueError: If there are more outputs or fewer.
+        """
         names = keras.tree.flatten(self.likelihood)
         if len(names) == 1:
             names *= num_outputs

@@ -1,0 +1,166 @@
+"""What a Bayesian model minimizes: the negative evidence bound per observation."""
+
+import threading
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes._plumbing.keras_internals import CompiledLosses
+from tfp_bayes.layers import variational_layers
+from tfp_bayes.layers.prior_term import check_known
+from tfp_bayes.models.stated_likelihood import ObservedLoss
+
+
+class DataTerm(NamedTuple):
+    """What the data of one batch say; scalars.
+
+    Args:
+        trained: What training minimizes: the NLL, or what its loss makes of it (`beta`, label
+            smoothing).
+        nll: Mean negative log likelihood of an observation, in nats, times the weight of its
+            output's loss.
+        count: Number of observations, of all outputs together.
+    """
+
+    trained: tf.Tensor
+    nll: tf.Tensor
+    count: tf.Tensor
+
+
+class DataTerms:
+    """Computes data terms from the compiled losses, under the likelihood that a model states.
+
+    Args:
+        compiled: Keras' compiled loss, whose losses of single outputs it takes over.
+        likelihoods: One name for all outputs, or one for each.
+    """
+
+    def __init__(self, compiled, likelihoods: list[str]):
+        self.likelihoods = likelihoods
+        self.losses = CompiledLosses(compiled, self._observe)
+        self._local = threading.local()  # replicas call from threads of their own
+
+    def __call__(self, y, y_pred, sample_weight, training: bool) -> DataTerm:
+        """Returns the data term of one batch."""
+        batch = self._local.batch = _Batch(keras.tree.flatten(y_pred), training)
+        try:
+            self.losses(y, y_pred, sample_weight)
+        finally:
+            self._local.batch = None
+        trained, nll, count = (tf.add_n(parts) for parts in zip(*batch.sums))
+        return DataTerm(
+            tf.math.divide_no_nan(trained, count), tf.math.divide_no_nan(nll, count), count
+        )
+
+    def _observe(self, loss: keras.losses.Loss, loss_weight: float | None):
+        """Returns what Keras calls in the place of the loss of one output, for its mean."""
+        observed = {}
+
+        def mean(y, y_pred, sample_weight=None) -> tf.Tensor:
+            batch = self._local.batch
+            name = self._likelihood_of(y_pred, batch.outputs)
+            if name not in observed:
+                observed[name] = ObservedLoss(loss, name)
+            each = observed[name]
+            nll, count = trained, _ = each.sums(each.nll, y, y_pred, sample_weight)
+            if batch.training and each.trained is not each.nll:
+                trained, _ = each.sums(each.trained, y, y_pred, sample_weight)
+            weight = 1.0 if loss_weight is None else loss_weight
+            batch.sums.append((weight * trained, weight * nll, count))
+            return tf.math.divide_no_nan(nll, count) / num_replicas()
+
+        return mean
+
+    def _likelihood_of(self, y_pred, outputs: list) -> str:
+        if len(self.likelihoods) == 1:
+            return self.likelihoods[0]
+        (index,) = (i for i, each in enumerate(outputs) if each is y_pred)
+        return self.likelihoods[index]
+
+
+class _Batch:
+    """What is summed up while Keras goes through the outputs of one batch."""
+
+    def __init__(self, outputs: list, training: bool):
+        self.outputs = outputs
+        self.training = training
+        self.sums: list[tuple] = []
+
+
+class Bound(NamedTuple):
+    """The parts of the loss of a batch, scalars; the KL and the penalty None if there are none."""
+
+    loss: tf.Tensor
+    data: DataTerm
+    kl: tf.Tensor | None
+    penalty: tf.Tensor | None
+
+
+def negative_bound(
+    data: DataTerm, kl: tf.Tensor | None, penalties: list, kl_weight: keras.Variable, num_rows
+) -> Bound:
+    """Returns the loss of training, per observation.
+
+    It is data + KL / (num_train observations of an example) + penalties, where the number of
+    observations of an example is that of this batch: within each step the data and the prior
+    have the proportion of the evidence bound, also where masks hide a different number of time
+    steps in each batch.
+
+    Args:
+        data: What the data say.
+        kl: Sum of all prior terms in nats, or None.
+        penalties: Regularizers and other losses of layers, which are added as Keras adds them.
+        kl_weight: 1 / num_train, times a temperature.
+        num_rows: Examples in the batch.
+
+    Raises:
+        ValueError: If there is a prior whose weight was never set.
+    """
+    loss = data.trained
+    if kl is not None:
+        check_known(kl_weight)
+        per_example = data.count / tf.cast(num_rows, data.count.dtype)
+        weight = tf.cast(kl_weight.value, loss.dtype)
+        loss += tf.math.divide_no_nan(weight * tf.cast(kl, loss.dtype), per_example)
+    penalty = None
+    if penalties:
+        penalty = tf.add_n([tf.reduce_sum(tf.cast(each, loss.dtype)) for each in penalties])
+        loss += penalty
+    return Bound(loss, data, kl, penalty)
+
+
+def num_replicas() -> int:
+    """Returns by how many replicas Keras divides a loss, whose gradients it adds up."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+_ATTRIBUTE = "_tfp_bayes_prior_terms"
+
+
+def attach_prior_terms(outputs, terms: dict[int, tf.Tensor]) -> None:
+    """Lets the outputs of a call carry the prior terms that layers stated in it."""
+    first = keras.tree.flatten(outputs)[0]
+    if tf.is_tensor(first):
+        setattr(first, _ATTRIBUTE, terms)
+
+
+def layers_divergence(model: keras.Model, y_pred) -> tf.Tensor:
+    """Returns the sum of the prior terms of variational layers, float32 in nats.
+
+    Layers that stated none in the call that `y_pred` is from, or inside a loop, are asked.
+    """
+    terms = getattr(keras.tree.flatten(y_pred)[0], _ATTRIBUTE, {})
+    total = tf.constant(0.0)
+    for layer in variational_layers(model):
+        term = terms.get(id(layer))
+        if term is None or not _is_reachable(term):
+            term = layer.kl_divergence()
+        total += term
+    return total
+
+
+def _is_reachable(tensor: tf.Tensor) -> bool:
+    if tf.executing_eagerly():
+        return hasattr(tensor, "numpy")
+    return getattr(tensor, "graph", None) is tf.compat.v1.get_default_graph()

@@ -1,0 +1,42 @@
+"""What metrics and the loss see of a model's outputs."""
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes._plumbing.keras_internals import set_timestep_mask, timestep_mask
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction.inference_mode import run_isolated
+
+
+def of_location(metric: keras.metrics.Metric, y, y_pred) -> tuple:
+    """Returns targets and the location of normal outputs, as metrics of a guess compare them.
+
+    Beside (location, scale), of twice the width, they would broadcast and be wrong. Metrics whose
+    class says `takes_parameters = True` get both.
+    """
+    if getattr(metric, "takes_parameters", False):
+        return y, y_pred
+    location, _ = tf.split(y_pred, 2, axis=-1)
+    set_timestep_mask(location, timestep_mask(y_pred))
+    return tf.reshape(y, tf.shape(location)), location
+
+
+def copy_output_masks(model: keras.Model, x, y_pred) -> None:
+    """Gives predictive means the masks of time steps that the model's outputs have.
+
+    Args:
+        model: A functional model.
+        x: Its inputs.
+        y_pred: Tensors in the structure of its outputs.
+    """
+    if all(timestep_mask(each) is None for each in model.outputs):
+        return
+    seeds = [each.seed_generator.state for each in stochastic_layers(model)]
+    outputs = run_isolated(
+        model,
+        lambda x: model(x, training=False),
+        x,
+        [(seed, tf.zeros(seed.shape, seed.dtype)) for seed in seeds],
+    )
+    for mean, output in zip(keras.tree.flatten(y_pred), keras.tree.flatten(outputs)):
+        set_timestep_mask(mean, timestep_mask(output))

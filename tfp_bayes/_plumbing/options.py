@@ -56,7 +56,8 @@ def check_fields(config: Any) -> None:
         if plain is _WRONG or not _in_range(plain, field.metadata):
             raise ValueError(
                 f"Expected {_expected(field)} for `{field.name}`. "
-                f"Received: {field.name}={value!r}. Hint: it is {field.metadata['help']}."
+                f"Received: {field.name}={value!r}. "
+                f"Hint: `{field.name}` means: {field.metadata['help']}."
             )
         object.__setattr__(config, field.name, plain)
 

@@ -3,11 +3,11 @@
 import numpy as np
 from scipy.special import ndtri
 
-NUM_POINTS = 512
+NUM_POINTS = 512  # up to 64 classes; fewer of more, down to 64, because time is quadratic in them
 
 
 def softmax_mean(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Integrates a softmax over normal logits, by the same 512 points at every call.
+    """Integrates a softmax over normal logits, by the same points at every call.
 
     The integral is over differences to the last logit: what all logits of a row have in common
     changes no probability, however uncertain it is. (The probit approximation of each logit by
@@ -33,8 +33,9 @@ def softmax_mean(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     # Rounding may leave eigenvalues below zero by this much.
     jitter = 1e-10 * np.trace(covariance, axis1=1, axis2=2) + 1e-30
     root = np.linalg.cholesky(covariance + jitter[:, None, None] * np.eye(size))
-    strata = np.tile(np.arange(NUM_POINTS) + 0.5, (size, 1)) / NUM_POINTS
-    points = ndtri(np.random.default_rng(0).permuted(strata, axis=1))  # (K - 1, 512)
+    num_points = int(np.clip(64 * NUM_POINTS // (size + 1), 64, NUM_POINTS))
+    strata = np.tile(np.arange(num_points) + 0.5, (size, 1)) / num_points
+    points = ndtri(np.random.default_rng(0).permuted(strata, axis=1))  # (K - 1, points)
     logits = mean[:, :, None] + root @ points  # that of the last class is 0
     top = np.maximum(logits.max(axis=1), 0)
     odds, last = np.exp(logits - top[:, None]), np.exp(-top)

@@ -368,3 +368,13 @@ def test_a_dataset_shows_what_it_is_made_from():
     repeated = tf.data.Dataset.range(10).repeat(3)
     (inner,) = repeated.batch(2)._inputs()
     assert (type(inner).__name__, int(inner._count)) == ("_RepeatDataset", 3)
+
+
+def test_attention_takes_the_masks_off_its_inputs():
+    x = keras.layers.Embedding(3, 4, mask_zero=True)(np.array([[1, 2, 0]]))
+    mask = keras_internals.timestep_mask(x)
+    attention = keras.layers.MultiHeadAttention(1, 2)
+    first = attention(x, x)
+    assert keras_internals.timestep_mask(x) is None
+    keras_internals.set_timestep_mask(x, mask)
+    np.testing.assert_array_equal(attention(x, x), first)

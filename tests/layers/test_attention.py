@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tfp_bayes import Predictor, layers, posteriors
+from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
 RNG = np.random.default_rng(0)
 DRAWS = 4000
@@ -123,6 +124,27 @@ def test_gates_are_random_too():
     layer(x, x)
     names = [part.name for part in layers.variational_layers(layer)]
     assert names == ["query", "key", "gate", "value", "attention_output"]
+
+
+@pytest.mark.parametrize("kind", [keras.layers.MultiHeadAttention, layers.MCMultiHeadAttention])
+def test_every_sample_sees_the_padding(kind):
+    """Attention takes the mask off words that do not depend on the sample: each needs it again."""
+    rate = {"dropout": 0.2} if kind is layers.MCMultiHeadAttention else {}
+    source, target = (keras.Input((None, 3)) for _ in range(2))
+    query = layers.MCDropout(0.3, seed=1)(target)
+    x = kind(2, 4, seed=2, **rate)(query, keras.layers.Masking()(source))
+    model = keras.Model([source, target], keras.layers.Dense(2, activation="softmax")(x))
+    rows = [RNG.normal(size=(4, n, 3)).astype("float32") for n in (5, 2)]
+    rows[0][1:, 2:] = 0
+    samples = Predictor(model).sample(rows, 3, seed=3)
+    for s in range(3):
+        states = [
+            (each.seed_generator.state, tf.cast(fold_in(fold_in(as_seed(3), s), i), "int64"))
+            for i, each in enumerate(layers.stochastic_layers(model))
+        ]
+        with keras.StatelessScope(states):
+            expected = model([tf.constant(each) for each in rows], training=False)
+        np.testing.assert_allclose(samples[s], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

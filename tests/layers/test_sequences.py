@@ -62,6 +62,25 @@ def test_rate_zero_of_words_is_the_embedding():
     )
 
 
+def test_negative_words_count_from_the_end():
+    plain = keras.layers.Embedding(5, 2)
+    words, counted = np.array([[-1, 2]]), np.array([[4, 2]])
+    expected = plain(words)
+    table = plain.get_weights()[0]
+    dropped = layers.MCEmbedding(5, 2, rate=0.5, seed=0)
+    random = layers.EmbeddingReparameterization(
+        5, 2, embeddings_prior=None, embeddings_posterior="deterministic"
+    )
+    dropped(words), random(words)
+    random.embeddings_loc.assign(table)
+    np.testing.assert_array_equal(random(words), expected)
+    for training in (False, True):
+        state = dropped.seed_generator.state.numpy()
+        first = dropped(words, training=training)
+        dropped.seed_generator.state.assign(state)
+        np.testing.assert_array_equal(first, dropped(counted, training=training))
+
+
 # Recurrent layers.
 
 

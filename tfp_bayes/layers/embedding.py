@@ -59,7 +59,8 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
         embedded = super().call(inputs)
         if self.rate == 0:
             return embedded
-        words = tf.cast(inputs, tf.int32)
+        # Keras counts negative words from the end.
+        words = tf.math.floormod(tf.cast(inputs, tf.int32), self.input_dim)
         shape = (tf.shape(words)[0] if training else 1, self.input_dim)
         mask = draw_mask(shape, self.rate, self.draw_seed(training), self.compute_dtype)
         # In training an example looks its words up in a mask of its own.
@@ -141,7 +142,8 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         draws = self.draw_weights(seed)
         if training:
             self.add_kl(draws, seed)
-        embedded = tf.gather(draws["embeddings"].value, tf.cast(inputs, tf.int32))
+        words = tf.cast(inputs, tf.int32)
+        embedded = keras.ops.take(draws["embeddings"].value, words, axis=0)
         return tf.cast(embedded, self.compute_dtype)
 
     def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:

@@ -9,7 +9,9 @@ from tfp_bayes._plumbing.keras_internals import (
     graph_of,
     pack_outputs,
     run_graph,
+    set_timestep_mask,
     standardize_inputs,
+    timestep_mask,
 )
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, output_first
@@ -50,13 +52,17 @@ class SplitModel:
         # Orders dict inputs and casts them, as the model's own call does.
         inputs = standardize_inputs(self._graph, inputs)
         values = keras.tree.flatten(run_graph(self._prefix, inputs, self._without_masks))
-        return values, {maker: output_first(maker.kernel) for maker in self._makers()}
+        kernels = {maker: output_first(maker.kernel) for maker in self._makers()}
+        return values, [timestep_mask(each) for each in values], kernels
 
     def suffix(self, values):
         """Runs the random part; returns outputs in the model's structure."""
         if self._graph is None:
             return self.model(values, training=False)
-        values, kernels = values
+        values, timesteps, kernels = values
+        # Attention takes the masks off what it reads, which the next sample reads again.
+        for value, mask in zip(values, timesteps):
+            set_timestep_mask(value, mask)
         masks = KernelMasks(self._dropouts, kernels)
 
         def operation(layer):

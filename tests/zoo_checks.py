@@ -1,5 +1,6 @@
 """What is checked of every model of the zoo."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 import zoo
 
-from tfp_bayes import Predictor, export_saved_model, to_bayesian, to_deterministic
+from tfp_bayes import Predictor, export_saved_model, posteriors, to_bayesian, to_deterministic
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
-from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.export.saved_model import PREDICT_SEED
+from tfp_bayes.layers import stochastic_layers, variational_layers
 
 ROWS = 5
 SAMPLES = 3
@@ -70,24 +72,62 @@ def losses(entry: zoo.Entry):
     return keras.tree.map_structure(lambda each: each() if callable(each) else each, entry.loss)
 
 
-def nll(entry: zoo.Entry, y, y_pred) -> float:
-    """Negative log likelihood per observation in NumPy, summed over the outputs of a model."""
-    kinds = keras.tree.flatten(entry.likelihood)
-    flat = zip(kinds, keras.tree.flatten(y), arrays(y_pred), strict=True)
-    return float(sum(_nll(kind, a, b.astype("float64")).mean() for kind, a, b in flat))
+def nll(s: Subject, y_pred) -> tuple[float, int]:
+    """Mean negative log likelihood of an observation, in NumPy, and how many there are."""
+    kinds = keras.tree.flatten(s.entry.likelihood)
+    parts = zip(kinds, keras.tree.flatten(s.y), arrays(y_pred), strict=True)
+    values = [_nll(kind, y, p.astype("float64")) for kind, y, p in parts]
+    if s.entry.seen is not None:
+        values = [each[s.entry.seen(s.x)] for each in values]
+    values = np.concatenate([each.ravel() for each in values])
+    return values.mean(), values.size
 
 
 def _nll(kind: str, y, p) -> np.ndarray:
-    """Negative log likelihood of each observation; Keras clips probabilities at 1e-7."""
-    p = p if kind == "normal" else p.clip(1e-7, 1 - 1e-7)
+    """Of each observation; Keras clips probabilities at 1e-7."""
     if kind == "categorical":
-        return -np.log(np.take_along_axis(p / p.sum(-1, keepdims=True), y[..., None], -1))
+        p = (p / p.sum(-1, keepdims=True)).clip(1e-7, 1 - 1e-7)
+        return -np.log(np.take_along_axis(p, y[..., None], -1)[..., 0])
     if kind == "bernoulli":
-        y = y.reshape(p.shape)
-        return -(y * np.log(p) + (1 - y) * np.log1p(-p)).sum(-1)
+        y, p = y.reshape(p.shape), p.clip(1e-7, 1 - 1e-7)
+        return -(y * np.log(p) + (1 - y) * np.log1p(-p))
     loc, scale = np.split(p, 2, axis=-1)
-    z = (y - loc) / scale
-    return (np.log(scale) + (z**2 + np.log(2 * np.pi)) / 2).sum(-1)
+    return (np.log(scale) + (((y - loc) / scale) ** 2 + np.log(2 * np.pi)) / 2).sum(-1)
+
+
+def kl_divergence(s: Subject) -> float:
+    """KL of independent normals from N(0, 1), in NumPy; of dropout what the library says."""
+    random_layers = variational_layers(s.bayesian)
+    if not random_layers:
+        return float(s.bayesian.kl_divergence())
+    total = 0.0
+    for layer in random_layers:
+        for weight in layer.random_weights.values():
+            if isinstance(weight.posterior, posteriors.MeanFieldNormal):
+                q = weight.distribution()
+                loc, scale = (np.asarray(each, "float64") for each in (q.loc, q.scale))
+                total += (-np.log(scale) + (scale**2 + loc**2 - 1) / 2).sum()
+    return total
+
+
+def state(model) -> list:
+    """Weights, and how far the noise of each layer is."""
+    return [variable.numpy() for variable in model.variables]
+
+
+def restore(model, values) -> None:
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def one_step(s: Subject, model=None, **compiled) -> dict:
+    """What one epoch of one step shows that changes no weight; noise starts where it was."""
+    model = s.bayesian if model is None else model
+    before = state(model)
+    model.compile(keras.optimizers.SGD(0.0), losses(s.entry), **compiled)
+    history = model.fit(as_tensors(s.x), s.y, batch_size=ROWS, shuffle=False, verbose=0).history
+    restore(model, before)
+    return {name: values[0] for name, values in history.items()}
 
 
 def check_conversion(s: Subject, folder) -> str | None:
@@ -165,8 +205,98 @@ def check_evaluate(s: Subject, folder) -> str | None:
         return "a plain Keras model evaluates as Keras does"
     s.bayesian.compile("sgd", loss=losses(s.entry))
     actual = np.atleast_1d(s.bayesian.evaluate(as_tensors(s.x), s.y, verbose=0))[0]
-    expected = nll(s.entry, s.y, s.bayesian.predict(as_tensors(s.x), verbose=0))
+    predicted = s.bayesian.predict(as_tensors(s.x), verbose=0)
+    if s.entry.likelihood == "normal":  # what `predict` does not show: the total scale
+        scale = s.predictor.predict_uncertainty(s.x, SAMPLES, PREDICT_SEED).std
+        predicted = np.concatenate([predicted, scale], axis=-1)
+    expected, _ = nll(s, predicted)
     np.testing.assert_allclose(actual, expected, rtol=2e-3 if is_half(s) else 1e-5, atol=1e-6)
+    return None
+
+
+def expected_step(s: Subject) -> dict[str, float]:
+    """What NumPy finds of the first step of training."""
+    before = state(s.bayesian)
+    y_pred = s.bayesian(as_tensors(s.x), training=True)
+    penalty = float(sum(s.bayesian.losses))
+    restore(s.bayesian, before)
+    data, count = nll(s, y_pred)
+    kl = kl_divergence(s)
+    expected = {"loss": data + kl / count + penalty, "nll": data, "kl": kl}
+    return expected | ({"penalty": penalty} if penalty else {})
+
+
+def check_fit(s: Subject, folder) -> str | None:
+    """One step of `fit` shows the loss, NLL, KL and penalty that NumPy finds."""
+    if s.entry.inference is None:
+        return "a plain Keras model trains as Keras does"
+    shown = one_step(s)
+    for name, value in expected_step(s).items():
+        np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
+    return None
+
+
+def check_eager(s: Subject, folder) -> str | None:
+    """The same step with run_eagerly=True."""
+    if s.entry.inference is None:
+        return "a plain Keras model trains as Keras does"
+    shown = one_step(s, run_eagerly=True)
+    for name, value in expected_step(s).items():
+        np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
+    return None
+
+
+def check_xla(s: Subject, folder) -> str | None:
+    """The same step with jit_compile=True, as far as XLA draws the same noise: KL and sum."""
+    if s.entry.inference is None:
+        return "a plain Keras model trains as Keras does"
+    try:
+        shown = one_step(s, jit_compile=True)
+    except Exception as error:
+        if cannot_be_compiled(s):
+            return "Keras cannot compile the model with XLA"
+        raise error
+    expected = expected_step(s)
+    np.testing.assert_allclose(shown["kl"], expected["kl"], rtol=1e-4)
+    count = nll(s, s.plain(as_tensors(s.x)))[1]
+    whole = shown["nll"] + shown["kl"] / count + shown.get("penalty", 0.0)
+    np.testing.assert_allclose(shown["loss"], whole, rtol=5e-3 if is_half(s) else 1e-4)
+    return None
+
+
+def cannot_be_compiled(s: Subject) -> bool:
+    s.plain.compile("sgd", losses(s.entry), jit_compile=True)
+    before = state(s.plain)
+    try:
+        s.plain.fit(as_tensors(s.x), s.y, verbose=0)
+    except Exception:
+        return True
+    finally:
+        restore(s.plain, before)
+    return False
+
+
+def check_replicas(s: Subject, folder) -> str | None:
+    """On two replicas the KL counts once, and `evaluate` gives what it gives on one device."""
+    if s.entry.inference is None:
+        return "a plain Keras model trains as Keras does"
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        mirrored = type(s.bayesian).from_config(s.bayesian.get_config())
+    mirrored.set_weights(s.bayesian.get_weights())
+    even = dataclasses.replace(s, x=s.entry.x(4), y=s.entry.y(4))  # Keras wants equal parts
+    shown = one_step(even, mirrored)
+    np.testing.assert_allclose(shown["kl"], kl_divergence(s), rtol=1e-4)
+    evaluated = mirrored.evaluate(as_tensors(even.x), even.y, verbose=0)
+    s.bayesian.compile("sgd", losses(s.entry))
+    expected = s.bayesian.evaluate(as_tensors(even.x), even.y, verbose=0)
+    np.testing.assert_allclose(
+        np.atleast_1d(evaluated)[0],
+        np.atleast_1d(expected)[0],
+        rtol=5e-3 if is_half(s) else 1e-4,
+    )
     return None
 
 
@@ -175,3 +305,11 @@ CHECKS = {
     for name, check in list(globals().items())
     if name.startswith("check_")
 }
+# The slow ones, which `pytest` runs for these models only; `pytest --zoo` for all.
+SLOW = ("served", "eager", "xla", "replicas")
+QUICK_MODELS = ("u_net", "two_outputs", "regularized", "many_labels", "forecast")
+
+
+def is_left_to_option(name: str, check: str) -> bool:
+    """Tells whether a check of a model waits for `pytest --zoo`."""
+    return check in SLOW and name not in QUICK_MODELS

@@ -378,3 +378,12 @@ def test_attention_takes_the_masks_off_its_inputs():
     assert keras_internals.timestep_mask(x) is None
     keras_internals.set_timestep_mask(x, mask)
     np.testing.assert_array_equal(attention(x, x), first)
+
+
+@pytest.mark.parametrize("reduce", [keras.ops.mean, keras.ops.sum])
+def test_sums_in_a_graph_know_their_axes(reduce):
+    operation = reduce(keras.Input((2, 3, 4)), axis=(1, 2), keepdims=True)._keras_history.operation
+    assert keras_internals.is_sum(operation)
+    assert (list(operation.axis), operation.keepdims) == ([1, 2], True)
+    whole = reduce(keras.Input((2,)), axis=1)._keras_history.operation
+    assert (list(whole.axis), whole.keepdims) == ([1], False)

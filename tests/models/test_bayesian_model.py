@@ -201,6 +201,8 @@ def test_predict_takes_every_source():
     np.testing.assert_array_equal(mean, model.predict(dataset, verbose=0))
     np.testing.assert_array_equal(mean, model.predict(Batches(), verbose=0))
     np.testing.assert_array_equal(mean, model.predict(X, batch_size=1, verbose=0))
+    np.testing.assert_array_equal(mean, model.predict(X, num_samples=model.num_samples))
+    assert not np.array_equal(mean, model.predict(X, num_samples=model.num_samples + 1))
 
 
 def test_prediction_does_not_disturb_training():

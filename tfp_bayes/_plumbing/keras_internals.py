@@ -10,6 +10,7 @@ from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import Function
+from keras.src.ops.numpy import Mean, Sum
 from keras.src.trainers.compile_utils import CompileLoss, MetricsList
 
 
@@ -45,6 +46,11 @@ def run_graph(model: keras.Model, inputs, replace: Callable[[keras.Operation], C
         Tensors in the structure of the model's outputs.
     """
     return Function._run_through_graph(model, inputs, operation_fn=replace)
+
+
+def is_sum(operation: keras.Operation) -> bool:
+    """Tells whether an operation is `keras.ops.mean` or `sum`, with their `axis` and `keepdims`."""
+    return type(operation) in (Mean, Sum)
 
 
 def standardize_inputs(graph: Functional, inputs) -> list:

@@ -215,19 +215,33 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
         finally:
             self.jit_compile = jit_compile
 
-    def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs):
+    def predict(
+        self,
+        x,
+        batch_size: int | None = None,
+        verbose="auto",
+        *args,
+        num_samples: int | None = None,
+        **kwargs,
+    ):
         """Returns the posterior predictive mean (N, K), the same at each call.
 
         Args:
             x: Inputs, as in `keras.Model.predict`.
             batch_size: Rows of arrays at a time; None takes a size that suits sampling.
             verbose: As in Keras.
+            *args: As in Keras.
+            num_samples: S; None takes the model's own.
             **kwargs: As in Keras.
 
         Returns:
             Array (N, K), or the structure of the model's outputs.
         """
-        return super().predict(x, _batch_size(x, batch_size), verbose, **kwargs)
+        if num_samples is not None:
+            size = batch_size or DEFAULT_BATCH_SIZE
+            p = self.predictor.predict_uncertainty(x, num_samples, PREDICT_SEED, size)
+            return keras.tree.map_structure(lambda each: each.mean, p)
+        return super().predict(x, _batch_size(x, batch_size), verbose, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size: int | None = None, verbose="auto", **kwargs):
         """Scores the posterior predictive mean; arguments and result as in Keras."""

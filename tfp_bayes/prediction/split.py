@@ -14,6 +14,7 @@ from tfp_bayes._plumbing.keras_internals import (
     timestep_mask,
 )
 from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction.reductions import has_sums, row_by_row
 from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, output_first
 
 
@@ -112,9 +113,21 @@ class SplitModel:
         return any(id(variable) in self._random_weights for variable in layer.variables)
 
 
+def _run_inside(model: keras.Model, inputs):
+    """Runs a model that is a layer of another one, each of its operations in inference mode."""
+    graph = graph_of(model)
+    outputs = run_graph(graph, standardize_inputs(graph, inputs), _inference)
+    return pack_outputs(graph, keras.tree.flatten(outputs))
+
+
 def _inference(operation) -> Callable:
     """Returns an operation in inference mode, whatever mode it was given in the graph."""
+    replacement = row_by_row(operation)
+    if replacement is not None:
+        return replacement
     if not isinstance(operation, keras.Layer):
         return operation
+    if has_sums(operation):
+        return lambda *args, **_: _run_inside(operation, *args)
     # Layers that take no such argument hand it on to the layers inside.
     return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})

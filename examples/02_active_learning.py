@@ -1,9 +1,16 @@
-"""BALD against random acquisition on MNIST, seed by seed, with the learning curves plotted.
+# %% [markdown]
+# # Choose what to label: BALD against random
+#
+# Two runs of active learning from the same 20 images: one acquires the ten images a round that the
+# network disagrees with itself about most (BALD), one acquires at random. You learn how the loop is
+# set up, and how to compare two ways of choosing.
+#
+# ```bash
+# python examples/02_active_learning.py  # 1 seed, 10 rounds: two minutes on two cores
+# python examples/02_active_learning.py --seeds 3 --rounds 15  # a comparison worth the name
+# ```
 
-python examples/02_active_learning.py  # Gal's network, 1 seed, 10 rounds
-python examples/02_active_learning.py --architecture kirsch --prior-scale inf --steps 400
-"""
-
+# %%
 import argparse
 from pathlib import Path
 
@@ -14,14 +21,32 @@ import tfp_bayes
 from tfp_bayes.active import initial
 from tfp_bayes.studies.curves import images_to_error
 
-ACQUISITIONS = ("bald", "random")
+parser = argparse.ArgumentParser(description="BALD against random acquisition, seed by seed")
+parser.add_argument("--seeds", type=int, default=1)
+parser.add_argument("--rounds", type=int, default=10)
+parser.add_argument("--architecture", default="kirsch", help="of BayesianCNN: gal, kirsch")
+parser.add_argument("--prior-scale", type=float, default=np.inf, help="inf for a flat prior")
+parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
+parser.add_argument("--num-samples", type=int, default=100)
+parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))
+parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
+options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
+
+data = tfp_bayes.datasets.load("mnist")
+if options.smoke:
+    data = data._replace(x_test=data.x_test[:200], y_test=data.y_test[:200])
+    options.rounds, options.steps = 1, 5
+
+# %% [markdown]
+# One run. The two methods share their seeds, hence their initial sets, so that their curves can be
+# compared seed by seed.
 
 
-def learn(data, acquisition, seed, options):
+# %%
+def learn(acquisition, seed):
     held_out = initial.balanced(data.y_train, 100, seed)
     model = tfp_bayes.BayesianCNN(
         architecture=options.architecture,
-        inference=options.inference,
         prior_scale=None if np.isinf(options.prior_scale) else options.prior_scale,
         num_samples=options.num_samples,
     )
@@ -43,52 +68,36 @@ def learn(data, acquisition, seed, options):
     return learner.history
 
 
-def plot(curves, path):
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for acquisition, histories in curves.items():
-        x = [row.num_acquired for row in histories[0]]
-        y = 100 * np.array([[row.test_accuracy for row in h] for h in histories])  # (seeds, R)
-        (line,) = axes.plot(x, y.mean(0), marker="o", markersize=4, label=acquisition)
-        axes.fill_between(x, y.min(0), y.max(0), alpha=0.2, color=line.get_color())
-    axes.set(
-        xlabel="acquired images, beyond the initial 20",
-        ylabel="MNIST test accuracy (%)",
-        title=f"mean and range of {len(histories)} seed(s)",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+curves = {
+    acquisition: [learn(acquisition, seed) for seed in range(options.seeds)]
+    for acquisition in ("bald", "random")
+}
+for acquisition, histories in curves.items():
+    for error in (0.10, 0.05):
+        print(f"{acquisition}: images to {error:.0%} error, by seed:", end=" ")
+        print([images_to_error(history, error) for history in histories])
 
+# %% [markdown]
+# One seed shows what such curves look like and proves nothing; [the study](../docs/study.md) has
+# five seeds, intervals and more methods.
+#
+# ![Test accuracy over acquired images, BALD and random](../docs/images/02_active_learning.png)
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--architecture", default="gal")
-    parser.add_argument("--inference", default="mc_dropout")
-    parser.add_argument("--prior-scale", type=float, default=1.0, help="inf for a flat prior")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
-    parser.add_argument("--num-samples", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))
-    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
-    options = parser.parse_args()
-    data = tfp_bayes.datasets.load("mnist")
-    if options.smoke:
-        data = data._replace(x_test=data.x_test[:200], y_test=data.y_test[:200])
-        options.rounds, options.steps = 1, 5
-    options.out.mkdir(parents=True, exist_ok=True)
-    curves = {
-        acquisition: [learn(data, acquisition, s, options) for s in range(options.seeds)]
-        for acquisition in ACQUISITIONS
-    }
-    for acquisition, histories in curves.items():
-        for error in (0.10, 0.05):
-            print(f"{acquisition}: images to {error:.0%} error, by seed:", end=" ")
-            print([images_to_error(history, error) for history in histories])
-    plot(curves, options.out / "learning_curves.png")
-    print(f"Wrote {options.out / 'learning_curves.png'}")
-
-
-if __name__ == "__main__":
-    main()
+# %%
+figure = Figure(figsize=(7, 4.5), layout="constrained")
+axes = figure.subplots()
+for (acquisition, histories), style in zip(curves.items(), ("o-", "s--")):
+    x = [row.num_acquired for row in histories[0]]
+    y = 100 * np.array([[row.test_accuracy for row in h] for h in histories])  # (seeds, R)
+    (line,) = axes.plot(x, y.mean(0), style, markersize=5, label=acquisition)
+    axes.fill_between(x, y.min(0), y.max(0), alpha=0.2, color=line.get_color())
+axes.set(
+    xlabel="acquired images, beyond the initial 20",
+    ylabel="MNIST test accuracy (%)",
+    title=f"mean and range of {options.seeds} seed(s)",
+)
+axes.grid(alpha=0.3)
+axes.legend(loc="lower right")
+options.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(options.out / "learning_curves.png", dpi=80)
+print(f"Wrote {options.out / 'learning_curves.png'}")

@@ -1,12 +1,16 @@
-"""Train LeNet-5 with Flipout on MNIST, see what its weights know, and prune those that know little.
+# %% [markdown]
+# # What the weights know, and which can go
+#
+# LeNet-5 with Flipout learns a mean and a standard deviation of every weight. You learn to train
+# such a network, to read the signal-to-noise ratio |mean| / scale of its weights, and to remove
+# those that know little (Blundell et al. 2015, section 5.1,
+# [arXiv:1505.05424](https://arxiv.org/abs/1505.05424)).
+#
+# ```bash
+# python examples/04_variational_cnn.py  # three minutes on two cores
+# ```
 
-    python examples/04_variational_cnn.py
-
-Prints accuracy, NLL and calibration of the predictive mean, and the accuracy left after removing
-the weights of lowest signal-to-noise ratio |mean| / scale (Blundell et al. 2015, section 5.1);
-writes a picture of both.
-"""
-
+# %%
 import argparse
 from pathlib import Path
 
@@ -18,17 +22,41 @@ import tfp_bayes
 from tfp_bayes import metrics
 from tfp_bayes.layers import variational_layers
 
-REMOVED = (0, 0.5, 0.75, 0.9, 0.95, 0.98)
+parser = argparse.ArgumentParser(description="LeNet-5 with Flipout, and pruning of its weights")
+parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--out", type=Path, default=Path("runs/04_variational_cnn"))
+parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
+options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
+
+(x_train, y_train), (x_test, y_test) = tfp_bayes.datasets.load("mnist").splits
+if options.smoke:
+    options.epochs = 1
+    x_train, y_train, x_test, y_test = x_train[:500], y_train[:500], x_test[:200], y_test[:200]
+
+model = tfp_bayes.BayesianLeNet5(inference="flipout", seed=0)
+rate = keras.optimizers.schedules.CosineDecay(1e-3, options.epochs * -(-len(x_train) // 128))
+model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, verbose=2)
+
+p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
+print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
+print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
+print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
+
+# %% [markdown]
+# ## Prune by signal-to-noise ratio
+#
+# A layer's posterior is a distribution; its mean and standard deviation are arrays of the kernel's
+# shape. Weights below the threshold become zero, without noise.
 
 
+# %%
 def signal_to_noise(layer):
-    """Returns |mean| / scale of every weight of a layer's kernel."""
     q = layer.random_kernel.distribution()
     return (np.abs(q.mean()) / q.stddev()).numpy()
 
 
 def prune(model, fraction):
-    """Sets the weights of lowest signal-to-noise ratio to zero, without noise."""
     layers = variational_layers(model)
     ratios = [signal_to_noise(layer) for layer in layers]
     threshold = np.quantile(np.concatenate([r.ravel() for r in ratios]), fraction)
@@ -36,56 +64,35 @@ def prune(model, fraction):
         keep = ratio >= threshold
         layer.kernel_loc.assign(np.where(keep, layer.kernel_loc, 0))
         scale = layer.kernel_untransformed_scale
-        scale.assign(
-            np.where(keep, scale, -5)
-        )  # a scale of softplus(-50) is nothing beside any weight
+        scale.assign(np.where(keep, scale, -5))  # softplus(-50) is nothing beside any weight
 
 
-def plot(ratios, accuracies, path):
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, ratio in ratios.items():
-        decibel = 20 * np.log10(np.maximum(ratio.ravel(), 1e-4))
-        left.hist(decibel, bins=80, density=True, histtype="step", label=name)
-    left.set(xlabel="signal to noise |mean| / scale (dB)", ylabel="density", title="Weights")
-    left.legend()
-    right.plot([100 * f for f in REMOVED], [100 * a for a in accuracies], marker="o")
-    right.set(xlabel="weights removed (%)", ylabel="test accuracy (%)", title="Pruning")
-    figure.savefig(path, dpi=120)
+ratios = {layer.name: signal_to_noise(layer) for layer in variational_layers(model)}
+removed = (0, 0.5, 0.75, 0.9, 0.95, 0.98)
+accuracies = []
+for fraction in removed:
+    prune(model, fraction)
+    mean = model.predict_uncertainty(x_test, num_samples=20, seed=0).mean
+    accuracies.append(metrics.accuracy(y_test, mean))
+    print(f"{fraction:4.0%} of the kernel weights removed: accuracy {accuracies[-1]:.4f}")
 
+# %% [markdown]
+# Most weights of the first dense layer are noise around zero; the convolutions know what they do.
+#
+# ![Signal-to-noise ratios, and accuracy after pruning](../docs/images/04_variational_cnn.png)
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("runs/04_variational_cnn"))
-    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
-    options = parser.parse_args()
-    (x_train, y_train), (x_test, y_test) = tfp_bayes.datasets.load("mnist").splits
-    if options.smoke:
-        options.epochs = 1
-        x_train, y_train, x_test, y_test = x_train[:500], y_train[:500], x_test[:200], y_test[:200]
-
-    model = tfp_bayes.BayesianLeNet5(inference="flipout", seed=0)
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, options.epochs * -(-len(x_train) // 128))
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, verbose=2)
-
-    p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
-    print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
-    print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
-    print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
-
-    ratios = {layer.name: signal_to_noise(layer) for layer in variational_layers(model)}
-    accuracies = []
-    for fraction in REMOVED:
-        prune(model, fraction)
-        mean = model.predict_uncertainty(x_test, num_samples=20, seed=0).mean
-        accuracies.append(metrics.accuracy(y_test, mean))
-        print(f"{fraction:4.0%} of the kernel weights removed: accuracy {accuracies[-1]:.4f}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    plot(ratios, accuracies, options.out / "weights.png")
-    print(f"Wrote {options.out / 'weights.png'}")
-
-
-if __name__ == "__main__":
-    main()
+# %%
+figure = Figure(figsize=(11, 4), layout="constrained")
+left, right = figure.subplots(1, 2)
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "black")  # the color-blind tell them apart
+for (name, ratio), style, color in zip(ratios.items(), ("-", "--", ":", "-.", "-"), COLORS):
+    decibel = 20 * np.log10(np.maximum(ratio.ravel(), 1e-4))
+    density, edges = np.histogram(decibel, bins=40, range=(-60, 60), density=True)
+    left.plot((edges[1:] + edges[:-1]) / 2, density, linestyle=style, color=color, label=name)
+left.set(xlabel="signal to noise |mean| / scale (dB)", ylabel="density", title="Weights")
+left.legend()
+right.plot([100 * f for f in removed], [100 * a for a in accuracies], marker="o")
+right.set(xlabel="weights removed (%)", ylabel="test accuracy (%)", title="Pruning")
+options.out.mkdir(parents=True, exist_ok=True)
+figure.savefig(options.out / "weights.png", dpi=80)
+print(f"Wrote {options.out / 'weights.png'}")

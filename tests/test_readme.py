@@ -1,4 +1,4 @@
-"""The README's Python snippets run, in order, on a little data."""
+"""The Python blocks of README and site run, page by page, on little data; links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,29 @@ import pytest
 
 import tfp_bayes
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/guides").glob("*.md")),
+]
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
+_BLOCK = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#]+)")
 
 
-def test_snippets(tmp_path, monkeypatch):
+def blocks(page):
+    return _BLOCK.findall(page.read_text())
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def little_data(tmp_path, monkeypatch):
+    """A folder to run in, where data sets are small and the results of the study can be read."""
     load = tfp_bayes.datasets.load
 
     def little(name):
@@ -25,13 +43,15 @@ def test_snippets(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tfp_bayes.datasets, "load", little)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_blocks_run(page, little_data):
     names = {}
-    for snippet in SNIPPETS:
-        exec(compile(snippet, str(README), "exec"), names)
-    assert names["p"].mean.shape == (50, 10)
-    assert (tmp_path / "cnn.keras").exists()
-    assert (tmp_path / "saved_models" / "cnn").is_dir()
-    assert len(names["history"]) == 3
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("ending", ["&& tfp-bayes active-learning", "&& pytest"])
@@ -39,6 +59,18 @@ def test_each_command_is_one_line(ending):
     assert [line for line in README.read_text().splitlines() if line.endswith(ending)]
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert target.startswith("https://") or (README.parent / target).exists(), target
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in _LINK.findall(page.read_text()):
+        path = page.parent / target
+        if path.suffix == ".ipynb":  # made from the example when the site is built
+            path = ROOT / "examples" / f"{path.stem}.py"
+        assert target.startswith("https://") or path.exists(), target
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_examples_are_notebooks_with_a_small_picture(path):
+    assert path.read_text().startswith("# %% [markdown]\n# # ")
+    picture = ROOT / "docs" / "images" / f"{path.stem}.png"
+    assert f"](../docs/images/{picture.name})" in path.read_text()
+    assert picture.stat().st_size < 100_000

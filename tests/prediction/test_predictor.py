@@ -362,6 +362,21 @@ def test_outputs_that_are_not_probabilities_are_refused():
         Predictor(logits, "bernoulli").predict_uncertainty(vectors(4) * 9, 2)
 
 
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_what_to_do_where_sigmoids_are_taken_for_classes(units, activation):
+    last = keras.layers.Dense(units, activation)
+    model = keras.Sequential([keras.Input((5,)), MCDropout(0.5), last])
+    hints = {
+        (1, "sigmoid"): "Hint: say likelihood='bernoulli' if",
+        (3, "sigmoid"): "Hint: say likelihood='bernoulli' if",
+        (1, None): "Hint: end the model in a sigmoid and say likelihood='bernoulli'",
+        (3, None): "Hint: end the model in a softmax",
+    }
+    with pytest.raises(ValueError, match=hints[units, activation]):
+        Predictor(model).predict_uncertainty(9 * vectors(4), 2)
+
+
 def test_default_batch_needs_no_padding():
     assert DEFAULT_BATCH_SIZE % ROWS == 0
 

@@ -123,9 +123,17 @@ class Categorical(_Probabilities):
             raise ValueError(
                 "Expected outputs that are probabilities for likelihood='categorical'. "
                 f"Received: rows that sum to between {total.min():.4g} and {total.max():.4g}, "
-                f"smallest entry {mean.min():.4g}. Hint: end the model in a softmax; NaN means "
-                "that training diverged."
+                f"smallest entry {mean.min():.4g}. Hint: {self._hint(mean)}; NaN means that "
+                "training diverged."
             )
+
+    def _hint(self, mean: np.ndarray) -> str:
+        """Returns how outputs that are no distributions over classes become some."""
+        if np.all((mean >= 0) & (mean <= 1)):  # as sigmoids are
+            return "say likelihood='bernoulli' if the model ends in a sigmoid"
+        if mean.shape[-1] == 1:
+            return "end the model in a sigmoid and say likelihood='bernoulli'"
+        return "end the model in a softmax"
 
     def log_prob(
         self, y: np.ndarray, mean: np.ndarray, variance: np.ndarray, samples: np.ndarray | None

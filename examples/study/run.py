@@ -3,7 +3,7 @@
     python examples/study/run.py                 # many hours on two cores; continues
     python examples/study/run.py initial_sets    # one experiment
     python examples/study/run.py --quick         # everything, one seed and one round
-    python examples/study/run.py --tables        # runs nothing: the tables anew, from the rows
+    python examples/study/run.py --tables  # runs nothing: tables and curves anew, from the rows
 
 Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
 what is complete also when interrupted. The quick version shows that everything works and ranks
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, one round")
     parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
     parser.add_argument("--rounds", type=int, metavar="R", help="at most")
-    parser.add_argument("--tables", action="store_true", help="rewrite tables from their rows")
+    parser.add_argument("--tables", action="store_true", help="rewrite tables and curves")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"unknown {', '.join(unknown)}; there are {', '.join(names)}")
@@ -61,14 +61,18 @@ def main() -> None:
 
 
 def rewrite_table(name: str) -> None:
-    """Computes an experiment's table from its rows; what says how they came about stays."""
-    from tfp_bayes.studies.comparison import read_results, summarize, to_markdown
+    """Makes an experiment's table and curves of its rows; what says how they came about stays."""
+    from tfp_bayes._plumbing.files import write_png
+    from tfp_bayes.studies.comparison import plot, read_results, summarize, to_markdown
 
     path = HERE / "results" / f"{name}.md"
     paragraphs = path.read_text().split("\n\n")
     head, pictures = paragraphs[:3], [each for each in paragraphs if each.startswith("![")]
-    table = to_markdown(summarize(read_results(path.with_suffix(".csv")))).rstrip("\n")
+    histories = read_results(path.with_suffix(".csv"))
+    table = to_markdown(summarize(histories)).rstrip("\n")
     path.write_text("\n\n".join([*head, table, *pictures]).rstrip("\n") + "\n")
+    if pictures:
+        write_png(path.with_suffix(".png"), plot(histories))
 
 
 def publish(name: str, command: str, out: Path) -> None:

@@ -244,7 +244,7 @@ def plot(histories: Histories) -> Figure:
         mean = 100 * (1 - errors.mean(0))
         spread = errors.std(0, ddof=min(1, len(errors) - 1))  # of one seed 0
         band = 100 * spread / np.sqrt(len(errors))
-        (line,) = axes.plot(acquired, mean, marker="o", markersize=3, label=method)
+        (line,) = axes.plot(acquired, mean, markersize=4, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
     figure.set_figwidth(9.5)
     figure.legend(loc="outside right upper")  # inside it would cover curves of many methods

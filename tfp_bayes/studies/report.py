@@ -75,6 +75,11 @@ def acquisition_order(learner: ActiveLearner) -> np.ndarray:
     return acquired[np.lexsort((-learner.scores[acquired], learner.pool.acquired_at[acquired]))]
 
 
+# Okabe and Ito's colors, which the color-blind tell apart, with gray in the place of yellow.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "black", "#cc79a7", "#56b4e9", "#e69f00", "gray")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
 def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
     """Draws test accuracy against acquired examples, one line for each named history."""
     figure, axes = learning_curve_axes()
@@ -82,7 +87,6 @@ def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
         axes.plot(
             [row.num_acquired for row in history],
             [100 * row.test_accuracy for row in history],
-            marker="o",
             markersize=4,
             label=name,
         )
@@ -94,6 +98,7 @@ def learning_curve_axes() -> tuple[Figure, Axes]:
     """Returns axes for test accuracy in per cent, with the levels that are reported marked."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=COLORS, marker=MARKERS)
     axes.set(xlabel="acquired examples, beyond the initial set", ylabel="test accuracy (%)")
     for error in (10, 5):
         axes.axhline(100 - error, color="grey", linewidth=0.8, linestyle=":")

@@ -6,7 +6,7 @@
 # itself does.
 #
 # ```bash
-# python examples/03_export_and_serve.py  # a minute and a half on two cores
+# python examples/03_export_and_serve.py  # a minute on two cores
 # python examples/03_export_and_serve.py --epochs 10 --model saved_models/mnist_mc_dropout
 # ```
 

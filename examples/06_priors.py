@@ -6,7 +6,7 @@
 # regularization, that a Laplace prior leaves few weights, and that a scale mixture does both.
 #
 # ```bash
-# python examples/06_priors.py  # a minute on two cores
+# python examples/06_priors.py  # half a minute on two cores
 # ```
 
 # %%

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_bayes._plumbing.seeds import fold_in
+from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
 
 @pytest.mark.parametrize("seed", [(0, 0), (7, 0), (-3, 2**31 - 1), (-(2**31), -1)])
@@ -20,3 +20,11 @@ def test_fold_in_goes_from_left_to_right():
     seed = tf.constant([1, 2])
     np.testing.assert_array_equal(fold_in(seed, 3, 4), fold_in(fold_in(seed, 3), 4))
     assert not np.array_equal(fold_in(seed, 3, 4), fold_in(seed, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("seed", "pair"),
+    [(7, (7, 0)), (2**32 + 7, (7, 1)), (2**64 - 1, (-1, -1)), (np.int64(2**40), (0, 256))],
+)
+def test_both_words_of_an_integer_count(seed, pair):
+    np.testing.assert_array_equal(as_seed(seed), pair)

@@ -20,7 +20,7 @@ from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.models.objective import num_replicas
 from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
-from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
+from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
@@ -90,7 +90,7 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
         *,
         likelihood: str = "categorical",
         prior_scale: float | None = None,
-        num_samples: int = 100,
+        num_samples: int = DEFAULT_NUM_SAMPLES,
         **kwargs,
     ):
         cloned = cloned_arguments(outputs)

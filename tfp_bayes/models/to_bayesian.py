@@ -19,6 +19,7 @@ from tfp_bayes.models.conversion import (
 )
 from tfp_bayes.models.layer_factory import check_inference
 from tfp_bayes.models.layer_pairs import pair_of_keras
+from tfp_bayes.prediction.predictor import DEFAULT_NUM_SAMPLES
 
 
 def to_bayesian(
@@ -30,7 +31,7 @@ def to_bayesian(
     moped_delta: float | None = None,
     last_layer_only: bool = False,
     likelihood: str = "categorical",
-    num_samples: int = 100,
+    num_samples: int = DEFAULT_NUM_SAMPLES,
     verbose: bool = True,
 ) -> BayesianModel:
     """Returns a Bayesian copy of a functional or Sequential model, with its weights as means.

@@ -7,14 +7,20 @@ import keras
 import numpy as np
 
 from tfp_bayes._plumbing.batches import batches, count_rows, has_end, labelled_batches
-from tfp_bayes.layers import BayesianLinear, ClassProbabilities, stochastic_layers
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
 from tfp_bayes.models.kl_weight import set_kl_weight
 from tfp_bayes.models.num_train import count_examples
+from tfp_bayes.networks.basis_data import (
+    check_features,
+    example_weights,
+    input_like,
+    one_hot,
+)
 from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.prediction import Prediction
-from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
+from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
@@ -76,7 +82,7 @@ class BayesianBasisRegression(BayesianModel):
         noise_scale: float = 1.0,
         output_covariance: np.ndarray | list | str | None = None,
         per_output: bool = False,
-        num_samples: int = 100,
+        num_samples: int = DEFAULT_NUM_SAMPLES,
         seed: int | None = None,
         name: str | None = None,
     ):
@@ -88,21 +94,10 @@ class BayesianBasisRegression(BayesianModel):
         if features is None:
             network = BayesianCNN(inference="deterministic", seed=seed)
             features = keras.Model(network.inputs, network.layers[-2].output, name="features")
-        random = stochastic_layers(features)
-        if random:
-            raise ValueError(
-                "Expected `features` without stochastic layers, as the head's posterior is exact "
-                f"given the features. Received: {[each.name for each in random]}. "
-                "Hint: BayesianBasisRegression(to_deterministic(features))."
-            )
-        if len(features.output_shape) != 2:
-            raise ValueError(
-                "Expected a model with one output (N, F) for `features`. Received: outputs of "
-                f"shape {features.output_shape}. Hint: end it in Flatten or global pooling."
-            )
+        check_features(features)
         sequential = isinstance(features, keras.Sequential)
         inputs = features.inputs[0] if sequential else features.input
-        inputs = keras.tree.map_structure(_like, inputs)
+        inputs = keras.tree.map_structure(input_like, inputs)
         phi = features(inputs)
         head = BayesianLinear(
             num_outputs,
@@ -226,7 +221,7 @@ class BayesianBasisRegression(BayesianModel):
         self, x, y=None, sample_weight=None, batch_size=DEFAULT_BATCH_SIZE, class_weight=None
     ) -> None:
         triples = (
-            (self._features(a), self._targets(b), _weights(b, w, class_weight))
+            (self._features(a), self._targets(b), example_weights(b, w, class_weight))
             for a, b, w in labelled_batches(x, y, sample_weight, batch_size)
         )
         self.head.condition(triples, optimize_evidence=self.optimize_evidence)
@@ -365,14 +360,7 @@ class BayesianBasisRegression(BayesianModel):
             )
         if self.task == "regression":
             return np.asarray(y)
-        labels = np.asarray(y).reshape(-1)
-        if labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(self.num_classes)).all():
-            raise ValueError(
-                f"Expected integer labels in [0, {self.num_classes}). "
-                f"Received: {labels.dtype} labels from {labels.min()} to {labels.max()}. "
-                "Hint: task='regression' takes real targets."
-            )
-        return np.eye(self.num_classes)[labels]
+        return one_hot(y, self.num_classes)
 
     # Saving.
 
@@ -395,14 +383,3 @@ class BayesianBasisRegression(BayesianModel):
         """Rebuilds the model from `get_config()`."""
         features = keras.saving.deserialize_keras_object(config["features"], custom_objects)
         return cls(**{**config, "features": features})
-
-
-def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
-
-
-def _weights(y, sample_weight, class_weight: dict[int, float] | None) -> np.ndarray | None:
-    """Returns the weights of examples (B,), of which Keras takes one kind at a time, or None."""
-    if class_weight is None:
-        return sample_weight
-    return np.array([class_weight.get(int(label), 1.0) for label in np.reshape(y, -1)])

@@ -6,6 +6,7 @@ import numpy as np
 from tfp_bayes import priors
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.layer_factory import LayerFactory, check_inference, is_variational
+from tfp_bayes.prediction.predictor import DEFAULT_NUM_SAMPLES
 
 
 class Network(BayesianModel):
@@ -62,7 +63,7 @@ class Network(BayesianModel):
         else:
             factory = LayerFactory(inference, prior, seed)
         if num_samples is None:
-            num_samples = 1 if inference == "deterministic" else 100
+            num_samples = 1 if inference == "deterministic" else DEFAULT_NUM_SAMPLES
         inputs = keras.Input(input_shape, name="images")
         x = keras.layers.Rescaling(1 / max_pixel, name="rescale")(inputs)
         outputs = self.make_outputs(x, num_classes, factory, seed, **arguments)

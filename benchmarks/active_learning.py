@@ -20,8 +20,7 @@ import keras
 import numpy as np
 
 import tfp_bayes
-from tfp_bayes.active import initial
-from tfp_bayes.active.refit import Refit
+from tfp_bayes.active import Refit, initial
 
 STEPS, BATCH, LABELLED, CANDIDATES, TEST, SAMPLES = 100, 64, 120, 2000, 1000, 100
 
@@ -43,11 +42,11 @@ def timed(*stages):
 
 def ours(data, labelled):
     model = compiled()
-    refit = Refit(model, steps=STEPS, batch_size=BATCH)
+    train = Refit(steps=STEPS, batch_size=BATCH).bind(model)
 
     def one_round(number):
         return timed(
-            lambda: refit(data.x_train[labelled], data.y_train[labelled], None, number),
+            lambda: train(data.x_train[labelled], data.y_train[labelled], number),
             lambda: model.predict_uncertainty(data.x_train[:CANDIDATES], SAMPLES, seed=number),
             lambda: model.predict_uncertainty(data.x_test[:TEST], SAMPLES, seed=number),
         )

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import tfp_bayes
-from tfp_bayes.active import initial
+from tfp_bayes.active import Evaluation, Query, Refit, initial
 from tfp_bayes.studies.curves import images_to_error
 
 parser = argparse.ArgumentParser(description="BALD against random acquisition, seed by seed")
@@ -56,11 +56,9 @@ def learn(acquisition, seed):
         data.x_train,
         data.y_train,
         initial=initial.balanced(data.y_train, 20, seed, exclude=held_out),
-        ignore=held_out,
-        test_data=(data.x_test, data.y_test),
-        acquisition=acquisition,
-        candidates=2000,
-        steps=options.steps,
+        query=Query(acquisition, candidates=2000, ignore=held_out),
+        refit=Refit(steps=options.steps),
+        evaluation=Evaluation(test_data=(data.x_test, data.y_test)),
         seed=seed,
     )
     for row in (learner.step() for _ in range(options.rounds + 1)):

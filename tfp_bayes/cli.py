@@ -180,7 +180,7 @@ def _import_labels(options: argparse.Namespace) -> int:
         f"Took {done.taken} labels, {done.known} were known, {done.changed} replaced another; "
         f"{done.left_out} images have no answer"
     )
-    if done.taken and not len(learner.pending):
+    if done.taken and not len(learner.pool.pending):
         row = learner.train()
         runs.write_outcome(learner, config, data, options.run)
         print(f"round {row.round}: trained on them, test accuracy {row.test_accuracy:.2%}")
@@ -299,25 +299,18 @@ def _run(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from tfp_bayes import datasets
-    from tfp_bayes.active import Round
+    from tfp_bayes.active.round import NEXT_STAGE, Round
     from tfp_bayes.studies import runs
 
     data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
-    next_stage = {
-        "start": "training",
-        "propose": "labelling",
-        "tell": "training",
-        "fit": "evaluating",
-        "evaluate": "scoring the pool",
-    }
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True) as progress:
         _print(progress, f"{config.acquisition} on {config.dataset}, writing to {out}")
         task = progress.add_task("loading")
 
         def on_stage(stage: str) -> None:
-            if stage in next_stage:
-                progress.update(task, description=next_stage[stage])
+            if stage in NEXT_STAGE:
+                progress.update(task, description=NEXT_STAGE[stage])
 
         def on_round(row: Round) -> None:
             _print(progress, row.describe(options.rounds))

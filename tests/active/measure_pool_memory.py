@@ -24,7 +24,7 @@ def main(path):
     outputs = keras.layers.Dense(2, "softmax")(MCDropout(0.5)(inputs))
     model = BayesianModel(inputs, outputs, num_samples=2)
     model.compile("adam", "sparse_categorical_crossentropy")
-    learner = ActiveLearner(model, x, initial=[0, 1], initial_labels=[0, 1], steps=2)
+    learner = ActiveLearner(model, x, initial=([0, 1], [0, 1]), refit={"steps": 2})
     learner.train()
     model.predict_uncertainty(x[np.arange(4096)])  # what one portion of the pool takes
     before = peak()

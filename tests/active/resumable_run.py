@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import tfp_bayes
+from tfp_bayes.active import Evaluation, Query, Refit
 from tfp_bayes.layers import MCDropout
 
 
@@ -39,18 +40,16 @@ def main(folder, reinit, stage=None, count=0):
         x,
         y,
         initial=np.arange(6),
-        test_data=(x[100:], y[100:]),
-        ignore=np.arange(100, 120),
-        query_size=3,
-        steps=10,
-        reinit=reinit,
+        query=Query(size=3, ignore=np.arange(100, 120)),
+        refit=Refit(reinit, steps=10),
+        evaluation=Evaluation(test_data=(x[100:], y[100:])),
         checkpoint=Path(folder) / "checkpoint.npz",
         on_stage=on_stage,
     )
     learner.run(2)
     result = {
         "acquired_at": learner.pool.acquired_at.tolist(),
-        "scores": learner.scores[learner.pool.acquired_at > 0].tolist(),
+        "scores": learner.pool.scores[learner.pool.acquired_at > 0].tolist(),
         "test_nll": [row.test_nll for row in learner.history],
         "weights": [float(np.abs(v.numpy()).sum(dtype="float64")) for v in model.variables],
     }

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from learners import arranged
 from networks import bayesian_mlp
 
 from tfp_bayes import BayesianBasisRegression
@@ -29,7 +30,7 @@ def make(model=None, **kwargs):
         "steps": 20,
         "seed": 1,
     }
-    return ActiveLearner(model, X, Y, **{**arguments, **kwargs})
+    return ActiveLearner(model, X, Y, **arranged(**{**arguments, **kwargs}))
 
 
 def outcome(learner):
@@ -38,7 +39,8 @@ def outcome(learner):
         (r.round, r.num_acquired, r.test_accuracy, r.test_nll, r.validation_nll, r.optimizer_steps)
         for r in learner.history
     ]
-    return rows, learner.pool.acquired_at.tolist(), learner.scores[learner.scores > -1].tolist()
+    scores = learner.pool.scores
+    return rows, learner.pool.acquired_at.tolist(), scores[scores > -1].tolist()
 
 
 def test_run():
@@ -81,10 +83,10 @@ def test_proposes_the_highest_scores():
     proposed = learner.propose()
     pool = learner.pool.unlabelled
     seen = []
-    learner_scores = learner.scores[proposed]
+    learner_scores = learner.pool.scores[proposed]
     assert (np.diff(learner_scores) <= 0).all()
-    learner.acquisition = lambda p: seen.append(p) or p.mutual_information
-    learner.pending = learner.pending[:0]
+    learner.query.acquisition = lambda p: seen.append(p) or p.mutual_information
+    learner.pool.lapse()
     np.testing.assert_array_equal(learner.propose(), proposed)
     rest = np.setdiff1d(np.arange(len(pool)), np.searchsorted(pool, proposed))
     assert seen[0].mutual_information[rest].max() <= learner_scores.min()
@@ -117,7 +119,7 @@ def test_partial_answers():
     assert not set(first) & set(second)
     learner.tell(second[0], Y[second[0]])
     row = learner.train()  # on what is known; the rest of the proposal lapses
-    assert (row.num_acquired, len(learner.pending)) == (5, 0)
+    assert (row.num_acquired, len(learner.pool.pending)) == (5, 0)
     assert set(second[1:]) <= set(learner.pool.unlabelled)
 
 
@@ -204,8 +206,8 @@ def test_fresh_equals_a_new_model():
     used = learner.model
     new = make().model
     for model in (used, new):
-        trainer = make(model).refit
-        trainer(X[:12], Y[:12], None, seed=5)
+        trainer = make(model).trainer
+        trainer(X[:12], Y[:12], seed=5)
     for a, b in zip(used.get_weights(), new.get_weights()):
         np.testing.assert_array_equal(a, b)
 
@@ -218,7 +220,7 @@ def test_warm_goes_on_and_shrink_perturb_lies_between():
 
     def distance(reinit):
         learner = make(reinit=reinit, steps=1)
-        learner.refit(X[:12], Y[:12], None, seed=5)
+        learner.trainer(X[:12], Y[:12], seed=5)
         return np.abs(start - weights(learner)).sum()
 
     assert distance("warm") < distance("shrink_perturb") < distance("fresh")
@@ -235,7 +237,7 @@ def test_training_follows_the_seed(reinit):
         # Noise that was drawn before, as in another process, must not matter.
         learner.model.predict_on_batch(X[: seed + 1])
         learner.model(X[:7], training=True)
-        learner.refit(X[:80], Y[:80], None, seed=seed)
+        learner.trainer(X[:80], Y[:80], seed=seed)
         return np.concatenate([np.ravel(v) for v in learner.model.trainable_variables])
 
     first = weights(5)
@@ -264,7 +266,7 @@ def test_early_stopping_keeps_the_best_weights():
     learner.model.evaluate = lambda *a, **k: scores.append(r := evaluate(*a, **k)) or r
     row = learner.train()
     losses = [score["loss"] for score in scores]
-    final = evaluate(*learner.validation_data, verbose=0, return_dict=True)["loss"]
+    final = evaluate(*learner.evaluation.validation_data, verbose=0, return_dict=True)["loss"]
     assert final == pytest.approx(min(losses), abs=1e-6)
 
 
@@ -279,13 +281,13 @@ def test_bad_arguments():
         ({"reinit": "cold"}, "reinit='cold'"),
         ({"steps": 0}, "steps=0"),
         ({"max_steps": 10}, "max_steps=10"),
-        ({"query_size": 0}, "query_size=0"),
+        ({"query_size": 0}, "size=0"),
         ({"candidates": 3}, "candidates=3"),
         ({"acquisition": "gut feeling"}, "acquisition='gut feeling'"),
         ({"initial": [500]}, r"Received: \[500\]"),
-        ({"initial": [], "initial_labels": []}, r"shape \(0,\)"),
+        ({"initial": ([], [])}, r"shape \(0,\)"),
         ({"initial": [150]}, "labelled or ignored"),
-        ({"initial_labels": [7] * 6}, "to 7"),
+        ({"initial": (range(6), [7] * 6)}, "to 7"),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -329,5 +331,5 @@ def test_closed_form_head_learns_actively():
 def test_rmse_of_probabilities():
     learner = make()
     row = learner.train()
-    mean = learner._predict(TEST[0], learner._seed(0)).mean
+    mean = learner.model.predict_uncertainty(TEST[0], seed=0).mean
     assert abs(row.test_rmse - np.sqrt(((mean - np.eye(3)[TEST[1]]) ** 2).mean())) < 0.1

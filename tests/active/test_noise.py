@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from learners import arranged
 from networks import bayesian_mlp
 from scipy import stats
 
@@ -200,12 +201,12 @@ def learner(**kwargs):
         "steps": 60,
         "seed": 1,
     }
-    return ActiveLearner(model, X, Y, **{**arguments, **kwargs})
+    return ActiveLearner(model, X, Y, **arranged(**{**arguments, **kwargs}))
 
 
 @pytest.mark.parametrize("rejected", ["skip", "quarantine", "relabel"])
 def test_counts_agree_with_the_labels(rejected):
-    made = learner(label_filter="oracle", rejected=rejected)
+    made = learner(label_filter=filters.OracleFilter(rejected))
     history = made.run(3)
     for row in history[1:]:
         assert row.num_rejected == row.num_wrong_rejected > 0
@@ -213,7 +214,7 @@ def test_counts_agree_with_the_labels(rejected):
         # What was wrong was asked again, and the second answer is final.
         assert all(row.num_asked == 20 + row.num_rejected for row in history[1:])
         assert history[-1].num_acquired == 60
-        assert made.labelling.num_asks.max() == 2
+        assert made.pool.num_asks.max() == 2
     else:
         assert all(row.num_asked == 20 for row in history[1:])
         assert all(row.num_rejected == row.num_wrong for row in history)
@@ -258,11 +259,11 @@ def test_everything_rejected_is_no_reason_to_stop():
 
 
 def test_quarantined_labels_come_back():
-    made = learner(label_filter={"name": "static_threshold", "tau": 0.9}, rejected="quarantine")
+    made = learner(label_filter=filters.StaticThreshold(0.9, "quarantine"))
     made.run(1)
-    waiting = made.labelling.quarantined(made.pool)
+    waiting = made.pool.rejected
     assert len(waiting) == made.history[-1].num_rejected > 0
-    made.labelling.filter = filters.StaticThreshold(0.0)
+    made._judge.filter = filters.StaticThreshold(0.0, "quarantine")
     made.propose()
     assert np.isin(waiting, made.pool.labelled).all()
     made.step()
@@ -270,9 +271,8 @@ def test_quarantined_labels_come_back():
 
 
 def test_humans_may_be_asked_again():
-    made = learner(
-        label_filter={"name": "static_threshold", "tau": 1.0}, rejected="relabel", oracle=None
-    )
+    label_filter = {"name": "static_threshold", "tau": 1.0, "rejected": "relabel"}
+    made = learner(label_filter=label_filter, oracle=None)
     first = made.propose()
     made.tell(first[:5], Y[first[:5]])
     assert made.pool.num_acquired == 0  # the filter waits for the batch
@@ -284,7 +284,7 @@ def test_humans_may_be_asked_again():
 
 
 def test_resumed_with_its_answers(tmp_path):
-    arguments = {"label_filter": "dynamic_threshold", "rejected": "quarantine"}
+    arguments = {"label_filter": filters.DynamicThreshold(rejected="quarantine")}
     whole = learner(**arguments)
     whole.run(3)
     path = tmp_path / "checkpoint.npz"
@@ -301,7 +301,7 @@ def test_resumed_with_its_answers(tmp_path):
 
 
 def test_killed_before_rejected_labels_were_asked_again(tmp_path):
-    arguments = {"label_filter": "oracle", "rejected": "relabel"}
+    arguments = {"label_filter": filters.OracleFilter("relabel")}
     whole = learner(**arguments)
     whole.run(1)
     path = tmp_path / "checkpoint.npz"
@@ -330,4 +330,4 @@ def test_another_filter_is_another_run(tmp_path):
 
 def test_what_becomes_of_rejected_labels_is_checked():
     with pytest.raises(ValueError, match="rejected='drop'"):
-        learner(rejected="drop")
+        filters.StaticThreshold(rejected="drop")

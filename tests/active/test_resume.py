@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from learners import arranged
 from networks import bayesian_mlp
 
 from tfp_bayes.active import ActiveLearner
@@ -75,9 +76,8 @@ def learner(path, **kwargs):
     model.compile("adam", "sparse_categorical_crossentropy")
     x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
     y = np.arange(40) % 3
-    return ActiveLearner(
-        model, x, y, initial=[0, 1, 2], query_size=2, steps=2, checkpoint=path, **kwargs
-    )
+    arguments = arranged(initial=[0, 1, 2], query_size=2, steps=2, checkpoint=path, **kwargs)
+    return ActiveLearner(model, x, y, **arguments)
 
 
 def test_another_configuration_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from networks import bayesian_mlp
 
-from tfp_bayes.active import ActiveLearner, rows
+from tfp_bayes.active import ActiveLearner, Query, Refit, rows
 
 X = np.random.default_rng(0).normal(size=(90, 5)).astype("float32")
 Y = X[:, :3].argmax(1)
@@ -48,15 +48,14 @@ def test_rows(make, tmp_path):
 
 @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
 def test_learner_does_the_same(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfp_bayes.active.learner.AT_ONCE", 32)  # several portions
+    monkeypatch.setattr("tfp_bayes.active.query.AT_ONCE", 32)  # several portions
 
     def run(x):
         keras.utils.set_random_seed(0)
         model = bayesian_mlp(num_samples=5)
         model.compile("adam", "sparse_categorical_crossentropy")
-        learner = ActiveLearner(
-            model, x, Y, initial=np.arange(4), selector="k_center", query_size=3, steps=3
-        )
+        query, refit = Query(selector="k_center", size=3), Refit(steps=3)
+        learner = ActiveLearner(model, x, Y, initial=np.arange(4), query=query, refit=refit)
         learner.run(2)
         return learner.pool.acquired_at
 

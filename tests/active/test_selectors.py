@@ -10,7 +10,7 @@ from scipy.special import softmax as softmax_of_rows
 from sklearn.metrics import pairwise_distances_argmin_min
 
 from tfp_bayes import BayesianMLP, to_deterministic
-from tfp_bayes.active import ActiveLearner, selectors
+from tfp_bayes.active import ActiveLearner, Query, Refit, selectors
 from tfp_bayes.active.built_in import SELECTORS
 from tfp_bayes.active.selectors import (
     badge,
@@ -240,11 +240,8 @@ def test_every_pair_of_score_and_selector(name, acquisition, model):
             X,
             Y,
             initial=np.arange(5),
-            acquisition=acquisition,
-            selector=name,
-            query_size=4,
-            candidates=30,
-            steps=3,
+            query=Query(acquisition, name, size=4, candidates=30),
+            refit=Refit(steps=3),
         )
         learner.run(1)
         return learner.pool.acquired_at
@@ -272,7 +269,8 @@ def test_every_selector_is_listed():
 
 
 def test_greedy_variance_wants_a_closed_form_head(model):
-    learner = ActiveLearner(model, X, Y, initial=[0, 1, 2], selector="greedy_variance", steps=1)
+    query = {"selector": "greedy_variance"}
+    learner = ActiveLearner(model, X, Y, initial=[0, 1, 2], query=query, refit={"steps": 1})
     with pytest.raises(ValueError, match="closed-form head for selector='greedy_variance'"):
         learner.propose()
 
@@ -297,7 +295,7 @@ class NoisyRows:
 @pytest.mark.parametrize("arguments", [{"selector": "batch_bald"}, {"acquisition": "epig"}])
 def test_samples_that_are_no_functions_are_refused(arguments, model):
     with pytest.raises(ValueError, match="samples are functions"):
-        ActiveLearner(NoisyRows(model), X, Y, initial=[0, 1, 2], **arguments)
+        ActiveLearner(NoisyRows(model), X, Y, initial=[0, 1, 2], query=arguments)
 
 
 @pytest.mark.parametrize("inference", ["mc_dropout", "flipout"])

@@ -9,6 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from learners import arranged
 
 from tfp_bayes import BayesianModel
 from tfp_bayes._plumbing import checkpoint, journal, lock
@@ -47,7 +48,7 @@ def learner(path, **kwargs):
         "steps": 4,
         "checkpoint": path,
     }
-    return ActiveLearner(**{**arguments, **kwargs})
+    return ActiveLearner(**arranged(**{**arguments, **kwargs}))
 
 
 def state(of):
@@ -85,27 +86,27 @@ def hand_label(path, **kwargs):
     other = asking.pool.unlabelled[-1]
     asking.merge([other, b, 0], [1, 2, 2])
     asking.propose()
-    first = asking.pending[0]
+    first = asking.pool.pending[0]
     asking.tell(first, 1)
     return asking
 
 
 def test_hand_labels_survive_a_damaged_checkpoint(tmp_path):
     path = tmp_path / "c.npz"
-    expected = state(hand_label(path, y=None, initial_labels=Y[:3]))
+    expected = state(hand_label(path, y=None, initial=([0, 1, 2], Y[:3])))
     assert expected[1] == [(0, 0), (3, 0), (7, 0)]
     content = path.read_bytes()
     for damage in DAMAGES:
         path.write_bytes(damage(content))
         with pytest.warns(UserWarning, match="is restored from c.npz.answers.jsonl"):
-            again = learner(path, oracle=None, y=None, initial_labels=Y[:3])
+            again = learner(path, oracle=None, y=None, initial=([0, 1, 2], Y[:3]))
         assert_same(state(again), expected)
         assert path.with_name("c.npz.damaged").read_bytes() == damage(content)
     path.unlink()
-    assert_same(state(learner(path, oracle=None, y=None, initial_labels=Y[:3])), expected)
+    assert_same(state(learner(path, oracle=None, y=None, initial=([0, 1, 2], Y[:3]))), expected)
     # And nothing had to be trained again where the checkpoint is whole.
     path.write_bytes(content)
-    assert_same(state(learner(path, oracle=None, y=None, initial_labels=Y[:3])), expected)
+    assert_same(state(learner(path, oracle=None, y=None, initial=([0, 1, 2], Y[:3]))), expected)
     assert path.read_bytes() == content
 
 
@@ -113,8 +114,7 @@ def test_hand_labels_survive_a_damaged_checkpoint(tmp_path):
 def test_a_filtered_run_is_restored(rejected, tmp_path):
     def make(path):
         oracle = NoisyOracle(Y, 0.5, resample=True)
-        filtered = StaticThreshold(0.4)
-        return learner(path, oracle=oracle, label_filter=filtered, rejected=rejected)
+        return learner(path, oracle=oracle, label_filter=StaticThreshold(0.4, rejected))
 
     path = tmp_path / "c.npz"
     part = make(path)
@@ -321,11 +321,11 @@ def test_a_full_disk_refuses_the_answer_and_keeps_the_others(tmp_path, monkeypat
         for action in (lambda: asking.tell([b, c], [2, 2]), lambda: asking.skip([d])):
             with pytest.raises(OSError, match="No space left"):
                 action()
-    assert asking.pending.tolist() == [b, c, d]
+    assert asking.pool.pending.tolist() == [b, c, d]
     asking.tell([c], [0])
     again = learner(path)
     assert again.labels[[a, b, c, d]].tolist() == [1, -1, 0, -1]
-    assert again.pending.tolist() == [b, d]
+    assert again.pool.pending.tolist() == [b, d]
 
 
 def test_an_answer_needs_no_room_for_a_checkpoint(tmp_path, monkeypatch):

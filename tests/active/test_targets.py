@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from learners import arranged
 from networks import bayesian_mlp
 from scipy import stats
 
 import tfp_bayes
-from tfp_bayes.active import ActiveLearner, rows
+from tfp_bayes.active import ActiveLearner, Evaluation, Query, Refit, rows
 from tfp_bayes.layers import MCDropout, NormalParameters
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.targets import RealNumbers, RegressedClasses
@@ -42,7 +43,7 @@ def learn(model, y, **kwargs):
         "query_size": 6,
         "steps": 150,
     }
-    return ActiveLearner(model, X, y, **{**arguments, **kwargs})
+    return ActiveLearner(model, X, y, **arranged(**{**arguments, **kwargs}))
 
 
 def test_one_sigmoid():
@@ -120,12 +121,15 @@ def test_a_label_for_each_pixel():
     outputs = keras.layers.Conv2D(2, 1, activation="softmax")(hidden)
     model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=3)
     model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
-    given = {"initial": [0, 1], "query_size": 2, "steps": 40, "test_data": (images, masks)}
+    given = {
+        "initial": [0, 1],
+        "refit": {"steps": 40},
+        "evaluation": {"test_data": (images, masks)},
+    }
     with pytest.raises(ValueError, match=r"one score for each of 28 candidates"):
-        ActiveLearner(model, images, masks, **given).run(1)
-    learner = ActiveLearner(
-        model, images, masks, acquisition=lambda p: p.mutual_information.mean((1, 2)), **given
-    )
+        ActiveLearner(model, images, masks, query=Query(size=2), **given).run(1)
+    query = Query(lambda p: p.mutual_information.mean((1, 2)), size=2)
+    learner = ActiveLearner(model, images, masks, query=query, **given)
     row = learner.run(1)[-1]
     assert row.test_accuracy > 0.8
     np.testing.assert_array_equal(
@@ -158,13 +162,13 @@ REFUSED = {
     ),
     "test labels out of range": ({"test_data": (X, CLASSES + 1)}, "from 1 to 3"),
     "oracle=3": ({"oracle": 3}, "oracle=3"),
-    "query_size": ({"query_size": "10"}, "query_size='10'"),
+    "query_size": ({"query_size": "10"}, "size='10'"),
     "candidates": ({"candidates": 2}, "candidates=2"),
     "seed": ({"seed": -1}, "seed=-1"),
     "steps": ({"steps": 1.5}, "steps=1.5"),
     "max_steps": ({"max_steps": 200}, "max_steps=200"),
     "filter without truth": (
-        {"label_filter": "oracle", "y": None, "initial_labels": [0, 1, 2]},
+        {"label_filter": "oracle", "y": None, "initial": ([0, 1, 2], [0, 1, 2])},
         "y=None",
     ),
     "x": ({"x": (row for row in X)}, "generator"),
@@ -177,7 +181,7 @@ def test_refused_before_training(case, classifier):
     given, message = REFUSED[case]
     arguments = {"x": X, "y": CLASSES, "initial": [0, 1, 2], **given}
     with pytest.raises(ValueError, match=f"(?s)Expected .*{message}.*Hint: "):
-        ActiveLearner(classifier, arguments.pop("x"), arguments.pop("y"), **arguments)
+        ActiveLearner(classifier, **arranged(**arguments))
 
 
 def test_run_refuses(classifier):
@@ -196,8 +200,10 @@ def test_inputs_that_are_not_finite_are_named(classifier):
     with pytest.raises(ValueError, match=r"NaN or infinity in the examples \[7, 30\], 2 of"):
         ActiveLearner(classifier, x, CLASSES, initial=[0, 1, 2])
     with pytest.raises(ValueError, match=r"for `test_data`.*\[7, 30\]"):
-        ActiveLearner(classifier, X, CLASSES, initial=[0, 1, 2], test_data=(x, CLASSES))
-    assert ActiveLearner(classifier, x, CLASSES, initial=[0, 1, 2], ignore=[7, 30])
+        ActiveLearner(
+            classifier, X, CLASSES, initial=[0, 1, 2], evaluation=Evaluation((x, CLASSES))
+        )
+    assert ActiveLearner(classifier, x, CLASSES, initial=[0, 1, 2], query=Query(ignore=[7, 30]))
     learner = ActiveLearner(
         classifier, rows.LoadedRows(lambda i: x[i], 160), CLASSES, initial=[0, 1, 2]
     )
@@ -208,12 +214,12 @@ def test_inputs_that_are_not_finite_are_named(classifier):
 def test_scores_that_are_not_finite_are_named():
     model = bayesian_mlp(size=4, num_samples=3)
     model.compile("adam", "sparse_categorical_crossentropy")
-    bad = {"initial": [0, 1, 2], "steps": 2, "selector": "k_center"}  # which looks at no score
 
     def score(prediction):
         return np.where(np.arange(len(prediction.mean)) == 5, np.nan, 0.0)
 
-    learner = ActiveLearner(model, X, CLASSES, acquisition=score, **bad)
+    query = Query(score, "k_center")  # which looks at no score
+    learner = ActiveLearner(model, X, CLASSES, initial=[0, 1, 2], query=query, refit=Refit(steps=2))
     with pytest.raises(ValueError, match=r"NaN or infinity for the examples \[8\], 1 of 157"):
         learner.run(1)
 
@@ -230,10 +236,9 @@ def test_an_oracle_that_takes_no_second_question(capsys):
         CLASSES,
         oracle=lambda indices: (CLASSES[indices] + 1) % 3,
         initial=[0, 1, 2],
-        label_filter="oracle",
-        rejected="relabel",
-        query_size=4,
-        steps=2,
+        label_filter={"name": "oracle", "rejected": "relabel"},
+        query=Query(size=4),
+        refit=Refit(steps=2),
     )
     history = learner.run(1, stop="labels=100", verbose=True)
     assert history[1].num_asked == 8

@@ -17,6 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from learners import arranged
 from werkzeug.serving import make_server
 
 from tfp_bayes import BayesianModel, cli
@@ -41,15 +42,14 @@ def make(path=None, **kwargs):
     model = BayesianModel(inputs, keras.layers.Dense(3, "softmax")(hidden), num_samples=5)
     model.compile("adam", "sparse_categorical_crossentropy")
     arguments = {
-        "initial": np.arange(5),
-        "initial_labels": Y[:5],
+        "initial": (np.arange(5), Y[:5]),
         "test_data": (X[40:], Y[40:]),
         "ignore": np.arange(40, 60),
         "query_size": 4,
         "steps": 3,
         "checkpoint": path,
     }
-    return ActiveLearner(model, X, **{**arguments, **kwargs})
+    return ActiveLearner(model, X, **arranged(**{**arguments, **kwargs}))
 
 
 def ready(learner):
@@ -80,10 +80,10 @@ def test_labels_skips_and_undo_reach_the_checkpoint(tmp_path):
     again = make(path)
     assert again.labels[a] == 2
     assert again.labels[b] == -1
-    assert again.pending.tolist() == [b, d]
+    assert again.pool.pending.tolist() == [b, d]
     assert again.pool.acquired_at[c] == -2
     again.take_back(np.array([c, a]))
-    assert again.pending.tolist() == [a, b, c, d]
+    assert again.pool.pending.tolist() == [a, b, c, d]
     session = ready(again)
     for index in (a, b, c, d):
         session.label(index, "cat")
@@ -352,7 +352,7 @@ def test_command(tmp_path, capsys):
         assert "Stopped while the model trained; every label is saved." in errors
         assert "FATAL" not in errors.upper()
     learner, _, _ = runs.open_run(folder)
-    assert len(learner.labelling.unsettled(learner.pool)) == 3
+    assert len(learner.pool.unsettled) == 3
     assert tool("label", "--run", tmp_path / "none")[0] == 1
 
 
@@ -381,23 +381,23 @@ def exported(learner, path, answers):
     export_tasks(learner, path, NAMES)
     tasks = json.loads(path.read_text())
     path.write_text(json.dumps(annotated(tasks, answers)))
-    return learner.pending.copy()
+    return learner.pool.pending.copy()
 
 
 def test_label_studio_and_back(tmp_path):
     learner = make()
     assert export_tasks(learner, tmp_path / "tasks.json", NAMES) == 4
     tasks = json.loads((tmp_path / "tasks.json").read_text())
-    assert [task["data"]["index"] for task in tasks] == learner.pending.tolist()
+    assert [task["data"]["index"] for task in tasks] == learner.pool.pending.tolist()
     assert tasks[0]["data"]["image"].startswith("data:image/png;base64,iVBOR")
     guess = tasks[0]["predictions"][0]["result"][0]["value"]["choices"][0]
     assert guess in NAMES
     answers = [["dog"], [None], ["cat", "eel", "eel"], []]
     (tmp_path / "out.json").write_text(json.dumps(annotated(tasks, answers)))
-    proposed = learner.pending.copy()
+    proposed = learner.pool.pending.copy()
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (2, 0, 0, 2)
     assert learner.labels[proposed].tolist() == [1, -1, 2, -1]
-    assert learner.pending.tolist() == proposed[[1, 3]].tolist()
+    assert learner.pool.pending.tolist() == proposed[[1, 3]].tolist()
     # The project goes on, and its whole file is imported again: once more, with one answer more
     # and with one changed.
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (0, 2, 0, 2)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from learners import arranged
 from networks import small_cnn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,9 +17,8 @@ def test_scalars_images_and_scores(tmp_path):
     y = rng.integers(0, 4, 60)
     model = small_cnn(num_samples=3)
     model.compile("adam", "sparse_categorical_crossentropy")
-    learner = ActiveLearner(
-        model, x, y, initial=np.arange(8), test_data=(x, y), query_size=5, steps=2
-    )
+    arguments = arranged(test_data=(x, y), query_size=5, steps=2)
+    learner = ActiveLearner(model, x, y, initial=np.arange(8), **arguments)
     board = TensorBoard(tmp_path)
     for _ in range(3):
         learner.step()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,20 +12,27 @@ from tfp_bayes._plumbing.files import write_atomically
 FORMAT = 2  # 1 had neither a checksum nor a journal beside it
 
 
+class State(NamedTuple):
+    """All that decides how a run goes on: arrays, and a record of plain JSON."""
+
+    arrays: dict[str, np.ndarray]
+    record: dict
+
+
 class DamagedError(ValueError):
     """A file is no checkpoint, or only part of one."""
 
 
-def save(path: Path, arrays: dict[str, np.ndarray], record: dict) -> None:
-    """Saves arrays and a JSON record in one file, atomically."""
-    record = {"format": FORMAT, **record}
-    content: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+def save(path: Path, state: State) -> None:
+    """Saves a state in one file, atomically."""
+    record = {"format": FORMAT, **state.record}
+    content: dict[str, Any] = {name: np.asarray(value) for name, value in state.arrays.items()}
     content["record"] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
     check = np.array(digest(content))
     write_atomically(path, lambda file: np.savez(file, check=check, **content))
 
 
-def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+def load(path: Path) -> State:
     """Loads what `save` wrote.
 
     Raises:
@@ -51,7 +58,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             f"{record.get('format', '1 (before the journal of answers)')}. "
             "Hint: continue this run with the version of tfp_bayes that started it."
         )
-    return content, record
+    return State(content, record)
 
 
 def check_same_configuration(new: dict, old: dict, where: Path) -> None:

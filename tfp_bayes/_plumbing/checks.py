@@ -2,6 +2,8 @@
 
 from numbers import Integral
 
+import numpy as np
+
 
 def check_integers(least: int, **arguments: object) -> None:
     """Raises ValueError unless every argument is an integer of at least `least`."""
@@ -11,3 +13,24 @@ def check_integers(least: int, **arguments: object) -> None:
                 f"Expected an integer of at least {least} for `{name}`. "
                 f"Received: {name}={value!r}. Hint: a whole number, such as {max(least, 10)}."
             )
+
+
+def check_function(given: object, name: str, what: str) -> None:
+    """Raises ValueError unless an argument can be called, or there is none."""
+    if given is not None and not callable(given):
+        raise ValueError(
+            f"Expected a function {what} for `{name}`. Received: {name}={given!r}. "
+            f"Hint: leave out `{name}` if there is none."
+        )
+
+
+def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") -> np.ndarray:
+    """Returns inputs (n, ...) of the examples (n,), whose numbers must be finite."""
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        wrong = indices[~np.isfinite(rows.reshape(len(rows), -1)).all(1)]
+        raise ValueError(
+            f"Expected finite inputs for `{name}`. Received: NaN or infinity in the examples "
+            f"{wrong[:5].tolist()}, {wrong.size} of the {len(rows)} that were read. "
+            "Hint: correct them, or leave them out (of `x` with Query(ignore=...))."
+        )
+    return rows

@@ -1,6 +1,7 @@
 """Seeds as values: every random draw of the library follows from a pair of int32."""
 
 import random
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -83,3 +84,22 @@ def _random_word(seed: tf.Tensor) -> tf.Tensor:
         alg=_PHILOX,
         dtype=tf.int32,
     )
+
+
+class RoundSeeds(NamedTuple):
+    """The seeds of a round of active learning, one for each use of randomness, in this order."""
+
+    train: int
+    candidates: int
+    score: int
+    select: int
+    evaluate: int
+    targets: int
+    filter: int
+
+    @classmethod
+    def of(cls, seed: int, round: int) -> "RoundSeeds":
+        """Derives the seeds of a round from that of a learner."""
+        states = (np.random.SeedSequence([seed, round, use]) for use in range(len(cls._fields)))
+        # 31 bits, which fit every library's seed.
+        return cls(*(int(state.generate_state(1)[0] >> 1) for state in states))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         majority,
     )
     from tfp_bayes.active.pool import Pool
+    from tfp_bayes.active.query import Query
+    from tfp_bayes.active.refit import Evaluation, Refit
     from tfp_bayes.active.round import Round, filter_quality
     from tfp_bayes.active.selectors.batch_bald import batch_bald
     from tfp_bayes.active.selectors.top_k import top_k
@@ -43,9 +45,12 @@ __all__ = [
     "ActiveLearner",
     "Annotators",
     "ArrayOracle",
+    "Evaluation",
     "HumanOracle",
     "NoisyOracle",
     "Pool",
+    "Query",
+    "Refit",
     "Round",
     "acquisition",
     "bald",
@@ -74,9 +79,12 @@ _DEFINED_IN = {
     "ActiveLearner": "learner",
     "Annotators": "oracles",
     "ArrayOracle": "oracles",
+    "Evaluation": "refit",
     "HumanOracle": "oracles",
     "NoisyOracle": "oracles",
     "Pool": "pool",
+    "Query": "query",
+    "Refit": "refit",
     "Round": "round",
     "bald": "acquisition",
     "batch_bald": "selectors",

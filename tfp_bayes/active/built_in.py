@@ -49,3 +49,22 @@ FILTERS = Registry(
 INITIAL = ("balanced", "random", "kmeans", "kmeans_unlabelled")
 REINIT = ("fresh", "warm", "shrink_perturb")
 REJECTED = ("skip", "quarantine", "relabel")
+
+# Keywords of `ActiveLearner` in 0.1: where they have moved, and what they are called there.
+MOVED = {
+    "acquisition": ("query", "acquisition"),
+    "selector": ("query", "selector"),
+    "query_size": ("query", "size"),
+    "candidates": ("query", "candidates"),
+    "num_samples": ("query", "num_samples"),
+    "ignore": ("query", "ignore"),
+    "reinit": ("refit", "reinit"),
+    "steps": ("refit", "steps"),
+    "max_steps": ("refit", "max_steps"),
+    "batch_size": ("refit", "batch_size"),
+    "test_data": ("evaluation", "test_data"),
+    "validation_data": ("evaluation", "validation_data"),
+    "evaluation_samples": ("evaluation", "num_samples"),
+    "rejected": ("label_filter", "rejected"),
+    "initial_labels": ("initial", "labels"),
+}

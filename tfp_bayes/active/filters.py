@@ -1,6 +1,7 @@
 """Which labels to believe, by how likely the model finds them before it has learned from them."""
 
-from typing import NamedTuple
+import copy
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,13 @@ from tfp_bayes._plumbing.configured import (
     check_positive,
     get_configured,
 )
-from tfp_bayes.active.built_in import FILTERS
+from tfp_bayes.active.built_in import FILTERS, REJECTED
 
+if TYPE_CHECKING:
+    from tfp_bayes.prediction.targets import Targets
+
+# Labels are not filtered by a model that is not better than this.
+TRUSTED_ACCURACY = 0.6
 # Before any answer: one label in ten is wrong, as sure as after ten answers.
 PRIOR_WRONG, PRIOR_RIGHT = 1.0, 9.0
 
@@ -40,15 +46,32 @@ class Answers(NamedTuple):
 
 
 class Filter(Configured):
-    """Decides which answers of a batch are kept.
+    """Decides which answers of a batch are kept, and says what becomes of the others.
 
     Attributes:
         trusts_model: Whether it relies on the model, so that it has to wait until that is good.
         needs_truth: Whether it looks at the true labels.
+
+    Args:
+        rejected: What becomes of an example whose answer is not kept: "skip" gives it up,
+            "quarantine" tests the answer again in each round, "relabel" asks once more and
+            believes the second answer.
+
+    Raises:
+        ValueError: If `rejected` is none of these.
     """
 
     trusts_model = True
     needs_truth = False
+    rejected = "skip"  # of a subclass whose constructor does not ask
+
+    def __init__(self, rejected: str = "skip"):
+        if rejected not in REJECTED:
+            raise ValueError(
+                f"Expected one of {REJECTED} for `rejected`. Received: rejected={rejected!r}. "
+                "Hint: 'relabel' asks again."
+            )
+        self.rejected = rejected
 
     def keep(self, answers: Answers) -> np.ndarray:
         """Returns (q,) bool."""
@@ -56,7 +79,7 @@ class Filter(Configured):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {}
+        return {"rejected": self.rejected}
 
 
 def bayes_threshold(noise_rate: float, num_classes: int, cost_ratio: float = 1.0) -> float:
@@ -112,9 +135,11 @@ class StaticThreshold(Filter):
     Args:
         tau: In [0, 1]; under ten classes and one wrong label in five, 0.027 makes the fewest
             errors, see `bayes_threshold`.
+        rejected: See `Filter`.
     """
 
-    def __init__(self, tau: float = 0.1):
+    def __init__(self, tau: float = 0.1, rejected: str = "skip"):
+        super().__init__(rejected)
         check_finite(tau=tau)
         if not 0 <= tau <= 1:
             raise ValueError(
@@ -128,7 +153,7 @@ class StaticThreshold(Filter):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {"tau": self.tau}
+        return {"tau": self.tau, **super().get_config()}
 
 
 class BayesThreshold(Filter):
@@ -137,12 +162,14 @@ class BayesThreshold(Filter):
     Args:
         noise_rate: In [0, 1).
         cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+        rejected: See `Filter`.
 
     Reference:
         Frenay and Verleysen 2014, "Classification in the Presence of Label Noise", section IV.
     """
 
-    def __init__(self, noise_rate: float = 0.2, cost_ratio: float = 1.0):
+    def __init__(self, noise_rate: float = 0.2, cost_ratio: float = 1.0, rejected: str = "skip"):
+        super().__init__(rejected)
         self.noise_rate = _checked_rate(noise_rate)
         check_positive(cost_ratio=cost_ratio)
         self.cost_ratio = float(cost_ratio)
@@ -155,7 +182,11 @@ class BayesThreshold(Filter):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {"noise_rate": self.noise_rate, "cost_ratio": self.cost_ratio}
+        return {
+            "noise_rate": self.noise_rate,
+            "cost_ratio": self.cost_ratio,
+            **super().get_config(),
+        }
 
 
 class DynamicThreshold(Filter):
@@ -166,9 +197,11 @@ class DynamicThreshold(Filter):
     Args:
         cost_ratio: What keeping a wrong label costs, in units of rejecting a right one. Under 2
             about as many answers are rejected as are wrong (figure 6 in examples/study).
+        rejected: See `Filter`.
     """
 
-    def __init__(self, cost_ratio: float = 2.0):
+    def __init__(self, cost_ratio: float = 2.0, rejected: str = "skip"):
+        super().__init__(rejected)
         check_positive(cost_ratio=cost_ratio)
         self.cost_ratio = float(cost_ratio)
 
@@ -181,7 +214,7 @@ class DynamicThreshold(Filter):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {"cost_ratio": self.cost_ratio}
+        return {"cost_ratio": self.cost_ratio, **super().get_config()}
 
 
 class BudgetThreshold(Filter):
@@ -193,9 +226,11 @@ class BudgetThreshold(Filter):
     Args:
         noise_rate: In [0, 1).
         kappa: Share of rejections above that which is accepted.
+        rejected: See `Filter`.
     """
 
-    def __init__(self, noise_rate: float = 0.2, kappa: float = 0.2):
+    def __init__(self, noise_rate: float = 0.2, kappa: float = 0.2, rejected: str = "skip"):
+        super().__init__(rejected)
         self.noise_rate = _checked_rate(noise_rate)
         check_finite(kappa=kappa)
         self.kappa = float(kappa)
@@ -215,7 +250,7 @@ class BudgetThreshold(Filter):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {"noise_rate": self.noise_rate, "kappa": self.kappa}
+        return {"noise_rate": self.noise_rate, "kappa": self.kappa, **super().get_config()}
 
 
 class OracleFilter(Filter):
@@ -239,11 +274,13 @@ class RandomFilter(Filter):
 
     Args:
         rate: Share to reject, in [0, 1).
+        rejected: See `Filter`.
     """
 
     trusts_model = False
 
-    def __init__(self, rate: float = 0.2):
+    def __init__(self, rate: float = 0.2, rejected: str = "skip"):
+        super().__init__(rejected)
         self.rate = _checked_rate(rate, "rate")
 
     def keep(self, answers: Answers) -> np.ndarray:
@@ -252,7 +289,7 @@ class RandomFilter(Filter):
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""
-        return {"rate": self.rate}
+        return {"rate": self.rate, **super().get_config()}
 
 
 def _checked_rate(rate: float, name: str = "noise_rate") -> float:
@@ -264,22 +301,63 @@ def _checked_rate(rate: float, name: str = "noise_rate") -> float:
     return float(rate)
 
 
-def get(identifier: str | dict | Filter | None) -> Filter | None:
+def get(identifier: str | dict | Filter | None, rejected: str | None = None) -> Filter | None:
     """Returns a filter from its name, its serialized form or itself; None keeps every answer.
 
     Args:
         identifier: "dynamic_threshold", "static_threshold", "bayes_threshold",
             "budget_threshold", "oracle", "random" (with their defaults), a dictionary with a
             "name" and arguments, a `Filter` or None.
+        rejected: What becomes of rejected answers, where `identifier` does not say; see `Filter`.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or says another thing about rejected answers.
 
     Example:
 
     >>> tfp_bayes.active.filters.get({"name": "static_threshold", "tau": 0.05})
-    StaticThreshold(tau=0.05)
+    StaticThreshold(tau=0.05, rejected='skip')
     """
-    return (
-        None if identifier is None else get_configured(identifier, Filter, "label_filter", FILTERS)
-    )
+    if rejected is not None:
+        Filter(rejected)  # raises
+    if identifier is None:
+        return None
+    found = get_configured(identifier, Filter, "label_filter", FILTERS)
+    if rejected is None or found.rejected == rejected:
+        return found
+    if found.rejected != Filter.rejected:
+        raise ValueError(
+            f"Expected one word on rejected answers. Received: label_filter={found!r}, "
+            f"rejected={rejected!r}. Hint: leave out `rejected`, or say the same."
+        )
+    found = copy.copy(found)
+    found.rejected = rejected
+    return found
+
+
+def identify(label_filter: Filter | None) -> dict[str, str]:
+    """Returns what tells a run with a filter from one with another."""
+    if label_filter is None:
+        return {"label_filter": "None", "rejected": Filter.rejected}
+    config = {k: v for k, v in label_filter.get_config().items() if k != "rejected"}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in config.items())
+    name = f"{type(label_filter).__name__}({arguments})"
+    return {"label_filter": name, "rejected": label_filter.rejected}
+
+
+def check_suits(label_filter: Filter | None, targets: "Targets", has_truth: bool) -> None:
+    """Raises ValueError unless a filter has what it decides by."""
+    if label_filter is None:
+        return
+    if not targets.names_a_class:
+        raise ValueError(
+            "Expected a model that predicts probabilities of the classes of an example with "
+            f"`label_filter`. Received: label_filter={label_filter!r}, a model that predicts "
+            f"{targets.described}. Hint: end the model in a softmax; "
+            "BayesianBasisRegression.to_classifier() does."
+        )
+    if label_filter.needs_truth and not has_truth:
+        raise ValueError(
+            f"Expected true labels `y` with label_filter={label_filter!r}. Received: y=None. "
+            "Hint: it is a control for experiments; use 'dynamic_threshold'."
+        )

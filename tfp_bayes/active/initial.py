@@ -5,8 +5,10 @@ a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do no
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.checks import check_integers
 
@@ -199,6 +201,38 @@ def _check_size(size: int, largest: int) -> None:
         raise ValueError(
             f"Expected `size` between 1 and {largest}. Received: size={size}. Hint: 20 is usual."
         )
+
+
+def join(initial: ArrayLike, labels: ArrayLike | None) -> Any:
+    """Returns what a learner's `initial` and `initial_labels` of 0.1 are together."""
+    return initial if labels is None else (initial, labels)
+
+
+def with_labels(
+    initial: ArrayLike | tuple[ArrayLike, ArrayLike], y: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns what a learner was given: the indices (n,) of an initial set, and labels or None.
+
+    Args:
+        initial: Indices whose labels are in `y`, at least one, or a tuple of indices and labels.
+        y: (N, ...) labels of the data set, or None.
+
+    Raises:
+        ValueError: If there are no indices (n,), or no labels.
+    """
+    labels = None
+    if isinstance(initial, tuple) and len(initial) == 2 and np.ndim(initial[0]):
+        initial, labels = initial
+    indices = np.asarray(initial)
+    if indices.ndim != 1 or not indices.size or (labels is None and y is None):
+        raise ValueError(
+            "Expected `initial` indices (n,) whose labels are in `y`, or a tuple of indices and "
+            f"labels. Received: initial of shape {indices.shape}, "
+            f"{'no labels' if labels is None and y is None else 'labels'}. "
+            "Hint: initial.balanced(y, 20) chooses indices; where no label is known, label a few "
+            "examples of each class first."
+        )
+    return indices, None if labels is None else np.asarray(labels)
 
 
 def _in_each_class(

@@ -1,25 +1,34 @@
-"""Training between acquisitions: the same compiled model, new weights, a budget of steps."""
+"""Training between acquisitions: the same compiled model, new weights, and how good they are."""
 
+import inspect
 import random
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
+from tfp_bayes._plumbing.configured import Configured
+from tfp_bayes._plumbing.digest import digest
 from tfp_bayes.active.built_in import REINIT
+from tfp_bayes.metrics import accuracy
+from tfp_bayes.prediction import Prediction
+from tfp_bayes.prediction.targets import Targets
+from tfp_bayes.uncertainty import apply_temperature, fit_temperature
+
+Data = tuple[np.ndarray, np.ndarray]  # x and y
 
 SHRINK, PERTURB = 0.5, 0.1
 CHECK_EVERY = 25  # optimizer steps between looks at the validation set
 PATIENCE = 4  # looks without improvement before training stops
 
 
-class Refit:
-    """Trains a compiled model again and again, in place, so that nothing is traced twice.
+class Refit(Configured):
+    """How a model is trained between acquisitions: from where, and how far.
 
     Args:
-        model: A compiled `BayesianModel`.
         reinit: Where each training starts: "fresh" new initial weights, "warm" the weights as
             they are, "shrink_perturb" half of them plus a tenth of new initial weights
             (Ash and Adams 2020, arXiv:1910.08475); the first time those are the weights that the
@@ -31,22 +40,22 @@ class Refit:
         batch_size: Examples a step, never more than there are.
 
     Raises:
-        ValueError: If the model is not compiled or an argument is out of range.
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> from tfp_bayes.active import Refit
+    >>> Refit("warm", steps=100)
+    Refit(reinit='warm', steps=100, max_steps=None, batch_size=64)
     """
 
     def __init__(
         self,
-        model: keras.Model,
         reinit: str = "fresh",
         steps: int = 200,
         max_steps: int | None = None,
         batch_size: int = 64,
     ):
-        if not getattr(model, "compiled", False):
-            raise ValueError(
-                f"Expected a compiled `model`. Received: model={model!r}. "
-                'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
-            )
         if reinit not in REINIT:
             raise ValueError(
                 f"Expected one of {REINIT} for `reinit`. Received: reinit={reinit!r}. "
@@ -55,23 +64,70 @@ class Refit:
         check_integers(1, steps=steps, batch_size=batch_size)
         if max_steps is not None:
             check_integers(steps, max_steps=max_steps)
-        self.model = model
         self.reinit = reinit
         self.steps = steps
         self.max_steps = max_steps
         self.batch_size = batch_size
+
+    def bind(self, model: keras.Model, validation_data: Data | None = None) -> "Trainer":
+        """Returns what trains a compiled model so.
+
+        Args:
+            model: Compiled.
+            validation_data: (x, y) as `fit` takes them, which early stopping looks at.
+
+        Raises:
+            ValueError: If the model is not compiled, or validation data are missing.
+        """
+        if self.max_steps is not None and validation_data is None:
+            raise ValueError(
+                f"Expected `validation_data` with max_steps={self.max_steps}. "
+                "Received: validation_data=None. Hint: early stopping looks at the validation "
+                "loss."
+            )
+        return Trainer(model, self, validation_data)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, plain JSON."""
+        return {
+            "reinit": self.reinit,
+            "steps": self.steps,
+            "max_steps": self.max_steps,
+            "batch_size": self.batch_size,
+        }
+
+
+class Trainer:
+    """Trains a compiled model again and again, in place, so that nothing is traced twice.
+
+    Args:
+        model: A compiled `BayesianModel`.
+        settings: Where training starts and how far it goes.
+        validation_data: (x, y) as `fit` takes them, or None.
+
+    Raises:
+        ValueError: If the model is not compiled.
+    """
+
+    def __init__(self, model: keras.Model, settings: Refit, validation_data: Data | None):
+        if not getattr(model, "compiled", False):
+            raise ValueError(
+                f"Expected a compiled `model`. Received: model={model!r}. "
+                'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
+            )
+        self.model = model
+        self.settings = settings
+        self.validation_data = validation_data
         model.optimizer.build(model.trainable_variables)
         unused = type(model.optimizer).from_config(model.optimizer.get_config())
         unused.build(model.trainable_variables)
         self._initial_optimizer = [v.numpy() for v in unused.variables]
 
-    def __call__(
-        self, x: np.ndarray, y: np.ndarray, validation_data: tuple | None, seed: int
-    ) -> int:
+    def __call__(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
         """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken."""
-        self.check_validation(validation_data)
+        settings = self.settings
         self._restart(seed)
-        batch_size = min(self.batch_size, len(x))
+        batch_size = min(settings.batch_size, len(x))
         # Endless and shuffled anew at each pass: the budget counts steps, so it does not matter
         # how batches divide the data.
         data = tf.data.Dataset.from_tensor_slices((x, y))
@@ -81,18 +137,18 @@ class Refit:
         options.autotune.enabled = False
         data = data.with_options(options)
         arguments: dict[str, Any] = {}  # of `fit`
-        epochs, steps_per_epoch = 1, self.steps
-        if self.max_steps is not None:
-            epochs, steps_per_epoch = -(-self.max_steps // CHECK_EVERY), CHECK_EVERY
+        epochs, steps_per_epoch = 1, settings.steps
+        if settings.max_steps is not None:
+            epochs, steps_per_epoch = -(-settings.max_steps // CHECK_EVERY), CHECK_EVERY
             early_stopping = keras.callbacks.EarlyStopping(
                 monitor="val_loss",
                 patience=PATIENCE,
                 restore_best_weights=True,
-                start_from_epoch=max(self.steps // CHECK_EVERY - 1, 0),
+                start_from_epoch=max(settings.steps // CHECK_EVERY - 1, 0),
             )
-            arguments.update(validation_data=validation_data, callbacks=[early_stopping])
-        if hasattr(self.model, "condition"):  # a closed-form head, which learns at once
-            arguments.update(condition_on=(x, y))
+            arguments.update(validation_data=self.validation_data, callbacks=[early_stopping])
+        if "condition_on" in inspect.signature(self.model.fit).parameters:
+            arguments.update(condition_on=(x, y))  # of a head that needs no steps, but an end
         history = self.model.fit(
             data,
             epochs=epochs,
@@ -104,15 +160,6 @@ class Refit:
         )
         return len(history.epoch) * steps_per_epoch
 
-    def check_validation(self, validation_data: tuple | None) -> None:
-        """Raises ValueError unless there is what early stopping looks at."""
-        if self.max_steps is not None and validation_data is None:
-            raise ValueError(
-                f"Expected `validation_data` with max_steps={self.max_steps}. "
-                "Received: validation_data=None. Hint: early stopping looks at the validation "
-                "loss."
-            )
-
     def _restart(self, seed: int) -> None:
         for variable, value in zip(self.model.optimizer.variables, self._initial_optimizer):
             variable.assign(value)
@@ -120,11 +167,120 @@ class Refit:
         trainable = {id(v) for v in self.model.trainable_variables}
         weights = {id(v) for v in self.model.weights}
         for variable, new in zip(self.model.variables, fresh.variables, strict=True):
-            if self.reinit == "warm" and id(variable) in weights:
+            if self.settings.reinit == "warm" and id(variable) in weights:
                 continue  # the states of training noise follow the seed all the same
-            if self.reinit == "shrink_perturb" and id(variable) in trainable:
+            if self.settings.reinit == "shrink_perturb" and id(variable) in trainable:
                 new = SHRINK * variable.numpy() + PERTURB * new.numpy()
             variable.assign(new)
+
+
+class Evaluation:
+    """What a learner is measured on, round by round.
+
+    Args:
+        test_data: (x, y) for `test_accuracy`, `test_rmse` and `test_nll`, or None.
+        validation_data: (x, y) for `validation_accuracy` and `validation_nll`, early stopping and
+            the calibration of a filter, or None.
+        num_samples: S posterior samples; fewer than for scores will do, as these sets are larger
+            than the candidates. None takes as many.
+
+    Raises:
+        ValueError: If `num_samples` is below 1.
+    """
+
+    def __init__(
+        self,
+        test_data: Data | None = None,
+        validation_data: Data | None = None,
+        num_samples: int | None = None,
+    ):
+        if num_samples is not None:
+            check_integers(1, num_samples=num_samples)
+        self.test_data = test_data
+        self.validation_data = validation_data
+        self.num_samples = num_samples
+
+    def check(self, targets: Targets, num_samples: int | None) -> "Evaluation":
+        """Returns the same with labels as they are kept, and a number of samples.
+
+        Raises:
+            ValueError: If data are no pair (x, y), or labels do not fit.
+        """
+        return Evaluation(
+            _checked(self.test_data, "test_data", targets),
+            _checked(self.validation_data, "validation_data", targets),
+            num_samples if self.num_samples is None else self.num_samples,
+        )
+
+    def measure(self, model: Any, seed: int) -> dict[str, Any]:
+        """Returns attributes of `Round`, those that there are data for."""
+        found: dict[str, float] = {}
+        if self.test_data is not None:
+            test = self._predict(model, self.test_data, seed).score(self.test_data[1])
+            found.update(test_accuracy=test.accuracy, test_rmse=test.rmse, test_nll=test.nll)
+        if self.validation_data is not None:
+            prediction = self._predict(model, self.validation_data, seed)
+            validation = prediction.score(self.validation_data[1])
+            found.update(validation_accuracy=validation.accuracy, validation_nll=validation.nll)
+        return found
+
+    def for_fit(self, targets: Targets) -> Data | None:
+        """Returns the validation data as `fit` takes them."""
+        if self.validation_data is None:
+            return None
+        x, y = self.validation_data
+        return x, targets.for_fit(y)
+
+    def calibration(
+        self, model: Any, num_samples: int | None, seed: int, least_accuracy: float
+    ) -> Callable[[np.ndarray], np.ndarray] | None:
+        """Returns what calibrates probabilities of classes: nothing, without validation data.
+
+        Args:
+            model: Whose probabilities they are.
+            num_samples: S posterior samples, as for the scores; None takes the model's own.
+            seed: Integer.
+            least_accuracy: On the validation data; None is returned if it is not reached.
+        """
+        temperature = 1.0
+        if self.validation_data is not None:
+            x, y = self.validation_data
+            mean = model.predict_uncertainty(x, num_samples=num_samples, seed=seed).mean
+            if accuracy(y, mean) < least_accuracy:
+                return None
+            temperature = fit_temperature(y, mean)
+        return lambda probabilities: apply_temperature(probabilities, temperature)
+
+    def identify(self) -> dict[str, Any]:
+        """Returns what tells a run with these data from another, plain JSON."""
+        return {
+            "test_data": digest(self.test_data),
+            "validation_data": digest(self.validation_data),
+            "evaluation_samples": self.num_samples,
+        }
+
+    def _predict(self, model: Any, data: Data, seed: int) -> Prediction:
+        return model.predict_uncertainty(data[0], num_samples=self.num_samples, seed=seed)
+
+
+def _checked(data: Data | None, name: str, targets: Targets) -> Data | None:
+    """Returns inputs and as many labels, if there are some."""
+    if data is None:
+        return None
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    if not is_pair or np.ndim(data[0]) < 1 or len(data[0]) != len(np.atleast_1d(data[1])):
+        if isinstance(data, tuple | list):
+            shapes = f"of {len(data)}, shapes {[getattr(each, 'shape', None) for each in data[:3]]}"
+        else:
+            shapes = f"of shape {np.shape(data)}"
+        raise ValueError(
+            f"Expected a pair (x, y) of as many inputs as labels for `{name}`. Received: "
+            f"{type(data).__name__} {shapes}. Hint: {name}=(x_test, y_test)."
+        )
+    x, y = data
+    if isinstance(x, np.ndarray):
+        check_finite_rows(x, np.arange(len(x)), name)
+    return x, targets.check(y, len(x))
 
 
 def initialize(model: keras.Model, seed: int) -> None:

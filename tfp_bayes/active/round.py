@@ -1,8 +1,19 @@
-"""What one round of active learning measured."""
+"""What one round of active learning measured, and how that is printed."""
 
 import math
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+# What a learner does once a stage is over.
+NEXT_STAGE = {
+    "start": "training",
+    "propose": "labelling",
+    "tell": "training",
+    "fit": "evaluating",
+    "evaluate": "scoring the pool",
+}
 
 
 @dataclass(frozen=True)
@@ -106,3 +117,48 @@ def filter_quality(history: Sequence[Round]) -> dict[str, float]:
         "recall": ratio(both, wrong),
         "excess": ratio(rejected - wrong, wrong),
     }
+
+
+class Stages:
+    """Whoever is told of each stage that is over.
+
+    It knows no learner, so that one without a user is collected at once, and its lock with it.
+
+    Args:
+        listeners: Functions of the name of a stage.
+    """
+
+    def __init__(self, listeners: list[Callable[[str], None]]):
+        self.listeners = listeners
+
+    def __call__(self, stage: str) -> None:
+        """Tells all of them."""
+        for listener in list(self.listeners):
+            listener(stage)
+
+
+class Progress:
+    """Prints one line for each round and, on a terminal, the stage of the round in progress.
+
+    Args:
+        num_rounds: Rounds that are planned.
+        verbose: Whether to print anything.
+    """
+
+    def __init__(self, num_rounds: int, verbose: bool):
+        self.num_rounds = num_rounds
+        self.verbose = verbose
+        self.start = time.perf_counter()
+        self.terminal = verbose and sys.stdout.isatty()
+
+    def on_stage(self, stage: str) -> None:
+        """Shows what follows a stage."""
+        if self.terminal and stage in NEXT_STAGE:
+            seconds = time.perf_counter() - self.start
+            print(f"\r\x1b[K{NEXT_STAGE[stage]} ... ({seconds:.0f} s)", end="", flush=True)
+
+    def on_round(self, row: Round) -> None:
+        """Prints a round that is complete."""
+        if self.verbose:
+            clear = "\r\x1b[K" if self.terminal else ""
+            print(clear + row.describe(self.num_rounds), flush=True)

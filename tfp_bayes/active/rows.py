@@ -5,12 +5,14 @@ A learner's `x` is anything with a length that gives rows for an array of indice
 memory.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfp_bayes._plumbing.checks import check_finite_rows
 
 _COMPARED = 64  # elements that two passes must have in common
 AT_ONCE = 4096  # rows that are in memory together when a whole pool is scored
@@ -131,6 +133,25 @@ def as_rows(x) -> Rows:
             f"Received: x of type {type(x).__name__}. Hint: an array, or LoadedRows(load, N)."
         )
     return x
+
+
+def load_finite(x: Rows, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns the inputs (n, ...) of some examples.
+
+    Raises:
+        ValueError: If a number in them is not finite; the examples are named.
+    """
+    indices = np.asarray(indices, "int64")
+    return check_finite_rows(np.asarray(x[indices]), indices)
+
+
+def check_finite(x: Rows, ignore: np.ndarray) -> None:
+    """Looks at numbers that are in memory now; others are looked at when they are read."""
+    if not isinstance(x, np.ndarray) or isinstance(x, np.memmap) or x.dtype.kind != "f":
+        return
+    indices = np.setdiff1d(np.arange(len(x)), ignore)
+    for start in range(0, len(indices), AT_ONCE):
+        load_finite(x, indices[start : start + AT_ONCE])
 
 
 def _check_same_order(first: Iterable[np.ndarray], again: Iterable[np.ndarray]) -> None:

@@ -1,21 +1,23 @@
-"""What a learner leaves on the disk: a journal of answers, a checkpoint, and a lock on both."""
+"""Where answers are stored, in the journal on the disk and in the pool, and decided on."""
 
 import dataclasses
 import datetime
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfp_bayes._plumbing import checkpoint
-from tfp_bayes._plumbing.files import remove_unfinished
-from tfp_bayes._plumbing.journal import Journal
-from tfp_bayes._plumbing.lock import LockedError, lock_of
+from tfp_bayes._plumbing.checkpoint import State
+from tfp_bayes._plumbing.run_files import Storage
+from tfp_bayes._plumbing.seeds import RoundSeeds
+from tfp_bayes.active.filters import TRUSTED_ACCURACY, Answers, Filter
+from tfp_bayes.active.oracles import Oracle
+from tfp_bayes.active.pool import IGNORED, Indices, Pool, differ
+from tfp_bayes.active.round import Round
+from tfp_bayes.prediction import Prediction
 
-ACTIONS = ("tell", "merge", "skip", "take_back")
+Calibration = Callable[[np.ndarray], np.ndarray]  # of probabilities
 
 
 @dataclass(frozen=True)
@@ -44,155 +46,325 @@ class Answer:
     )
 
 
-class State(NamedTuple):
-    """All that decides how a learner goes on."""
+class Merged(NamedTuple):
+    """What became of answers that were merged.
 
-    arrays: dict[str, np.ndarray]
-    record: dict
-
-
-class Storage:
-    """Journal and checkpoint of one learner, which one process at a time may write.
-
-    The journal `PATH.answers.jsonl` holds every answer and is the truth. The checkpoint at `path`
-    is a state in which the first answers are contained, and saves the time to train again. The
-    first write takes the lock `PATH.lock`; reading takes none.
-
-    Args:
-        path: The checkpoint; None keeps answers in memory.
-        identity: What tells this run from another, by name, plain JSON.
+    Attributes:
+        taken: Answers to examples that had none.
+        known: Answers that changed nothing.
+        changed: Answers that replaced another one.
     """
 
-    def __init__(self, path: Path | None, identity: dict):
-        self.path = path
-        self.identity = identity
-        self.sources: set[tuple[int, str]] = set()  # what was read from files
-        self._next = 0  # number of the next answer
-        if path is not None:
-            self._journal = Journal(path.with_name(f"{path.name}.answers.jsonl"))
-            self._lock = lock_of(path)
-            self._stamp: tuple | None = None  # of the checkpoint as it was read or written
-            self._is_damaged = False
+    taken: int
+    known: int
+    changed: int
 
-    def load(self) -> tuple[State | None, list[Answer]]:
-        """Returns the state to go on from and the answers given since, in order.
 
-        No state is returned for a new run, and for one whose checkpoint is damaged: all answers
-        are then given since.
+class Memory:
+    """What a learner remembers: its rounds, and every answer, in the journal and in the pool.
+
+    Args:
+        model: Whose weights are part of the state.
+        oracle: Whose memory is too, if it has one.
+        pool: Of all examples, as it is at the start; what is ignored there is never labelled.
+        storage: Where answers stay.
+        on_stored: Called when answers have been stored.
+
+    Attributes:
+        history: A `Round` for each training.
+        of_proposal: What `Round` tells of the last proposal.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        oracle: Oracle | None,
+        pool: Pool,
+        storage: Storage,
+        on_stored: Callable[[], None],
+    ):
+        self.model = model
+        self.oracle: Any = oracle
+        self.on_stored = on_stored
+        self.pool = pool
+        self.storage = storage
+        self.never = np.flatnonzero(pool.acquired_at == IGNORED)  # not to be labelled
+        self.history: list[Round] = []
+        self.of_proposal: dict[str, Any] = {}
+        self.note(float("nan"), 0.0)
+        self._sources: set[tuple[int, str]] = set()  # what was read from files
+
+    def load(self) -> tuple[bool, list[Answer]]:
+        """Takes the state that is on the disk, see `Storage.load`.
+
+        Returns:
+            Whether nothing is there, and the answers that were given since.
+        """
+        state, before, since = self.storage.load()
+        if state is not None:
+            self.set_state(state)
+        answers = [Answer(**each) for each in since]
+        self._remember_sources([*(Answer(**each) for each in before), *answers])
+        return state is None and not answers, answers
+
+    def tell(self, indices: Indices, labels: np.ndarray, who: str) -> None:
+        """Stores labels of proposed examples: all of them, or some now and some later.
+
+        Args:
+            indices: Indices (n,) out of the last proposal, each once.
+            labels: (n, ...) theirs, as the pool holds them.
+            who: Who gave them, for the journal.
 
         Raises:
-            ValueError: If the files are of another run, or the checkpoint is damaged and there is
-                no journal.
+            ValueError: If an index was not proposed or is answered already. Nothing is taken then.
+            OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
-        if self.path is None:
-            return None, []
-        # Before the journal: a writer may add to both meanwhile, and answers come first.
-        self._stamp = _stamp(self.path)
-        loaded = self._load_checkpoint(self.path)
-        lines = self._journal.read()
-        if lines and lines[0] is not None:
-            checkpoint.check_same_configuration(
-                self.identity, lines[0].get("identity", {}), self.path
-            )
-        if isinstance(loaded, checkpoint.DamagedError):
-            if not lines:
-                raise loaded
-            self._is_damaged = True
-            warnings.warn(
-                f"{loaded} The run is restored from {self._journal.path.name}, its rounds are "
-                "trained again, and the damaged file is kept.",
-                stacklevel=4,
-            )
-            loaded = None
-        contained = 0 if loaded is None else loaded.record["num_answers"]
-        return loaded, self._answers(lines, contained)
+        indices = np.atleast_1d(indices)
+        self._check_pending(indices)
+        self._record("tell", indices, labels.tolist(), who)
 
-    def _load_checkpoint(self, path: Path) -> State | checkpoint.DamagedError | None:
-        if self._stamp is None:
+    def skip(self, indices: Indices, who: str) -> None:
+        """Gives up proposed examples that nobody can label; they leave the pool.
+
+        Args:
+            indices: Examples (n,) out of the last proposal.
+            who: Who gives them up, for the journal.
+
+        Raises:
+            ValueError: If one is not pending. Nothing is skipped then.
+            OSError: If that cannot be written to the journal. Nothing is skipped then.
+        """
+        indices = np.atleast_1d(indices)
+        self._check_pending(indices)
+        self._record("skip", indices, [None] * len(indices), who)
+
+    def take_back(self, indices: Indices, who: str) -> None:
+        """Takes back labels or skips of the last proposal, before the model has learned from them.
+
+        Args:
+            indices: Examples (n,) that were answered or skipped since the proposal.
+            who: Who takes them back, for the journal.
+
+        Raises:
+            ValueError: If one was not, or the model is trained on it. Nothing changes then.
+            OSError: If that cannot be written to the journal. Nothing changes then.
+        """
+        indices = np.atleast_1d(indices)
+        pool, proposed = self.pool, self.pool.proposed
+        decided = (pool.acquired_at[proposed] >= 0) | (pool.rejected_at[proposed] >= 0)
+        open_still = proposed[~decided & ~np.isin(proposed, pool.pending)]
+        unknown = indices[~np.isin(indices, open_still)]
+        if unknown.size:
+            raise ValueError(
+                f"Expected answers to the last proposal, {open_still.tolist()}. "
+                f"Received: {unknown[:5].tolist()}. "
+                "Hint: once the model has learned from an answer it stands."
+            )
+        self._record("take_back", indices, [None] * len(indices), who)
+
+    def merge(
+        self,
+        indices: Indices,
+        labels: np.ndarray,
+        who: str,
+        sources: Sequence[str] | None,
+    ) -> Merged:
+        """Stores labels from elsewhere, such as a file, whatever was proposed.
+
+        What is known already changes nothing, so a file can be merged again. Of two answers to
+        one example the later one in the journal wins, also if the model has learned from the
+        first: the next training uses the new one.
+
+        Args:
+            indices: Indices (n,), each once; not those that were ignored at the start.
+            labels: (n, ...) theirs, as the pool holds them.
+            who: Who gave them, for the journal.
+            sources: Where each was read, (n,) strings: an answer whose source was merged before
+                is known, even if a later answer has replaced it. None compares labels alone.
+
+        Returns:
+            How many were taken, were known already and replaced another answer.
+
+        Raises:
+            ValueError: If an index is out of range, or an example is not to be labelled. Nothing
+                is taken then.
+            OSError: If the answers cannot be written to the journal. Nothing is taken then.
+        """
+        indices = np.atleast_1d(np.asarray(indices, "int64"))
+        outside = (indices < 0) | (indices >= len(self.pool))
+        unknown = indices[outside | np.isin(indices, self.never)]
+        if unknown.size or len(np.unique(indices)) != len(indices):
+            raise ValueError(
+                f"Expected each index once, of examples in [0, {len(self.pool)}) that were not "
+                f"ignored from the start. Received: {unknown[:5].tolist() or 'repeated ones'}. "
+                "Hint: these answers may be of another run."
+            )
+        marks: list[str | None] = [None] * len(indices)
+        if sources is not None:
+            marks = [str(each) for each in sources]
+        answered = self.pool.is_known[indices]
+        known = answered & ~differ(self.pool.labels[indices], labels)
+        read = [(int(i), mark) in self._sources for i, mark in zip(indices, marks)]
+        known |= np.array(read, bool)
+        changed = ~known & answered
+        marks = [mark for mark, is_known in zip(marks, known) if not is_known]
+        self._record("merge", indices[~known], labels[~known].tolist(), who, marks)
+        return Merged(int((~known & ~changed).sum()), int(known.sum()), int(changed.sum()))
+
+    def note(self, pool_uncertainty: float, score_seconds: float) -> None:
+        """Remembers what `Round` tells of a proposal."""
+        self.of_proposal = {"pool_uncertainty": pool_uncertainty, "score_seconds": score_seconds}
+
+    @property
+    def oracle_state(self) -> dict[str, np.ndarray]:
+        """What the oracle knows, empty if its answers do not depend on earlier ones."""
+        return getattr(self.oracle, "get_state", dict)()
+
+    def get_state(self) -> State:
+        """Returns all that decides how a learner goes on."""
+        arrays, record = self.pool.get_state()
+        arrays |= {f"oracle_{name}": value for name, value in self.oracle_state.items()}
+        arrays |= {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
+        record["history"] = [dataclasses.asdict(row) for row in self.history]
+        return State(arrays, {**record, **self.of_proposal})
+
+    def set_state(self, state: State) -> None:
+        """Takes what `get_state` gave."""
+        arrays, record = state
+        self.pool.set_state(state)
+        for i, variable in enumerate(self.model.variables):
+            variable.assign(arrays[f"weight_{i}"])
+        if names := self.oracle_state:
+            self.oracle.set_state({name: arrays[f"oracle_{name}"] for name in names})
+        self.history = [Round(**row) for row in record["history"]]
+        self.note(record["pool_uncertainty"], record["score_seconds"])
+
+    def apply(self, answer: Answer) -> None:
+        """Stores one answer of the journal in the pool."""
+        if answer.action == "take_back":
+            self.pool.take_back(answer.index)
+        elif answer.action == "skip":
+            self.pool.skip(answer.index)
+        else:
+            self.pool.take(answer.index, answer.label)
+
+    def _record(
+        self,
+        action: str,
+        indices: np.ndarray,
+        labels: list,
+        who: str,
+        sources: Sequence[str | None] | None = None,
+    ) -> None:
+        answers = [
+            Answer(action, index, label, len(self.history), who, source)
+            for index, label, source in zip(
+                indices.tolist(), labels, sources or [None] * len(labels), strict=True
+            )
+        ]
+        if not answers:
+            return
+        self.storage.append([dataclasses.asdict(answer) for answer in answers])
+        self._remember_sources(answers)
+        for answer in answers:
+            self.apply(answer)
+        self.on_stored()
+
+    def _remember_sources(self, answers: Sequence[Answer]) -> None:
+        self._sources |= {(each.index, each.source) for each in answers if each.source}
+
+    def _check_pending(self, indices: np.ndarray) -> None:
+        """Raises ValueError unless examples are proposed and not answered, each once."""
+        pool = self.pool
+        if len(np.unique(indices)) != len(indices):
+            raise ValueError(
+                "Expected each index once. Received: "
+                f"{len(indices)} indices, {len(np.unique(indices))} different. "
+                "Hint: drop the repeated ones."
+            )
+        given = np.flatnonzero(pool.is_known | (pool.rejected_at >= 0))
+        answered = indices[np.isin(indices, np.setdiff1d(given, pool.pending))]
+        if answered.size:
+            raise ValueError(
+                f"Expected indices without a label. Received: {answered[:5].tolist()}, answered "
+                "already. Hint: an answer cannot be changed."
+            )
+        unknown = indices[~np.isin(indices, pool.pending)]
+        if unknown.size:
+            raise ValueError(
+                f"Expected indices out of the last proposal {pool.pending.tolist()}. "
+                f"Received: {unknown[:5].tolist()}. Hint: call propose() and label those."
+            )
+
+
+class Judge:
+    """Lets a filter decide on the answers in a pool.
+
+    Args:
+        label_filter: What decides; None believes everything.
+        pool: Where the answers are.
+        predict: From indices (q,) and a seed to a prediction of their classes.
+        calibrate: From a seed and an accuracy to what calibrates such probabilities; to None, if
+            the model is below that accuracy.
+    """
+
+    def __init__(
+        self,
+        label_filter: Filter | None,
+        pool: Pool,
+        predict: Callable[[np.ndarray, int], Prediction],
+        calibrate: Callable[[int, float], Calibration | None],
+    ):
+        self.filter = label_filter
+        self.pool = pool
+        self.predict = predict
+        self.calibrate = calibrate
+
+    def settle(self, round: int, seeds: RoundSeeds) -> None:
+        """Decides on all answers that are not decided on."""
+        indices = self.pool.unsettled
+        if not len(indices):
+            return
+        keep = self._judge(indices, seeds, lambda: self._proposed(indices, seeds.score))
+        believed = np.ones(len(indices), bool) if keep is None else keep
+        again = self.filter is not None and self.filter.rejected == "relabel"
+        self.pool.settle(indices, believed, round, again)
+
+    def test_quarantine(self, round: int, seeds: RoundSeeds) -> None:
+        """Takes up rejected answers that the filter believes by now."""
+        indices = self.pool.rejected
+        if self.filter is None or self.filter.rejected != "quarantine" or not len(indices):
+            return
+        keep = self._judge(indices, seeds, lambda: self.predict(indices, seeds.filter).mean)
+        if keep is not None:
+            self.pool.restore(indices[keep], round)
+
+    def _judge(
+        self, indices: np.ndarray, seeds: RoundSeeds, predict: Callable[[], np.ndarray]
+    ) -> np.ndarray | None:
+        """Returns (q,) bool, which answers the filter keeps; None if nothing is filtered yet."""
+        if self.filter is None:
             return None
-        try:
-            state = State(*checkpoint.load(path))
-        except checkpoint.DamagedError as error:
-            return error
-        checkpoint.check_same_configuration(self.identity, state.record["identity"], path)
-        return state
+        least = TRUSTED_ACCURACY if self.filter.trusts_model else 0.0
+        calibration = self.calibrate(seeds.filter, least)
+        if calibration is None:
+            return None
+        pool, labels = self.pool, self.pool.labels[indices]
+        others = np.setdiff1d(np.flatnonzero(~np.isnan(pool.probability)), indices)
+        answers = Answers(
+            calibration(predict()),
+            labels,
+            pool.probability[others],
+            None if pool.truth is None else labels != pool.truth[indices],
+            seeds.filter,
+        )
+        pool.note_probability(indices, answers.probability)
+        return self.filter.keep(answers)
 
-    def _answers(self, lines: Sequence[dict | None], contained: int) -> list[Answer]:
-        """Returns the answers of a journal that a state with so many answers does not contain."""
-        known = {}
-        for line in lines[1:]:
-            if line is not None:
-                number = line.pop("number")
-                known[number] = Answer(**line)
-        self._next = max([contained, *(number + 1 for number in known)])
-        self.sources = {(a.index, a.source) for a in known.values() if a.source}
-        missing = [number for number in range(contained, self._next) if number not in known]
-        damaged = [number for number, line in enumerate(lines, start=1) if line is None]
-        if missing or damaged:
-            warnings.warn(
-                f"Expected {self._journal.path} whole. Received: damaged lines {damaged}, "
-                f"{len(missing)} answers lost. Hint: put an older copy back, or go on without.",
-                stacklevel=5,
-            )
-        return [known[number] for number in range(contained, self._next) if number in known]
-
-    def acquire(self) -> None:
-        """Takes the right to write, and keeps it until `release` or the end of the process.
-
-        Raises:
-            LockedError: If another process has it, or another learner has written since `load`.
-        """
-        if self.path is None or self._lock.held:
-            return
-        self._lock.acquire()
-        if not self._journal.is_current or _stamp(self.path) != self._stamp:
-            self._lock.release()
-            raise LockedError(
-                f"Expected {self.path} as it was read. Received: another learner has written "
-                "there since. Hint: make this learner anew; it continues from there."
-            )
-        remove_unfinished(self.path.parent)
-        if self._journal.is_empty:
-            self._journal.append([{"identity": self.identity}])
-
-    def release(self) -> None:
-        """Gives the right to write back."""
-        if self.path is not None:
-            self._lock.release()
-
-    def append(self, answers: Sequence[Answer]) -> None:
-        """Adds answers, which are on the disk when this returns.
-
-        Raises:
-            OSError: If they cannot be written; none counts then.
-        """
-        if self.path is not None:
-            self.acquire()
-            self._journal.append(
-                [
-                    {"number": number, **dataclasses.asdict(answer)}
-                    for number, answer in enumerate(answers, start=self._next)
-                ]
-            )
-        self._next += len(answers)
-        self.sources |= {(a.index, a.source) for a in answers if a.source}
-
-    def save(self, state: State) -> None:
-        """Writes the checkpoint: a state that contains all answers so far."""
-        if self.path is None:
-            return
-        self.acquire()
-        if self._is_damaged:
-            self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
-            self._is_damaged = False
-        more = {"identity": self.identity, "num_answers": self._next}
-        checkpoint.save(self.path, state.arrays, {**state.record, **more})
-        self._stamp = _stamp(self.path)
-
-
-def _stamp(path: Path) -> tuple | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    def _proposed(self, indices: np.ndarray, seed: int) -> np.ndarray:
+        """Returns the probabilities (q, K) that the model gave to examples before their answers."""
+        others = np.setdiff1d(indices, self.pool.proposed)  # merged from elsewhere
+        if others.size:
+            mean = self.predict(others, seed).mean
+            self.pool.add_to_proposal(others, np.asarray(mean, "float64"))
+        return self.pool.probabilities_of(indices)

@@ -51,7 +51,7 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
         Number of tasks: images that have no label yet.
     """
     pending = learner.propose()
-    known = dict(zip(learner.proposed.tolist(), learner.proposed_probabilities))
+    known = dict(zip(learner.pool.proposed.tolist(), learner.pool.proposed_probabilities))
     tasks = []
     for i in pending.tolist():
         guess = int(known[i].argmax())

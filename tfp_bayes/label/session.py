@@ -87,16 +87,17 @@ class Session:
         if self.busy:
             return state
         with self._lock:
-            pending = set(learner.pending.tolist())
-            for i, p in zip(learner.proposed.tolist(), learner.proposed_probabilities):
+            pool = learner.pool
+            pending = set(pool.pending.tolist())
+            for i, p in zip(pool.proposed.tolist(), pool.proposed_probabilities):
                 guess = int(p.argmax())
-                label = int(learner.labels[i])
+                label = int(pool.labels[i])
                 images.append(
                     {
                         "index": i,
                         "guess": self.class_names[guess],
                         "probability": _number(p[guess]),
-                        "score": _number(learner.scores[i]),
+                        "score": _number(pool.scores[i]),
                         "open": i in pending,
                         "label": self.class_names[label] if label >= 0 else None,
                     }

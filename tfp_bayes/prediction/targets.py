@@ -1,6 +1,7 @@
 """What the label of one example is: a class number, zeros and ones, or real numbers."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 UNKNOWN = -1  # of class numbers and of zeros and ones; a real label that is not known is NaN
 
@@ -34,7 +35,7 @@ class Targets:
         """Whether a label is one of the classes that a prediction gives a probability each."""
         return False
 
-    def check(self, labels: np.ndarray, size: int) -> np.ndarray:
+    def check(self, labels: ArrayLike, size: int) -> np.ndarray:
         """Returns labels (size, *shape) as they are kept.
 
         Raises:

@@ -51,11 +51,11 @@ class RunConfig:
         initial_size: Images labelled at the start.
         noise_rate: Share of the pool's labels that are wrong, the same images for every method.
         label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
-        rejected: What becomes of the labels it rejects, see `ActiveLearner`.
+        rejected: What becomes of the labels it rejects, see `filters.Filter`.
         candidates: Random pool images scored a round, None for all.
         num_samples: Posterior samples for scores, None for the model's own.
         evaluation_samples: Posterior samples for the test set, None for as many.
-        reinit: Where each training starts, see `ActiveLearner`.
+        reinit: Where each training starts, see `Refit`.
         steps: Optimizer steps a round.
         seed: Decides everything random.
 
@@ -102,7 +102,7 @@ class RunConfig:
         from tfp_bayes.active import filters, selectors
 
         selectors.get(self.selector)
-        filters.get(self.label_filter)
+        filters.get(self.label_filter, self.rejected)
         if self.candidates is not None and self.candidates < self.query_size:
             raise ValueError(
                 "Expected `candidates` not below `query_size`. Received: "

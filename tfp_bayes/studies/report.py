@@ -34,18 +34,15 @@ def write_report(
     """
     folder = Path(folder)
     write_history(folder / "history.csv", learner.history)
-    order = acquisition_order(learner)
+    order, pool = acquisition_order(learner), learner.pool
     write_csv(
         folder / "acquired.csv",
         ["round", "index", "label", "score"],
-        [
-            (learner.pool.acquired_at[i], i, learner.labels[i], learner.scores[i])
-            for i in order.tolist()
-        ],
+        [(pool.acquired_at[i], i, pool.labels[i], pool.scores[i]) for i in order.tolist()],
     )
     if not pictures:
         return
-    name = learner.acquisition.__name__
+    name = learner.query.name
     write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
     if len(order) and learner.rows(order[:1]).ndim == 4:
         write_png(folder / "acquired.png", plot_acquired(learner, class_names))
@@ -72,7 +69,8 @@ def read_round(row: dict[str, str]) -> Round:
 def acquisition_order(learner: ActiveLearner) -> np.ndarray:
     """Returns the acquired indices, by round and then by falling score."""
     acquired = np.flatnonzero(learner.pool.acquired_at > 0)
-    return acquired[np.lexsort((-learner.scores[acquired], learner.pool.acquired_at[acquired]))]
+    scores, rounds = learner.pool.scores[acquired], learner.pool.acquired_at[acquired]
+    return acquired[np.lexsort((-scores, rounds))]
 
 
 # Okabe and Ito's colors, which the color-blind tell apart, with gray in the place of yellow.
@@ -122,7 +120,7 @@ def plot_acquired(
     order = acquisition_order(learner)
     columns = max(int(np.count_nonzero(learner.pool.acquired_at == r)) for r in rounds)
     figure = Figure(figsize=(1.05 * columns + 0.8, 1.3 * len(rounds) + 0.6), layout="constrained")
-    figure.suptitle(f"Acquired by {learner.acquisition.__name__}: label and score", fontsize=10)
+    figure.suptitle(f"Acquired by {learner.query.name}: label and score", fontsize=10)
     grid = figure.subplots(len(rounds), columns, squeeze=False)
     for row, number in zip(grid, rounds):
         for axes in row:
@@ -131,7 +129,7 @@ def plot_acquired(
             draw_image(axes, learner.rows(np.array([i]))[0])
             label = learner.labels[i]
             name = label if class_names is None else class_names[label]
-            axes.set_title(f"{name}: {learner.scores[i]:.2f}", fontsize=8)
+            axes.set_title(f"{name}: {learner.pool.scores[i]:.2f}", fontsize=8)
         row[0].text(
             -0.15,
             0.5,

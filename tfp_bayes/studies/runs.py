@@ -17,9 +17,13 @@ from tfp_bayes._plumbing.files import write_json, write_path_atomically
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.active import (
     ActiveLearner,
+    Evaluation,
     NoisyOracle,
+    Query,
+    Refit,
     Round,
     filter_quality,
+    filters,
     initial,
 )
 from tfp_bayes.active.refit import initialize
@@ -64,19 +68,21 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
             resample=True,
             num_classes=len(data.class_names),
         ),
-        label_filter=config.label_filter,
-        rejected=config.rejected,
         initial=initial_set(config, data, held_out),
-        ignore=held_out,
-        validation_data=(data.x_train[held_out], data.y_train[held_out]),
-        test_data=(data.x_test, data.y_test),
-        acquisition=config.acquisition,
-        selector=config.selector,
-        query_size=config.query_size,
-        candidates=config.candidates,
-        evaluation_samples=config.evaluation_samples,
-        reinit=config.reinit,
-        steps=config.steps,
+        query=Query(
+            config.acquisition,
+            config.selector,
+            config.query_size,
+            config.candidates,
+            ignore=held_out,
+        ),
+        refit=Refit(config.reinit, config.steps),
+        evaluation=Evaluation(
+            test_data=(data.x_test, data.y_test),
+            validation_data=(data.x_train[held_out], data.y_train[held_out]),
+            num_samples=config.evaluation_samples,
+        ),
+        label_filter=filters.get(config.label_filter, config.rejected),
         seed=config.seed,
         **kwargs,
     )
@@ -239,7 +245,7 @@ def open_run(
         lock.acquire()
     data = datasets.load(config.dataset, data_dir, manual_dir)
     learner = make_learner(config, data, checkpoint=folder / CHECKPOINT)
-    learner.oracle = None
+    learner.label_by_hand()
     if write:
         learner.lock()
         if learner.history and num_complete_rounds(folder) != len(learner.history):

@@ -49,7 +49,6 @@ def batch_bald(
     num_samples, num_candidates, _ = samples.shape
     check_query_size(query_size, num_candidates)
     by_candidate = np.ascontiguousarray(samples.transpose(1, 0, 2), "float32")  # (N, S, K)
-    logs = np.log(np.maximum(by_candidate, 1e-30))
     noise = -xlogy(by_candidate, by_candidate).sum(-1).mean(-1, dtype="float64")  # (N,)
     rng = np.random.default_rng(seed)
 
@@ -62,32 +61,38 @@ def batch_bald(
     picked: list[int] = []
     while True:
         posterior = _softmax(log_likelihood)  # (M, S): of the sample given the labels
-        best, fresh = -1, -np.inf
-        order = np.argsort(-bounds, kind="stable")
-        for start in range(0, num_candidates, _AT_ONCE):
-            if bounds[order[start]] <= fresh:
-                break
-            at = order[start : start + _AT_ONCE]
-            at = at[bounds[at] > -np.inf]
-            if not at.size:
-                break
-            bounds[at] = _label_entropy(posterior, weights, by_candidate[at]) - noise[at]
-            top = at[np.argmax(bounds[at])]
-            if bounds[top] > fresh:
-                best, fresh = int(top), bounds[top]
+        best = _largest_gain(bounds, posterior, weights, by_candidate, noise)
         picked.append(best)
         bounds[best] = -np.inf
         if len(picked) == query_size:
             return np.array(picked)
         log_likelihood, weights = _extend(
-            log_likelihood,
-            weights,
-            posterior,
-            by_candidate[best],
-            logs[best],
-            max_configurations,
-            rng,
+            log_likelihood, weights, posterior, by_candidate[best], max_configurations, rng
         )
+
+
+def _largest_gain(
+    bounds: np.ndarray,
+    posterior: np.ndarray,
+    weights: np.ndarray,
+    p: np.ndarray,
+    noise: np.ndarray,
+) -> int:
+    """Returns the candidate whose label says most, and tightens the bounds (N,) of those tried."""
+    best, fresh = -1, -np.inf
+    order = np.argsort(-bounds, kind="stable")
+    for start in range(0, len(bounds), _AT_ONCE):
+        if bounds[order[start]] <= fresh:
+            break
+        at = order[start : start + _AT_ONCE]
+        at = at[bounds[at] > -np.inf]
+        if not at.size:
+            break
+        bounds[at] = _label_entropy(posterior, weights, p[at]) - noise[at]
+        top = at[np.argmax(bounds[at])]
+        if bounds[top] > fresh:
+            best, fresh = int(top), bounds[top]
+    return best
 
 
 def _label_entropy(posterior: np.ndarray, weights: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -103,13 +108,13 @@ def _extend(
     weights: np.ndarray,
     posterior: np.ndarray,
     p: np.ndarray,
-    log_p: np.ndarray,
     max_configurations: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds the label of one more example, (S, K), to every configuration."""
     num, num_samples = log_likelihood.shape
     num_classes = p.shape[1]
+    log_p = np.log(np.maximum(p, 1e-30))
     predictive = posterior @ p  # (M, K)
     if num * num_classes <= max_configurations:  # every label
         extended = log_likelihood[:, None] + log_p.T[None]  # (M, K, S)

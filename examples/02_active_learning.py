@@ -6,7 +6,7 @@
 # set up, and how to compare two ways of choosing.
 #
 # ```bash
-# python examples/02_active_learning.py  # 1 seed, 10 rounds: two minutes on two cores
+# python examples/02_active_learning.py  # 1 seed, 10 rounds: eight minutes on two cores
 # python examples/02_active_learning.py --seeds 3 --rounds 15  # a comparison worth the name
 # ```
 

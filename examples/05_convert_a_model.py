@@ -6,7 +6,7 @@
 # convert the same way.
 #
 # ```bash
-# python examples/05_convert_a_model.py  # two minutes on two cores
+# python examples/05_convert_a_model.py  # three minutes on two cores
 # ```
 
 # %%

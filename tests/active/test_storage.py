@@ -345,6 +345,24 @@ def test_an_answer_needs_no_room_for_a_checkpoint(tmp_path, monkeypatch):
 # Answers from elsewhere.
 
 
+def test_indices_are_whole_numbers():
+    """What is no integer must not be cut to one: the label would be another example's."""
+    with pytest.raises(ValueError, match=r"integers for `ignore`.*dtype bool.*flatnonzero"):
+        learner(None, ignore=np.zeros(60, bool))
+    asking = learner(None)
+    proposed = asking.propose()
+    for indices in (proposed[:1] + 0.5, proposed == proposed[0]):
+        labels = Y[: len(indices)]
+        for action in (asking.merge, asking.tell):
+            with pytest.raises(ValueError, match="integers for `indices`"):
+                action(indices, labels)
+        for action in (asking.skip, asking.take_back):
+            with pytest.raises(ValueError, match="integers for `indices`"):
+                action(indices)
+    assert asking.pool.pending.tolist() == proposed.tolist()
+    assert asking.merge([], []) == (0, 0, 0)
+
+
 def test_merged_twice_is_merged_once(tmp_path):
     path = tmp_path / "c.npz"
     asking = learner(path, oracle=None)

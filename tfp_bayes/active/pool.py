@@ -305,13 +305,7 @@ class Pool:
 
     def _known(self, indices: Indices) -> np.ndarray:
         """Returns indices of examples, each once."""
-        indices = np.asarray(indices).reshape(-1)
-        if indices.size and indices.dtype.kind not in "iu":
-            raise ValueError(
-                "Expected integers for `indices`. "
-                f"Received: indices of dtype {indices.dtype}. Hint: indices of the data set."
-            )
-        indices = indices.astype("int64")
+        indices = as_indices(indices)
         unknown = indices[(indices < 0) | (indices >= len(self))]
         if unknown.size:
             raise ValueError(
@@ -340,12 +334,23 @@ class Pool:
         return indices
 
 
+def as_indices(indices: Indices, name: str = "indices") -> np.ndarray:
+    """Returns indices (n,) int64, or raises ValueError where they are no integers."""
+    found = np.asarray(indices).reshape(-1)
+    if found.size and found.dtype.kind not in "iu":
+        raise ValueError(
+            f"Expected integers for `{name}`. Received: {name} of dtype {found.dtype}. "
+            "Hint: indices of the data set; of a mask, np.flatnonzero(mask)."
+        )
+    return found.astype("int64")
+
+
 def are_known(labels: np.ndarray) -> np.ndarray:
     """Returns (n,) bool, which of the labels (n, ...) are neither NaN nor, as integers, -1."""
     known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != -1
-    return known.reshape(len(labels), -1).all(1)
+    return known.all(tuple(range(1, known.ndim)))
 
 
 def differ(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns (n,) bool, which labels are not the same."""
-    return (labels != others).reshape(len(labels), -1).any(1)
+    return (labels != others).any(tuple(range(1, labels.ndim)))

@@ -13,7 +13,7 @@ from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.seeds import RoundSeeds
 from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.active import selectors
-from tfp_bayes.active.pool import Indices, Pool
+from tfp_bayes.active.pool import Indices, Pool, as_indices
 from tfp_bayes.active.rows import AT_ONCE
 from tfp_bayes.prediction import Prediction, concatenate
 from tfp_bayes.prediction.likelihoods import get_likelihood
@@ -86,7 +86,7 @@ class Query:
         self.size = size
         self.candidates = candidates
         self.num_samples = num_samples
-        self.ignore = np.asarray(ignore, "int64")
+        self.ignore = as_indices(ignore, "ignore")
 
     def infer_targets(self, model: Any, inputs: np.ndarray, labels: ArrayLike | None) -> Targets:
         """Returns what the label of one example is, and checks that the model suits this query.

@@ -13,7 +13,7 @@ from tfp_bayes._plumbing.run_files import Storage
 from tfp_bayes._plumbing.seeds import RoundSeeds
 from tfp_bayes.active.filters import TRUSTED_ACCURACY, Answers, Filter
 from tfp_bayes.active.oracles import Oracle
-from tfp_bayes.active.pool import IGNORED, Indices, Pool, differ
+from tfp_bayes.active.pool import IGNORED, Indices, Pool, as_indices, differ
 from tfp_bayes.active.round import Round
 from tfp_bayes.prediction import Prediction
 
@@ -119,7 +119,7 @@ class Memory:
             ValueError: If an index was not proposed or is answered already. Nothing is taken then.
             OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
-        indices = np.atleast_1d(indices)
+        indices = as_indices(indices)
         self._check_pending(indices)
         self._record("tell", indices, labels.tolist(), who)
 
@@ -134,7 +134,7 @@ class Memory:
             ValueError: If one is not pending. Nothing is skipped then.
             OSError: If that cannot be written to the journal. Nothing is skipped then.
         """
-        indices = np.atleast_1d(indices)
+        indices = as_indices(indices)
         self._check_pending(indices)
         self._record("skip", indices, [None] * len(indices), who)
 
@@ -149,7 +149,7 @@ class Memory:
             ValueError: If one was not, or the model is trained on it. Nothing changes then.
             OSError: If that cannot be written to the journal. Nothing changes then.
         """
-        indices = np.atleast_1d(indices)
+        indices = as_indices(indices)
         pool, proposed = self.pool, self.pool.proposed
         decided = (pool.acquired_at[proposed] >= 0) | (pool.rejected_at[proposed] >= 0)
         open_still = proposed[~decided & ~np.isin(proposed, pool.pending)]
@@ -190,7 +190,7 @@ class Memory:
                 is taken then.
             OSError: If the answers cannot be written to the journal. Nothing is taken then.
         """
-        indices = np.atleast_1d(np.asarray(indices, "int64"))
+        indices = as_indices(indices)
         outside = (indices < 0) | (indices >= len(self.pool))
         unknown = indices[outside | np.isin(indices, self.never)]
         if unknown.size or len(np.unique(indices)) != len(indices):

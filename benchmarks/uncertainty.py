@@ -3,8 +3,8 @@
     python benchmarks/uncertainty.py --model BayesianLeNet5 --inference flipout
 
 Prints one line per seed and their mean: the rows of the table in docs/which_method.md. Training
-takes a few minutes a seed on two cores. Fashion-MNIST comes through TensorFlow Datasets, or from the
-files of Debian's package dataset-fashion-mnist with --manual-dir.
+takes a few minutes a seed on two cores. Fashion-MNIST comes through TensorFlow Datasets, or from
+the files of Debian's package dataset-fashion-mnist with --manual-dir.
 """
 
 import argparse

@@ -128,7 +128,7 @@ def test_kl_of_low_rank_against_the_closed_form_of_two_full_normals():
 def test_low_rank_covariance_is_made_of_squared_scales():
     """Draws against diag(scale^2) + F F^T, from the variables."""
     layer = make("normal", POSTERIORS["low rank"], shape=(2, 1))
-    scale = np.logaddexp(0, layer.kernel_untransformed_scale.numpy()).ravel()
+    scale = scale_of(layer).ravel()
     factor = layer.kernel_factor.numpy()
     draws = sample(layer).reshape(DRAWS, 2)
     deviations = draws - layer.kernel_loc.numpy().ravel()

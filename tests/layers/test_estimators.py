@@ -13,6 +13,7 @@ from test_layers import VARIATIONAL
 
 from tfp_bayes import layers
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
+from tfp_bayes.posteriors.scale import from_scale
 
 DRAWS = 5000
 BATCH = 2
@@ -244,7 +245,7 @@ def test_local_reparameterization_squares_in_single_precision():
     layer = layers.DenseLocalReparameterization(2000, use_bias=False, seed=0, dtype="mixed_float16")
     layer.build((None, 100))
     layer.kernel_loc.assign(tf.zeros(layer.kernel_loc.shape))
-    layer.kernel_untransformed_scale.assign(tf.fill(layer.kernel_loc.shape, np.log(np.expm1(1e-4))))
+    layer.kernel_untransformed_scale.assign(tf.fill(layer.kernel_loc.shape, from_scale(1e-4)))
     outputs = np.asarray(layer(np.ones((1, 100)), training=True), "float64")
     z = (outputs.std() / 1e-3 - 1) / np.sqrt(1 / 2 / outputs.size)
     assert np.abs(z) < LARGEST_Z

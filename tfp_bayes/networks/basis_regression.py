@@ -273,7 +273,15 @@ class BayesianBasisRegression(BayesianModel):
             samples=samples,
         )
 
-    def predict(self, x, batch_size: int | None = None, verbose="auto", **kwargs) -> np.ndarray:
+    def predict(
+        self,
+        x,
+        batch_size: int | None = None,
+        verbose="auto",
+        *args,
+        num_samples: int | None = None,
+        **kwargs,
+    ) -> np.ndarray:
         """Returns the exact predictive mean (N, D); other arguments are accepted as in Keras."""
         return self.predict_uncertainty(x, batch_size=batch_size or DEFAULT_BATCH_SIZE).mean
 

@@ -1,6 +1,8 @@
 """Checks every model of the zoo and prints the table of docs/zoo.md.
 
-python tests/zoo_table.py > docs/zoo.md
+    python tests/zoo_table.py > docs/zoo.md
+
+Names of models as arguments check these only.
 """
 
 import os
@@ -18,8 +20,8 @@ _TEXT = """# The zoo
 Models as people write them, none of them for this library, and what was checked of each.
 `python tests/zoo_table.py > docs/zoo.md` checks them all and writes this page;
 [`tests/zoo.py`](../tests/zoo.py) holds the models and
-[`tests/zoo_checks.py`](../tests/zoo_checks.py) the checks. `pytest` runs them except for those of
-`keras.applications`, which `pytest --zoo` includes.
+[`tests/zoo_checks.py`](../tests/zoo_checks.py) the checks. `pytest` runs the quick checks of all but
+`keras.applications`, and the slow ones of a few models; `pytest --zoo` runs everything.
 """
 
 
@@ -37,7 +39,7 @@ def main() -> int:
     print("|---" * (len(checks) + 2) + "|")
     failures = 0
     notes = {}
-    for model in zoo.ZOO:
+    for model in sys.argv[1:] or zoo.ZOO:
         cells = []
         for check in checks.values():
             try:

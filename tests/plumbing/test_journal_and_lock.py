@@ -160,7 +160,7 @@ def test_leftovers_of_killed_processes_go_and_others_stay(tmp_path):
 def test_a_checkpoint_is_whole_or_refused(tmp_path):
     path = tmp_path / "c.npz"
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([], "int64"), "c": np.float32(2)}
-    checkpoint.save(path, arrays, {"x": 1})
+    checkpoint.save(path, checkpoint.State(arrays, {"x": 1}))
     content = path.read_bytes()
     damaged = [content[:length] for length in range(0, len(content), 31)]
     for position in range(0, len(content), 3):

@@ -104,7 +104,10 @@ def application(name, size):
     def build():
         return make(input_shape=(size, size, 3), weights=None, classes=3)
 
-    ZOO[name] = Entry(build, pixels(size, size, 3), labels, inference="flipout", large=True)
+    def x(n):
+        return pixels(size, size, 3)(n).astype("float32")
+
+    ZOO[name] = Entry(build, x, labels, inference="flipout", large=True)
 
 
 for _name, _size in {

@@ -1,6 +1,7 @@
 """A row's bits do not depend on its place in the batch where positions are averaged."""
 
 import keras
+import layer_by_layer
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -69,3 +70,21 @@ def test_equals_the_layer_with_masked_steps(keepdims):
     mask = np.array([[True, False, True, True], [False, True, True, False]])
     expected = layer(embedded, mask=mask)
     np.testing.assert_allclose(row_by_row(layer)(embedded, mask=mask), expected, rtol=1e-5)
+
+
+def test_a_mask_that_is_given_to_an_inner_model():
+    steps, seen = keras.Input((7, 4)), keras.Input((7,), dtype="bool")
+    inner = keras.Model(steps, kl.GlobalAveragePooling1D()(kl.Dense(4)(steps)))
+    hidden = MCDropout(0.4)(inner(inputs=steps, mask=seen))
+    model = keras.Model([steps, seen], kl.Dense(3, activation="softmax")(hidden))
+    x = [RNG.normal(size=(6, 7, 4)).astype("float32"), RNG.random((6, 7)) < 0.6]
+    x[1][:, 0] = True
+    expected = layer_by_layer.sample(model, x, 3, 5)
+    np.testing.assert_allclose(Predictor(model).sample(x, 3, seed=5), expected, atol=1e-6)
+
+
+def test_half_precision_adds_up_as_keras_does():
+    layer = kl.GlobalAveragePooling2D(dtype="mixed_float16")
+    x = tf.constant(RNG.random((2, 300, 300, 3)), "float32")
+    np.testing.assert_array_equal(row_by_row(layer)(x).dtype, layer(x).dtype)
+    np.testing.assert_allclose(row_by_row(layer)(x), layer(x), rtol=1e-3)

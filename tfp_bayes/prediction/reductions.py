@@ -38,18 +38,14 @@ def has_sums(model: keras.layers.Layer) -> bool:
 
 
 def _pool(layer: keras.Layer, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Global average pooling of (B, ..., C) as `layer` does it."""
-    positions = list(range(1, x.shape.rank - 1))
-    if layer.supports_masking and mask is None:
-        mask = timestep_mask(x)
-    if mask is None:
-        pooled = tf.reduce_mean(_innermost(x, positions), _trailing(positions))
-    else:  # of time steps, (B, T)
-        seen = tf.cast(mask, x.dtype)
-        kept = tf.where(tf.cast(mask, tf.bool)[..., None], x, tf.zeros([], x.dtype))
-        total = tf.reduce_sum(_innermost(kept, positions), _trailing(positions))
-        pooled = total / tf.reduce_sum(seen, axis=1, keepdims=True)
-    return keras.ops.expand_dims(pooled, positions) if layer.keepdims else pooled
+    """Global average pooling of (B, ..., C) by Keras' own layer, for channels that come first."""
+    first = type(layer)(
+        data_format="channels_first", keepdims=layer.keepdims, dtype=layer.dtype_policy
+    )
+    mask = timestep_mask(x) if mask is None else mask
+    masked = {"mask": mask} if layer.supports_masking and mask is not None else {}
+    pooled = first(keras.ops.moveaxis(x, -1, 1), **masked)
+    return keras.ops.moveaxis(pooled, 1, -1) if layer.keepdims else pooled
 
 
 def _reduce(operation: keras.Operation, x: tf.Tensor) -> tf.Tensor:

@@ -1,5 +1,6 @@
 """Splits a model where randomness enters: a prefix to run once, a suffix to run per sample."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import keras
@@ -113,10 +114,14 @@ class SplitModel:
         return any(id(variable) in self._random_weights for variable in layer.variables)
 
 
-def _run_inside(model: keras.Model, inputs):
-    """Runs a model that is a layer of another one, each of its operations in inference mode."""
+def _run_inside(model: keras.Model, inputs, training: bool | None = None, mask=None, **_):
+    """Calls a model that is a layer of another one, each of its operations in inference mode."""
     graph = graph_of(model)
-    outputs = run_graph(graph, standardize_inputs(graph, inputs), _inference)
+    inputs = standardize_inputs(graph, inputs)
+    if mask is not None:
+        for x, each in zip(inputs, keras.tree.flatten(mask)):
+            set_timestep_mask(x, each)
+    outputs = run_graph(graph, inputs, _inference)
     return pack_outputs(graph, keras.tree.flatten(outputs))
 
 
@@ -128,6 +133,6 @@ def _inference(operation) -> Callable:
     if not isinstance(operation, keras.Layer):
         return operation
     if has_sums(operation):
-        return lambda *args, **_: _run_inside(operation, *args)
+        return functools.partial(_run_inside, operation)
     # Layers that take no such argument hand it on to the layers inside.
     return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})

@@ -231,24 +231,23 @@ def expected_step(s: Subject) -> dict[str, float]:
     return expected | ({"penalty": penalty} if penalty else {})
 
 
-def check_fit(s: Subject, folder) -> str | None:
-    """One step of `fit` shows the loss, NLL, KL and penalty that NumPy finds."""
+def compare_step(s: Subject, **compiled) -> str | None:
     if s.entry.inference is None:
         return "a plain Keras model trains as Keras does"
-    shown = one_step(s)
+    shown = one_step(s, **compiled)
     for name, value in expected_step(s).items():
         np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
     return None
+
+
+def check_fit(s: Subject, folder) -> str | None:
+    """One step of `fit` shows the loss, NLL, KL and penalty that NumPy finds."""
+    return compare_step(s)
 
 
 def check_eager(s: Subject, folder) -> str | None:
     """The same step with run_eagerly=True."""
-    if s.entry.inference is None:
-        return "a plain Keras model trains as Keras does"
-    shown = one_step(s, run_eagerly=True)
-    for name, value in expected_step(s).items():
-        np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
-    return None
+    return compare_step(s, run_eagerly=True)
 
 
 def check_xla(s: Subject, folder) -> str | None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING or not _runs_as_command():
         priors,
     )
     from tfp_bayes.export import export_saved_model
-    from tfp_bayes.inference import Ensemble, LastLayerLaplace, StoredPosterior
+    from tfp_bayes.inference import Ensemble, LastLayerLaplace, StoredPosterior, load_posterior
     from tfp_bayes.models import (
         BayesianModel,
         KLWeight,
@@ -73,6 +73,7 @@ __all__ = [
     "inference",
     "kl_divergence",
     "layers",
+    "load_posterior",
     "losses",
     "metrics",
     "models",
@@ -103,6 +104,7 @@ _DEFINED_IN = {
     "StoredPosterior": "inference",
     "export_saved_model": "export",
     "kl_divergence": "models",
+    "load_posterior": "inference",
     "set_kl_weight": "models",
     "to_bayesian": "models",
     "to_deterministic": "models",

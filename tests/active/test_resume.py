@@ -94,7 +94,7 @@ def test_another_configuration_is_refused(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path):
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(b"my thesis")
-    with pytest.raises(ValueError, match="Expected a learner's checkpoint"):
+    with pytest.raises(ValueError, match="Expected a checkpoint"):
         learner(path)
     assert path.read_bytes() == b"my thesis"
 

@@ -113,3 +113,14 @@ def test_refuses_what_does_not_fit(tmp_path):
     for draws in (weights[:-1], [weights[0][:1], *weights[1:]], [w[:0] for w in weights], []):
         with pytest.raises(ValueError, match=r"Expected arrays \(S, ...\)"):
             StoredPosterior(model, draws)
+
+
+def test_weights_outside_the_posterior_must_be_the_same(tmp_path):
+    model = network()
+    head = model.layers[-1].weights
+    draws = [RNG.random((4, *w.shape)) for w in head]
+    StoredPosterior(model, draws, head).save(tmp_path / "head.npz")
+    assert tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model).num_draws == 4
+    model.layers[1].kernel.assign_add(0.001 * np.ones((5, 6), "float32"))
+    with pytest.raises(ValueError, match="whose weights outside the posterior are others"):
+        tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model)

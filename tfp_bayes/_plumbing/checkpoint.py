@@ -49,7 +49,7 @@ def load(path: Path) -> State:
         del content["record"]
     except Exception as error:  # a flipped bit can make a reader fail in any way
         raise DamagedError(
-            f"Expected a learner's checkpoint at {path}. "
+            f"Expected a checkpoint at {path}. "
             f"Received: {type(error).__name__}: {error}. Hint: start again in another folder."
         ) from error
     if record.get("format") != FORMAT:

@@ -1,7 +1,6 @@
 """Training between acquisitions: the same compiled model, new weights, and how good they are."""
 
 import inspect
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
+from tfp_bayes._plumbing.fresh import fresh_values
 from tfp_bayes.active.built_in import REINIT
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
@@ -163,14 +163,14 @@ class Trainer:
     def _restart(self, seed: int) -> None:
         for variable, value in zip(self.model.optimizer.variables, self._initial_optimizer):
             variable.assign(value)
-        fresh = _new_model(self.model, seed)
+        fresh = fresh_values(self.model, seed)
         trainable = {id(v) for v in self.model.trainable_variables}
         weights = {id(v) for v in self.model.weights}
-        for variable, new in zip(self.model.variables, fresh.variables, strict=True):
+        for variable, new in zip(self.model.variables, fresh, strict=True):
             if self.settings.reinit == "warm" and id(variable) in weights:
                 continue  # the states of training noise follow the seed all the same
             if self.settings.reinit == "shrink_perturb" and id(variable) in trainable:
-                new = SHRINK * variable.numpy() + PERTURB * new.numpy()
+                new = SHRINK * variable.numpy() + PERTURB * new
             variable.assign(new)
 
 
@@ -281,20 +281,3 @@ def _checked(data: Data | None, name: str, targets: Targets) -> Data | None:
     if isinstance(x, np.ndarray):
         check_finite_rows(x, np.arange(len(x)), name)
     return x, targets.check(y, len(x))
-
-
-def initialize(model: keras.Model, seed: int) -> None:
-    """Gives a model new initial weights, and new states of its training noise, in place."""
-    for variable, new in zip(model.variables, _new_model(model, seed).variables, strict=True):
-        variable.assign(new)
-
-
-def _new_model(model: keras.Model, seed: int) -> keras.Model:
-    """Builds the model anew, its weights and noise as `keras.utils.set_random_seed` would set."""
-    # Keras draws the seeds of unseeded initializers and layers from Python's generator.
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        return type(model).from_config(model.get_config())
-    finally:
-        random.setstate(state)

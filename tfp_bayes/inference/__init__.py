@@ -2,7 +2,8 @@
 
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
+from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
-__all__ = ["Ensemble", "LastLayerLaplace", "Posterior", "StoredPosterior"]
+__all__ = ["Ensemble", "LastLayerLaplace", "Posterior", "StoredPosterior", "load_posterior"]

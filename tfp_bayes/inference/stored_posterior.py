@@ -1,26 +1,19 @@
 """A posterior that is a number of stored draws."""
 
-import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_bayes._plumbing.files import write_atomically
-from tfp_bayes.inference.architecture import describe_architecture, find_difference
-
-_FORMAT = "tfp_bayes.StoredPosterior 1"
-_RECORD = "record"
+from tfp_bayes.inference.saved import SavedPosterior, load_posterior, saved_as
 
 
-class StoredPosterior:
+@saved_as
+class StoredPosterior(SavedPosterior):
     """S stored draws of a model's weights, each as probable as the others.
 
     The form of every posterior that was computed once: the members of an ensemble, the states of
@@ -87,63 +80,17 @@ class StoredPosterior:
             for stack in self._stacked
         ]
 
-    def save(self, path: str | Path) -> None:
-        """Writes the draws to one .npz file, atomically, to be loaded beside the saved model.
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `SavedPosterior.get_state`."""
+        return {f"draws_{i}": stack.numpy() for i, stack in enumerate(self._stacked)}, {}
 
-        Args:
-            path: The file.
-        """
-        position = {id(v): i for i, v in enumerate(self.model.weights)}
-        record = {
-            "format": _FORMAT,
-            "architecture": describe_architecture(self.model),
-            "positions": [position[id(v)] for v in self.variables],
-            "dtypes": [stack.dtype.name for stack in self._stacked],
-        }
-        arrays: dict[str, Any] = {
-            f"draws_{i}": _plain(stack.numpy()) for i, stack in enumerate(self._stacked)
-        }
-        arrays[_RECORD] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
-        write_atomically(Path(path), lambda file: np.savez(file, **arrays))
+    @classmethod
+    def from_state(cls, model, variables, arrays, settings) -> "StoredPosterior":
+        """See `SavedPosterior.from_state`."""
+        draws = [arrays[f"draws_{i}"] for i in range(len(variables))]
+        return StoredPosterior(model, draws, variables)
 
     @staticmethod
     def load(path: str | Path, model: keras.Model) -> "StoredPosterior":
-        """Reads what `save` wrote and binds it to a model of the same architecture.
-
-        Args:
-            path: The file.
-            model: The model, such as from `keras.models.load_model`.
-
-        Raises:
-            ValueError: If the file is not such a posterior, or of another architecture.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            record = json.loads(arrays.pop(_RECORD).tobytes())
-            if record["format"] != _FORMAT:
-                raise ValueError(f"format {record['format']!r}")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"Expected a stored posterior for `path`. Received: path={str(path)!r}, {error}. "
-                "Hint: a file that StoredPosterior.save wrote."
-            ) from error
-        difference = find_difference(record["architecture"], describe_architecture(model))
-        if difference is not None:
-            raise ValueError(
-                "Expected the model whose posterior was stored, or one of the same architecture, "
-                f"for `model`. Received: model={model.name!r}, which differs in {difference}. "
-                "Hint: load it from the .keras file saved beside."
-            )
-        draws = [_as(arrays[f"draws_{i}"], dtype) for i, dtype in enumerate(record["dtypes"])]
-        weights = model.weights
-        return StoredPosterior(model, draws, [weights[i] for i in record["positions"]])
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Returns an array that .npz can hold: NumPy's files do not know bfloat16."""
-    return array.view("uint16") if array.dtype == ml_dtypes.bfloat16 else array
-
-
-def _as(array: np.ndarray, dtype: str) -> np.ndarray:
-    return array.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else array
+        """See `load_posterior`."""
+        return load_posterior(path, model)

@@ -26,7 +26,7 @@ from tfp_bayes.active import (
     filters,
     initial,
 )
-from tfp_bayes.active.refit import initialize
+from tfp_bayes._plumbing.fresh import initialize
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
 from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config

@@ -1,0 +1,110 @@
+"""Resumable training: the order of examples, and the same bits after an interruption."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfp_bayes
+from tfp_bayes.inference.training import _shuffled, train
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(50, 4)).astype("float32"), RNG.integers(0, 3, 50)
+
+
+def network():
+    """Everything with a state of its own: statistics, noise, moments of Adam."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(8, "relu")(inputs))
+    x = tfp_bayes.layers.MCDropout(0.3)(keras.layers.Dropout(0.2)(x))
+    model = tfp_bayes.BayesianModel(inputs, keras.layers.Dense(3, "softmax")(x), prior_scale=1.0)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return model
+
+
+class Counter(keras.callbacks.Callback):
+    """A recorder of the sum of a weight over epochs, which may stop a run."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.total = np.zeros(())
+        self.stop_at = stop_at
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.total = self.total + self.model.weights[0].numpy().sum(dtype="float64")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.stop_at:
+            raise KeyboardInterrupt
+
+    def get_state(self):
+        return {"total": self.total}
+
+    def set_state(self, state):
+        self.total = state["total"]
+
+
+def run(path=None, stop_at=None, **changed):
+    model, counter = network(), Counter(stop_at)
+    arguments = {"epochs": 5, "seed": 3, "batch_size": 16, "verbose": 0, **changed}
+    train(model, X, Y, recorder=counter, path=path, **arguments)
+    return [counter.total, *(v.numpy() for v in [*model.variables, *model.optimizer.variables])]
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
+    expected = run()
+    path = tmp_path / "run.npz"
+    for stop_at in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, stop_at)
+    for found in (run(path), run(path)):  # the second has nothing left to do
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_each_epoch_has_all_rows_in_an_order_of_its_own():
+    data = _shuffled((tf.range(10),), 5, range(0, 3), batch_size=4)
+    batches = [batch[0].numpy() for batch in data]
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 3
+    epochs = np.concatenate(batches).reshape(3, 10)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(10))
+    assert len(np.unique(epochs, axis=0)) == 3
+    later = [batch[0].numpy() for batch in _shuffled((tf.range(10),), 5, range(2, 3), 4)]
+    np.testing.assert_array_equal(np.concatenate(later), epochs[2])
+
+
+def test_another_run_is_not_continued(tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, stop_at=1)
+    for changed in ({"seed": 4}, {"batch_size": 8}, {"settings": {"members": 2}}):
+        with pytest.raises(ValueError, match="Expected the configuration of the run"):
+            run(path, **changed)
+    with pytest.raises(ValueError, match="Expected the configuration of the run.*data"):
+        train(network(), X[::-1], Y, epochs=5, seed=3, batch_size=16, path=path, settings=None)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="Expected a compiled `model`"):
+        train(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), X, Y, epochs=1)
+    with pytest.raises(ValueError, match="Expected `validation_data`"):
+        train(network(), X, Y, epochs=1, validation_split=0.1)
+
+
+def test_fresh_weights_keep_what_is_frozen_or_adapted():
+    from tfp_bayes._plumbing.fresh import initialize
+
+    keras.utils.set_random_seed(0)
+    normalization = keras.layers.Normalization()
+    normalization.adapt(3 + 2 * X)
+    frozen = keras.layers.Dense(8, "relu", trainable=False)
+    model = keras.Sequential(
+        [keras.Input((4,)), normalization, frozen, keras.layers.Dense(3, "softmax")]
+    )
+    before = model.get_weights()
+    initialize(model, 7)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
+    names = [v.path for v, is_new in zip(model.weights, changed) if is_new]
+    assert names == [model.layers[-1].kernel.path]

@@ -2,6 +2,7 @@
 
 import pytest
 
+
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace, tmp_path):
     import keras  # only where tests run, not in the process that hands them out

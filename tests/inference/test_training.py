@@ -82,7 +82,7 @@ def test_another_run_is_not_continued(tmp_path):
     for changed in ({"seed": 4}, {"batch_size": 8}, {"settings": {"members": 2}}):
         with pytest.raises(ValueError, match="Expected the configuration of the run"):
             run(path, **changed)
-    with pytest.raises(ValueError, match="Expected the configuration of the run.*data"):
+    with pytest.raises(ValueError, match=r"Expected the configuration of the run.*data"):
         train(network(), X[::-1], Y, epochs=5, seed=3, batch_size=16, path=path, settings=None)
 
 

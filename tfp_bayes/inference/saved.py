@@ -3,7 +3,6 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

@@ -14,6 +14,7 @@ import numpy as np
 from tfp_bayes import __version__, datasets
 from tfp_bayes._plumbing.checkpoint import check_same_configuration
 from tfp_bayes._plumbing.files import write_json, write_path_atomically
+from tfp_bayes._plumbing.fresh import initialize
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.active import (
     ActiveLearner,
@@ -26,7 +27,6 @@ from tfp_bayes.active import (
     filters,
     initial,
 )
-from tfp_bayes._plumbing.fresh import initialize
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
 from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config

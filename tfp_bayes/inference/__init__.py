@@ -2,8 +2,16 @@
 
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
+from tfp_bayes.inference.method import Method
 from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
-__all__ = ["Ensemble", "LastLayerLaplace", "Posterior", "StoredPosterior", "load_posterior"]
+__all__ = [
+    "Ensemble",
+    "LastLayerLaplace",
+    "Method",
+    "Posterior",
+    "StoredPosterior",
+    "load_posterior",
+]

@@ -297,3 +297,12 @@ def test_a_flat_prior_makes_point_estimates():
     model = keras.Sequential([keras.Input((5,)), L.Dense(3, activation="softmax")])
     bayesian = to_bayesian(model, prior=None, verbose=False)
     np.testing.assert_allclose(bayesian(vectors(4)), model(vectors(4)), atol=1e-6)
+
+
+def test_a_single_frozen_weight_stays_frozen():
+    layers = [keras.layers.Dense(2), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.layers[0].bias.trainable = False
+    for inference in ("mc_dropout", "flipout"):
+        bayesian = to_bayesian(model, inference, prior=None, verbose=False)
+        assert [v.name for v in bayesian.non_trainable_weights if "bias" in v.path] == ["bias"]

@@ -230,3 +230,13 @@ def test_scales_below_zero_are_refused():
         Predictor(raw, "normal").predict_uncertainty(vectors(), 2)
     good = keras.Model(inputs, NormalParameters()(keras.layers.Dense(2)(MCDropout(0.5)(inputs))))
     assert Predictor(good, "normal").predict_uncertainty(vectors(), 2).likelihood == "normal"
+
+
+def test_mutual_information_of_nearly_equal_samples_is_not_negative():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 5000)
+    samples = (p + 1e-8 * rng.normal(size=(6, *p.shape))).astype("float32")
+    found = predicted(samples, "categorical")
+    rounding = found.predictive_entropy - found.expected_entropy
+    assert (rounding < 0).any()  # so that there is something to clip
+    assert (found.mutual_information >= 0).all()

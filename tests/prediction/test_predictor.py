@@ -11,7 +11,12 @@ import tensorflow as tf
 from networks import bayesian_mlp, images, mlp, small_cnn, vectors
 
 from tfp_bayes import Predictor, uncertainty
-from tfp_bayes.layers import MCDropout, MCSpatialDropout2D, stochastic_layers
+from tfp_bayes.layers import (
+    MCDropout,
+    MCSpatialDropout2D,
+    StochasticLayer,
+    stochastic_layers,
+)
 from tfp_bayes.prediction.inputs import ROWS
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
 
@@ -387,3 +392,36 @@ def test_bayesian_model_and_predictor_agree():
         model.predict_uncertainty(x, seed=3), Predictor(model).predict_uncertainty(x, 6, seed=3)
     )
     np.testing.assert_array_equal(model.sample(x, 4, seed=3), Predictor(model).sample(x, 4, seed=3))
+
+
+class ShowsItsSeed(StochasticLayer):
+    """Returns the seed that it drew."""
+
+    def call(self, inputs, training=None):
+        seed = tf.cast(self.draw_seed(bool(training)), tf.float64)
+        return tf.tile(seed[None], [tf.shape(inputs)[0], 1])
+
+
+class SeedAsWeight:
+    """A posterior whose draw is its seed."""
+
+    num_draws = None
+
+    def __init__(self, variable):
+        self.variables = [variable]
+
+    def draw(self, index, seed):
+        return [tf.cast(seed, tf.float64)]
+
+    def center(self):
+        return [tf.zeros(2, tf.float64)]
+
+
+def test_a_posterior_shares_no_seed_with_a_layer():
+    inputs = keras.Input((2,), dtype="float64")
+    bias = keras.layers.Dense(2, kernel_initializer="zeros", dtype="float64")
+    outputs = [bias(inputs), *(ShowsItsSeed(dtype="float64")(inputs) for _ in range(3))]
+    model = keras.Model(inputs, outputs)
+    predictor = Predictor(model, "normal", posterior=SeedAsWeight(bias.bias))
+    seeds = np.stack(predictor.sample(np.zeros((1, 2)), num_samples=5, seed=0))  # (4, S, 1, 2)
+    assert len(np.unique(seeds.reshape(-1, 2), axis=0)) == 4 * 5

@@ -20,7 +20,7 @@ from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
 
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
-DEFAULT_BATCH_SIZE = 5 * ROWS
+DEFAULT_BATCH_SIZE = 6 * ROWS
 DEFAULT_NUM_SAMPLES = 100
 # Only subclassed models, which do not tell their input shapes, ask for many: the oldest goes.
 MAX_GRAPHS = 8

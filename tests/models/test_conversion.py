@@ -302,7 +302,10 @@ def test_a_flat_prior_makes_point_estimates():
 def test_a_single_frozen_weight_stays_frozen():
     layers = [keras.layers.Dense(2), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
     model = keras.Sequential([keras.Input((3,)), *layers])
-    model.layers[0].bias.trainable = False
-    for inference in ("mc_dropout", "flipout"):
-        bayesian = to_bayesian(model, inference, prior=None, verbose=False)
-        assert [v.name for v in bayesian.non_trainable_weights if "bias" in v.path] == ["bias"]
+    model.layers[0].kernel.trainable = model.layers[2].bias.trainable = False
+    expected = [v.trainable for v in model.weights]
+    random = to_bayesian(model, "flipout", verbose=False)
+    names = ["kernel_loc", "kernel_untransformed_scale", "bias_loc"]
+    assert [v.name for v in random.non_trainable_weights if v.name != "kl_weight"] == names
+    for bayesian in (random, to_bayesian(model, "mc_dropout", prior=None, verbose=False)):
+        assert [v.trainable for v in to_deterministic(bayesian).weights] == expected

@@ -9,6 +9,7 @@ import numpy as np
 from tfp_bayes._plumbing.keras_internals import (
     copy_lambda,
     copy_operation,
+    flatten_layers,
     has_graph,
     input_layer,
     run_graph,
@@ -129,7 +130,19 @@ class GraphCopy:
             if has_graph(layer):
                 self._copy_flags(layer, self._copies[id(layer)])
             elif id(layer) in self._copies:
-                self._copies[id(layer)].trainable = layer.trainable
+                copy = self._copies[id(layer)]
+                copy.trainable = layer.trainable
+                _copy_frozen_weights(layer, copy)
+
+
+def _copy_frozen_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Freezes the weights of a trainable layer that are frozen one by one, `bias` as `bias_loc`."""
+    if len(flatten_layers(old)) > 1:
+        return  # names are not unique among the layers inside
+    frozen = {v.name.removesuffix("_loc") for v in old.weights if not v.trainable}
+    for weight in new.weights:
+        if any(weight.name == name or weight.name.startswith(f"{name}_") for name in frozen):
+            weight.trainable = False
 
 
 def _copy_input(tensor: keras.KerasTensor) -> keras.KerasTensor:

@@ -51,7 +51,8 @@ def to_bayesian(
             LSTM and GRU train by reparameterization whichever of the three it is, under the same
             posterior.
         prior: On kernels, see `tfp_bayes.priors`. For "mc_dropout" a `priors.Normal` around 0, or
-            None for a flat prior.
+            None for a flat prior. For the others None leaves kernels fixed, as only a prior keeps
+            their scales from going to zero.
         layers: Names of the layers to convert, or paths ("nested/dense") where nested models
             repeat a name; None is all that can be.
         moped_delta: If given, the standard deviation of each weight is this fraction of its

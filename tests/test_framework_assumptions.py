@@ -387,3 +387,42 @@ def test_sums_in_a_graph_know_their_axes(reduce):
     assert (list(operation.axis), operation.keepdims) == ([1, 2], True)
     whole = reduce(keras.Input((2,)), axis=1)._keras_history.operation
     assert (list(whole.axis), whole.keepdims) == ([1], False)
+
+
+def test_two_backward_passes_are_one_forward_mode_derivative_in_a_served_loop(tmp_path):
+    # The derivative of J^T u with respect to u, in the direction d, is J d; in loops and exports.
+    layers = [
+        keras.layers.Conv2D(3, 3, activation="relu"),
+        keras.layers.MaxPooling2D(),
+        keras.layers.BatchNormalization(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(2, activation="tanh"),
+    ]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *layers])
+    x = np.random.default_rng(0).normal(size=(4, 6, 6, 1)).astype("float32")
+    weights = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+    directions = [tf.ones_like(w) for w in weights]
+
+    def run(given):
+        with keras.StatelessScope(list(zip(model.trainable_variables, given))):
+            return model(x, training=False)
+
+    def derivative(s):
+        given = [tf.identity(v) for v in model.trainable_variables]
+        outputs = run(given)
+        u = tf.zeros_like(outputs)
+        scaled = [tf.cast(s, tf.float32) * d for d in directions]
+        return tf.gradients(tf.gradients(outputs, given, grad_ys=u), u, grad_ys=scaled)[0]
+
+    def total(num_samples):
+        step = lambda s, so_far: (s + 1, so_far + derivative(s))  # noqa: E731
+        return tf.while_loop(lambda s, _: s <= num_samples, step, (1, tf.zeros([4, 2])))[1]
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("total", total, [tf.TensorSpec([], tf.int32)])
+    archive.write_out(tmp_path / "served", verbose=False)
+    with tf.autodiff.ForwardAccumulator(weights, directions) as forward:
+        expected = forward.jvp(run(weights))
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.total(3), 6 * expected, rtol=1e-5, atol=1e-5)

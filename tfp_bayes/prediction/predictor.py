@@ -15,6 +15,7 @@ from tfp_bayes.prediction.finite import FiniteWeights, finite_rows, nan_unless
 from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
 from tfp_bayes.prediction.inputs import ROWS, signature, whole_blocks
 from tfp_bayes.prediction.likelihoods import Likelihood, get_likelihood
+from tfp_bayes.prediction.linearized import linearized
 from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
@@ -42,12 +43,19 @@ class Predictor:
             for all or a structure of names like the model's outputs.
         posterior: A distribution over variables of the model, such as `Ensemble`; the noise of
             stochastic layers comes on top.
+        linearize: Whether samples are f(x; center) + J (theta_s - center), where J are the
+            derivatives of the logits (of the locations under "normal", whose scales stay those of
+            the center) with respect to the weights, instead of f(x; theta_s). No derivative is
+            kept: a sample takes some three forward passes. None asks `posterior.linearize`, if it
+            has that.
 
     Raises:
-        ValueError: If `likelihood` is unknown, or `posterior` is none over this model.
+        ValueError: If `likelihood` is unknown, `posterior` is none over this model, or the outputs
+            are to be linearized and come from neither a softmax nor a sigmoid.
 
     Reference:
-        Gal and Ghahramani 2016, equation 6, arXiv:1506.02142.
+        Gal and Ghahramani 2016, equation 6, arXiv:1506.02142; Immer et al. 2021, "Improving
+        predictions of Bayesian neural nets via local linearization", equation 8, arXiv:2008.08400.
 
     Example:
 
@@ -64,6 +72,7 @@ class Predictor:
         model: keras.Model,
         likelihood: str | Any = "categorical",
         posterior: Posterior | None = None,
+        linearize: bool | None = None,
     ):
         keras.tree.map_structure(get_likelihood, likelihood)
         refuse_forced_training(model)
@@ -73,6 +82,12 @@ class Predictor:
         self._layers = stochastic_layers(model)
         if posterior is not None:
             check_posterior(posterior, model)
+        elif linearize:
+            raise ValueError(
+                "Expected a `posterior` for linearize=True. Received: posterior=None. "
+                "Hint: Predictor(model, posterior=Ensemble(members))."
+            )
+        self.linearize = getattr(posterior, "linearize", False) if linearize is None else linearize
         self._split = self._split_model()
         self._structure = None  # of the model's outputs, known once traced
         self._weights: list[keras.Variable] = []
@@ -81,7 +96,7 @@ class Predictor:
 
     def __reduce__(self):
         """Pickles and copies the model, whose graph is traced anew."""
-        return type(self), (self.model, self.likelihood, self.posterior)
+        return type(self), (self.model, self.likelihood, self.posterior, self.linearize)
 
     def predict_uncertainty(
         self,
@@ -236,11 +251,22 @@ class Predictor:
             (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))
             for i, layer in enumerate(self._layers)
         ]
-        if self.posterior is not None:
+
+        def run(weights):
+            replaced = [] if self.posterior is None else self.posterior.variables
+            given = [*state, *zip(replaced, weights, strict=True)]
+            outputs = run_isolated(self.model, self._split.suffix, values, given)
+            _check_ranks(outputs)
+            return outputs
+
+        if self.posterior is None:
+            outputs = run([])
+        else:
             weights = self.posterior.draw(index, fold_in(seed, len(self._layers)))
-            state += zip(self.posterior.variables, weights, strict=True)
-        outputs = run_isolated(self.model, self._split.suffix, values, state)
-        _check_ranks(outputs)
+            if self.linearize:
+                outputs = linearized(run, self.posterior.center(), weights, self.likelihood_names)
+            else:
+                outputs = run(weights)
         # Sums over samples keep at least single precision, also under mixed_float16.
         return keras.tree.map_structure(
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs

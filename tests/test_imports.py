@@ -125,3 +125,9 @@ def test_another_backend_is_refused():
     assert done.returncode == 1
     assert "ImportError: Expected Keras to run on TensorFlow. Received" in done.stderr
     assert "'jax'" in done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module_docstrings_begin_with_what_is_there(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring and docstring.split()[0] not in ("What", "Whether", "How", "From", "Which")

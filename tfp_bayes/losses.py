@@ -1,4 +1,4 @@
-"""What regression trains on."""
+"""Losses for regression."""
 
 import math
 

@@ -28,7 +28,7 @@ def as_settings(given: Any, made: type[Made], name: str) -> Made:
 
 
 class Join(NamedTuple):
-    """How an argument takes in old ones.
+    """Rule by which an argument takes in old ones.
 
     Attributes:
         function: Of the argument, as it was given, and of the old ones by their new names.

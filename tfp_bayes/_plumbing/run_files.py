@@ -1,4 +1,4 @@
-"""What a run leaves on the disk: a journal of answers, a checkpoint, and a lock on both."""
+"""Files of a run: a journal of answers, a checkpoint, and one lock for both."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tfp_bayes._plumbing.lock import LockedError, lock_of
 
 
 class Loaded(NamedTuple):
-    """What is on the disk.
+    """Content of the disk.
 
     Attributes:
         state: To go on from, or None.

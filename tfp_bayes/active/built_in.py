@@ -1,4 +1,4 @@
-"""What an active-learning run can name: one table each, read without importing what it names."""
+"""Names that configurations of active learning accept, readable without importing their code."""
 
 from tfp_bayes._plumbing.registry import Registry
 

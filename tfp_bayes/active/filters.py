@@ -1,4 +1,4 @@
-"""Which labels to believe, by how likely the model finds them before it has learned from them."""
+"""Filters that reject labels which the model finds unlikely before it has trained on them."""
 
 import copy
 from typing import TYPE_CHECKING, NamedTuple

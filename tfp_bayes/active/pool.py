@@ -15,7 +15,7 @@ Indices = Sequence[int] | np.ndarray  # (n,) integers, those of the data set
 
 
 class Tally(NamedTuple):
-    """What the answers of the round in progress came to.
+    """Outcome of the answers in the round in progress.
 
     Attributes:
         asked: Answers that were decided on.

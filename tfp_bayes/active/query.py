@@ -1,4 +1,4 @@
-"""What a learner asks: from scores of candidates to the batch that is labelled next."""
+"""The learner's question: scores of candidates, and the batch to label next."""
 
 import functools
 import inspect

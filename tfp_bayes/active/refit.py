@@ -26,7 +26,7 @@ PATIENCE = 4  # looks without improvement before training stops
 
 
 class Refit(Configured):
-    """How a model is trained between acquisitions: from where, and how far.
+    """Settings of the training between acquisitions: its initial weights and its length.
 
     Args:
         reinit: Where each training starts: "fresh" new initial weights, "warm" the weights as

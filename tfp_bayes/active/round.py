@@ -1,4 +1,4 @@
-"""What one round of active learning measured, and how that is printed."""
+"""The record of one round of active learning, and its one-line summary."""
 
 import math
 import sys

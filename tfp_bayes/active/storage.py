@@ -1,4 +1,4 @@
-"""Where answers are stored, in the journal on the disk and in the pool, and decided on."""
+"""The memory of a learner: answers in the journal on disk and in the pool."""
 
 import dataclasses
 import datetime
@@ -47,7 +47,7 @@ class Answer:
 
 
 class Merged(NamedTuple):
-    """What became of answers that were merged.
+    """Outcome of a merge of answers.
 
     Attributes:
         taken: Answers to examples that had none.

@@ -1,4 +1,4 @@
-"""What function a model computes, apart from the values of its weights."""
+"""A description of the function that a model computes, apart from the values of its weights."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What every way to a posterior over weights has in common: one door."""
+"""The contract of every method that fits a posterior over weights."""
 
 from typing import Any, Protocol, runtime_checkable
 

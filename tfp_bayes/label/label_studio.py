@@ -24,7 +24,7 @@ from tfp_bayes.active import ActiveLearner
 
 
 class Imported(NamedTuple):
-    """What became of the images in a file.
+    """Outcome for the images in a file.
 
     Attributes:
         taken: Labels of images that had none.

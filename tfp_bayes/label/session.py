@@ -1,4 +1,4 @@
-"""What a person who labels sees and does, without the web."""
+"""A labeling session, independent of the web page that shows it."""
 
 import threading
 from collections.abc import Callable, Sequence

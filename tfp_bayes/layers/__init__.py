@@ -1,4 +1,4 @@
-"""What is random: layers that draw a function at every call."""
+"""Layers with randomness of their own: each call draws one function."""
 
 from tfp_bayes.layers.attention import (
     MCMultiHeadAttention,

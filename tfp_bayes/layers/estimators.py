@@ -1,4 +1,4 @@
-"""How a layer with random weights trains: three unbiased estimators, for any affine map.
+"""Training estimators of layers with random weights, unbiased for any affine map.
 
 Each is a method of an `AffineLayer`: from inputs and one draw of the weights to outputs whose
 mean and variance, for each example, are those of the outputs under the posterior. They differ in

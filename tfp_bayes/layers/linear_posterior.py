@@ -1,4 +1,4 @@
-"""What a closed-form linear layer believes: an immutable value in NumPy, float64."""
+"""The posterior of a closed-form linear layer, an immutable float64 value in NumPy."""
 
 import dataclasses
 from typing import ClassVar, NamedTuple
@@ -12,7 +12,7 @@ from tfp_bayes.layers.regression_data import Center, Examples
 
 
 class Predictive(NamedTuple):
-    """What a `BayesianLinear` layer says of N inputs with D outputs, float64 arrays.
+    """Prediction of a `BayesianLinear` layer for N inputs with D outputs, float64 arrays.
 
     Attributes:
         mean: (N, D).
@@ -29,7 +29,7 @@ class Predictive(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LinearModel:
-    """What is assumed of the data; see `BayesianLinear`.
+    """Assumptions about the data, see `BayesianLinear`.
 
     Attributes:
         num_features: F.

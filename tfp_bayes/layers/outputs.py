@@ -1,4 +1,4 @@
-"""What a network ends in: layers that turn numbers into the parameters of a likelihood."""
+"""Output layers, which turn numbers into the parameters of a likelihood."""
 
 import math
 

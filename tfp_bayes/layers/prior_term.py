@@ -1,4 +1,4 @@
-"""How layers state their prior terms, and who weights them.
+"""Prior terms: how layers state them and how the model weights them.
 
 A prior term is the KL divergence of a layer's weights from their prior, in nats, not weighted.
 Inside `collected_prior_terms`, which a `BayesianModel` opens around its call, layers hand it over

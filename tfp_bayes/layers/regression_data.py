@@ -42,7 +42,7 @@ class Center:
 
 
 class Examples:
-    """What examples say about the weights, in a form that does not grow with their number.
+    """Sufficient statistics of the examples for the weights; their size does not grow with the data.
 
     Args:
         num_features: F.

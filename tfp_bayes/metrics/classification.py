@@ -1,4 +1,4 @@
-"""How good predicted probabilities are, given the labels."""
+"""Quality of predicted class probabilities, given the labels."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""How a Bayesian model is compiled and takes a step of training: on the evidence bound."""
+"""Compilation and training steps of a Bayesian model on the evidence bound."""
 
 from typing import TYPE_CHECKING
 

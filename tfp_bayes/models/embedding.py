@@ -1,4 +1,4 @@
-"""What a network sees in its inputs, before its last layer decides."""
+"""Features of inputs: the values that enter a network's last layer."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""How a model that is made of a graph is saved, loaded and cloned with its own arguments."""
+"""Saving, loading and cloning of graph models that have constructor arguments of their own."""
 
 import inspect
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""How a Keras layer and its Bayesian twin turn into each other."""
+"""Conversion between a Keras layer and its Bayesian twin."""
 
 import inspect
 from collections.abc import Callable

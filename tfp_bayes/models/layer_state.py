@@ -1,4 +1,4 @@
-"""What a layer has learned, copied from one layer into another of the same configuration."""
+"""Copies of learned state between layers of the same configuration."""
 
 import tempfile
 

@@ -1,4 +1,4 @@
-"""How many examples a training set holds, which sets the weight of the prior."""
+"""The number of examples in a training set, which sets the weight of the prior."""
 
 import keras
 import tensorflow as tf

@@ -1,4 +1,4 @@
-"""What a Bayesian model minimizes: the negative evidence bound per observation."""
+"""The objective of a Bayesian model: the negative evidence bound per observation."""
 
 import threading
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from tfp_bayes.models.stated_likelihood import ObservedLoss
 
 
 class DataTerm(NamedTuple):
-    """What the data of one batch say; scalars.
+    """Scalars that the data of one batch contribute.
 
     Args:
         trained: What training minimizes: the NLL, or what its loss makes of it (`beta`, label
@@ -80,7 +80,7 @@ class DataTerms:
 
 
 class _Batch:
-    """What is summed up while Keras goes through the outputs of one batch."""
+    """Sums that build up while Keras goes through the outputs of one batch."""
 
     def __init__(self, outputs: list, training: bool):
         self.outputs = outputs

@@ -1,4 +1,4 @@
-"""What metrics and the loss see of a model's outputs."""
+"""The outputs of a model as its loss and its metrics see them."""
 
 import keras
 import tensorflow as tf

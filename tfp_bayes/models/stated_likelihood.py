@@ -1,4 +1,4 @@
-"""Which loss is the negative log likelihood of which likelihood, observation by observation."""
+"""Losses that are the negative log likelihood of a stated likelihood, for each observation."""
 
 import functools
 

@@ -37,7 +37,7 @@ def to_deterministic(model: keras.Model) -> keras.Model:
 
 
 class MeanCopy:
-    """What `to_deterministic` makes of a model, kept up to date with the model's weights.
+    """Deterministic twin of a model, kept up to date with the model's weights.
 
     Args:
         model: See `to_deterministic`.

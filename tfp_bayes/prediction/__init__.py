@@ -1,4 +1,4 @@
-"""From a model to samples of its predictions, and from samples to a `Prediction`."""
+"""Posterior samples of a model's predictions, and the `Prediction` made of them."""
 
 from tfp_bayes.prediction.posterior import Posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate

@@ -1,4 +1,4 @@
-"""What a model's outputs mean: how samples of them become a prediction and its uncertainty."""
+"""Likelihoods: the meaning of a model's outputs, and the uncertainty in samples of them."""
 
 import math
 from typing import Protocol

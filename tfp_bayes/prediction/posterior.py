@@ -1,4 +1,4 @@
-"""What the predictor asks of a distribution over weights."""
+"""The contract of a distribution over weights that a predictor can sample."""
 
 from typing import Protocol, runtime_checkable
 

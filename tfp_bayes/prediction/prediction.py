@@ -1,4 +1,4 @@
-"""What a sampled prediction says: a mean and the measures of its uncertainty."""
+"""A sampled prediction: its mean and the measures of its uncertainty."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tfp_bayes.prediction.likelihoods import get_likelihood
 
 
 class Scores(NamedTuple):
-    """How good predictions are on labelled examples, NaN without any.
+    """Quality of predictions on labelled examples, NaN without any.
 
     Attributes:
         accuracy: Share of labels that are the likelier ones; NaN for real labels.

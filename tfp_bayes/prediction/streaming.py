@@ -8,7 +8,7 @@ from tfp_bayes.prediction.likelihoods import Likelihood, clip_below_zero
 
 
 class Moments(NamedTuple):
-    """What is remembered of the samples seen so far; memory does not grow with their number.
+    """Running sums over the samples so far; memory does not grow with their number.
 
     In float64: a float32 sum of 100,000 entropies is wrong in the fourth digit, and the mutual
     information is a difference of two.

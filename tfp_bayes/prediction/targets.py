@@ -1,4 +1,4 @@
-"""What the label of one example is: a class number, zeros and ones, or real numbers."""
+"""Kinds of labels: class numbers, zeros and ones, or real numbers."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""What we believe about weights before data."""
+"""Priors on weights."""
 
 from typing import overload
 

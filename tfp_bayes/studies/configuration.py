@@ -1,4 +1,4 @@
-"""What defines a run and an experiment, checked before TensorFlow starts or a folder exists."""
+"""Configurations of runs and experiments, checked before TensorFlow starts or a folder exists."""
 
 import json
 import tomllib
@@ -34,7 +34,7 @@ OF_SAMPLES = ("bald", "epig", "mean_std")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What defines a run; equal configurations choose equal images on one machine.
+    """Configuration of a run; equal ones choose equal images on one machine.
 
     Attributes:
         dataset: Name for `datasets.load`.

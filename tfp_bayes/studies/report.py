@@ -1,4 +1,4 @@
-"""What a run leaves to read and to look at: tables and plots."""
+"""Reports of a run: tables and plots."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""From samples to numbers: measures of uncertainty, NumPy only."""
+"""Measures of uncertainty in posterior samples, in NumPy only."""
 
 from tfp_bayes.uncertainty.calibration import apply_temperature, fit_temperature
 from tfp_bayes.uncertainty.measures import (

@@ -112,7 +112,7 @@ def mutual_information(samples: ArrayLike) -> np.ndarray:
 
 
 def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
-    """How far the most probable class is from certain.
+    """Compute one minus the probability of the most probable class.
 
     Use it as the probability that the best guess is wrong, noise included.
 

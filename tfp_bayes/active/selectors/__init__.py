@@ -1,4 +1,4 @@
-"""From scores to the examples to label next: rules that know of the batch they choose.
+"""Selectors, which choose the batch to label next by more than the single scores.
 
 Each rule is a function on arrays (`batch_bald`) and a small object for the learner (`BatchBALD`).
 """

@@ -1,4 +1,4 @@
-"""What a selector is, and what it may look at."""
+"""The interface of selectors, and the data that they may use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -40,7 +40,7 @@ def run_graph(model: keras.Model, inputs, replace: Callable[[keras.Operation], C
     Args:
         model: A functional model.
         inputs: Tensors, symbolic or not, in the structure of the model's inputs.
-        replace: From an operation of the graph to what is called in its place.
+        replace: Function of an operation that returns what is called in its place.
 
     Returns:
         Tensors in the structure of the model's outputs.
@@ -151,7 +151,7 @@ def requested_weights(layer: keras.layers.Layer, input_shape: tuple) -> dict[str
 
     Args:
         layer: Not built yet.
-        input_shape: Of its `build`.
+        input_shape: Argument of its `build`.
 
     Returns:
         Pairs of a shape and an initializer, by the name of the weight.
@@ -198,7 +198,7 @@ def replace_projections(
 
     Args:
         attention: Its projections are built, and it is about to be.
-        make: From a projection, built, to what takes its place, built too.
+        make: Function of a built projection that returns its built replacement.
     """
     for name in _PROJECTIONS:
         if hasattr(attention, name):

@@ -16,7 +16,7 @@ def lazy_contents(
     Args:
         package: Its `__name__`.
         names: Its public names, `__all__`.
-        defined_in: For each name that is no submodule, the submodule that defines it.
+        defined_in: Submodule that defines each name which is no submodule itself.
     """
 
     def get(name: str) -> Any:

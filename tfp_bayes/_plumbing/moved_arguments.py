@@ -31,7 +31,7 @@ class Join(NamedTuple):
     """Rule by which an argument takes in old ones.
 
     Attributes:
-        function: Of the argument, as it was given, and of the old ones by their new names.
+        function: Function of the argument, as it was given, and of the old ones by new names.
         spelled: How that is written now.
     """
 
@@ -45,7 +45,7 @@ def accept_moved(
     """Lets a constructor take the keywords of the release before, with a warning.
 
     Args:
-        moved: For each old keyword the new argument, and what it is called in there.
+        moved: The new argument of each old keyword, and its name in there.
         joins: For new arguments that may be given beside the old ones which moved there. To others
             these become a dictionary of settings, and both together are refused.
     """

@@ -14,7 +14,7 @@ def minimize_from_grid(
     Args:
         objective: Function of one number.
         grid: (G,) ascending.
-        tolerance: Of the answer.
+        tolerance: Absolute tolerance on the minimizer.
     """
     best = int(np.argmin([objective(each) for each in grid]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]

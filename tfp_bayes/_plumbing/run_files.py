@@ -16,7 +16,7 @@ class Loaded(NamedTuple):
     """Content of the disk.
 
     Attributes:
-        state: To go on from, or None.
+        state: State to continue from, or None.
         before: Answers that the state contains.
         since: Answers that were given after it.
     """

@@ -59,7 +59,7 @@ def bald(prediction: Prediction) -> np.ndarray:
     Blind to noise that no label can remove.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -74,7 +74,7 @@ def max_entropy(prediction: Prediction) -> np.ndarray:
     """Scores by predictive entropy, in nats: total uncertainty, noise included.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -90,7 +90,7 @@ def variation_ratios(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k: the probability that the best guess is wrong.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -105,7 +105,7 @@ def mean_std(prediction: Prediction) -> np.ndarray:
     """Scores by the standard deviation of the sampled probabilities, averaged over classes.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -124,7 +124,7 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
     which labels remove.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -142,7 +142,7 @@ def margin(prediction: Prediction) -> np.ndarray:
     """Scores by how close the two best guesses are: p_2 - p_1, at most 0.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -161,7 +161,7 @@ def least_confident(prediction: Prediction) -> np.ndarray:
     """Scores by 1 - max_k p_k, as `variation_ratios`; the name in the wider literature.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,).
@@ -180,9 +180,9 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     above `bald`.
 
     Args:
-        prediction: Of N candidates, with samples.
-        targets: Of T examples that the model will be asked about, with samples under the same
-            seed, so that sample s is the same function as in `prediction`.
+        prediction: Prediction of N candidates, with samples.
+        targets: Prediction of T examples that the model will be asked about, with samples under
+            the same seed, so that sample s is the same function as in `prediction`.
 
     Returns:
         Scores (N,), averaged over targets.
@@ -217,7 +217,7 @@ def random(prediction: Prediction) -> np.ndarray:
     """Scores every candidate 0, so that the selector's tie-break picks at random: the baseline.
 
     Args:
-        prediction: Of N candidates.
+        prediction: Prediction of N candidates.
 
     Returns:
         Scores (N,), all 0.

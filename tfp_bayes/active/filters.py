@@ -133,8 +133,8 @@ class StaticThreshold(Filter):
     """Keeps answers of probability `tau` and more.
 
     Args:
-        tau: In [0, 1]; under ten classes and one wrong label in five, 0.027 makes the fewest
-            errors, see `bayes_threshold`.
+        tau: Threshold in [0, 1]; under ten classes and one wrong label in five, 0.027 makes the
+            fewest errors, see `bayes_threshold`.
         rejected: See `Filter`.
     """
 
@@ -160,7 +160,7 @@ class BayesThreshold(Filter):
     """Keeps answers that are more likely right than wrong, at a known rate of wrong labels.
 
     Args:
-        noise_rate: In [0, 1).
+        noise_rate: Share of wrong labels, in [0, 1).
         cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
         rejected: See `Filter`.
 
@@ -224,7 +224,7 @@ class BudgetThreshold(Filter):
     to be expected, given what the model predicts for the batch.
 
     Args:
-        noise_rate: In [0, 1).
+        noise_rate: Share of wrong labels, in [0, 1).
         kappa: Share of rejections above that which is accepted.
         rejected: See `Filter`.
     """

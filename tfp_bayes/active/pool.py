@@ -47,7 +47,7 @@ class Pool:
         proposed: (q,) the last proposal, answered or not.
         proposed_probabilities: (q, ..., K) what the model thought of it.
         pending: Those of it that are not answered yet.
-        tally: Of the round in progress.
+        tally: Tally of the round in progress.
 
     Args:
         acquired_at: Number of examples, all in the pool, or an array as above to start from.

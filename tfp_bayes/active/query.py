@@ -118,7 +118,7 @@ class Query:
             model: What predicts.
             load: Returns inputs by index.
             pool: With at least one example that may be acquired.
-            seeds: Of the round.
+            seeds: Seeds of the round.
 
         Raises:
             ValueError: If a score is not finite, or there is not one for each candidate.
@@ -207,7 +207,7 @@ def _check_functions(twice: Prediction, model: Any) -> None:
     """Checks that each posterior sample is a single function, as BatchBALD and EPIG require.
 
     Args:
-        twice: Of one input, given twice, with samples.
+        twice: Prediction of one input that is given twice, with samples.
         model: What predicted.
     """
     samples = twice.samples

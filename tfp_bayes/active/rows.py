@@ -32,7 +32,7 @@ class LoadedRows:
     """Inputs that a function loads, such as images from their files.
 
     Args:
-        load: From int64 indices (n,) to an array (n, ...).
+        load: Function of int64 indices (n,) that returns an array (n, ...).
         size: N.
 
     Example:
@@ -59,7 +59,7 @@ class DatasetRows:
     Each request is a pass over the data set: fit for scoring a pool, not for single rows.
 
     Args:
-        dataset: Of inputs, or of (input, label), whose label is left out.
+        dataset: Dataset of inputs, or of (input, label), whose label is left out.
 
     Raises:
         ValueError: If the number of examples is not known, or two passes differ.
@@ -96,7 +96,7 @@ class PyDatasetRows:
     """Inputs of a `keras.utils.PyDataset`, by the batches that hold them.
 
     Args:
-        dataset: Of (inputs, ...) with the same batches at each pass.
+        dataset: Dataset of (inputs, ...) with the same batches at each pass.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):

@@ -66,7 +66,7 @@ class Memory:
     Args:
         model: Whose weights are part of the state.
         oracle: Whose memory is too, if it has one.
-        pool: Of all examples, as it is at the start; what is ignored there is never labelled.
+        pool: Pool of all examples, as it is at the start; what is ignored there is never labelled.
         storage: Where answers stay.
         on_stored: Called when answers have been stored.
 
@@ -303,7 +303,7 @@ class Judge:
     Args:
         label_filter: What decides; None believes everything.
         pool: Where the answers are.
-        predict: From indices (q,) and a seed to a prediction of their classes.
+        predict: Function of indices (q,) and a seed that predicts their classes.
         calibrate: From a seed and an accuracy to what calibrates such probabilities; to None, if
             the model is below that accuracy.
     """

@@ -57,8 +57,8 @@ def train(
         recorder: A callback that is a `Recorder`, called before the others, or None.
         path: File of the checkpoint, written after each epoch, or None.
         settings: What else decides the result, plain JSON: a run with others is refused.
-        callbacks: As of `fit`.
-        sample_weight: As of `fit`, beside arrays.
+        callbacks: Callbacks, as `fit` takes them.
+        sample_weight: Weights beside arrays, as `fit` takes them.
         **fit_arguments: Others of `fit`, such as `verbose` and `validation_data`.
 
     Raises:

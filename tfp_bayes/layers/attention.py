@@ -155,8 +155,8 @@ class MultiHeadAttentionFlipout(_RandomMultiHeadAttention):
     Args:
         num_heads: Number of heads.
         key_dim: Size of each head's queries and keys.
-        kernel_prior: Of the kernels of the projections of queries, keys, values and outputs; with
-            `kernel_posterior`, `bias_prior` and `bias_posterior`, see `VariationalLayer`.
+        kernel_prior: Prior on the kernels of the projections of queries, keys, values and outputs;
+            with `kernel_posterior`, `bias_prior` and `bias_posterior`, see `VariationalLayer`.
         seed: Integer or None; each projection has noise of its own.
         **kwargs: Arguments of `keras.layers.MultiHeadAttention`. Its `dropout` acts in training
             only, as in Keras; it is no part of the posterior.

@@ -60,7 +60,7 @@ def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Fact
     """Adds examples (n, F + D), features and targets side by side, by Householder reflections.
 
     Args:
-        factor: To which they are added.
+        factor: Factor to which they are added.
         rows: The examples.
         triangular: Whether they are zero below the diagonal, which saves time.
     """

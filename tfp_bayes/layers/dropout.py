@@ -20,10 +20,10 @@ def draw_mask(shape: tf.Tensor | tuple | list, rate: float, seed: tf.Tensor, dty
     """Draws a mask of zeros and 1 / (1 - rate).
 
     Args:
-        shape: Of the mask.
+        shape: Shape of the mask.
         rate: Probability of a zero.
         seed: int32 (2,).
-        dtype: Of the mask.
+        dtype: Dtype of the mask.
     """
     # Always drawn in float32: half precision would round the probability itself.
     uniform = tf.random.stateless_uniform(shape, seed, alg="philox")

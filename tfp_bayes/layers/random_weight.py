@@ -31,8 +31,8 @@ class RandomWeight:
     Args:
         layer: The layer it belongs to, inside `build`.
         name: "kernel" or "bias".
-        shape: Of the weight tensor.
-        initializer: Of its loc.
+        shape: Shape of the weight tensor.
+        initializer: Initializer of its loc.
         posterior: The family of q.
         prior: p, or None for a flat prior, under which only a point estimate has a KL.
     """

@@ -42,7 +42,7 @@ class Center:
 
 
 class Examples:
-    """Sufficient statistics of the examples for the weights; their size does not grow with the data.
+    """Sufficient statistics of examples for the weights; their size does not grow with the data.
 
     Args:
         num_features: F.

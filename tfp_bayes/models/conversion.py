@@ -67,7 +67,7 @@ class GraphCopy:
 
     Args:
         model: A model with a graph; it is not changed.
-        replace: From a layer to its replacement, or None to copy it.
+        replace: Function of a layer that returns its replacement, or None to copy it.
 
     Attributes:
         model: The copy, a plain functional or Sequential model, not compiled.

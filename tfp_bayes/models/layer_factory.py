@@ -28,8 +28,8 @@ class LayerFactory:
 
     Args:
         inference: One of `INFERENCES`.
-        kernel_prior: Of variational layers.
-        seed: Of the noise, or None. `BayesianModel` keeps layers of one seed apart.
+        kernel_prior: Prior on the kernels of variational layers.
+        seed: Seed of the noise, or None. `BayesianModel` keeps layers of one seed apart.
 
     Raises:
         ValueError: If `inference` is unknown.
@@ -59,9 +59,9 @@ class LayerFactory:
         """Makes the network's dropout, which random weights leave nothing to do for.
 
         Args:
-            rate: Of units, or of feature maps if `whole_maps`.
+            rate: Rate at which units, or feature maps if `whole_maps`, are dropped.
             seed: Integer or None.
-            name: Of the layer.
+            name: Name of the layer.
             whole_maps: Whether to drop feature maps of images as a whole.
         """
         if is_variational(self.inference):

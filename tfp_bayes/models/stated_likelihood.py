@@ -54,7 +54,7 @@ class ObservedLoss:
             loss: `trained` or `nll`.
             y: Targets of the output.
             y_pred: The output (B, ..., K).
-            sample_weight: Of rank up to that of the values, from the left, or None.
+            sample_weight: Weights of rank up to that of the values, from the left, or None.
 
         Returns:
             Two scalars of the loss's dtype.
@@ -89,7 +89,7 @@ def check_compiled(loss, likelihoods: list[str], output_names: list[str]) -> Non
     Args:
         loss: What the user gives to `compile`.
         likelihoods: One name for all outputs, or one for each.
-        output_names: Of the model.
+        output_names: Names of the model's outputs.
     """
     if isinstance(loss, dict) and set(loss) <= set(output_names):
         by_output = dict(zip(output_names, likelihoods * len(output_names)))

@@ -42,9 +42,10 @@ class BayesianBasisRegression(BayesianModel):
             Only for features that were trained on other examples: those trained on the same fit
             them too well, and the noise would come out too small.
         posterior: "matrix_normal" or "mean_field", as further arguments see `BayesianLinear`.
-        prior_scale: Of the head's weights; the larger the features, the smaller it should be.
-        noise_scale: Of the targets.
-        output_covariance: Between outputs.
+        prior_scale: Prior standard deviation of the head's weights; the larger the features, the
+            smaller it should be.
+        noise_scale: Standard deviation of the noise in the targets.
+        output_covariance: Covariance between outputs.
         per_output: Whether each output has scales of its own.
         num_samples: S of the exported mean and the default of `sample`.
         seed: Integer or None, of the head's draws.
@@ -140,9 +141,9 @@ class BayesianBasisRegression(BayesianModel):
 
         Args:
             optimizer: As in Keras.
-            loss: Of the readout; None is the cross-entropy of integer labels, or the squared
+            loss: Loss of the readout; None is the cross-entropy of integer labels, or the squared
                 error.
-            metrics: Of the readout while it trains.
+            metrics: Metrics of the readout while it trains.
             **kwargs: As in Keras.
         """
         if loss is None:
@@ -241,7 +242,7 @@ class BayesianBasisRegression(BayesianModel):
         Args:
             x: Inputs: arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
             num_samples: S of the samples, if asked for; None takes the model's own.
-            seed: Of the samples: integer, pair of int32, or None for fresh draws.
+            seed: Seed of the samples: integer, pair of int32, or None for fresh draws.
             batch_size: Rows of arrays at a time.
             return_samples: Whether to draw (S, N, 2 D) samples too.
 

@@ -11,7 +11,7 @@ class BayesianMLP(Network):
     """Dense layers with relu, on flattened inputs: the network of Bayes by Backprop.
 
     Args:
-        input_shape: Of one example; flattened.
+        input_shape: Shape of one example, which is flattened.
         num_classes: K.
         hidden_units: Width of every hidden layer.
         inference: As in `BayesianCNN`.

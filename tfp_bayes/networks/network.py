@@ -17,7 +17,7 @@ class Network(BayesianModel):
     so does what is exported.
 
     Args:
-        input_shape: Of one example.
+        input_shape: Shape of one example.
         num_classes: K.
         inference: "mc_dropout"; "flipout", "local_reparameterization" or "reparameterization",
             which make every kernel random; or "deterministic", the twin whose dropout is off at
@@ -97,7 +97,7 @@ class Network(BayesianModel):
             x: Inputs divided by `max_pixel`.
             num_classes: K.
             factory: Makes layers with weights, and dropout.
-            seed: Of initial weights, or None.
+            seed: Seed of the initial weights, or None.
         """
         raise NotImplementedError
 

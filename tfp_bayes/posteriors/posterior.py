@@ -32,8 +32,8 @@ class Posterior(Configured):
 
         Args:
             add_weight: `add_weight(name, shape, initializer)`, which makes a weight.
-            shape: Of the weight tensor that is random.
-            initializer: Of its loc.
+            shape: Shape of the random weight tensor.
+            initializer: Initializer of its loc.
         """
         raise NotImplementedError
 

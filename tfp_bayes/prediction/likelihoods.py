@@ -38,8 +38,8 @@ class Likelihood(Protocol):
         """Returns the samples' average variance of the target.
 
         Args:
-            mean: Of the locations over samples.
-            variance: Of the locations over samples.
+            mean: Mean of the locations over samples.
+            variance: Variance of the locations over samples.
             noise: Average `noise_variance`.
         """
 

@@ -67,7 +67,7 @@ def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
     """Lists the dropouts of a graph whose masks can wait.
 
     Args:
-        nodes: Of the graph, each after those it reads from.
+        nodes: Nodes of the graph, each after those it reads from.
         outputs: Tensors of the graph that somebody else reads.
     """
     calls = Counter(id(node.operation) for node in nodes)
@@ -157,7 +157,7 @@ class KernelMasks:
 
     Args:
         dropouts: With at most one for each reader and for each maker.
-        kernels: Of the makers that need not compute all their units, from `output_first`.
+        kernels: Kernels of the makers that need not compute all their units, from `output_first`.
 
     Attributes:
         layers: Those that `run` runs.

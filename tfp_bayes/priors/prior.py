@@ -36,7 +36,7 @@ class Prior(Configured):
         Args:
             variables: What `add_variables` made.
             seed: int32 (2,), for priors with an uncertain scale.
-            dtype: Of the weights.
+            dtype: Dtype of the weights.
 
         Returns:
             The distribution given one draw of the prior's own parameters, and the KL divergence

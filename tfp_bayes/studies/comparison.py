@@ -50,7 +50,7 @@ def run_experiment(
             must be a function of a module (or a `functools.partial` of one).
         methods: Their names; the first is what the others are compared with.
         seeds: Integers.
-        folder: Of the experiment.
+        folder: Folder of the experiment.
         workers: Processes that run at a time.
         on_run: Called with the method and seed of each run that is complete.
 

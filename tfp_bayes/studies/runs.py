@@ -225,7 +225,7 @@ def open_run(
     """Opens a run whose labels people give.
 
     Args:
-        folder: Of a run that `run_active_learning` started.
+        folder: Folder of a run that `run_active_learning` started.
         data_dir: See `datasets.load`.
         manual_dir: See `datasets.load`.
         write: Whether to take the right to write at once; files that a killed process left

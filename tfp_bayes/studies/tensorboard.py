@@ -13,7 +13,7 @@ class TensorBoard:
     """Writes each round for TensorBoard: its figures, the images acquired, all scores.
 
     Args:
-        folder: Of the event files, for `tensorboard --logdir`.
+        folder: Folder of the event files, for `tensorboard --logdir`.
         max_images: Images of a round that are shown.
 
     Raises:

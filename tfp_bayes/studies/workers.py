@@ -21,7 +21,7 @@ def run_all(
 
     Args:
         run: `run(method, seed, folder)`, a function of a module if there are several workers.
-        folders: Of each run.
+        folders: Folder of each run.
         workers: Processes that run at a time; 1 is this one.
 
     Raises:

@@ -71,7 +71,7 @@ class Diverse(Selector):
     """High scores that do not resemble each other; see `diverse`.
 
     Args:
-        coefficient: Of the penalty.
+        coefficient: Coefficient of the penalty.
         features: "pixels" or "penultimate", what is compared.
     """
 

@@ -69,7 +69,7 @@ class Selector(Configured):
     Attributes:
         needs_samples: Whether it reads `prediction.samples`, of one function each for all
             candidates.
-        likelihoods: Of the predictions that it understands.
+        likelihoods: Likelihoods of the predictions that it understands.
     """
 
     needs_samples = False

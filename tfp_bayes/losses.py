@@ -14,8 +14,9 @@ class NormalNLL(keras.losses.Loss):
 
     Args:
         beta: Exponent in [0, 1]. 0 is the likelihood. Above 0 each example is weighted by
-            scale^(2 beta), as a constant: 1 gives locations the gradient of a squared error, so that what is
-            badly fit at first is not explained away as noise; 0.5 is a good compromise.
+            scale^(2 beta), as a constant: 1 gives locations the gradient of a squared error, so
+            that what is badly fit at first is not explained away as noise; 0.5 is a good
+            compromise.
         **kwargs: Arguments of `keras.losses.Loss`.
 
     Raises:

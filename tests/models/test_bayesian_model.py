@@ -268,3 +268,14 @@ def test_bad_arguments():
         bayesian_mlp(num_samples=0)
     with pytest.raises(ValueError, match="likelihood='softmax'"):
         bayesian_mlp(likelihood="softmax")
+
+
+def test_class_weight_needs_one_label_an_example():
+    inputs = keras.Input((7, 3))
+    outputs = keras.layers.Dense(4, "softmax")(MCDropout(0.5)(inputs))
+    model = tfp_bayes.BayesianModel(inputs, outputs)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.ones((5, 7, 3)), np.zeros((5, 7), "int32")
+    with pytest.raises(ValueError, match="Expected one label an example with `class_weight`"):
+        model.fit(x, y, class_weight={0: 2.0, 1: 1.0}, verbose=0)
+    model.fit(x, y, sample_weight=np.ones((5, 7)), verbose=0)

@@ -154,8 +154,10 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
             Keras' History, with `nll` beside `loss`, and where there are any `kl` and `penalty`.
 
         Raises:
-            ValueError: If the number of training examples is neither given nor known.
+            ValueError: If the number of training examples is neither given nor known, or there is
+                a `class_weight` for outputs with several observations an example.
         """
+        _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
         if num_train is None:
             num_train = stated_num_train(callbacks) or count_examples(x, validation_split)
         if num_train is None and self._has_kl:
@@ -337,6 +339,17 @@ def _batch_size(x, batch_size: int | None) -> int | None:
     if batch_size is None and all(hasattr(a, "shape") for a in keras.tree.flatten(x)):
         return DEFAULT_BATCH_SIZE
     return batch_size
+
+
+def _check_class_weight(model: keras.Model, class_weight: dict | None) -> None:
+    """Refuses weights of classes where Keras would look up a position instead of a class."""
+    shapes = [tuple(x.shape) for x in getattr(model, "outputs", None) or ()]
+    if class_weight is not None and any(len(shape) > 2 for shape in shapes):
+        raise ValueError(
+            "Expected one label an example with `class_weight`. Received: outputs of shapes "
+            f"{shapes}, several labels each. "
+            "Hint: sample_weight=weights[y], one weight for each label."
+        )
 
 
 def _as_tensor(a):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_OWN = ("mnist", "repeated_mnist")
+_OWN = ("mnist", "repeated_mnist", "blood_cells")
 _COMMON = ("fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 
 

@@ -1,4 +1,4 @@
-"""Packaged MNIST, and other data sets through TensorFlow Datasets, without a network."""
+"""Data sets by name through TensorFlow Datasets, without a network."""
 
 import gzip
 import hashlib
@@ -6,7 +6,6 @@ import http.server
 import importlib.util
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,54 +18,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tfp_bayes import datasets
+from tfp_bayes.datasets import tfds as tfds_source
 
 PACKAGED = resources.files("tfp_bayes") / "data" / "mnist"
-
-
-def test_mnist():
-    data = datasets.load("mnist")
-    assert data.x_train.shape == (60_000, 28, 28, 1)
-    assert data.x_test.shape == (10_000, 28, 28, 1)
-    assert [a.dtype.name for a in data[:4]] == ["uint8", "int64"] * 2
-    assert data.y_train[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert data.y_test[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert np.bincount(data.y_train).tolist() == counts
-    assert np.bincount(data.y_test).tolist() == [
-        *(980, 1135, 1032, 1010, 982),
-        *(892, 958, 1028, 974, 1009),
-    ]
-    assert data.x_train.mean() == pytest.approx(33.318, abs=1e-3)
-    assert data.x_test.mean() == pytest.approx(33.791, abs=1e-3)
-    assert data.class_names == tuple("0123456789")
-    (x_train, y_train), (x_test, y_test) = data.splits
-    for split, array in zip((x_train, y_train, x_test, y_test), data):
-        assert split is array
-
-
-def test_mnist_arrays_are_the_callers_own():
-    first = datasets.load("mnist")
-    for array in first[:4]:
-        array[:] = 0  # a read-only view would raise
-    assert datasets.load("mnist").x_train.any()
-
-
-def test_mnist_needs_neither_tensorflow_nor_a_second():
-    code = (
-        "import sys, time\n"
-        "sys.argv[0] = 'tfp-bayes'\n"  # the library imports Keras, the command does not
-        "from tfp_bayes import datasets\n"
-        "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'keras'}\n"
-        "assert not heavy & set(sys.modules), 'at import'\n"
-        "datasets.load('mnist')\n"
-        "def seconds():\n"  # of this process: the machine may be doing other things
-        "    start = time.process_time()\n"
-        "    datasets.load('mnist')\n"
-        "    return time.process_time() - start\n"
-        "assert min(seconds() for _ in range(3)) < 1\n"
-        "assert not heavy & set(sys.modules), 'at load'\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_repacked_files_in_the_format_of_mnist(tmp_path):
@@ -79,78 +33,6 @@ def test_repacked_files_in_the_format_of_mnist(tmp_path):
     np.testing.assert_array_equal(data.x_test, mnist.x_test)
     np.testing.assert_array_equal(data.y_train, mnist.y_train)
     assert data.class_names[0] == "T-shirt/top"
-
-
-def test_repeated_mnist():
-    mnist, data = datasets.load("mnist"), datasets.load("repeated_mnist")
-    assert data.x_train.shape == (180_000, 28, 28, 1)
-    np.testing.assert_array_equal(data.y_train, np.repeat(mnist.y_train, 3))
-    np.testing.assert_array_equal(data.x_test, mnist.x_test)
-    for i in range(3):
-        copy = data.x_train[i:1500:3].astype("float64")
-        # Where no end of the range is near, the noise shows as it is.
-        middle = (mnist.x_train[:500] > 60) & (mnist.x_train[:500] < 200)
-        noise = (copy - mnist.x_train[:500])[middle]
-        assert abs(noise.mean()) < 4 * 7.86 / np.sqrt(noise.size)
-        assert abs(noise.std() - np.hypot(7.86, np.sqrt(1 / 12))) < 0.1
-    assert (data.x_train[0] != data.x_train[1]).any()
-
-
-def test_mnist_resized(monkeypatch):
-    # Whoever asks for another size, or spells it so, needs no network either.
-    monkeypatch.setattr(datasets, "_from_tfds", None)
-    data = datasets.load("MNIST", image_size=(14, 7))
-    assert (data.x_train.shape, data.x_train.dtype) == ((60_000, 14, 7, 1), "uint8")
-    assert data.x_test.shape == (10_000, 14, 7, 1)
-    assert data.x_train.mean() == pytest.approx(33.318, abs=0.5)  # antialiased: the mean stays
-    one = np.ones((1, 6, 6, 1), "uint8") * 255
-    np.testing.assert_array_equal(datasets._resize(one, (4, 9)), np.full((1, 4, 9, 1), 255))
-
-
-@pytest.mark.parametrize("damage", ["truncated", "missing"])
-def test_damaged_package_is_noticed(damage, tmp_path, monkeypatch):
-    folder = tmp_path / "data" / "mnist"
-    folder.mkdir(parents=True)
-    for name in datasets.MNIST_FILES:
-        shutil.copyfile(PACKAGED / name, folder / name)
-    monkeypatch.setattr(datasets.resources, "files", lambda name: tmp_path)
-    datasets._verified.cache_clear()
-    assert len(datasets._packaged_mnist(None).y_train) == 60_000  # the copy is good
-
-    datasets._verified.cache_clear()
-    file = folder / "t10k-labels-idx1-ubyte.gz"
-    content = file.read_bytes()[:-1]
-    file.unlink()
-    received = "no file"
-    if damage == "truncated":
-        file.write_bytes(content)
-        received = hashlib.sha256(content).hexdigest()
-    with pytest.raises(ValueError, match=rf"f7ae60.*t10k-labels.*{received}.*Hint: reinstall"):
-        datasets.load("mnist")
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        pytest.param(b"\x00\x00\x0d\x01\x00\x00\x00\x02ab", id="not-uint8"),
-        pytest.param(b"\x00\x01\x08\x01\x00\x00\x00\x02ab", id="wrong-magic"),
-        pytest.param(b"\x00\x00\x08\x01\x00\x00\x00\x03ab", id="too-short"),
-    ],
-)
-def test_parse_idx_refuses(raw):
-    good = datasets._parse_idx(b"\x00\x00\x08\x01\x00\x00\x00\x02ab")
-    assert good.tolist() == [97, 98]
-    with pytest.raises(ValueError, match="Expected an idx file"):
-        datasets._parse_idx(raw)
-
-
-def test_licence_travels_with_the_files():
-    text = (PACKAGED / "README.md").read_text()
-    assert "Attribution-ShareAlike 3.0" in text
-    assert "Yann LeCun and Corinna Cortes" in text
-    for name, digest in datasets.MNIST_FILES.items():
-        assert f"| {name} | {digest} |" in text
-        assert gzip.decompress((PACKAGED / name).read_bytes())
 
 
 # Small data sets that TensorFlow Datasets really builds, writes and reads.
@@ -419,19 +301,19 @@ def test_manual_dir_must_exist(remote, tmp_path):
 
 def test_the_probe_asks_the_proxy(remote, monkeypatch):
     direct = ("www.example.org", 443)
-    assert datasets._address("https://www.example.org/file") == direct
-    assert datasets._address("http://www.example.org:81/file") == ("www.example.org", 81)
+    assert tfds_source._address("https://www.example.org/file") == direct
+    assert tfds_source._address("http://www.example.org:81/file") == ("www.example.org", 81)
     monkeypatch.setenv("https_proxy", remote.url)
-    assert datasets._address("https://www.example.org/file") == remote.address
+    assert tfds_source._address("https://www.example.org/file") == remote.address
     monkeypatch.setenv("no_proxy", "example.org")
-    assert datasets._address("https://www.example.org/file") == direct
+    assert tfds_source._address("https://www.example.org/file") == direct
 
 
 def test_the_probe_needs_one_answer(remote):
     nowhere = ("host.invalid", 80)
-    assert not datasets._any_reachable({remote.address, nowhere})
+    assert not tfds_source._any_reachable({remote.address, nowhere})
     with remote:
-        assert datasets._any_reachable({remote.address, nowhere})
+        assert tfds_source._any_reachable({remote.address, nowhere})
 
 
 def test_no_network_is_said_within_seconds(remote, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ if __name__ in ("__main__", "__mp_main__"):  # the latter in a worker
     package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
     sys.modules["tfp_bayes"] = package
 
-from tfp_bayes.studies import workers
+from tfp_bayes._plumbing import workers
 
 if __name__ == "__mp_main__":
     workers.start_tensorflow = lambda: None
@@ -25,9 +25,9 @@ def run(method, seed, folder):
 
 
 if __name__ == "__main__":
-    folders = {("m", seed): Path(sys.argv[1], f"run-{seed}") for seed in range(4)}
+    arguments = {seed: ("m", seed, Path(sys.argv[1], f"run-{seed}")) for seed in range(4)}
     try:
-        list(workers.run_all(run, folders, 2))
+        list(workers.run_all(run, arguments, 2))
     except ChildProcessError as error:
         print(error)
         sys.exit(1)

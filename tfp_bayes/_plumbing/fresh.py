@@ -42,3 +42,17 @@ def initialize(model: keras.Model, seed: int) -> None:
     """Gives a model new initial weights and noise in place, see `fresh_values`."""
     for variable, value in zip(model.variables, fresh_values(model, seed), strict=True):
         variable.assign(value)
+
+
+def fresh_optimizer_values(model: keras.Model) -> list[np.ndarray]:
+    """Returns values for `model.optimizer.variables` as if it had not taken a step.
+
+    The learning rate is the one that it has now.
+
+    Args:
+        model: Compiled.
+    """
+    model.optimizer.build(model.trainable_variables)
+    unused = type(model.optimizer).from_config(model.optimizer.get_config())
+    unused.build(model.trainable_variables)
+    return [variable.numpy() for variable in unused.variables]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
-from tfp_bayes._plumbing.fresh import fresh_values
+from tfp_bayes._plumbing.fresh import fresh_optimizer_values, fresh_values
 from tfp_bayes.active.built_in import REINIT
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
@@ -118,10 +118,7 @@ class Trainer:
         self.model = model
         self.settings = settings
         self.validation_data = validation_data
-        model.optimizer.build(model.trainable_variables)
-        unused = type(model.optimizer).from_config(model.optimizer.get_config())
-        unused.build(model.trainable_variables)
-        self._initial_optimizer = [v.numpy() for v in unused.variables]
+        self._initial_optimizer = fresh_optimizer_values(model)
 
     def __call__(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
         """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken."""

@@ -1,5 +1,6 @@
 """Posteriors over all weights of a model, which a `Predictor` samples."""
 
+from tfp_bayes.inference.deep_ensemble import DeepEnsemble
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
 from tfp_bayes.inference.method import Method
@@ -8,6 +9,7 @@ from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
 __all__ = [
+    "DeepEnsemble",
     "Ensemble",
     "LastLayerLaplace",
     "Method",

@@ -20,6 +20,7 @@ class Ensemble(StoredPosterior):
     Args:
         members: M >= 1 built models of one architecture, or their `get_weights()`.
         model: The model that a `Predictor` will run; None takes the first member.
+        combine: "mean" or "vote", see `StoredPosterior`.
 
     Raises:
         ValueError: If the members differ in architecture or shapes, or are lists of weights
@@ -43,6 +44,7 @@ class Ensemble(StoredPosterior):
         self,
         members: Sequence[keras.Model] | Sequence[Sequence[ArrayLike]],
         model: keras.Model | None = None,
+        combine: str = "mean",
     ):
         members = list(members)
         models = [member for member in members if isinstance(member, keras.Model)]
@@ -65,7 +67,7 @@ class Ensemble(StoredPosterior):
                     f"with {found}. Hint: get_weights() of models built by the same function; "
                     "it includes those that are not trained."
                 )
-        super().__init__(model, [np.stack(same) for same in zip(*weights)])
+        super().__init__(model, [np.stack(same) for same in zip(*weights)], combine=combine)
 
 
 def _check_architectures(models: Sequence[keras.Model]) -> None:

@@ -23,13 +23,16 @@ class StoredPosterior(SavedPosterior):
         model: The built model whose weights they are.
         draws: One array (S, ...) for each of `variables`.
         variables: The variables of `model` that are drawn; None takes `model.weights`.
+        combine: "mean" averages what the draws predict; "vote" counts how many of them find each
+            class the likeliest, so that samples are votes and entropies those of the vote.
 
     Attributes:
         variables: As given.
         num_draws: S.
+        combine: As given.
 
     Raises:
-        ValueError: If number, shapes or dtypes do not match.
+        ValueError: If number or shapes do not match, or `combine` is neither.
 
     Example:
 
@@ -48,8 +51,11 @@ class StoredPosterior(SavedPosterior):
         model: keras.Model,
         draws: Sequence[ArrayLike],
         variables: Sequence[keras.Variable] | None = None,
+        combine: str = "mean",
     ):
+        check_combine(combine)
         self.model = model
+        self.combine = combine
         self.variables = list(model.weights if variables is None else variables)
         arrays = [np.asarray(draw) for draw in draws]
         shapes = [tuple(v.shape) for v in self.variables]
@@ -82,15 +88,25 @@ class StoredPosterior(SavedPosterior):
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
-        return {f"draws_{i}": stack.numpy() for i, stack in enumerate(self._stacked)}, {}
+        arrays = {f"draws_{i}": stack.numpy() for i, stack in enumerate(self._stacked)}
+        return arrays, {"combine": self.combine}
 
     @classmethod
     def from_state(cls, model, variables, arrays, settings) -> "StoredPosterior":
         """See `SavedPosterior.from_state`."""
         draws = [arrays[f"draws_{i}"] for i in range(len(variables))]
-        return StoredPosterior(model, draws, variables)
+        return StoredPosterior(model, draws, variables, **settings)
 
     @staticmethod
     def load(path: str | Path, model: keras.Model) -> "StoredPosterior":
         """See `load_posterior`."""
         return load_posterior(path, model)
+
+
+def check_combine(combine: str) -> None:
+    """Raises ValueError unless it names a way to combine what draws predict."""
+    if combine not in ("mean", "vote"):
+        raise ValueError(
+            f"Expected 'mean' or 'vote' for `combine`. Received: combine={combine!r}. "
+            "Hint: 'mean' keeps how sure each draw is."
+        )

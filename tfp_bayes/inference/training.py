@@ -64,11 +64,7 @@ def train(
     Raises:
         ValueError: If the model is not compiled, or the checkpoint is of another run.
     """
-    if not getattr(model, "compiled", False):
-        raise ValueError(
-            f"Expected a compiled `model`. Received: model={model.name!r}, not compiled. "
-            'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
-        )
+    check_compiled(model)
     if "validation_split" in fit_arguments:
         raise ValueError(
             "Expected `validation_data`. Received: validation_split="
@@ -98,6 +94,15 @@ def train(
             fit_arguments["shuffle"] = False  # what is shuffled already
             x = _shuffled(arrays, seed, range(first, epochs), batch_size)
         model.fit(x, initial_epoch=first, epochs=epochs, callbacks=called, **fit_arguments)
+
+
+def check_compiled(model: keras.Model) -> None:
+    """Raises ValueError unless a model is compiled."""
+    if not getattr(model, "compiled", False):
+        raise ValueError(
+            f"Expected a compiled `model`. Received: model={model.name!r}, not compiled. "
+            'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
+        )
 
 
 def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.data.Dataset:

@@ -23,6 +23,12 @@ class Likelihood(Protocol):
     def location(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the mean of the target under one sample."""
 
+    def vote(self, p: tf.Tensor) -> tf.Tensor:
+        """Returns certainty of the likeliest target under one sample, like p.
+
+        What is no distribution is returned as it is, for `check` to find.
+        """
+
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the variance of the target under one sample; 0 if `location` determines it."""
 
@@ -107,6 +113,11 @@ class _Probabilities(Likelihood):
 class Categorical(_Probabilities):
     """K exclusive classes: probabilities from a softmax."""
 
+    def vote(self, p: tf.Tensor) -> tf.Tensor:
+        """Returns 1 for the likeliest class, the first of several, and 0 for the others."""
+        votes = tf.one_hot(tf.argmax(p, axis=-1), tf.shape(p)[-1], dtype=p.dtype)
+        return tf.where(tf.reduce_all(p >= 0, axis=-1, keepdims=True), votes, p)
+
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns -sum_k p_k log p_k, (...)."""
         return -tf.reduce_sum(tf.math.xlogy(p, p), axis=-1)
@@ -160,6 +171,10 @@ class Categorical(_Probabilities):
 class Bernoulli(_Probabilities):
     """K yes-or-no outputs: probabilities from a sigmoid. Entropies add, confidences average."""
 
+    def vote(self, p: tf.Tensor) -> tf.Tensor:
+        """Returns 1 for each output of at least one half, and 0 for the others."""
+        return tf.where((p >= 0) & (p <= 1), tf.cast(p >= 0.5, p.dtype), p)
+
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the sum over outputs of -p log p - (1 - p) log(1 - p), (...)."""
         return -tf.reduce_sum(tf.math.xlogy(p, p) + tf.math.xlogy(1 - p, 1 - p), axis=-1)
@@ -207,6 +222,13 @@ class Normal(Likelihood):
             )
         loc, scale = tf.split(p, 2, axis=-1)
         return tf.where(scale < 0, tf.constant(float("nan"), p.dtype), loc)
+
+    def vote(self, p: tf.Tensor) -> tf.Tensor:
+        """Refuses to vote: no two real numbers are the same choice."""
+        raise ValueError(
+            "Expected classes to vote for. Received: likelihood='normal', combine='vote'. "
+            "Hint: combine='mean' mixes the members' distributions."
+        )
 
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the square of the second half, (..., D)."""

@@ -42,7 +42,8 @@ class Predictor:
             "bernoulli" (sigmoid) or "normal" (`NormalParameters`); for several outputs, one name
             for all or a structure of names like the model's outputs.
         posterior: A distribution over variables of the model, such as `Ensemble`; the noise of
-            stochastic layers comes on top.
+            stochastic layers comes on top. If its `combine` is "vote", each sample counts by its
+            likeliest class alone.
         linearize: Whether samples are f(x; center) + J (theta_s - center), where J are the
             derivatives of the logits (of the locations under "normal", whose scales stay those of
             the center) with respect to the weights, instead of f(x; theta_s). No derivative is
@@ -268,9 +269,14 @@ class Predictor:
             else:
                 outputs = run(weights)
         # Sums over samples keep at least single precision, also under mixed_float16.
-        return keras.tree.map_structure(
+        outputs = keras.tree.map_structure(
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs
         )
+        if getattr(self.posterior, "combine", "mean") == "vote":
+            flat = keras.tree.flatten(outputs)
+            votes = [each.vote(p) for each, p in zip(self._likelihoods(len(flat)), flat)]
+            outputs = keras.tree.pack_sequence_as(outputs, votes)
+        return outputs
 
     def _likelihoods(self, num_outputs: int) -> list[Likelihood]:
         return [get_likelihood(name) for name in self.likelihood_names(num_outputs)]
@@ -340,7 +346,7 @@ class Predictor:
                 "Expected a positive integer for `num_samples`. "
                 f"Received: num_samples={num_samples!r}. Hint: 100 is usual."
             )
-        if num_samples > 1 and not self._layers and self.posterior is None:
+        if num_samples > 1 and not self.is_random:
             raise ValueError(
                 f"Expected a model with stochastic layers for `num_samples={num_samples}`. "
                 f"Received: model={self.model.name!r} with none, so that all samples would be "
@@ -355,6 +361,11 @@ class Predictor:
                 "compute them twice. Hint: leave it out to use each draw once."
             )
         return num_samples
+
+    @property
+    def is_random(self) -> bool:
+        """Whether samples differ: there are stochastic layers, or a posterior."""
+        return bool(self._layers) or self.posterior is not None
 
     def _is_balanced(self, num_samples):
         """Check, of numbers or tensors, that a finite posterior's draws count alike.

@@ -17,10 +17,10 @@ from tfp_bayes._plumbing.files import (
     write_text,
 )
 from tfp_bayes._plumbing.lock import Lock
+from tfp_bayes._plumbing.workers import run_all
 from tfp_bayes.active.round import Round, filter_quality
 from tfp_bayes.studies.curves import Interval, mean_area, mean_crossing, paired_difference
 from tfp_bayes.studies.report import learning_curve_axes, read_history, read_round
-from tfp_bayes.studies.workers import run_all
 
 LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
 DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
@@ -73,7 +73,8 @@ def run_experiment(
     lock.acquire()
     remove_unfinished(folder)
     histories: Histories = {method: {} for method in methods}
-    for method, seed in run_all(run, folders, workers):
+    arguments = {key: (*key, folder) for key, folder in folders.items()}
+    for method, seed in run_all(run, arguments, workers):
         histories[method][seed] = read_history(folders[method, seed] / "history.csv")
         write_results({m: h for m, h in histories.items() if h}, folder)
         if on_run is not None:

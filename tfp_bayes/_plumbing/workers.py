@@ -5,32 +5,32 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
+from typing import TypeVar
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 
-Key = tuple[str, int]  # method and seed
+Key = TypeVar("Key", bound=Hashable)
 
 
 def run_all(
-    run: Callable[[str, int, Path], None], folders: Mapping[Key, Path], workers: int
+    run: Callable[..., None], arguments: Mapping[Key, tuple], workers: int
 ) -> Iterator[Key]:
-    """Completes runs and yields each one's method and seed.
+    """Completes runs and yields the key of each, as it ends.
 
     Args:
-        run: `run(method, seed, folder)`, a function of a module if there are several workers.
-        folders: Folder of each run.
+        run: A function of a module if there are several workers.
+        arguments: Of each run; several workers get them pickled.
         workers: Processes that run at a time; 1 is this one.
 
     Raises:
         ChildProcessError: If a worker was killed.
     """
     if workers == 1:
-        for (method, seed), folder in folders.items():
-            run(method, seed, folder)
-            yield method, seed
+        for key, each in arguments.items():
+            run(*each)
+            yield key
         return
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     # Workers end when the writing end is closed, which the operating system does if need be.
@@ -39,7 +39,7 @@ def run_all(
         concurrent.futures.ProcessPoolExecutor(workers, context, _start, (reading,)) as pool,
         writing,
     ):
-        futures = {pool.submit(run, *key, folder): key for key, folder in folders.items()}
+        futures = {pool.submit(run, *each): key for key, each in arguments.items()}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -48,7 +48,7 @@ def run_all(
             raise ChildProcessError(
                 "Expected workers that complete their runs. Received: one that was killed. "
                 f"Hint: {workers} of them may need more memory than there is, so take fewer; "
-                "started again, the experiment continues."
+                "what is complete stays, and started again the rest continues."
             ) from None
 
 

@@ -1,0 +1,78 @@
+"""Training on each batch and on inputs beside it that the network finds harder."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[None]:
+    """Lets a model's `fit` train on adversarial twins too, until the context ends.
+
+    Each batch is followed, in the same step, by the same rows moved by the fast gradient sign
+    method, so that the loss is the mean over both. The gradient is that of the network at
+    inference; statistics of `BatchNormalization` see both halves.
+
+    Args:
+        model: Compiled.
+        x: The training inputs, floating-point arrays (N, ...) or a structure of them.
+        share: How far an input is moved, as a share of its range in `x`; 0 changes nothing.
+
+    Raises:
+        ValueError: If `x` are no floating-point arrays.
+
+    Reference:
+        Lakshminarayanan et al. 2017, section 2.3, arXiv:1612.01474.
+    """
+    if not share:
+        yield
+        return
+    steps = keras.tree.map_structure(lambda each: share * np.ptp(_floating(each), axis=0), x)
+    take_step = model.train_step
+
+    def train_step(data):
+        inputs, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        both = (inputs, _twins(model, inputs, y, weight, steps)), (y, y), (weight, weight)
+        return take_step(tuple(keras.tree.map_structure(_join, *each) for each in both))
+
+    model.train_step = train_step
+    model.train_function = None  # Keras traces `train_step` once
+    try:
+        yield
+    finally:
+        del model.train_step
+        model.train_function = None
+
+
+def _twins(model: keras.Model, inputs, y, weight, steps):
+    """Returns inputs moved by a step each, in the direction in which the loss grows."""
+    flat = keras.tree.flatten(inputs)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(flat)
+        outputs = model(inputs, training=False)
+        loss = model.compute_loss(inputs, y, outputs, weight, training=False)
+    gradients = tape.gradient(loss, flat, unconnected_gradients="zero")
+    moved = [
+        value + tf.cast(step, value.dtype) * tf.sign(gradient)
+        for value, step, gradient in zip(flat, keras.tree.flatten(steps), gradients, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(inputs, moved)
+
+
+def _join(a, b):
+    return None if a is None else tf.concat([a, b], axis=0)
+
+
+def _floating(x: Any) -> np.ndarray:
+    array = np.asarray(x) if hasattr(x, "__array__") else None
+    if array is None or array.dtype.kind != "f":
+        raise ValueError(
+            "Expected arrays of floating-point inputs for adversarial training. Received: x of "
+            f"type {type(x).__name__ if array is None else array.dtype}. "
+            "Hint: scale images to floats before; adversarial=0.0 trains without."
+        )
+    return array

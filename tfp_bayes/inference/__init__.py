@@ -3,17 +3,24 @@
 from tfp_bayes.inference.deep_ensemble import DeepEnsemble
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
+from tfp_bayes.inference.materialize import materialize
 from tfp_bayes.inference.method import Method
 from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.inference.stored_posterior import StoredPosterior
+from tfp_bayes.inference.swag import SWAG, MultiSWAG
+from tfp_bayes.inference.swag_posterior import SWAGPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
 __all__ = [
+    "SWAG",
     "DeepEnsemble",
     "Ensemble",
     "LastLayerLaplace",
     "Method",
+    "MultiSWAG",
     "Posterior",
+    "SWAGPosterior",
     "StoredPosterior",
     "load_posterior",
+    "materialize",
 ]

@@ -1,6 +1,5 @@
 """Training that a killed process takes up again, to the same bits, at the last whole epoch."""
 
-import inspect
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +87,7 @@ def train(
     if first < epochs:
         if not isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
             arrays = tuple(each for each in (x, y, sample_weight) if each is not None)
-            if "num_train" in inspect.signature(model.fit).parameters:
+            if hasattr(model, "num_train"):
                 fit_arguments.setdefault("num_train", count_rows(x))
             fit_arguments["steps_per_epoch"] = math.ceil(count_rows(x) / batch_size)
             fit_arguments["shuffle"] = False  # what is shuffled already

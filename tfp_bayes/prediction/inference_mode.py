@@ -69,7 +69,7 @@ def run_isolated(model: keras.Model, function: Callable, values, state: Iterable
     """
     state = list(state)
     given = {id(variable) for variable, _ in state}
-    seeds = [v for v in model.variables if _is_seed(v) and id(v) not in given]
+    seeds = [v for v in model.variables if is_seed(v) and id(v) not in given]
     state += [(v, tf.zeros(v.shape, v.dtype)) for v in seeds]
     num_operations = 0 if tf.executing_eagerly() else len(_operations())
     with keras.StatelessScope(state) as scope:
@@ -108,7 +108,8 @@ def _foreign_noise(source: str) -> ValueError:
     )
 
 
-def _is_seed(variable: keras.Variable) -> bool:
+def is_seed(variable: keras.Variable) -> bool:
+    """Tells whether a variable is the state of a random generator of Keras."""
     return variable.name == "seed_generator_state"
 
 

@@ -1,0 +1,130 @@
+"""The normal distribution that the snapshots of SWAG describe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+
+from tfp_bayes._plumbing.seeds import fold_in
+from tfp_bayes.inference.saved import SavedPosterior, saved_as
+
+
+@saved_as
+class SWAGPosterior(SavedPosterior):
+    """A normal distribution over weights: a mean, and a diagonal plus a low-rank covariance.
+
+    What `SWAG` returns. Each draw is
+
+        mean + scale * z1 / sqrt(2) + D^T z2 / sqrt(2 (K - 1)),
+
+    so the covariance is the mean of diag(scale^2) and of that of the K rows of D, as the paper has
+    it. z2 is the same for all variables, which keeps covariances between layers.
+
+    Its draws leave the statistics of `BatchNormalization` alone, which are wrong for them: `SWAG`
+    returns stored draws for a network that has any, see `materialize`.
+
+    Args:
+        model: The built model whose weights they are.
+        mean: One array (...) for each of `variables`.
+        scale: Standard deviations of single weights, likewise.
+        deviations: D, (K, ...) for each variable, deviations of K >= 2 snapshots from the mean.
+        variables: The variables of `model` that are drawn; None takes `model.trainable_variables`.
+
+    Attributes:
+        variables: As given.
+        num_draws: None: each draw is new.
+
+    Raises:
+        ValueError: If number or shapes do not match.
+
+    Reference:
+        Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
+        equation 1, arXiv:1902.02476.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    >>> snapshots = [np.random.normal(size=(20, *v.shape)) for v in model.trainable_variables]
+    >>> mean = [s.mean(0) for s in snapshots]
+    >>> posterior = SWAGPosterior(
+    ...     model, mean, [s.std(0) for s in snapshots], [s - m for s, m in zip(snapshots, mean)])
+    >>> p = Predictor(model, posterior=posterior).predict_uncertainty(np.ones((4, 2)), 30, seed=0)
+    >>> p.mean.shape
+    (4, 3)
+    """
+
+    num_draws = None
+
+    def __init__(
+        self,
+        model: keras.Model,
+        mean: Sequence[ArrayLike],
+        scale: Sequence[ArrayLike],
+        deviations: Sequence[ArrayLike],
+        variables: Sequence[keras.Variable] | None = None,
+    ):
+        self.model = model
+        self.variables = list(model.trainable_variables if variables is None else variables)
+        shapes = [tuple(v.shape) for v in self.variables]
+        found = [[np.shape(each) for each in part] for part in (mean, scale, deviations)]
+        ranks = {shape[:1] for shape in found[2]}
+        matches = found[0] == found[1] == [shape[1:] for shape in found[2]] == shapes
+        if not matches or len(ranks) != 1 or ranks & {(), (0,), (1,)}:
+            raise ValueError(
+                f"Expected arrays of shapes {shapes} for `mean` and `scale`, and of (K, ...), "
+                f"K >= 2 the same for all, for `deviations`. Received: {found[0]}, {found[1]} and "
+                f"{found[2]}. Hint: one array for each of `variables`, in their order."
+            )
+        # Variables, not constants: an exported graph must not carry the weights inline.
+        self._mean, self._scale, self._deviations = (
+            [_stored(each, v) for each, v in zip(part, self.variables)]
+            for part in (mean, scale, deviations)
+        )
+        (self.rank,) = ranks.pop()
+
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Returns a draw that follows from `seed` alone, see `Posterior.draw`."""
+        del index
+        z2 = tf.random.stateless_normal([self.rank], fold_in(seed, 0), dtype=tf.float64)
+        z2 /= np.sqrt(2 * (self.rank - 1))
+        draws = []
+        for i, variable in enumerate(self.variables):
+            mean, scale, deviations = self._mean[i], self._scale[i], self._deviations[i]
+            z1 = tf.random.stateless_normal(mean.shape, fold_in(seed, i + 1), dtype=mean.dtype)
+            value = mean + scale * z1 / np.sqrt(2)
+            value += tf.tensordot(tf.cast(z2, mean.dtype), deviations, 1)
+            value = tf.cast(value, variable.dtype)
+            draws.append(value if variable.constraint is None else variable.constraint(value))
+        return draws
+
+    def center(self) -> list[tf.Tensor]:
+        """Returns the mean of the snapshots (stochastic weight averaging)."""
+        return [tf.cast(mean, v.dtype) for mean, v in zip(self._mean, self.variables)]
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `SavedPosterior.get_state`."""
+        parts = {"mean": self._mean, "scale": self._scale, "deviations": self._deviations}
+        arrays = {
+            f"{name}_{i}": each.numpy()
+            for name, part in parts.items()
+            for i, each in enumerate(part)
+        }
+        return arrays, {}
+
+    @classmethod
+    def from_state(cls, model, variables, arrays, settings) -> "SWAGPosterior":
+        """See `SavedPosterior.from_state`."""
+        mean, scale, deviations = (
+            [arrays[f"{name}_{i}"] for i in range(len(variables))]
+            for name in ("mean", "scale", "deviations")
+        )
+        return SWAGPosterior(model, mean, scale, deviations, variables)
+
+
+def _stored(array: ArrayLike, variable: keras.Variable) -> tf.Variable:
+    # Half precision would round away what the snapshots differ by.
+    dtype = tf.float64 if variable.dtype == "float64" else tf.float32
+    return tf.Variable(tf.cast(np.asarray(array), dtype), trainable=False)

@@ -93,7 +93,7 @@ def test_refuses_what_does_not_match(name, labels, probs, message):
 
 @pytest.mark.parametrize("num_bins", [0, -3, 2.5])
 def test_refuses_bins_that_are_no_count(num_bins):
-    with pytest.raises(ValueError, match=f"positive integer.*num_bins={num_bins}"):
+    with pytest.raises(ValueError, match=f"integer of at least 1.*num_bins={num_bins}"):
         metrics.expected_calibration_error([0], [[1.0, 0.0]], num_bins=num_bins)
 
 

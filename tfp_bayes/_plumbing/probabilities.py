@@ -36,6 +36,12 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
             "Expected (N, K) with at least one row for `probs`. "
             f"Received: probs of shape {probs.shape}. Hint: pass the predictive mean."
         )
+    if probs.shape[1] == 1:
+        raise ValueError(
+            "Expected at least two classes for `probs`. "
+            f"Received: probs of shape {probs.shape}. "
+            "Hint: sigmoids p (N, 1) become two classes by np.hstack([1 - p, p])."
+        )
     _check_distributions(probs, "probs")
     if y_true.shape != probs.shape[:1] or y_true.dtype.kind not in "iu":
         raise ValueError(

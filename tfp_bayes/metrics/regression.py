@@ -1,24 +1,236 @@
-"""Keras metrics of models whose outputs are more than a guess."""
+"""Scores of predictions of real numbers and of the error bars around them.
 
-import keras
-import tensorflow as tf
+Means are over all targets; shapes must agree exactly, since (N,) against (N, 1) would broadcast to
+(N, N).
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr
+
+from tfp_bayes.metrics.targets import as_alike, as_normal, as_sampled, check_level
+
+QUANTILES = np.arange(1, 100) / 100  # of a prediction, at which calibration is judged
 
 
-@keras.saving.register_keras_serializable("tfp_bayes")
-class RootMeanSquaredError(keras.metrics.RootMeanSquaredError):
-    """Root mean squared error of the locations, for models that end in `NormalParameters`.
+def rmse(y_true: ArrayLike, mean: ArrayLike) -> float:
+    """Root mean squared error, in the unit of the targets.
+
+    Use it to score the guesses alone; it says nothing of the error bars. The Keras metric
+    `RootMeanSquaredError` streams it.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        mean: Guesses of the same shape.
+
+    Raises:
+        ValueError: If shapes differ, or a number is not finite.
 
     Example:
 
-    >>> metric = tfp_bayes.metrics.RootMeanSquaredError()
-    >>> metric.update_state(np.array([[1.0], [3.0]]), np.array([[2.0, 0.1], [3.0, 0.1]]))
-    >>> round(float(metric.result()), 4)
+    >>> round(rmse([1.0, 3.0], [2.0, 3.0]), 4)
     0.7071
     """
+    y, mean = as_alike(y_true=y_true, mean=mean)
+    return float(np.sqrt(((y - mean) ** 2).mean()))
 
-    takes_parameters = True  # and not the location alone, as metrics in a `BayesianModel` do
 
-    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds targets (B, D) and parameters (B, 2 D)."""
-        loc, _ = tf.split(y_pred, 2, axis=-1)
-        super().update_state(tf.reshape(y_true, tf.shape(loc)), loc, sample_weight)
+def normal_nll(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
+    """Mean negative log likelihood of targets under normal predictions.
+
+    Use it to compare predictive distributions; targets far outside their error bars cost most.
+    The Keras metric `NormalNegativeLogLikelihood` streams it.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        loc: Means of the same shape.
+        scale: Standard deviations of the same shape, of the whole prediction
+            (`Prediction.std`), not of its epistemic part.
+
+    Returns:
+        Float, nats per example; the D targets of an example are summed.
+
+    Raises:
+        ValueError: If shapes differ, a number is not finite, or a scale is not positive.
+
+    Reference:
+        Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
+        section 4.1, the logarithmic score with its sign changed.
+
+    Example:
+
+    >>> round(normal_nll([0.0], [0.0], [1.0]), 4)  # log(2 pi) / 2
+    0.9189
+    """
+    y, loc, scale = as_normal(y_true, loc, scale)
+    nll = np.log(scale) + (((y - loc) / scale) ** 2 + math.log(2 * math.pi)) / 2
+    return float(nll.sum() / len(y))
+
+
+def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:
+    """Share of targets inside their intervals, ends included.
+
+    Use it to see whether 90 % intervals hold 90 %. Wide intervals of the same size everywhere can
+    do so too: `interval_score` also counts the width. The Keras metric `IntervalCoverage` streams
+    it for normal predictions.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        lower: Lower ends, of the same shape.
+        upper: Upper ends, of the same shape.
+
+    Raises:
+        ValueError: If shapes differ, a target is not finite, or a lower end is above its upper.
+
+    Example:
+
+    >>> interval_coverage([0.0, 5.0], [-1.0, -1.0], [1.0, 1.0])
+    0.5
+    """
+    y, lower, upper = _as_intervals(y_true, lower, upper)
+    return float(((lower <= y) & (y <= upper)).mean())
+
+
+def interval_score(
+    y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, level: float = 0.9
+) -> float:
+    """Mean width of intervals, plus what targets outside miss them by, times 2 / (1 - level).
+
+    Use it to compare intervals of one level: a proper score, the smaller the better, in the unit
+    of the targets. The Keras metric `IntervalScore` streams it for normal predictions.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        lower: Quantiles (1 - level) / 2, of the same shape.
+        upper: Quantiles (1 + level) / 2, of the same shape.
+        level: Share of targets that the intervals mean to hold, in (0, 1).
+
+    Raises:
+        ValueError: If shapes differ, a target is not finite, a lower end is above its upper, or
+            the level is none.
+
+    Reference:
+        Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
+        equation 43.
+
+    Example:
+
+    >>> round(interval_score([0.0, 1.5], [-1.0, -1.0], [1.0, 1.0], level=0.9), 4)
+    7.0
+    """
+    check_level(level)
+    y, lower, upper = _as_intervals(y_true, lower, upper)
+    missed = np.maximum(lower - y, 0) + np.maximum(y - upper, 0)
+    return float((upper - lower + 2 / (1 - level) * missed).mean())
+
+
+def normal_pit(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np.ndarray:
+    """Returns the predicted probability of a smaller target (the probability integral transform).
+
+    Use it to draw a histogram, which is flat if predictions are calibrated, or for
+    `pit_calibration_error`.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        loc: Means of the same shape.
+        scale: Standard deviations of the same shape.
+
+    Returns:
+        Float64 of the same shape, in [0, 1].
+
+    Raises:
+        ValueError: If shapes differ, a number is not finite, or a scale is not positive.
+
+    Reference:
+        Gneiting, Balabdaoui and Raftery 2007, "Probabilistic forecasts, calibration and
+        sharpness".
+
+    Example:
+
+    >>> normal_pit([0.0], [0.0], [2.0])
+    array([0.5])
+    """
+    y, loc, scale = as_normal(y_true, loc, scale)
+    return ndtr((y - loc) / scale)
+
+
+def sample_pit(y_true: ArrayLike, samples: ArrayLike, seed: int = 0) -> np.ndarray:
+    """Returns where targets rank among samples of their predictive distributions.
+
+    Use it as `normal_pit` where there are only samples, of the target and not of its mean. The rank
+    is spread at random over its cell, so that the result is uniform for any number of samples if
+    the target is one more of them; equal values are ordered at random.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        samples: (S, N) or (S, N, D).
+        seed: Of the spread.
+
+    Returns:
+        Float64 of the shape of the targets, in [0, 1].
+
+    Raises:
+        ValueError: If shapes do not match, or a number is not finite.
+
+    Example:
+
+    >>> pit = sample_pit([2.5], [[1.0], [2.0], [3.0]])  # the third of four cells
+    >>> 0.5 < float(pit[0]) < 0.75
+    True
+    """
+    y, samples = as_sampled(y_true, samples)
+    below, equal = (samples < y).sum(axis=0), (samples == y).sum(axis=0)
+    spread = np.random.default_rng(seed).random(y.shape)
+    return (below + spread * (equal + 1)) / (len(samples) + 1)
+
+
+def pit_calibration_error(pit: ArrayLike) -> float:
+    """Mean gap between the level of a quantile and the share of targets below it, for 99 levels.
+
+    Use it as one number for the calibration of regression, the "miscalibration area". As with
+    classification, calibrated predictions of N targets have about 0.3 / √N, not zero. The Keras
+    metric `PITCalibrationError` streams it for normal predictions.
+
+    Args:
+        pit: Of `normal_pit` or `sample_pit`, any shape.
+
+    Returns:
+        Float in [0, 1/2].
+
+    Raises:
+        ValueError: If these are not at least one number in [0, 1].
+
+    Reference:
+        Kuleshov, Fenner and Ermon 2018, arXiv:1807.00263, with absolute gaps.
+
+    Example:
+
+    >>> round(pit_calibration_error([0.5, 0.5]), 4)  # every target at its median
+    0.2525
+    """
+    pit = np.asarray(pit, dtype="float64").ravel()
+    if pit.size == 0 or not ((pit >= 0) & (pit <= 1)).all():  # NaN fails too
+        raise ValueError(
+            "Expected at least one number, all in [0, 1], for `pit`. "
+            f"Received: {pit.size} numbers"
+            + (f" from {pit.min():.4g} to {pit.max():.4g}. " if pit.size else ". ")
+            + "Hint: normal_pit or sample_pit makes them of targets and predictions."
+        )
+    below = np.searchsorted(np.sort(pit), QUANTILES, side="right") / pit.size
+    return float(np.abs(below - QUANTILES).mean())
+
+
+def _as_intervals(
+    y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    lower, upper = np.asarray(lower, "float64"), np.asarray(upper, "float64")
+    if lower.shape == upper.shape and not (lower <= upper).all():  # NaN fails too
+        raise ValueError(
+            "Expected each lower end at or below its upper for `lower`. "
+            f"Received: {(~(lower <= upper)).sum()} of {lower.size} that are not. "
+            "Hint: lower, upper = prediction.interval(0.9)."
+        )
+    y, lower, upper = as_alike(y_true=y_true, lower=lower, upper=upper, infinite=True)
+    return y, lower, upper

@@ -1,0 +1,259 @@
+"""Keras metrics of classifiers, each the stream of a plain function.
+
+They take integer labels (N,) or (N, 1), or one-hot; probabilities (N, K), or (N, 1) of one sigmoid,
+which counts as two classes; pixels and time steps (N, ..., K) as rows; `sample_weight`, which Keras
+hands to `compile(weighted_metrics=[...])` only. Outputs that are no probabilities, such as logits,
+are refused; under XLA, which cannot refuse, the result is NaN.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY
+from tfp_bayes.metrics.bins import inner_edges
+from tfp_bayes.metrics.calibration import SMALLEST_BIN
+from tfp_bayes.metrics.streaming import MeanOfRows, StreamingMetric, classified_rows
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class NegativeLogLikelihood(MeanOfRows):
+    """Mean negative log likelihood of the labels, in nats; see `nll`.
+
+    Use it in `compile(metrics=[...])` beside a loss that holds more than the likelihood.
+
+    Args:
+        name: Of the result.
+        dtype: Of the sums.
+
+    Example:
+
+    >>> metric = tfp_bayes.metrics.NegativeLogLikelihood()
+    >>> metric.update_state([0, 1], [[0.5, 0.5], [0.0, 1.0]])
+    >>> round(float(metric.result()), 4)
+    0.3466
+    """
+
+    def __init__(self, name: str = "nll", dtype: str = "float64"):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        y, p, weights = classified_rows(y_true, y_pred, sample_weight)
+        chosen = tf.gather(p, y, axis=1, batch_dims=1)
+        smallest = tf.constant(SMALLEST_PROBABILITY, "float64")
+        clipped = tf.where(chosen < smallest, smallest, chosen)  # NaN stays
+        self.add_rows(-tf.math.log(clipped), weights)
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class BrierScore(MeanOfRows):
+    """Squared distance from the one-hot label, summed over classes; see `brier`.
+
+    Use it in `compile(metrics=[...])` as a proper score that no single mistake dominates.
+
+    Args:
+        name: Of the result.
+        dtype: Of the sums.
+
+    Example:
+
+    >>> metric = tfp_bayes.metrics.BrierScore()
+    >>> metric.update_state([[1]], [[0.75]])  # one sigmoid: 0.25² for yes and as much for no
+    >>> float(metric.result())
+    0.125
+    """
+
+    def __init__(self, name: str = "brier", dtype: str = "float64"):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        y, p, weights = classified_rows(y_true, y_pred, sample_weight)
+        difference = p - tf.one_hot(y, p.shape[-1], dtype="float64")
+        self.add_rows(tf.reduce_sum(tf.square(difference), axis=-1), weights)
+
+
+class _BinnedCalibration(StreamingMetric):
+    """Sums by bins of equal width: rows, weights, and weighted outcome minus forecast.
+
+    Args:
+        num_bins: Bins (lo, hi] that divide [0, 1].
+        num_groups: Groups that are binned separately.
+    """
+
+    def __init__(self, num_bins: int, num_groups: int, name: str | None, dtype: str):
+        check_integers(1, num_bins=num_bins)
+        super().__init__(name=name, dtype=dtype)
+        self.num_bins = num_bins
+        shape = (num_groups, num_bins)
+        self.count = self.add_sums(shape, "count")
+        self.weight = self.add_sums(shape, "weight")
+        self.gap = self.add_sums(shape, "gap")
+
+    def add_forecasts(self, forecast: tf.Tensor, outcome: tf.Tensor, weights: tf.Tensor) -> None:
+        """Adds forecasts (n, groups) in [0, 1], outcomes 0 or 1, and weights (n,)."""
+        num_groups = self.count.shape[0]
+        edges = tf.constant(inner_edges(self.num_bins), "float64")
+        # NaN is put into some bin, whose sum it makes NaN.
+        bin_of = tf.searchsorted(edges, tf.reshape(forecast, [-1]), side="left")
+        bin_of = tf.minimum(bin_of, self.num_bins - 1)
+        group = tf.tile(tf.range(num_groups), [tf.shape(forecast)[0]])
+        index = group * self.num_bins + bin_of
+        weights = tf.repeat(weights, num_groups)
+        difference = tf.reshape(tf.cast(outcome, "float64") - forecast, [-1])
+        for total, values in (
+            (self.count, tf.cast(weights > 0, "float64")),
+            (self.weight, weights),
+            (self.gap, weights * difference),
+        ):
+            summed = tf.math.unsorted_segment_sum(values, index, num_groups * self.num_bins)
+            total.assign_add(tf.cast(tf.reshape(summed, total.shape), self.dtype))
+
+    def error(self) -> tf.Tensor:
+        """Returns the weighted mean absolute gap over all bins and groups, a scalar."""
+        gaps = tf.reduce_sum(tf.abs(tf.convert_to_tensor(self.gap)))
+        return gaps / tf.reduce_sum(tf.convert_to_tensor(self.weight))
+
+    def get_config(self) -> dict:
+        """Returns the constructor arguments, plain JSON."""
+        return {**super().get_config(), "num_bins": self.num_bins}
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class ExpectedCalibrationError(_BinnedCalibration):
+    """Mean gap between confidence and accuracy; see `expected_calibration_error`.
+
+    Use it in `compile(metrics=[...])` to see when a network becomes too sure. It keeps three sums
+    a bin, not the scores. Compare it with `calibration_floor` before you compare models by it.
+
+    Args:
+        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
+        name: Of the result.
+        dtype: Of the sums.
+
+    Raises:
+        ValueError: If `num_bins` is not a positive integer.
+
+    Example:
+
+    >>> metric = tfp_bayes.metrics.ExpectedCalibrationError(num_bins=10)
+    >>> metric.update_state([0, 1], [[0.9, 0.1], [0.9, 0.1]])
+    >>> round(float(metric.result()), 4)
+    0.4
+    """
+
+    def __init__(self, num_bins: int = 15, name: str = "ece", dtype: str = "float64"):
+        super().__init__(num_bins, 1, name, dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        _add_guesses(self, y_true, y_pred, sample_weight)
+
+    def result(self) -> tf.Tensor:
+        """Returns the error, a scalar."""
+        return self.error()
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class MaximumCalibrationError(_BinnedCalibration):
+    """Largest gap among bins of ten rows or more; see `maximum_calibration_error`.
+
+    Use it where the worst confidence matters.
+
+    Args:
+        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
+        name: Of the result; NaN as long as no bin has ten rows.
+        dtype: Of the sums.
+
+    Raises:
+        ValueError: If `num_bins` is not a positive integer.
+
+    Example:
+
+    >>> metric = tfp_bayes.metrics.MaximumCalibrationError()
+    >>> metric.update_state([0] * 9 + [1], [[0.7, 0.3]] * 10)
+    >>> round(float(metric.result()), 4)
+    0.2
+    """
+
+    def __init__(self, num_bins: int = 15, name: str = "mce", dtype: str = "float64"):
+        super().__init__(num_bins, 1, name, dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        _add_guesses(self, y_true, y_pred, sample_weight)
+
+    def result(self) -> tf.Tensor:
+        """Returns the largest gap, a scalar."""
+        count, weight, gap = (
+            tf.convert_to_tensor(each)[0] for each in (self.count, self.weight, self.gap)
+        )
+        large = (count >= SMALLEST_BIN) | tf.math.is_nan(gap)
+        gaps = tf.where(large, tf.abs(gap) / weight, tf.zeros_like(gap))
+        # Stated, since a maximum may take NaN for the smallest number.
+        unknown = tf.reduce_any(tf.math.is_nan(gaps)) | ~tf.reduce_any(large)
+        nan = tf.constant(float("nan"), gaps.dtype)
+        return tf.where(unknown, nan, tf.reduce_max(gaps))
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class ClasswiseCalibrationError(_BinnedCalibration):
+    """Mean over classes of their calibration errors; see `classwise_calibration_error`.
+
+    Use it where all probabilities are read, not only the largest.
+
+    Args:
+        num_classes: K, 2 for one sigmoid.
+        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
+        name: Of the result.
+        dtype: Of the sums.
+
+    Raises:
+        ValueError: If `num_classes` or `num_bins` is no such count, or the outputs have other
+            columns.
+
+    Example:
+
+    >>> metric = tfp_bayes.metrics.ClasswiseCalibrationError(num_classes=2)
+    >>> metric.update_state([0, 1], [[0.9, 0.1], [0.9, 0.1]])
+    >>> round(float(metric.result()), 4)
+    0.4
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_bins: int = 15,
+        name: str = "classwise_ece",
+        dtype: str = "float64",
+    ):
+        check_integers(2, num_classes=num_classes)
+        super().__init__(num_bins, num_classes, name, dtype)
+        self.num_classes = num_classes
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        y, p, weights = classified_rows(y_true, y_pred, sample_weight)
+        if p.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"Expected {self.num_classes} classes for `y_pred`. Received: {p.shape[-1]}. "
+                "Hint: num_classes is the number of outputs, or 2 for one sigmoid."
+            )
+        self.add_forecasts(p, tf.one_hot(y, self.num_classes), weights)
+
+    def result(self) -> tf.Tensor:
+        """Returns the error, a scalar."""
+        return self.error()
+
+    def get_config(self) -> dict:
+        """Returns the constructor arguments, plain JSON."""
+        return {**super().get_config(), "num_classes": self.num_classes}
+
+
+def _add_guesses(metric: _BinnedCalibration, y_true, y_pred, sample_weight) -> None:
+    """Adds confidence and correctness of the most probable class."""
+    y, p, weights = classified_rows(y_true, y_pred, sample_weight)
+    correct = tf.argmax(p, -1, "int32") == y
+    confidence = tf.gather(p, tf.argmax(p, -1, "int32"), axis=1, batch_dims=1)
+    metric.add_forecasts(confidence[:, None], correct[:, None], weights)

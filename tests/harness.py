@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_bayes import KLWeight, Predictor, export_saved_model, kl_divergence
+from tfp_bayes import BayesianModel, KLWeight, Predictor, export_saved_model, kl_divergence
 from tfp_bayes.layers import VariationalLayer, stochastic_layers, variational_layers
 
 
@@ -29,6 +29,8 @@ def network(case, dtype=None):
     x = run(case, case.make(name="stochastic", dtype=dtype), inputs)
     x = keras.layers.Flatten()(x)
     outputs = keras.layers.Dense(3, activation="softmax", dtype="float32")(x)
+    if case.prior_scale is not None:
+        return BayesianModel(inputs, outputs, prior_scale=case.prior_scale)
     return keras.Model(inputs, outputs)
 
 

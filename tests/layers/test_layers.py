@@ -21,6 +21,7 @@ class Case:
     bad_arguments: list
     num_words: int | None = None  # where inputs are words instead of real numbers
     num_inputs: int = 1
+    prior_scale: float | None = None  # of a BayesianModel, where a layer needs one
 
     @property
     def make(self):
@@ -39,6 +40,14 @@ BAD_SPATIAL = [*BAD_RATES, ({"rate": 0.5, "data_format": "NHWC"}, "data_format='
 
 def spatial(layer, shape):
     return Case(layer, {"rate": 0.4}, shape, shape, BAD_SPATIAL)
+
+
+def concrete(layer, shape):
+    bad = [({"initial_rate": 0.0}, r"Received: initial_rate=0\.0"), ({"temperature": 0}, "=0")]
+    for arguments, message in BAD_SPATIAL if layer.spatial_rank else BAD_RATES:
+        arguments = {k.replace("rate", "initial_rate"): v for k, v in arguments.items()}
+        bad.append((arguments, message.replace(r"\[0, 1\)", "").replace("rate=", "initial_rate=")))
+    return Case(layer, {"initial_rate": 0.4}, shape, shape, bad, prior_scale=1.0)
 
 
 # What every variational layer refuses, whatever its shape; `estimator` says what else.
@@ -174,6 +183,9 @@ CASES = {
     "MCDropout, noise_shape": Case(
         layers.MCDropout, {"rate": 0.4, "noise_shape": (None, 1, 20)}, (3, 20), (3, 20), BAD_RATES
     ),
+    "MCConcreteDropout": concrete(layers.MCConcreteDropout, (20,)),
+    "MCConcreteSpatialDropout1D": concrete(layers.MCConcreteSpatialDropout1D, (3, 20)),
+    "MCConcreteSpatialDropout2D": concrete(layers.MCConcreteSpatialDropout2D, (3, 3, 20)),
     "MCMultiHeadAttention": attention(
         layers.MCMultiHeadAttention, [({"dropout": 1.0}, "Received: dropout=1.0")], dropout=0.4
     ),

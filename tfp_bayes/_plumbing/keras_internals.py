@@ -90,6 +90,11 @@ def is_functional_like(cls: type) -> bool:
     return functional_like_constructor(cls)
 
 
+def input_ranks(layer: keras.layers.Layer) -> set[int]:
+    """Returns the ranks of what a layer is called on in graphs."""
+    return {len(x.shape) for node in layer._inbound_nodes for x in node.input_tensors}
+
+
 def has_history(tensor) -> bool:
     """Tells whether a tensor is symbolic and was recorded by the operation that it comes from."""
     return isinstance(tensor, keras.KerasTensor) and hasattr(tensor, "_keras_history")

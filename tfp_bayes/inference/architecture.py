@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 # What changes how a layer is found or trained, not what it computes.
-_IRRELEVANT = {"module", "registered_name", "trainable", "seed", "prior_scale"}
+_IRRELEVANT = {"module", "registered_name", "trainable", "seed", "prior_scale", "initial_rate"}
 _IRRELEVANT_ENDINGS = ("_initializer", "_regularizer", "_constraint", "_prior", "_config")
 # Where a configuration names layers.
 _REFERENCES = {"name", "input_layers", "output_layers", "keras_history"}

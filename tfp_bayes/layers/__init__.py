@@ -7,6 +7,11 @@ from tfp_bayes.layers.attention import (
     MultiHeadAttentionReparameterization,
 )
 from tfp_bayes.layers.bayesian_linear import BayesianLinear
+from tfp_bayes.layers.concrete_dropout import (
+    MCConcreteDropout,
+    MCConcreteSpatialDropout1D,
+    MCConcreteSpatialDropout2D,
+)
 from tfp_bayes.layers.conv import (
     Conv1DFlipout,
     Conv1DLocalReparameterization,
@@ -92,6 +97,9 @@ __all__ = [
     "EmbeddingReparameterization",
     "GRUReparameterization",
     "LSTMReparameterization",
+    "MCConcreteDropout",
+    "MCConcreteSpatialDropout1D",
+    "MCConcreteSpatialDropout2D",
     "MCDropout",
     "MCEmbedding",
     "MCMultiHeadAttention",

@@ -6,6 +6,17 @@ import tensorflow as tf
 from tfp_bayes.layers.dropout import MCDropout
 
 
+def check_data_format(data_format: str | None) -> str:
+    """Returns the order of axes, Keras' default for None; raises ValueError for another word."""
+    data_format = data_format or keras.config.image_data_format()
+    if data_format not in ("channels_last", "channels_first"):
+        raise ValueError(
+            "Expected 'channels_last' or 'channels_first' for `data_format`. "
+            f"Received: data_format={data_format!r}. Hint: leave it out for Keras' default."
+        )
+    return data_format
+
+
 class _MCSpatialDropout(MCDropout):
     """Drops whole feature maps: the mask is constant over the `spatial_rank` axes of space."""
 
@@ -15,13 +26,7 @@ class _MCSpatialDropout(MCDropout):
         self, rate: float, data_format: str | None = None, *, seed: int | None = None, **kwargs
     ):
         super().__init__(rate, seed=seed, **kwargs)
-        data_format = data_format or keras.config.image_data_format()
-        if data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                "Expected 'channels_last' or 'channels_first' for `data_format`. "
-                f"Received: data_format={data_format!r}. Hint: leave it out for Keras' default."
-            )
-        self.data_format = data_format
+        self.data_format = check_data_format(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=self.spatial_rank + 2)
 
     def _mask_shape(self, inputs: tf.Tensor) -> list:

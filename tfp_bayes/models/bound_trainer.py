@@ -14,7 +14,7 @@ from tfp_bayes._plumbing.keras_internals import (
 )
 from tfp_bayes.layers import variational_layers
 from tfp_bayes.layers.prior_term import are_collected, collected_prior_terms, state_prior_term
-from tfp_bayes.models.dropout_prior import gaussian_penalty, has_prior_scale
+from tfp_bayes.models.dropout_prior import gaussian_penalty, has_prior_scale, learned_rates
 from tfp_bayes.models.kl_weight import kl_divergence
 from tfp_bayes.models.objective import (
     DataTerms,
@@ -143,11 +143,12 @@ class BoundTrainer(_Base):
         return loss
 
     def train_step(self, data) -> dict:
-        """Takes a step as Keras does, and shows the parts of the loss that there are."""
+        """Takes a step as Keras does; shows the parts of the loss and learned dropout rates."""
         results = super().train_step(data)
         absent = [] if self._has_kl else ["kl"]
         absent += [] if self.losses else ["penalty"]
-        return {name: value for name, value in results.items() if name not in absent}
+        results = {name: value for name, value in results.items() if name not in absent}
+        return {**results, **learned_rates(self)}
 
     def get_metrics_result(self) -> dict:
         """Returns the values of metrics as Keras does, without parts of the loss not seen yet.
@@ -160,7 +161,8 @@ class BoundTrainer(_Base):
             return results
         parts = (self.nll_tracker, self.kl_tracker, self.penalty_tracker)
         absent = [each.name for each in parts if not tf.convert_to_tensor(each.count)]
-        return {name: value for name, value in results.items() if name not in absent}
+        results = {name: value for name, value in results.items() if name not in absent}
+        return results if "nll" in absent else {**results, **learned_rates(self)}
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict:
         """Updates metrics as Keras does; they see the locations of "normal" outputs."""

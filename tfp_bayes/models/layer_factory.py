@@ -6,7 +6,7 @@ from tfp_bayes.models.layer_pairs import twin_class
 from tfp_bayes.priors import Prior
 
 _VARIATIONAL = ("flipout", "local_reparameterization", "reparameterization")
-INFERENCES = ("mc_dropout", *_VARIATIONAL, "deterministic")
+INFERENCES = ("mc_dropout", "concrete_dropout", *_VARIATIONAL, "deterministic")
 
 
 def check_inference(inference: str) -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfp_bayes import posteriors, priors
+from tfp_bayes._plumbing.keras_internals import input_ranks
 from tfp_bayes.layers.random_weight import RandomWeight
 from tfp_bayes.layers.variational import check_honoured, variational_layers
 from tfp_bayes.models.separable import RandomSeparableConv2D
@@ -100,10 +101,39 @@ class SpatialDropout1D(SameWeights):
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """See `LayerPair.make_keras`."""
-        if layer.data_format == "channels_first":
-            config = {**layer.get_config(), "noise_shape": (None, None, 1)}
-            return K.Dropout.from_config(_accepted(K.Dropout, config))
-        return super().make_keras(layer)
+        return _plain_dropout(self.keras_class, layer.get_config())
+
+
+class LearnedRate(LayerPair):
+    """Dropout of units that the next kernel reads, and its twin, which learns the rate."""
+
+    def has_twin(self, layer: keras.layers.Layer) -> bool:
+        """See `LayerPair.has_twin`."""
+        if not super().has_twin(layer) or not 0 < layer.rate < 1:
+            return False
+        # On images and sequences plain dropout draws for each pixel, not for each row of a kernel.
+        of_units = layer.noise_shape is None and input_ranks(layer) <= {2}
+        return of_units if self.keras_class is K.Dropout else True
+
+    def make_bayesian(
+        self, layer: keras.layers.Layer, prior: priors.Prior | None
+    ) -> keras.layers.Layer:
+        """See `LayerPair.make_bayesian`."""
+        config = {**layer.get_config(), "initial_rate": layer.rate}
+        return self.bayesian_class.from_config(_accepted(self.bayesian_class, config))
+
+    def fill_bayesian(
+        self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
+    ) -> None:
+        """See `LayerPair.fill_bayesian`; its constructor was given the rate."""
+
+    def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
+        """See `LayerPair.make_keras`."""
+        return _plain_dropout(self.keras_class, {**layer.get_config(), "rate": layer.rate})
+
+    def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+        """See `LayerPair.fill_keras`."""
+        new.rate = old.rate
 
 
 class RandomWeights(LayerPair):
@@ -242,6 +272,12 @@ class Linear(LayerPair):
             kernel = np.pad(kernel, ((0, 0), (0, old.units)))
             bias = np.concatenate([bias, np.sqrt(old.noise_variances.numpy())])
         new.set_weights([kernel, bias] if new.use_bias else [kernel])
+
+
+def _plain_dropout(keras_class: type[keras.Layer], config: dict) -> keras.layers.Layer:
+    if keras_class is K.SpatialDropout1D and config["data_format"] == "channels_first":
+        keras_class, config = K.Dropout, {**config, "noise_shape": (None, None, 1)}
+    return keras_class.from_config(_accepted(keras_class, config))
 
 
 def _accepted(keras_class: type, config: dict) -> dict:

@@ -11,6 +11,7 @@ from tfp_bayes.models.layer_pair import (
     Bidirectional,
     InnerDropout,
     LayerPair,
+    LearnedRate,
     Linear,
     RandomWeights,
     SameWeights,
@@ -40,6 +41,9 @@ PAIRS: tuple[LayerPair, ...] = (
     SpatialDropout1D(_plain.SpatialDropout1D, bayes.MCSpatialDropout1D, "mc_dropout"),
     SameWeights(_plain.SpatialDropout2D, bayes.MCSpatialDropout2D, "mc_dropout"),
     SameWeights(_plain.SpatialDropout3D, bayes.MCSpatialDropout3D, "mc_dropout"),
+    LearnedRate(_plain.Dropout, bayes.MCConcreteDropout, "concrete_dropout"),
+    LearnedRate(_plain.SpatialDropout1D, bayes.MCConcreteSpatialDropout1D, "concrete_dropout"),
+    LearnedRate(_plain.SpatialDropout2D, bayes.MCConcreteSpatialDropout2D, "concrete_dropout"),
     SameWeights(_plain.Embedding, bayes.MCEmbedding),  # Keras' own has no rate to keep
     _MC_LSTM,
     _MC_GRU,

@@ -21,6 +21,8 @@ from tfp_bayes.models.layer_factory import check_inference
 from tfp_bayes.models.layer_pairs import pair_of_keras
 from tfp_bayes.prediction.predictor import DEFAULT_NUM_SAMPLES
 
+_DROPOUT = ("mc_dropout", "concrete_dropout")
+
 
 def to_bayesian(
     model: keras.Model,
@@ -39,20 +41,22 @@ def to_bayesian(
     Dense, EinsumDense, Conv1D, Conv2D, Conv3D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose,
     Embedding, LSTM, GRU and MultiHeadAttention layers get random kernels, or, with "mc_dropout",
     dropout stays on at inference: dropout layers, and LSTM, GRU and MultiHeadAttention that have a
-    rate. Bidirectional is converted with what it wraps. Everything else is copied with its state:
-    Keras operations, batch normalization, vocabularies, frozen layers. Shared layers stay shared,
-    nested models nested, and every layer keeps its name. What is inside other layers
-    (TimeDistributed, RNN, layers of your own) is left as it is.
+    rate; with "concrete_dropout" it also learns its rate, starting from that of the layer, where it
+    drops whole units: Dropout on vectors, SpatialDropout1D and SpatialDropout2D. Bidirectional is
+    converted with what it wraps. Everything else is copied with its state: Keras operations, batch
+    normalization, vocabularies, frozen layers. Shared layers stay shared, nested models nested, and
+    every layer keeps its name. What is inside other layers (TimeDistributed, RNN, layers of your
+    own) is left as it is.
 
     Args:
         model: A built model whose outputs are probabilities; it is not changed.
-        inference: "flipout", "local_reparameterization", "reparameterization" or "mc_dropout".
-            Depthwise convolutions have no local reparameterization and are left there; Embedding,
-            LSTM and GRU train by reparameterization whichever of the three it is, under the same
-            posterior.
+        inference: "flipout", "local_reparameterization", "reparameterization", "mc_dropout" or
+            "concrete_dropout". Depthwise convolutions have no local reparameterization and are left
+            there; Embedding, LSTM and GRU train by reparameterization whichever of the three it is,
+            under the same posterior.
         prior: On kernels, see `tfp_bayes.priors`. For "mc_dropout" a `priors.Normal` around 0, or
-            None for a flat prior. For the others None leaves kernels fixed, as only a prior keeps
-            their scales from going to zero.
+            None for a flat prior; "concrete_dropout" needs the former. For the others None leaves
+            kernels fixed, as only a prior keeps their scales from going to zero.
         layers: Names of the layers to convert, or paths ("nested/dense") where nested models
             repeat a name; None is all that can be.
         moped_delta: If given, the standard deviation of each weight is this fraction of its
@@ -86,7 +90,7 @@ def to_bayesian(
     check_graph(model)
     _check_arguments(inference, prior, moped_delta)
     prior_object = priors.get(prior)
-    prior_scale = _scale(prior_object) if inference == "mc_dropout" else None
+    prior_scale = _scale(prior_object) if inference in _DROPOUT else None
     able = [layer for layer in leaves(model) if pair_of_keras(layer, inference)]
     chosen = _choose(model, able, layers, inference)
     if last_layer_only:
@@ -117,6 +121,11 @@ def to_bayesian(
 
 def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
     check_inference(inference)
+    if inference == "concrete_dropout" and prior is None:
+        raise ValueError(
+            "Expected a `prior` for inference='concrete_dropout', which rates are weighed against. "
+            "Received: prior=None. Hint: prior='normal'; or 'mc_dropout', whose rates are fixed."
+        )
     if inference == "deterministic":
         raise ValueError(
             "Expected a Bayesian `inference`. Received: inference='deterministic'. "
@@ -125,7 +134,7 @@ def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
     if moped_delta is None:
         return
     check_positive(moped_delta=moped_delta)
-    if prior is None or inference == "mc_dropout":
+    if prior is None or inference in _DROPOUT:
         raise ValueError(
             "Expected `moped_delta` with random kernels under a prior only. Received: "
             f"moped_delta={moped_delta!r}, prior={prior!r}, inference={inference!r}. "
@@ -144,7 +153,7 @@ def _choose(
         wanted = [_find(model, able, name, inference) for name in _as_list(names)]
         able = [layer for layer in able if layer in wanted]
     if not able:
-        what = "Dropout" if inference == "mc_dropout" else "Dense or convolution"
+        what = "Dropout" if inference in _DROPOUT else "Dense or convolution"
         raise ValueError(
             f"Expected a `model` with {what} layers for inference={inference!r}. "
             f"Received: {count_types(leaves(model))}. Hint: another inference, or add such layers."
@@ -184,7 +193,7 @@ def _report(chosen: list, left: list, inference: str) -> str:
     text = f"Converted to {inference}: {count_types(chosen)}. Left, with their weights: "
     text += f"{with_weights}."
     noisy = count_types([layer for layer in left if _drops(layer)])
-    if inference == "mc_dropout" and noisy:
+    if inference in _DROPOUT and noisy:
         text += f" Left, with dropout that is off at inference: {noisy}."
     return text
 
@@ -201,7 +210,7 @@ def _scale(prior: priors.Prior | None) -> float | None:
     """Returns the `prior_scale` of dropout."""
     if prior is not None and (not isinstance(prior, priors.Normal) or prior.loc != 0):
         raise ValueError(
-            "Expected priors.Normal around 0, or None, for `prior` with inference='mc_dropout'. "
+            "Expected priors.Normal around 0, or None, for `prior` with dropout. "
             f"Received: prior={prior!r}. Hint: other priors need random kernels, as 'flipout' has."
         )
     return None if prior is None else prior.scale

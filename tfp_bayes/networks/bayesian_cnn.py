@@ -23,9 +23,10 @@ class BayesianCNN(Network):
         input_shape: (H, W, C), channels last.
         num_classes: K.
         architecture: "gal" or "kirsch".
-        inference: "mc_dropout"; "flipout", "local_reparameterization" or "reparameterization",
-            which make every kernel random and need no dropout; or "deterministic", the twin with
-            ordinary dropout, off at inference: the same network without uncertainty.
+        inference: "mc_dropout"; "concrete_dropout", whose rates are learned; "flipout",
+            "local_reparameterization" or "reparameterization", which make every kernel random and
+            need no dropout; or "deterministic", the twin with ordinary dropout, off at inference:
+            the same network without uncertainty.
         dropout_rates: Rates in the order of the network; None is those above.
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 

@@ -17,7 +17,7 @@ class BayesianLeNet5(Network):
         input_shape: (H, W, C), channels last.
         num_classes: K.
         inference: As in `BayesianCNN`.
-        dropout_rate: Rate after the dense layers, for "mc_dropout" and "deterministic".
+        dropout_rate: Rate after the dense layers, for dropout and "deterministic".
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:

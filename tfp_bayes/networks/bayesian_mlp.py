@@ -15,7 +15,7 @@ class BayesianMLP(Network):
         num_classes: K.
         hidden_units: Width of every hidden layer.
         inference: As in `BayesianCNN`.
-        dropout_rate: Rate after every hidden layer, for "mc_dropout" and "deterministic".
+        dropout_rate: Rate after every hidden layer, for dropout and "deterministic".
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:

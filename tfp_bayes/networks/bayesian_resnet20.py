@@ -18,7 +18,8 @@ class BayesianResNet20(Network):
         input_shape: (H, W, C), channels last.
         num_classes: K.
         inference: As in `BayesianCNN`.
-        dropout_rate: Rate after every residual block, for "mc_dropout" and "deterministic".
+        dropout_rate: Rate after every residual block, for dropout and "deterministic"; of whole
+            maps with "concrete_dropout".
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:
@@ -59,6 +60,7 @@ class BayesianResNet20(Network):
     ) -> keras.KerasTensor:
         """Builds the network, see `Network.make_outputs`."""
         layers = keras.layers
+        of_maps = factory.inference == "concrete_dropout"  # learns rates of a kernel's rows only
         init = iter(initializers(22, seed, "HeNormal"))
 
         def conv(x, filters, size=3, strides=1):
@@ -81,7 +83,7 @@ class BayesianResNet20(Network):
                 if strides > 1:
                     x = conv(x, filters, size=1, strides=2)
                 x = layers.ReLU()(layers.Add()([x, y]))
-                x = factory.dropout(dropout_rate, seed=seed)(x)
+                x = factory.dropout(dropout_rate, seed=seed, whole_maps=of_maps)(x)
         x = layers.GlobalAveragePooling2D()(x)
         return factory.dense(
             num_classes, activation="softmax", kernel_initializer=next(init), name="probabilities"

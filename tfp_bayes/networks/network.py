@@ -19,9 +19,9 @@ class Network(BayesianModel):
     Args:
         input_shape: Shape of one example.
         num_classes: K.
-        inference: "mc_dropout"; "flipout", "local_reparameterization" or "reparameterization",
-            which make every kernel random; or "deterministic", the twin whose dropout is off at
-            inference.
+        inference: "mc_dropout"; "concrete_dropout", whose rates are learned; "flipout",
+            "local_reparameterization" or "reparameterization", which make every kernel random; or
+            "deterministic", the twin whose dropout is off at inference.
         prior_scale: Standard deviation of the Gaussian prior on kernels, see `BayesianModel`.
         kernel_prior: Another prior on random kernels; None is Normal(0, prior_scale).
         max_pixel: Largest value of a pixel: 255 as stored, 1 for images scaled beforehand.

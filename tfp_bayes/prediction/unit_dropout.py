@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import copy_timestep_mask
 from tfp_bayes.layers import (
+    MCConcreteDropout,
+    MCConcreteSpatialDropout1D,
+    MCConcreteSpatialDropout2D,
     MCDropout,
     MCSpatialDropout1D,
     MCSpatialDropout2D,
@@ -21,7 +24,11 @@ WORTH_SKIPPING = 16
 MULTIPLE = 4
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_LEARNED = (MCConcreteDropout, MCConcreteSpatialDropout1D, MCConcreteSpatialDropout2D)
 _SPATIAL = (MCSpatialDropout1D, MCSpatialDropout2D, MCSpatialDropout3D)
+# What a rate that is learned counts as where a graph is made, which later rates are to leave as
+# it is: a graph that followed the rate would round differently in a copy of the model.
+_ASSUMED_RATE = 0.25
 _POOLING = (
     keras.layers.MaxPooling1D,
     keras.layers.MaxPooling2D,
@@ -52,7 +59,7 @@ class UnitDropout:
             not compute those that are dropped; None if there is no such layer.
     """
 
-    dropout: MCDropout
+    dropout: MCDropout | MCConcreteDropout
     units: int
     reader: keras.Layer
     maker: keras.Layer | None
@@ -60,7 +67,9 @@ class UnitDropout:
     @property
     def skips(self) -> bool:
         """Whether enough units are dropped to be worth leaving out."""
-        return self.units * self.dropout.rate >= WORTH_SKIPPING
+        learned = isinstance(self.dropout, _LEARNED)
+        rate = _ASSUMED_RATE if learned else self.dropout.rate
+        return self.units * rate >= WORTH_SKIPPING
 
 
 def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
@@ -116,6 +125,8 @@ def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
 
 
 def _drops_units(layer, x: keras.KerasTensor) -> bool:
+    if type(layer) in _LEARNED:
+        return getattr(layer, "data_format", "channels_last") == "channels_last"
     if type(layer) is MCDropout:
         return layer.rate > 0 and layer.noise_shape is None and len(x.shape) == 2
     return type(layer) in _SPATIAL and layer.rate > 0 and layer.data_format == "channels_last"

@@ -22,6 +22,7 @@ ARCHITECTURES = ("gal", "kirsch")
 CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}
 INFERENCES = (
     "mc_dropout",
+    "concrete_dropout",
     "flipout",
     "local_reparameterization",
     "reparameterization",

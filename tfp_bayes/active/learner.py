@@ -45,7 +45,8 @@ class ActiveLearner:
 
     Args:
         model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
-            `variables`. Its weights are re-initialised in place and nothing is traced again.
+            `variables`; any Keras model where `refit` fits a posterior. Its weights are
+            re-initialised in place and nothing is traced again.
         x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it. An array, or
             what does not fit into memory: an `np.memmap`, a finite `tf.data.Dataset`, a
             `keras.utils.PyDataset` or another of `tfp_bayes.active.rows`.
@@ -72,6 +73,7 @@ class ActiveLearner:
             whenever the state has reached the file.
 
     Attributes:
+        predictor: The model, or a `Fitted` of it where `refit` fits a posterior.
         pool: Labels and status of every example, see `Pool`.
         rows: Function from indices (n,) to inputs (n, ...), which are loaded if need be.
 
@@ -128,13 +130,14 @@ class ActiveLearner:
         indices, labels = initials.with_labels(initial, y)
         # Before anything is trained: what the outputs mean, and whether the rest fits to that.
         twice = self.rows(np.array([0, 0]))
-        self.targets = self.query.infer_targets(model, twice, labels if y is None else y)
+        self.predictor = self.refit.make_predictor(model)
+        self.targets = self.query.infer_targets(self.predictor, twice, labels if y is None else y)
         filters.check_suits(self.filter, self.targets, y is not None)
         self.y = None if y is None else self.targets.check(y, len(self.x))
         self.oracle = ArrayOracle(self.y) if oracle is None and self.y is not None else oracle
         evaluation = as_settings(evaluation, Evaluation, "evaluation")
         self.evaluation = evaluation.check(self.targets, self.query.num_samples)
-        self.trainer = self.refit.bind(model, self.evaluation.for_fit(self.targets))
+        self.trainer = self.refit.bind(self.predictor, self.evaluation.for_fit(self.targets))
         none = self.targets.unknown(len(self.x))
         self.pool = Pool(len(self.x), none, self.y if self.targets.has_truth else None)
         self.pool.ignore(self.query.ignore)
@@ -144,8 +147,9 @@ class ActiveLearner:
         elif self.y is not None:
             self.pool.store(indices, self.y[indices])
         self.candidate_scores = np.array([])  # of the last proposal
-        predict = functools.partial(self.query.predict, model, self.rows)
-        calibrate = functools.partial(self.evaluation.calibration, model, self.query.num_samples)
+        predict = functools.partial(self.query.predict, self.predictor, self.rows)
+        given = self.predictor, self.query.num_samples
+        calibrate = functools.partial(self.evaluation.calibration, *given)
         self._judge = Judge(self.filter, self.pool, predict, calibrate)
         self._open(checkpoint)
 
@@ -154,7 +158,7 @@ class ActiveLearner:
         path = None if checkpoint is None else Path(checkpoint)
         self.storage = Storage(path, {} if path is None else self._identify())
         stored = functools.partial(self._emit, "tell")
-        self._memory = Memory(self.model, self.oracle, self.pool, self.storage, stored)
+        self._memory = Memory(self.trainer, self.oracle, self.pool, self.storage, stored)
         is_new, answers = self._memory.load()
         if is_new:
             self._save("start")
@@ -272,7 +276,7 @@ class ActiveLearner:
             )
         start = time.perf_counter()
         self._judge.test_quarantine(len(self.history), self._seeds)
-        proposal = self.query.propose(self.model, self.rows, self.pool, self._seeds)
+        proposal = self.query.propose(self.predictor, self.rows, self.pool, self._seeds)
         self.pool.propose(proposal.indices, proposal.scores, proposal.probabilities)
         self.candidate_scores = proposal.candidate_scores
         self._memory.note(proposal.uncertainty, time.perf_counter() - start)
@@ -324,7 +328,7 @@ class ActiveLearner:
         steps = self.trainer(self.rows(labelled), labels, self._seeds.train)
         self._emit("fit")
         fitted = time.perf_counter()
-        measured = self.evaluation.measure(self.model, self._seeds.evaluate)
+        measured = self.evaluation.measure(self.predictor, self._seeds.evaluate)
         self.history.append(
             Round(
                 round=len(self.history),
@@ -353,11 +357,7 @@ class ActiveLearner:
         return self._settle()
 
     def _settle(self, lapse: bool = False) -> np.ndarray:
-        """Decides on answers once the proposal is answered, and returns what is not answered yet.
-
-        Args:
-            lapse: Whether to decide now, and to wait for the rest of the proposal no longer.
-        """
+        """Decides on answers once all are there, `lapse` at once; returns what has none yet."""
         if lapse or not len(self.pool.pending):
             self._judge.settle(len(self.history), self._seeds)
         if lapse:
@@ -380,7 +380,7 @@ class ActiveLearner:
         """Returns what a resumed run must have in common with the one it continues."""
         return {
             **self.query.identify(),
-            **self.refit.get_config(),
+            **self.refit.identify(),
             **self.evaluation.identify(),
             **filters.identify(self.filter),
             "num_examples": len(self.x),

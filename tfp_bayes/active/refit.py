@@ -1,7 +1,7 @@
 """Training between acquisitions: the same compiled model, new weights, and how good they are."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -13,6 +13,8 @@ from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.fresh import fresh_optimizer_values, fresh_values
 from tfp_bayes.active.built_in import REINIT
+from tfp_bayes.active.fitted import Fitted
+from tfp_bayes.inference import Method
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.targets import Targets
@@ -38,9 +40,15 @@ class Refit(Configured):
         max_steps: If given, training goes on after `steps` until the validation loss has stopped
             improving, at most so far, and the best weights are kept.
         batch_size: Examples a step, never more than there are.
+        posterior: A `tfp_bayes.inference.Method` that is fitted after these steps, in each round,
+            to the same examples; scores and evaluation are then those under its posterior. A round
+            costs a whole fit of it, and a prediction as many passes as there are draws. Take
+            steps=0 for a method that starts from new weights itself, as `DeepEnsemble` does. Its
+            seed follows the learner's, whose checkpoint it needs no `directory` beside.
+        fit_arguments: Of its `fit`, such as {"epochs": 20}.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or `posterior` is no such method.
 
     Example:
 
@@ -55,25 +63,31 @@ class Refit(Configured):
         steps: int = 200,
         max_steps: int | None = None,
         batch_size: int = 64,
+        posterior: Method | None = None,
+        fit_arguments: dict[str, Any] | None = None,
     ):
         if reinit not in REINIT:
             raise ValueError(
                 f"Expected one of {REINIT} for `reinit`. Received: reinit={reinit!r}. "
                 "Hint: 'fresh' forgets earlier rounds, as in Gal et al. 2017."
             )
-        check_integers(1, steps=steps, batch_size=batch_size)
+        check_integers(1 if posterior is None else 0, steps=steps)
+        check_integers(1, batch_size=batch_size)
+        _check_method(posterior, fit_arguments)
         if max_steps is not None:
             check_integers(steps, max_steps=max_steps)
         self.reinit = reinit
         self.steps = steps
         self.max_steps = max_steps
         self.batch_size = batch_size
+        self.posterior = posterior
+        self.fit_arguments = dict(fit_arguments or {})
 
-    def bind(self, model: keras.Model, validation_data: Data | None = None) -> "Trainer":
+    def bind(self, predictor: Any, validation_data: Data | None = None) -> "Trainer":
         """Returns what trains a compiled model so.
 
         Args:
-            model: Compiled.
+            predictor: The model as `make_predictor` returns it.
             validation_data: (x, y) as `fit` takes them, which early stopping looks at.
 
         Raises:
@@ -85,23 +99,63 @@ class Refit(Configured):
                 "Received: validation_data=None. Hint: early stopping looks at the validation "
                 "loss."
             )
-        return Trainer(model, self, validation_data)
+        return Trainer(predictor, self, validation_data)
+
+    def make_predictor(self, model: keras.Model) -> Any:
+        """Returns what predicts after such a training: the model, or a `Fitted` of it."""
+        if self.posterior is None:
+            return model
+        return Fitted(model, self.posterior, self.fit_arguments)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
+        """Returns the constructor's arguments, those of a posterior only if there is one."""
+        config = {
             "reinit": self.reinit,
             "steps": self.steps,
             "max_steps": self.max_steps,
             "batch_size": self.batch_size,
         }
+        if self.posterior is not None:
+            config |= {"posterior": self.posterior, "fit_arguments": self.fit_arguments}
+        return config
+
+    def identify(self) -> dict[str, Any]:
+        """Returns what tells a run with these settings from another, plain JSON."""
+        config = self.get_config()
+        method = config.pop("posterior", None)
+        if method is not None:
+            config["fit_arguments"] = digest(self.fit_arguments)
+            config["posterior"] = {"name": type(method).__name__, **method.get_config()}
+        return config
+
+
+def _check_method(method: Any, fit_arguments: Any) -> None:
+    """Raises ValueError unless this can be fitted in each round."""
+    if method is None:
+        if fit_arguments:
+            raise ValueError(
+                "Expected `fit_arguments` beside `posterior`, whose they are. "
+                f"Received: fit_arguments={fit_arguments!r}, posterior=None. "
+                "Hint: the model's own training is set by steps and batch_size."
+            )
+        return
+    if not isinstance(method, Method):
+        raise ValueError(
+            "Expected a method with `fit` and `get_config` for `posterior`. "
+            f"Received: posterior={method!r}. Hint: tfp_bayes.inference.DeepEnsemble(5)."
+        )
+    if method.get_config().get("directory") is not None:
+        raise ValueError(
+            "Expected a method without a `directory`, as each round fits another posterior. "
+            f"Received: posterior={method!r}. Hint: checkpoint= of the learner keeps each round."
+        )
 
 
 class Trainer:
     """Trains a compiled model again and again, in place, so that nothing is traced twice.
 
     Args:
-        model: A compiled `BayesianModel`.
+        predictor: A compiled `BayesianModel`, or a `Fitted` of a compiled model.
         settings: Where training starts and how far it goes.
         validation_data: (x, y) as `fit` takes them, or None.
 
@@ -109,21 +163,46 @@ class Trainer:
         ValueError: If the model is not compiled.
     """
 
-    def __init__(self, model: keras.Model, settings: Refit, validation_data: Data | None):
+    def __init__(self, predictor: Any, settings: Refit, validation_data: Data | None):
+        model: keras.Model = predictor.model if isinstance(predictor, Fitted) else predictor
         if not getattr(model, "compiled", False):
             raise ValueError(
                 f"Expected a compiled `model`. Received: model={model!r}. "
                 'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
             )
         self.model = model
+        self.predictor = predictor
         self.settings = settings
         self.validation_data = validation_data
         self._initial_optimizer = fresh_optimizer_values(model)
 
     def __call__(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
-        """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken."""
-        settings = self.settings
+        """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken.
+
+        Those of a posterior's method are not counted.
+        """
         self._restart(seed)
+        steps = self._take_steps(x, y, seed) if self.settings.steps else 0
+        if isinstance(self.predictor, Fitted):
+            self.predictor.fit(x, y, seed)
+        return steps
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns the weights, and the posterior over them if there is one."""
+        state = {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
+        if isinstance(self.predictor, Fitted):
+            state |= self.predictor.get_state()
+        return state
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes what `get_state` gave."""
+        for i, variable in enumerate(self.model.variables):
+            variable.assign(state[f"weight_{i}"])
+        if isinstance(self.predictor, Fitted):
+            self.predictor.set_state(state)
+
+    def _take_steps(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
+        settings = self.settings
         batch_size = min(settings.batch_size, len(x))
         # Endless and shuffled anew at each pass: the budget counts steps, so it does not matter
         # how batches divide the data.
@@ -144,13 +223,15 @@ class Trainer:
                 start_from_epoch=max(settings.steps // CHECK_EVERY - 1, 0),
             )
             arguments.update(validation_data=self.validation_data, callbacks=[early_stopping])
-        if "condition_on" in inspect.signature(self.model.fit).parameters:
+        parameters = inspect.signature(self.model.fit).parameters
+        if "num_train" in parameters or self.predictor is self.model:
+            arguments.update(num_train=len(x))  # which a plain model under a posterior does not take
+        if "condition_on" in parameters:
             arguments.update(condition_on=(x, y))  # of a head that needs no steps, but an end
         history = self.model.fit(
             data,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
-            num_train=len(x),
             verbose=0,
             shuffle=False,  # what is shuffled already
             **arguments,

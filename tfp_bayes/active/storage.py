@@ -14,6 +14,7 @@ from tfp_bayes._plumbing.seeds import RoundSeeds
 from tfp_bayes.active.filters import TRUSTED_ACCURACY, Answers, Filter
 from tfp_bayes.active.oracles import Oracle
 from tfp_bayes.active.pool import IGNORED, Indices, Pool, as_indices, differ
+from tfp_bayes.active.refit import Trainer
 from tfp_bayes.active.round import Round
 from tfp_bayes.prediction import Prediction
 
@@ -64,7 +65,7 @@ class Memory:
     """What a learner remembers: its rounds, and every answer, in the journal and in the pool.
 
     Args:
-        model: Whose weights are part of the state.
+        trainer: Whose weights, and posterior, are part of the state.
         oracle: Whose memory is too, if it has one.
         pool: Pool of all examples, as it is at the start; what is ignored there is never labelled.
         storage: Where answers stay.
@@ -77,13 +78,13 @@ class Memory:
 
     def __init__(
         self,
-        model: Any,
+        trainer: Trainer,
         oracle: Oracle | None,
         pool: Pool,
         storage: Storage,
         on_stored: Callable[[], None],
     ):
-        self.model = model
+        self.trainer = trainer
         self.oracle: Any = oracle
         self.on_stored = on_stored
         self.pool = pool
@@ -224,7 +225,7 @@ class Memory:
         """Returns all that decides how a learner goes on."""
         arrays, record = self.pool.get_state()
         arrays |= {f"oracle_{name}": value for name, value in self.oracle_state.items()}
-        arrays |= {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
+        arrays |= self.trainer.get_state()
         record["history"] = [dataclasses.asdict(row) for row in self.history]
         return State(arrays, {**record, **self.of_proposal})
 
@@ -232,8 +233,7 @@ class Memory:
         """Takes what `get_state` gave."""
         arrays, record = state
         self.pool.set_state(state)
-        for i, variable in enumerate(self.model.variables):
-            variable.assign(arrays[f"weight_{i}"])
+        self.trainer.set_state(arrays)
         if names := self.oracle_state:
             self.oracle.set_state({name: arrays[f"oracle_{name}"] for name in names})
         self.history = [Round(**row) for row in record["history"]]

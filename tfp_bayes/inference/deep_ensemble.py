@@ -136,7 +136,7 @@ class DeepEnsemble(Configured):
             x: Arrays (N, ...) or a structure of them; with one worker and without `bootstrap` and
                 `adversarial` also a dataset, which every member reads in the order that it has.
             y: Targets beside arrays.
-            epochs: Of each member.
+            epochs: Epochs of each member.
             batch_size: Rows of a step, for arrays.
             sample_weight: As of Keras' `fit`, beside arrays.
             verbose: 0 for silence; otherwise as of Keras' `fit`, and says which member is trained.

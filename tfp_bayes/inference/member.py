@@ -22,11 +22,11 @@ class Member(NamedTuple):
 
     Attributes:
         number: From 1.
-        seed: Of its weights, noise, order of examples and bootstrap.
-        path: Of its weights, as a posterior of one draw.
+        seed: Seed of its weights, noise, order of examples and bootstrap.
+        path: File of its weights, as a posterior of one draw.
         bootstrap: Whether it has rows of its own.
-        settings: What decides the result beside data and network, for the checkpoint of its
-            epochs, which has the name of `path` and an ending of its own; None keeps none.
+        settings: Plain JSON that decides the result beside data and network, for the checkpoint of
+            its epochs, which has the name of `path` and an ending of its own; None keeps none.
     """
 
     number: int
@@ -61,10 +61,10 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
     """Trains a member in place and writes its file; the optimizer is left as it was at the start.
 
     Args:
-        member: Which.
+        member: The one to train.
         model: Compiled.
-        data: Of all members.
-        arguments: Of `train`.
+        data: Data of all members.
+        arguments: Arguments of `train`.
     """
     optimizer = fresh_optimizer_values(model)
     initialize(model, member.seed)

@@ -49,6 +49,18 @@ class SavedPosterior:
         """Returns the posterior that `get_state` described, bound to a model."""
         raise NotImplementedError
 
+    def assign(self, other: Any) -> bool:
+        """Takes over the values of another posterior, where graphs of this one may stay.
+
+        A posterior whose draws depend on nothing but `tf.Variable`s overrides this, so that a
+        learner which fits one in each round traces its predictions once.
+
+        Returns:
+            Whether it did; nothing is changed otherwise.
+        """
+        del other
+        return False
+
     def save(self, path: str | Path) -> None:
         """Writes the posterior to one .npz file, atomically, to be loaded beside the saved model.
 

@@ -86,6 +86,18 @@ class StoredPosterior(SavedPosterior):
             for stack in self._stacked
         ]
 
+    def assign(self, other: Any) -> bool:
+        """See `SavedPosterior.assign`."""
+        alike = (
+            isinstance(other, StoredPosterior)
+            and list(map(id, other.variables)) == list(map(id, self.variables))
+            and (other.num_draws, other.combine) == (self.num_draws, self.combine)
+        )
+        if alike:
+            for stack, new in zip(self._stacked, other._stacked, strict=True):
+                stack.assign(new)
+        return alike
+
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
         arrays = {f"draws_{i}": stack.numpy() for i, stack in enumerate(self._stacked)}

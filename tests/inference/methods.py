@@ -1,0 +1,35 @@
+"""One case for each method that fits a posterior over weights; `test_methods.py` runs them all.
+
+A new method adds one line. Its settings must be small: a case is fitted several times.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tfp_bayes.inference import DeepEnsemble, Method
+
+
+class Case(NamedTuple):
+    """A method on a small classifier.
+
+    Attributes:
+        make: From further settings, such as `directory`, to the method.
+        fit_arguments: Arguments of its `fit` beside the data.
+        steps: Optimizer steps of the model before the method is fitted; 0 if it starts anew.
+        stop_at: Epoch, of the whole fit, before which an interruption leaves work done and to do;
+            None for a method that takes no `directory`.
+    """
+
+    make: Callable[..., Method]
+    fit_arguments: dict[str, Any]
+    steps: int = 0
+    stop_at: int | None = None
+
+
+def _training(epochs: int) -> dict[str, Any]:
+    return {"epochs": epochs, "batch_size": 16, "verbose": 0}
+
+
+CASES = {
+    "deep_ensemble": Case(lambda **more: DeepEnsemble(2, **more), _training(2), stop_at=3),
+}

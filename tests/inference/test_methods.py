@@ -1,0 +1,191 @@
+"""Every method that fits a posterior keeps the same promises."""
+
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from methods import CASES
+from networks import vectors
+
+import tfp_bayes
+from tfp_bayes import Predictor, load_posterior
+from tfp_bayes.active import ActiveLearner, Evaluation, Query, Refit
+from tfp_bayes.inference import Method
+
+X = vectors(48)
+Y = X[:, :3].argmax(1)
+NAMES = list(CASES)
+
+
+def network(width=6):
+    """A plain Keras model with statistics and a skip connection, after a little training."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(5, "relu")(inputs)) + inputs
+    x = keras.layers.Dense(width, "tanh")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(x))
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return model
+
+
+def fitted(name, callbacks=(), **settings):
+    case, model = CASES[name], network()
+    if case.steps:
+        model.fit(X, Y, epochs=2, shuffle=False, verbose=0)
+    given = {"callbacks": list(callbacks)} if case.stop_at is not None else {}
+    method = case.make(**settings)
+    return model, method.fit(model, X, Y, **case.fit_arguments, **given)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def once(request):
+    """Each method once, uninterrupted, with its predictions."""
+    model, posterior = fitted(request.param)
+    predictor = Predictor(model, posterior=posterior)
+    num_samples = posterior.num_draws or 4
+    samples = predictor.sample(X, num_samples, seed=3)
+    return request.param, predictor, num_samples, samples
+
+
+def test_settings_make_the_method_again():
+    for case in CASES.values():
+        method = case.make()
+        assert isinstance(method, Method)
+        again = type(method)(**method.get_config())
+        assert again.get_config() == method.get_config()
+
+
+def test_samples_are_functions_that_differ(once):
+    _, predictor, num_samples, samples = once
+    assert len(samples) == num_samples
+    np.testing.assert_allclose(samples.sum(-1), 1, atol=1e-5)
+    assert len(np.unique(samples[:, 0], axis=0)) == num_samples
+    # BatchNormalization stays at inference: a row's answer does not depend on its neighbours.
+    np.testing.assert_array_equal(predictor.sample(X[:2], num_samples, seed=3), samples[:, :2])
+    for center, variable in zip(predictor.posterior.center(), predictor.posterior.variables):
+        assert center.shape == variable.shape
+        assert np.isfinite(np.asarray(center, "float64")).all()
+
+
+def test_a_row_that_is_not_finite_is_nan(once):
+    _, predictor, num_samples, _ = once
+    strange = X[:3].copy()
+    strange[1, 2] = np.inf
+    p = predictor.predict(strange, num_samples, seed=3)
+    assert np.isnan(p[1]).all()
+    assert np.isfinite(p[[0, 2]]).all()
+
+
+def test_exported_and_served(once, tmp_path):
+    _, predictor, num_samples, _ = once
+    tfp_bayes.export_saved_model(predictor, tmp_path / "served", num_samples)
+    served = tf.saved_model.load(tmp_path / "served")
+    found = served.predict_uncertainty(X, num_samples, [3, 0])
+    expected = predictor.predict_uncertainty(X, num_samples, seed=3)
+    for measure, value in found.items():
+        np.testing.assert_array_equal(value, getattr(expected, measure), err_msg=measure)
+
+
+LOAD = """
+import sys
+import keras, numpy as np
+from tfp_bayes import Predictor, load_posterior
+folder = sys.argv[1]
+x = np.load(folder + "/x.npy")
+for name in sys.argv[2:]:
+    model = keras.models.load_model(f"{folder}/{name}.keras", safe_mode=True)
+    predictor = Predictor(model, posterior=load_posterior(f"{folder}/{name}.npz", model))
+    expected = np.load(f"{folder}/{name}.npy")
+    np.testing.assert_array_equal(predictor.sample(x, len(expected), seed=3), expected)
+print("equal")
+"""
+
+
+def test_saved_and_loaded_in_a_fresh_process(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    for name in NAMES:
+        model, posterior = fitted(name)
+        model.save(tmp_path / f"{name}.keras")
+        posterior.save(tmp_path / f"{name}.npz")
+        samples = Predictor(model, posterior=posterior).sample(X, posterior.num_draws or 4, seed=3)
+        np.save(tmp_path / f"{name}.npy", samples)
+        assert type(load_posterior(tmp_path / f"{name}.npz", model)) in type(posterior).__mro__
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(tmp_path), *NAMES], capture_output=True, text=True
+    )
+    assert done.stdout == "equal\n", done.stderr[-2000:]
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Stands for Ctrl-C at the start of an epoch, counted over all trainings of one fit."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        self.at, self.count = at, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.count == self.at:
+            raise KeyboardInterrupt
+        self.count += 1
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if CASES[name].stop_at is not None])
+def test_an_interrupted_fit_goes_on_to_the_same_bits(name, tmp_path):
+    _, expected = fitted(name, [Interrupt()], directory=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(name, [Interrupt(CASES[name].stop_at)], directory=tmp_path / "halved")
+    resumed = Interrupt()
+    _, posterior = fitted(name, [resumed], directory=tmp_path / "halved")
+    assert resumed.count < CASES[name].stop_at + 1, "nothing of what was done was kept"
+    for index in range(expected.num_draws or 2):
+        seed = tf.constant([index, 5])
+        for a, b in zip(posterior.draw(index, seed), expected.draw(index, seed), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class Other:
+    """Another method, which is not fitted."""
+
+    def fit(self, model, x, y=None, **fit_arguments):
+        raise NotImplementedError
+
+    def get_config(self):
+        return {}
+
+
+def learner(case, **more):
+    arguments = {name: v for name, v in case.fit_arguments.items() if name != "verbose"}
+    return ActiveLearner(
+        network(),
+        X,
+        Y,
+        initial=np.arange(8),
+        query=Query(size=3, ignore=np.arange(36, 48)),
+        refit=Refit(steps=case.steps, posterior=case.make(), fit_arguments=arguments),
+        evaluation=Evaluation(test_data=(X[36:], Y[36:])),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_learns_actively_and_goes_on_to_the_same_bits(name, tmp_path):
+    case = CASES[name]
+    first = learner(case, checkpoint=tmp_path / "first" / "checkpoint.npz")
+    first.run(1)
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    path = tmp_path / "second" / "checkpoint.npz"
+    second = learner(case, checkpoint=path)
+    first.run(2)
+    second.run(2)
+    for a, b in zip(first.history, second.history, strict=True):
+        assert a.test_nll == b.test_nll
+        assert a.round == 0 or a.pool_uncertainty == b.pool_uncertainty > 0
+    np.testing.assert_array_equal(first.pool.acquired_at, second.pool.acquired_at)
+    found = [each.predictor.predict_uncertainty(X, seed=1).mean for each in (first, second)]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(ValueError, match=r"Expected the configuration of the run.*posterior="):
+        learner(case._replace(make=Other), checkpoint=path)

@@ -1,18 +1,23 @@
 """Posteriors over all weights of a model, which a `Predictor` samples."""
 
+from tfp_bayes.inference.cyclical import CyclicalSGHMC
 from tfp_bayes.inference.deep_ensemble import DeepEnsemble
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.laplace import LastLayerLaplace
 from tfp_bayes.inference.materialize import materialize
 from tfp_bayes.inference.method import Method
 from tfp_bayes.inference.saved import load_posterior
+from tfp_bayes.inference.stochastic_gradient import SGHMC, SGLD
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.swag import SWAG, MultiSWAG
 from tfp_bayes.inference.swag_posterior import SWAGPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
 __all__ = [
+    "SGHMC",
+    "SGLD",
     "SWAG",
+    "CyclicalSGHMC",
     "DeepEnsemble",
     "Ensemble",
     "LastLayerLaplace",

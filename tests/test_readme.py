@@ -32,8 +32,10 @@ def little_data(tmp_path, monkeypatch):
     """A folder to run in, where data sets are small and the results of the study can be read."""
     load = tfp_bayes.datasets.load
 
-    def little(name):
-        data = load(name)
+    def little(name, *args, **kwargs):
+        data = load(name, *args, **kwargs)
+        if len(data.x_train) <= 300:  # files that the page itself has written
+            return data
         return data._replace(
             x_train=data.x_train[:300],
             y_train=data.y_train[:300],

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _OWN = ("mnist", "repeated_mnist", "blood_cells")
+_ENDINGS = (".csv", ".npz", ".parquet", ".tsv")
 _COMMON = ("fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 
 
@@ -25,6 +26,13 @@ def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
     Raises:
         ValueError: If it is neither there nor in the sources.
     """
+    if (path := as_path(name)) is not None:
+        if not path.exists():
+            raise ValueError(
+                f"Expected a folder or file that exists for `name`. Received: name={name!r}. "
+                "Hint: paths are relative to the current folder."
+            )
+        return
     base = re.split(r"[/:]", name)[0].lower()
     has_namespace = re.match(r"\w+:[a-zA-Z]", name)
     if base in _OWN + _COMMON or has_namespace:
@@ -35,6 +43,23 @@ def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
     known = _names_in_sources()
     if base.replace("_", "") not in {each.replace("_", "") for each in known}:
         raise unknown_name(name, known)
+
+
+def as_path(name: str) -> Path | None:
+    """Returns the path of one's own data that a string means, or None if it is a name.
+
+    A path has a file's ending, begins with "/", "." or "~" or ends in "/"; or it exists, and is no
+    name of TensorFlow Datasets, which have "/" in them too ("glue/cola").
+    """
+    path = Path(name).expanduser()
+    if name.startswith((".", "~", "/")) or name.endswith(("/", os.sep)) or path.is_absolute():
+        return path
+    if path.suffix.lower() in _ENDINGS:
+        return path
+    base = re.split(r"[/:]", name)[0].lower()
+    if not name or base in _OWN + _COMMON or not path.exists():
+        return None
+    return None if base in _names_in_sources() else path
 
 
 def unknown_name(name: str, known: Iterable[str]) -> ValueError:

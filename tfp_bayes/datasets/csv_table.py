@@ -1,0 +1,80 @@
+"""A CSV file as columns of text, in the dialects that spreadsheets write."""
+
+import csv
+import io
+from pathlib import Path
+
+_DELIMITERS = ",;\t"
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def read_columns(path: Path) -> dict[str, list[str]]:
+    """Returns the columns of a table by their names, cells without spaces around.
+
+    The first line names the columns; commas, semicolons or tabs divide them.
+
+    Raises:
+        ValueError: If it is no such table; the line is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Expected UTF-8 text in {path}. Received: {error}. "
+            "Hint: save it as 'CSV UTF-8' in the spreadsheet."
+        ) from None
+    first = text.partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
+    header = [name.strip() for name in rows[0]] if rows else []
+    if not any(header) or len(set(header)) < len(header):
+        raise ValueError(
+            f"Expected different names of columns in the first line of {path}. "
+            f"Received: {header}. Hint: file,label"
+        )
+    numbered = [(i, row) for i, row in enumerate(rows[1:], start=2) if any(map(str.strip, row))]
+    for number, row in numbered:
+        if len(row) != len(header):
+            raise ValueError(
+                f"Expected {len(header)} cells in line {number} of {path}. Received: {len(row)}. "
+                f"Hint: put text with {delimiter!r} into quotation marks."
+            )
+    return {name: [row[place].strip() for _, row in numbered] for place, name in enumerate(header)}
+
+
+def column(table: dict[str, list[str]], name: str, argument: str, path: Path) -> list[str]:
+    """Returns a column that a user named.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in table:
+        raise ValueError(
+            f"Expected a column of {path} for `{argument}`. Received: {argument}={name!r}. "
+            f"Hint: its columns are {list(table)}."
+        )
+    return table[name]
+
+
+def read_splits(words: list[str], path: Path) -> list[str]:
+    """Returns "train", "validation" or "test" for each row of a column `split`.
+
+    Raises:
+        ValueError: If a word is none of these.
+    """
+    unknown = sorted({word for word in words if word.lower() not in SPLIT_WORDS})
+    if unknown:
+        raise ValueError(
+            f"Expected 'train', 'validation' or 'test' in the column 'split' of {path}. "
+            f"Received: {unknown[:5]}. Hint: rename the column if it means something else."
+        )
+    return [SPLIT_WORDS[word.lower()] for word in words]

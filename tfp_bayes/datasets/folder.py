@@ -1,0 +1,310 @@
+"""Images in a folder: one subfolder a class, a CSV file with labels, or no labels at all."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tfp_bayes.datasets.assemble import dataset, divide, number_classes
+from tfp_bayes.datasets.csv_table import SPLIT_WORDS, column, read_columns, read_splits
+from tfp_bayes.datasets.dataset import Dataset
+from tfp_bayes.datasets.image_files import (
+    NAMED,
+    SUFFIXES,
+    ImageFiles,
+    UnreadableImageError,
+    decode,
+    look,
+    one_shape,
+    relative,
+)
+from tfp_bayes.datasets.options import FileOptions
+
+IN_MEMORY = 2**31  # bytes of pixels; more are read from their files when they are asked for
+LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis")
+# Files that may lie beside images and say nothing of them.
+_IGNORED = frozenset(
+    [
+        ".csv",
+        ".html",
+        ".ini",
+        ".json",
+        ".db",
+        ".md",
+        ".pdf",
+        ".py",
+        ".tsv",
+        ".txt",
+        ".xml",
+        ".yaml",
+        ".yml",
+    ]
+)
+
+
+@dataclass
+class Found:
+    """Images of a folder and what is known of each; `skipped` says what was left out."""
+
+    folder: Path
+    paths: list[Path]
+    labels: list[str] | None = None
+    splits: list[str] | None = None
+    groups: list[str] | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Leaves out all others."""
+        for name in ("paths", "labels", "splits", "groups"):
+            values = getattr(self, name)
+            if values is not None:
+                setattr(self, name, [values[i] for i in places])
+
+
+def load_folder(folder: Path, options: FileOptions) -> Dataset:
+    """Loads a folder of images, see `datasets.load`."""
+    options.refuse("a folder of images", "task")
+    found = find(folder, options)
+    images = open_images(found, options)
+    warn_of_skipped(found.skipped, folder)
+    if found.labels is None:
+        options.refuse("images without labels", "group", "target")
+        none = images[:0]
+        return Dataset(
+            _in_memory(images, options.lazy),
+            np.zeros(0, "int64"),
+            none,
+            np.zeros(0, "int64"),
+            (),
+            sources={"train": images.names},
+            skipped=tuple(found.skipped),
+        )
+    y, class_names = number_classes(found.labels)
+    if len(class_names) < 2:
+        raise ValueError(
+            f"Expected at least two classes in {folder}. Received: {list(class_names)}. "
+            "Hint: labels=False reads images of one folder, or of many, as a pool without labels."
+        )
+    rows = divide(y, found.splits, found.groups, classes=True)
+    skipped = tuple(found.skipped)
+    x = _in_memory(images, options.lazy)
+    return dataset(x, y, rows, images.names, class_names, skipped=skipped)
+
+
+def find(folder: Path, options: FileOptions) -> Found:
+    """Lists the images of a folder in a fixed order, with what is known of each."""
+    paths, others = list_files(folder)
+    found = Found(folder, paths)
+    leave_out(found, [f"{name}: no image" for name in others], options.skip_bad)
+    if not paths:
+        raise ValueError(
+            f"Expected images in {folder}. Received: none. Hint: files ending in "
+            f"{', '.join(sorted(SUFFIXES))}, in the folder itself or in one folder for each class."
+        )
+    table = None if options.labels is False else _table_of(folder, options.labels)
+    if table is not None:
+        _label_by_table(found, table, options)
+    elif options.labels is not False and any(path.parent != folder for path in paths):
+        options.refuse("one folder for each class", "group", "target")
+        _label_by_folder(found)
+    return found
+
+
+def list_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Returns the images under a folder, sorted, and the names of files that are none."""
+    paths, others = [], []
+    seen = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        for name in files:
+            path = Path(parent, name)
+            if name.startswith(".") or path.suffix.lower() in _IGNORED or not path.suffix:
+                continue
+            if path.suffix.lower() in SUFFIXES:
+                paths.append(path)
+            else:
+                others.append(relative(path, folder))
+    return sorted(paths, key=lambda path: relative(path, folder)), sorted(others)
+
+
+def open_images(found: Found, options: FileOptions) -> ImageFiles:
+    """Looks at every image and returns them in one shape.
+
+    With `skip_bad` those that cannot be read are left out of `found`, after decoding each: a
+    header does not say that the rest is damaged.
+    """
+    looks, bad, good = [], [], []
+    for place, path in enumerate(found.paths):
+        try:
+            seen = look(path)
+            if options.skip_bad:
+                decode(path, options.image_size or seen[:2], options.channels or seen.channels)
+        except UnreadableImageError as error:
+            reason = str(error).partition("Received: ")[2].partition(". Hint:")[0] or error
+            bad.append(f"{relative(path, found.folder)}: {reason}")
+        else:
+            looks.append(seen)
+            good.append(place)
+    leave_out(found, bad, options.skip_bad)
+    found.keep(good)
+    if not good:
+        raise ValueError(
+            f"Expected images that can be read in {found.folder}. Received: none. "
+            "Hint: see what was left out."
+        )
+    names = [relative(path, found.folder) for path in found.paths]
+    shape = one_shape(looks, names, options.image_size, options.channels)
+    return ImageFiles(found.paths, shape, found.folder)
+
+
+def leave_out(found: Found, bad: list[str], skip_bad: bool) -> None:
+    """Notes what is left out, or raises ValueError that names it."""
+    leave_out_rows(bad, found.folder, skip_bad)
+    found.skipped += bad
+
+
+def leave_out_rows(bad: list[str], where: Path, skip_bad: bool) -> None:
+    """Raises ValueError that names what cannot be used, unless that is to be left out."""
+    if bad and not skip_bad:
+        more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise ValueError(
+            f"Expected only what can be read and is complete in {where}. "
+            f"Received: {'; '.join(bad[:NAMED])}{more}. "
+            "Hint: correct it, or leave it out with skip_bad=True (--skip-bad)."
+        )
+
+
+def warn_of_skipped(skipped: list[str], where: Path) -> None:
+    """Says how many files or rows were left out, and which."""
+    if skipped:
+        more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
+        warnings.warn(
+            f"Left out {len(skipped)} of {where}: {'; '.join(skipped[:NAMED])}{more}.",
+            stacklevel=5,
+        )
+
+
+def _in_memory(images: ImageFiles, lazy: bool | None):
+    lazy = int(np.prod(images.shape, dtype="int64")) > IN_MEMORY if lazy is None else lazy
+    return images if lazy else images[:]
+
+
+def _label_by_folder(found: Found) -> None:
+    """Takes the first folder of each path as its class, below "train" and "test" if there are."""
+    parts = [path.relative_to(found.folder).parts for path in found.paths]
+    first = {each[0] for each in parts if len(each) > 1}
+    depth = 0
+    if {SPLIT_WORDS.get(name.lower()) for name in first} >= {"train"} and all(
+        name.lower() in SPLIT_WORDS for name in first
+    ):
+        depth = 1
+        found.splits = [SPLIT_WORDS.get(each[0].lower(), "") for each in parts]
+    loose = ["/".join(each) for each in parts if len(each) < depth + 2]
+    if loose:
+        raise ValueError(
+            f"Expected every image of {found.folder} in the folder of its class. Received: "
+            f"{', '.join(loose[:NAMED])} ({len(loose)}) beside folders. Hint: move them, or "
+            "labels=False reads all as a pool without labels."
+        )
+    found.labels = [each[depth] for each in parts]
+    roots = [found.folder / name for name in first] if depth else [found.folder]
+    empty = [
+        relative(path, found.folder)
+        for root in roots
+        for path in sorted(root.iterdir())
+        if path.is_dir() and not path.name.startswith((".", "__"))
+        and path.name not in found.labels
+    ]  # fmt: skip
+    if empty:
+        raise ValueError(
+            f"Expected images in the folder of each class. Received: none in {empty}. "
+            "Hint: remove these folders, or put images there."
+        )
+
+
+def _table_of(folder: Path, labels: str | Path | bool | None) -> Path | None:
+    if isinstance(labels, str | Path):
+        path = Path(labels).expanduser()
+        path = path if path.is_file() else folder / path
+        if not path.is_file():
+            raise ValueError(
+                f"Expected a CSV file for `labels`. Received: labels={str(labels)!r}. "
+                "Hint: a path, or the name of a file in the folder."
+            )
+        return path
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+    if len(tables) > 1:
+        raise ValueError(
+            f"Expected one CSV file in {folder}. Received: {[path.name for path in tables]}. "
+            "Hint: name the one with the labels, labels=...; labels=False uses none."
+        )
+    return tables[0] if tables else None
+
+
+def _label_by_table(found: Found, path: Path, options: FileOptions) -> None:
+    table = read_columns(path)
+    names = [relative(each, found.folder) for each in found.paths]
+    places = {name: place for place, name in enumerate(names)}
+    short = Counter(name.rpartition(".")[0] for name in names)
+    places |= {
+        name.rpartition(".")[0]: place
+        for place, name in enumerate(names)
+        if short[name.rpartition(".")[0]] == 1
+    }
+    cells = {key: [cell.replace("\\", "/").removeprefix("./") for cell in values]
+             for key, values in table.items()}  # fmt: skip
+    file = max(cells, key=lambda key: sum(cell in places for cell in cells[key]))
+    if not any(cell in places for cell in cells[file]):
+        raise ValueError(
+            f"Expected a column of {path} with the names of files in {found.folder}. Received: "
+            f"columns {list(table)}, none of which names {names[0]}. "
+            "Hint: paths relative to the folder, with or without their endings."
+        )
+    labels = _label_column(table, file, path, options)
+    splits = read_splits(table["split"], path) if "split" in table else None
+    groups = None if options.group is None else column(table, options.group, "group", path)
+    rows: dict[int, int] = {}
+    bad = []
+    for row, cell in enumerate(cells[file]):
+        if cell not in places:
+            bad.append(f"{cell or 'a row without a file'}: in {path.name}, and no such image")
+        elif places[cell] in rows:
+            raise ValueError(
+                f"Expected one row a file in {path}. Received: {cell!r} twice. "
+                "Hint: remove one; a file has one label."
+            )
+        else:
+            rows[places[cell]] = row
+    bad += [f"{names[i]}: no row in {path.name}" for i in range(len(names)) if i not in rows]
+    bad += [f"{names[i]}: no label in {path.name}" for i, row in rows.items() if not labels[row]]
+    leave_out(found, bad, options.skip_bad)
+    kept = sorted(i for i, row in rows.items() if labels[row])
+    found.keep(kept)
+    found.labels = [labels[rows[i]] for i in kept]
+    found.splits = None if splits is None else [splits[rows[i]] for i in kept]
+    found.groups = None if groups is None else [groups[rows[i]] for i in kept]
+
+
+def _label_column(
+    table: dict[str, list[str]], file: str, path: Path, options: FileOptions
+) -> list[str]:
+    if options.target is not None:
+        return column(table, options.target, "target", path)
+    others = [name for name in table if name not in (file, "split", options.group)]
+    known = [name for name in others if name.lower() in LABEL_COLUMNS]
+    chosen = known if len(known) == 1 else others
+    if len(chosen) != 1:
+        raise ValueError(
+            f"Expected the name of the column with labels in {path} for `target`. Received: "
+            f'target=None. Hint: one of {others}, as target="{(others or ["label"])[0]}".'
+        )
+    return table[chosen[0]]

@@ -1,0 +1,297 @@
+"""Images in files: looked at, decoded and had by index, only those asked for in memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import PIL.Image
+    import tensorflow as tf
+
+SUFFIXES = frozenset(
+    [
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jpeg",
+        ".jpg",
+        ".mpo",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    ]
+)
+NAMED = 5  # files that an error names
+_GRAY = ("1", "L")
+_COLOR = ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV")
+_ALPHA = ("LA", "RGBA", "PA", "La", "RGBa")
+_ORIENTATION = 0x0112  # EXIF
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+class Look(NamedTuple):
+    """What a file's header says: size as a person sees the image, channels, and Pillow's mode."""
+
+    height: int
+    width: int
+    channels: int
+    mode: str
+
+
+class UnreadableImageError(ValueError):
+    """A file that holds no image that can be read, and the reason."""
+
+
+class ImageFiles:
+    """Images by their index, decoded from their files whenever they are asked for.
+
+    Use it in the place of an array (N, H, W, C) that would not fit into memory: a learner's `x`, or
+    the inputs of `predict_uncertainty`. `fit` takes `as_dataset(y).shuffle(...).batch(...)`.
+
+    Rotation by EXIF is undone; palettes and CMYK become colors; where channels are given,
+    transparent images lie on white.
+
+    Args:
+        paths: N files.
+        shape: (H, W, C) of every image; others are resized, bilinear with antialiasing, and
+            converted. C is 1, 3, or 4 with transparency.
+        folder: What `names` are relative to.
+
+    Attributes:
+        names: (N,) paths relative to `folder`, with "/" on every system.
+        shape: (N, H, W, C).
+
+    Example:
+
+    >>> import PIL.Image
+    >>> from tfp_bayes.datasets import ImageFiles
+    >>> PIL.Image.new("RGB", (8, 6)).save(tmp_path / "a.png")
+    >>> images = ImageFiles([tmp_path / "a.png"], (6, 8, 3), tmp_path)
+    >>> images.shape, images[np.array([0, 0])].shape, images.names.tolist()
+    ((1, 6, 8, 3), (2, 6, 8, 3), ['a.png'])
+    """
+
+    dtype = np.dtype("uint8")
+
+    def __init__(
+        self, paths: Sequence[Path], shape: tuple[int, int, int], folder: str | Path = "."
+    ):
+        self.paths = list(paths)
+        self.folder = Path(folder)
+        self.shape = (len(self.paths), *shape)
+        self.names = np.array([relative(path, self.folder) for path in self.paths], dtype=str)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, 4."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices) -> np.ndarray:
+        """Returns images (n, H, W, C) uint8 for indices (n,) or a slice; (H, W, C) for one."""
+        chosen = np.arange(len(self))[indices]
+        if chosen.ndim == 0:
+            return self._decode(self.paths[int(chosen)])
+        images = np.empty((len(chosen), *self.shape[1:]), "uint8")
+
+        def fill(place: int) -> None:
+            images[place] = self._decode(self.paths[chosen[place]])
+
+        with ThreadPoolExecutor(_THREADS) as threads:  # Pillow decodes without the interpreter
+            for _ in threads.map(fill, range(len(chosen))):
+                pass
+        return images
+
+    def select(self, indices: np.ndarray) -> ImageFiles:
+        """Returns some of the images, still in their files."""
+        return ImageFiles([self.paths[i] for i in indices], self.shape[1:], self.folder)
+
+    def as_dataset(self, labels: np.ndarray | None = None) -> tf.data.Dataset:
+        """Returns an unbatched `tf.data.Dataset` of images, or of (image, label), in order."""
+        import tensorflow as tf
+
+        images = tf.data.Dataset.range(len(self)).map(
+            lambda i: tf.ensure_shape(tf.numpy_function(self._one, [i], tf.uint8), self.shape[1:]),
+            num_parallel_calls=_THREADS,
+        )
+        if labels is None:
+            return images
+        return tf.data.Dataset.zip((images, tf.data.Dataset.from_tensor_slices(labels)))
+
+    def _one(self, index: np.ndarray) -> np.ndarray:
+        return self[int(index)]
+
+    def _decode(self, path: Path) -> np.ndarray:
+        height, width, channels = self.shape[1:]
+        return decode(path, (height, width), channels)
+
+
+def look(path: Path) -> Look:
+    """Reads a file's header.
+
+    Raises:
+        UnreadableImageError: If it is no image that eight bits a channel can hold.
+    """
+    with _Opened(path) as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # one view of several
+            raise UnreadableImageError("several frames in one file")
+        channels = _channels(image)
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        return Look(height, width, channels, image.mode)
+
+
+def decode(path: Path, image_size: tuple[int, int], channels: int) -> np.ndarray:
+    """Returns the image (H, W, C) uint8 of a file, upright, resized and converted if need be.
+
+    Raises:
+        UnreadableImageError: If the file is damaged; it is named.
+    """
+    import PIL.Image
+    import PIL.ImageOps
+
+    height, width = image_size
+    try:
+        with _Opened(path) as image:
+            # A JPEG of many pixels is decoded at an eighth to a half of its size, many times
+            # faster, but never at less than twice what is wanted, so that resizing still averages.
+            image.draft(None, (2 * max(image_size), 2 * max(image_size)))
+            upright = _with_channels(PIL.ImageOps.exif_transpose(image), channels)
+            if upright.size != (width, height):
+                upright = upright.resize((width, height), PIL.Image.Resampling.BILINEAR)
+            return np.asarray(upright, "uint8").reshape(height, width, channels)
+    except UnreadableImageError as error:
+        raise UnreadableImageError(
+            f"Expected an image in {path}. Received: {error}. "
+            "Hint: replace or remove the file, or leave such files out with skip_bad=True."
+        ) from None
+
+
+def one_shape(
+    looks: Sequence[Look],
+    names: Sequence[str],
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+) -> tuple[int, int, int]:
+    """Returns the shape (H, W, C) that all images have, or are to get.
+
+    Raises:
+        ValueError: If they differ in what is not given; the odd ones are named.
+    """
+    if channels not in (None, 1, 3, 4):
+        raise ValueError(
+            f"Expected 1, 3 or 4 for `channels`. Received: channels={channels!r}. "
+            "Hint: 1 is gray, 3 color, 4 color with transparency."
+        )
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise ValueError(
+            f"Expected (H, W) for `image_size`. Received: image_size={image_size!r}. "
+            "Hint: image_size=(64, 64)."
+        )
+    wanted = None if image_size is None else (int(image_size[0]), int(image_size[1]))
+    sizes = [wanted or (each.height, each.width) for each in looks]
+    depths = [each.channels if channels is None else channels for each in looks]
+    size = Counter(sizes).most_common(1)[0][0]
+    depth = Counter(depths).most_common(1)[0][0]
+    odd = [i for i in range(len(looks)) if (sizes[i], depths[i]) != (size, depth)]
+    if odd:
+        described = [
+            f"{names[i]} ({sizes[i][0]} x {sizes[i][1]}, {_words(looks[i])})" for i in odd[:NAMED]
+        ]
+        more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
+        hints = []
+        if any(sizes[i] != size for i in odd):
+            hints.append(f"image_size={tuple(size)} resizes")
+        if any(depths[i] != depth for i in odd):
+            hints.append(f"channels={3 if depth == 1 else depth} converts")
+        raise ValueError(
+            "Expected images of one size and number of channels. Received: most of "
+            f"{size[0]} x {size[1]} pixels with {depth} channel{'s'[: depth > 1]}, but "
+            f"{', '.join(described)}{more}. Hint: {' and '.join(hints)} all of them."
+        )
+    return (*size, depth)
+
+
+def relative(path: Path, folder: Path) -> str:
+    """Returns how a file of a folder is called, the same on every system."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+class _Opened:
+    """Opens an image; whatever Pillow raises then or while it reads says that it is unreadable."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> PIL.Image.Image:
+        import PIL.Image
+
+        try:
+            if not self.path.stat().st_size:
+                raise UnreadableImageError("an empty file")
+            self.image = PIL.Image.open(self.path)
+        except Exception as error:
+            raise _unreadable(error) from None
+        return self.image
+
+    def __exit__(self, kind, error, trace) -> None:
+        self.image.close()
+        if isinstance(error, Exception):
+            raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> UnreadableImageError:
+    # Decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error and others.
+    if isinstance(error, UnreadableImageError):
+        return error
+    if type(error).__name__ == "UnidentifiedImageError":
+        return UnreadableImageError("no image format that Pillow knows")
+    return UnreadableImageError(str(error) or type(error).__name__)
+
+
+def _channels(image: PIL.Image.Image) -> int:
+    if image.mode in _ALPHA or image.has_transparency_data:
+        return 4
+    if image.mode in _GRAY:
+        return 1
+    if image.mode in _COLOR:
+        return 3
+    raise UnreadableImageError(f"pixels of mode {image.mode!r}, which 8 bits cannot hold")
+
+
+def _with_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
+    import PIL.Image
+
+    transparent = _channels(image) == 4
+    if channels == 4:
+        return image.convert("RGBA")
+    if transparent:
+        layer = image.convert("RGBA")
+        image = PIL.Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    if image.mode not in (*_GRAY, "RGB"):
+        image = image.convert("RGB")  # Pillow has no way from CMYK and others to gray
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _words(seen: Look) -> str:
+    names = {"P": "palette", "L": "gray", "1": "black and white", "CMYK": "CMYK", "RGB": "color"}
+    name = "transparency" if seen.channels == 4 else names.get(seen.mode, seen.mode)
+    return f"{name}, {seen.channels} channel{'s'[: seen.channels > 1]}"

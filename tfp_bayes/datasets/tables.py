@@ -1,0 +1,158 @@
+"""Tables, CSV or Parquet: numbers as they are, categories one-hot, one column the target."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from tfp_bayes.datasets.assemble import dataset, divide, number_classes
+from tfp_bayes.datasets.csv_table import column, read_columns, read_splits
+from tfp_bayes.datasets.dataset import Dataset
+from tfp_bayes.datasets.folder import leave_out_rows, warn_of_skipped
+from tfp_bayes.datasets.options import FileOptions
+
+MAX_CATEGORIES = 50
+_MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
+
+
+def load_table(path: Path, options: FileOptions) -> Dataset:
+    """Loads a table into memory, see `datasets.load`."""
+    options.refuse("a table", "image_size", "channels", "labels", "lazy")
+    table = read_columns(path) if path.suffix.lower() != ".parquet" else read_parquet(path)
+    size = len(next(iter(table.values()), []))
+    if options.target is None:
+        raise ValueError(
+            f"Expected the name of a column of {path} for `target`. Received: target=None. "
+            f'Hint: one of {list(table)}, such as target="{list(table)[-1]}".'
+        )
+    target = column(table, options.target, "target", path)
+    groups = None if options.group is None else column(table, options.group, "group", path)
+    special = (options.target, "split", options.group)
+    features = {name: cells for name, cells in table.items() if name not in special}
+    kept, skipped = _complete_rows(features, options.target, target, path, options.skip_bad)
+    warn_of_skipped(skipped, path)
+    if not kept or not features:
+        raise ValueError(
+            f"Expected rows and columns of features in {path}. Received: {len(kept)} complete "
+            f"rows of {size}, columns {list(features)}. Hint: one column is the target."
+        )
+    x, names = _encode({name: [cells[i] for i in kept] for name, cells in features.items()}, path)
+    target = [target[i] for i in kept]
+    classes = _is_classification(target, options)
+    y, class_names = number_classes(target) if classes else (_numbers(target), ())
+    splits = read_splits([table["split"][i] for i in kept], path) if "split" in table else None
+    groups = None if groups is None else [groups[i] for i in kept]
+    rows = divide(y, splits, groups, classes)
+    lines = np.array([f"row {i + 1}" for i in kept])
+    further = {"skipped": tuple(skipped), "feature_names": names}
+    return dataset(x, y, rows, lines, class_names, **further)
+
+
+def read_parquet(path: Path) -> dict[str, list[str]]:
+    """Returns the columns of a Parquet file as text, as a CSV file has them.
+
+    Raises:
+        ImportError: If PyArrow is missing.
+        ValueError: If the file is damaged, or holds lists or other structures.
+    """
+    try:
+        from pyarrow import ArrowException, parquet, types
+    except ImportError as error:
+        raise ImportError(
+            f"Expected PyArrow to read {path}. Received: {error}. "
+            'Hint: pip install "tfp_bayes[parquet]".'
+        ) from None
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise ValueError(
+            f"Expected a Parquet file in {path}. Received: {error}. Hint: write it anew."
+        ) from None
+    for field in table.schema:
+        if types.is_nested(field.type):
+            raise ValueError(
+                f"Expected numbers or text in column {field.name!r} of {path}. "
+                f"Received: {field.type}. Hint: one column for each number."
+            )
+    return {
+        name: ["" if cell is None else str(cell) for cell in table[name].to_pylist()]
+        for name in table.column_names
+    }
+
+
+def _complete_rows(
+    features: dict[str, list[str]], name: str, target: list[str], path: Path, skip_bad: bool
+) -> tuple[list[int], list[str]]:
+    """Returns the rows in which nothing is missing, and what is in the others."""
+    bad, kept = [], []
+    for i in range(len(target)):
+        missing = [key for key, cells in features.items() if _is_missing(cells[i])]
+        missing += [name] * _is_missing(target[i])
+        if missing:
+            bad.append(f"row {i + 1}: nothing in {', '.join(map(repr, missing))}")
+        else:
+            kept.append(i)
+    leave_out_rows(bad, path, skip_bad)
+    return kept, bad
+
+
+def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns (N, F) float32 and F names: a number's own, and "column=category" for each."""
+    columns, names = [], []
+    for name, cells in features.items():
+        if all(_is_number(cell) for cell in cells):
+            columns.append(_numbers(cells))
+            names.append(name)
+            continue
+        categories = sorted(set(cells))
+        if len(categories) > MAX_CATEGORIES:
+            raise ValueError(
+                f"Expected numbers, or at most {MAX_CATEGORIES} categories, in column {name!r} of "
+                f"{path}. Received: {len(categories)} different texts, such as {cells[0]!r}. "
+                "Hint: remove a column of names or dates; numbers have a decimal point."
+            )
+        columns += [np.array([cell == each for cell in cells], "float32") for each in categories]
+        names += [f"{name}={each}" for each in categories]
+    return np.stack(columns, axis=1), tuple(names)
+
+
+def _is_classification(target: list[str], options: FileOptions) -> bool:
+    if options.task is not None:
+        if options.task == "regression" and not all(map(_is_number, target)):
+            text = next(cell for cell in target if not _is_number(cell))
+            raise ValueError(
+                f"Expected numbers in column {options.target!r} for task='regression'. "
+                f"Received: {text!r}. Hint: task='classification' takes text."
+            )
+        return options.task == "classification"
+    if not all(map(_is_number, target)):
+        commas = [cell for cell in target if re.fullmatch(r"-?\d+,\d+", cell)]
+        if commas:
+            raise ValueError(
+                f"Expected numbers or names of classes in column {options.target!r}. "
+                f"Received: {commas[0]!r}. Hint: numbers have a decimal point, not a comma."
+            )
+        return True
+    if any(not float(cell).is_integer() for cell in target):
+        return False
+    raise ValueError(
+        "Expected 'classification' or 'regression' for `task`, as integers may be either. "
+        f"Received: task=None, and integers in column {options.target!r}. "
+        "Hint: 'classification' if they number classes."
+    )
+
+
+def _numbers(cells: list[str]) -> np.ndarray:
+    return np.array(cells, dtype="float64").astype("float32")
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell)) and "_" not in cell
+    except ValueError:
+        return False
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.lower() in _MISSING

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9]*.py"))
+from tfp_bayes import plots
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("[0-9]*.py"))
 
 
 def test_examples_are_numbered_without_gaps():
@@ -22,6 +25,18 @@ def test_example(path, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(tmp_path.glob("runs/*/*"))
+
+
+def test_gallery_makes_the_pictures_of_every_plot(tmp_path):
+    script = ROOT / "docs" / "gallery.py"
+    command = [sys.executable, str(script), "--smoke", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = sorted(path.name for path in tmp_path.glob("*.png"))
+    shown = sorted((ROOT / "docs/images/gallery").glob("*.png"))
+    assert made == [path.name for path in shown]
+    assert {*plots.__all__} == {*(path.stem for path in shown), "weight_moments"}
+    assert all(path.stat().st_size < 100_000 for path in shown)
 
 
 def test_study_names_its_experiments(tmp_path):

@@ -16,7 +16,7 @@ ORDER = [
     ["posteriors", "priors"],
     ["layers"],
     ["prediction"],
-    ["inference"],
+    ["inference", "plots"],
     ["export"],
     ["active", "models"],
     ["networks"],
@@ -78,8 +78,9 @@ def test_importing_has_no_side_effects():
         "before = random.getstate()\n"
         "policy, floatx = keras.config.dtype_policy().name, keras.config.floatx()\n"
         "import tfp_bayes\n"
-        "assert 'tfp_bayes.active' not in sys.modules\n"
-        "tfp_bayes.BayesianCNN, tfp_bayes.active, tfp_bayes.datasets, tfp_bayes.studies\n"
+        "assert not {'tfp_bayes.active', 'tfp_bayes.plots'} & set(sys.modules)\n"
+        "tfp_bayes.BayesianCNN, tfp_bayes.active, tfp_bayes.datasets\n"
+        "tfp_bayes.plots, tfp_bayes.studies\n"
         "assert before == random.getstate()\n"
         "assert (policy, floatx) == (keras.config.dtype_policy().name, keras.config.floatx())\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"

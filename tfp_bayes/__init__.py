@@ -14,7 +14,7 @@ def _runs_as_command() -> bool:
 
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, studies, uncertainty
+    from tfp_bayes import active, datasets, plots, studies, uncertainty
     from tfp_bayes.active import ActiveLearner
 
 # Keras finds the classes of a saved model only once their modules are imported. The command line
@@ -78,6 +78,7 @@ __all__ = [
     "metrics",
     "models",
     "networks",
+    "plots",
     "posteriors",
     "prediction",
     "priors",

@@ -222,20 +222,34 @@ def calibration_floor(
     check_integers(1, num_draws=num_draws)
     confidence = probs.max(axis=-1)
     bin_of = assign_bins(confidence, num_bins, bins)
+    _, group, counts = np.unique(bin_of, return_inverse=True, return_counts=True)
+    expected = np.bincount(group, confidence)
+    hits = calibrated_accuracies(confidence, bin_of, num_draws, seed) * counts
+    found = np.abs(hits - expected).sum(axis=1) / len(confidence)
+    return CalibrationFloor(float(found.mean()), float(np.quantile(found, 0.95)))
+
+
+def calibrated_accuracies(
+    confidence: np.ndarray, bin_of: np.ndarray, num_draws: int, seed: int
+) -> np.ndarray:
+    """Draws accuracies (num_draws, B) of the B bins that are not empty, as if calibrated.
+
+    Args:
+        confidence: (N,) chances that the guesses are right.
+        bin_of: (N,) integers, the bin of each.
+        num_draws: Sets of N outcomes, each drawn from its own chance.
+        seed: Seed of the draws.
+    """
     order = np.argsort(bin_of, kind="stable")
     confidence = confidence[order]
-    starts = np.flatnonzero(np.diff(bin_of[order], prepend=-1))  # of the bins that are not empty
-    expected = np.add.reduceat(confidence, starts)
+    _, starts, counts = np.unique(bin_of[order], return_index=True, return_counts=True)
     rng = np.random.default_rng(seed)
     at_once = max(1, _ROWS_AT_ONCE // len(confidence))
-    errors: list[np.ndarray] = []
+    hits: list[np.ndarray] = []
     for done in range(0, num_draws, at_once):
-        shape = (min(at_once, num_draws - done), len(confidence))
-        correct = rng.random(shape) < confidence
-        hits = np.add.reduceat(correct, starts, axis=1, dtype="float64")
-        errors.append(np.abs(hits - expected).sum(axis=1) / len(confidence))
-    found = np.concatenate(errors)
-    return CalibrationFloor(float(found.mean()), float(np.quantile(found, 0.95)))
+        correct = rng.random((min(at_once, num_draws - done), len(confidence))) < confidence
+        hits.append(np.add.reduceat(correct, starts, axis=1, dtype="float64"))
+    return np.concatenate(hits) / counts
 
 
 def _table(forecast: np.ndarray, outcome: np.ndarray, num_bins: int, bins: str) -> ReliabilityBins:

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
+from tfp_bayes._plumbing.t_interval import t_margin
 from tfp_bayes.active.round import Round
-
-CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
@@ -97,7 +95,7 @@ def mean_crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> Int
     Interval(estimate=5.0, low=5.0, high=5.0)
     """
     errors = _checked(acquired, errors)
-    mean, margin = errors.mean(0), _margin(errors)
+    mean, margin = errors.mean(0), t_margin(errors)
     estimate = crossing(acquired, mean, level)
     if len(errors) == 1:
         return Interval(estimate, float("nan"), float("nan"))
@@ -155,14 +153,5 @@ def _checked(acquired: np.ndarray, errors: np.ndarray) -> np.ndarray:
 
 def _mean(values: np.ndarray) -> Interval:
     """Returns the mean of values (M,), one for each seed, with its interval."""
-    estimate, margin = float(values.mean()), float(_margin(values))
+    estimate, margin = float(values.mean()), float(t_margin(values))
     return Interval(estimate, estimate - margin, estimate + margin)
-
-
-def _margin(values: np.ndarray) -> np.ndarray:
-    """Returns half the width of the t-interval of the mean over the first axis; NaN of one seed."""
-    num_seeds = len(values)
-    if num_seeds == 1:
-        return np.full(values.shape[1:], np.nan)
-    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, num_seeds - 1)
-    return quantile * values.std(0, ddof=1) / np.sqrt(num_seeds)

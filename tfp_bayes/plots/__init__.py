@@ -1,0 +1,25 @@
+"""Plots for papers, each on Axes of Matplotlib that are given and returned; none is shown."""
+
+from tfp_bayes.plots.calibration import confidence_histogram, reliability_diagram
+from tfp_bayes.plots.curves import learning_curve
+from tfp_bayes.plots.images import certain_and_uncertain_images, uncertainty_maps
+from tfp_bayes.plots.regression import regression_bands
+from tfp_bayes.plots.scores import entropy_against_information, score_histograms
+from tfp_bayes.plots.selective import retention_curve, risk_coverage_curve
+from tfp_bayes.plots.weights import signal_to_noise, weight_moments, weight_posteriors
+
+__all__ = [
+    "certain_and_uncertain_images",
+    "confidence_histogram",
+    "entropy_against_information",
+    "learning_curve",
+    "regression_bands",
+    "reliability_diagram",
+    "retention_curve",
+    "risk_coverage_curve",
+    "score_histograms",
+    "signal_to_noise",
+    "uncertainty_maps",
+    "weight_moments",
+    "weight_posteriors",
+]

@@ -1,0 +1,221 @@
+"""Images beside the uncertainty of what is said about them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.probabilities import as_labelled
+from tfp_bayes.plots.canvas import (
+    WRONG,
+    as_numbers,
+    check_axes,
+    check_same_length,
+    class_name,
+    named,
+)
+from tfp_bayes.prediction import Prediction
+
+_MARGIN = 0.08  # around an image, in widths of it
+_CAPTION = 0.45  # above it
+_EDGE = 0.02  # around everything, for the lines of frames
+
+
+def certain_and_uncertain_images(
+    images: ArrayLike,
+    probs: ArrayLike | Prediction,
+    uncertainty: ArrayLike,
+    y_true: ArrayLike | None = None,
+    *,
+    ax: Axes,
+    num_images: int = 8,
+    class_names: Sequence[str] | None = None,
+) -> Axes:
+    """Draws the images of least uncertainty above those of most, and marks what is wrong.
+
+    Use it to see what a model finds hard. Each image has its guess above it, with its uncertainty;
+    a wrong guess has a thick frame and the label too. Allow an inch and a quarter in width for
+    each image and 3.6 inches of height for both rows.
+
+    Args:
+        images: (N, H, W), (N, H, W, 1) or (N, H, W, 3); colors are in [0, 1] or uint8.
+        probs: (N, K) predictive mean, or the `Prediction`.
+        uncertainty: (N,), higher where less sure, such as `p.mutual_information` in nats. Of equal
+            ones the first come first.
+        y_true: (N,) integer labels; None marks nothing.
+        ax: Axes to draw on; its frame and ticks are removed.
+        num_images: Images in each row, at most N.
+        class_names: K names; None shows class numbers.
+
+    Returns:
+        `ax`.
+
+    Raises:
+        ValueError: If shapes do not match, or values are not finite.
+
+    Example:
+
+    >>> from matplotlib.figure import Figure
+    >>> images, probs = np.zeros([3, 8, 8, 1]), [[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]
+    >>> ax = tfp_bayes.plots.certain_and_uncertain_images(
+    ...     images, probs, [0.1, 0.7, 0.3], ax=Figure().subplots(), num_images=2
+    ... )
+    >>> len(ax.images)
+    4
+    """
+    check_axes(ax)
+    check_integers(1, num_images=num_images)
+    images = _as_images(images, "images")
+    probs = np.asarray(probs.mean if isinstance(probs, Prediction) else probs)
+    labels, probs = as_labelled(np.zeros(len(probs), "int64") if y_true is None else y_true, probs)
+    uncertainty = as_numbers(uncertainty, "uncertainty")
+    check_same_length(images=images, probs=probs, uncertainty=uncertainty)
+    if class_names is not None and len(class_names) != probs.shape[1]:
+        raise ValueError(
+            f"Expected {probs.shape[1]} names for `class_names`. Received: {len(class_names)}. "
+            "Hint: one for each class, in the order of the probabilities."
+        )
+    order = np.argsort(uncertainty, kind="stable")
+    most = np.argsort(-uncertainty, kind="stable")
+    height = images.shape[1] / images.shape[2]
+    pitch = height + _CAPTION
+    for row, (name, rows) in enumerate({"most certain": order, "least certain": most}.items()):
+        top = row * pitch
+        ax.text(-0.15, top + height / 2, name, rotation=90, ha="right", va="center", fontsize=9)
+        for column, i in enumerate(rows[:num_images]):
+            left = column * (1 + _MARGIN)
+            _draw(ax, images[i], left, top, height)
+            guess = class_name(int(probs[i].argmax()), class_names)
+            wrong = y_true is not None and probs[i].argmax() != labels[i]
+            if wrong:
+                guess = f"{guess}, not {class_name(int(labels[i]), class_names)}"
+                frame = Rectangle((left, top), 1, height, fill=False, ec=WRONG, lw=3, zorder=3)
+                ax.add_patch(frame)
+            ax.text(
+                left + 0.5,
+                top - 0.04,
+                f"{guess}\n{uncertainty[i]:.2g}",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=WRONG if wrong else "black",
+                weight="bold" if wrong else "normal",
+            )
+    shown = min(num_images, len(images))
+    _frame(ax, -0.3, shown * (1 + _MARGIN) - _MARGIN, -_CAPTION, pitch + height)
+    return ax
+
+
+def uncertainty_maps(
+    image: ArrayLike, maps: Mapping[str, ArrayLike] | Prediction, *, ax: Axes
+) -> Axes:
+    """Draws an image, and maps of the uncertainty of its pixels beside it.
+
+    Use it to see where in an image a dense prediction is unsure. Each map has a color bar of its
+    own below it. Allow two inches in width for each panel.
+
+    Args:
+        image: (H, W), (H, W, 1) or (H, W, 3); colors are in [0, 1] or uint8.
+        maps: (H, W) maps by name and unit, such as `{"mutual information (nats)": ...}`; or the
+            `Prediction` of this one image, which shows entropy and mutual information of classes,
+            or the standard deviations of one real target.
+        ax: Axes to draw on; its frame and ticks are removed.
+
+    Returns:
+        `ax`.
+
+    Raises:
+        ValueError: If shapes do not match, values are not finite, or the prediction is of several
+            images.
+
+    Example:
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = tfp_bayes.plots.uncertainty_maps(
+    ...     np.zeros([8, 8, 3]), {"entropy (nats)": np.eye(8)}, ax=Figure().subplots()
+    ... )
+    >>> [image.get_array().shape for image in ax.images]
+    [(8, 8, 3), (8, 8)]
+    """
+    check_axes(ax)
+    picture = _as_images(np.asarray(image)[None], "image")[0]
+    maps = _maps_of(maps) if isinstance(maps, Prediction) else named(maps, "maps")
+    height = picture.shape[0] / picture.shape[1]
+    step = 1 + 2 * _MARGIN
+    bottom = height + 0.12  # with room for the color bars
+    whole = bottom + 2 * _EDGE
+    _draw(ax, picture, 0, 0, height)
+    for panel, (name, values) in enumerate(maps.items(), start=1):
+        values = as_numbers(values, f"maps[{name!r}]", num_axes=2)
+        if values.shape != picture.shape[:2]:
+            raise ValueError(
+                f"Expected {picture.shape[:2]} for `maps[{name!r}]`, one value a pixel. "
+                f"Received: shape {values.shape}. Hint: p.mutual_information[i] of image i."
+            )
+        left = panel * step
+        drawn = _draw(ax, values, left, 0, height, cmap="viridis")
+        frame = (left, 0.02 / whole, 1, 0.05 / whole)
+        below = ax.inset_axes(frame, transform=ax.get_xaxis_transform())
+        bar = ax.figure.colorbar(drawn, cax=below, orientation="horizontal")
+        bar.ax.locator_params(nbins=4)
+        bar.ax.tick_params(labelsize=8)
+        bar.set_label(name, fontsize=9)
+    _frame(ax, 0, (len(maps) + 1) * step - 2 * _MARGIN, 0, bottom)
+    return ax
+
+
+def _maps_of(prediction: Prediction) -> dict[str, np.ndarray]:
+    """Returns the maps (H, W) of one image."""
+    if prediction.mean.ndim != 4 or len(prediction) != 1:
+        raise ValueError(
+            "Expected a prediction of the pixels of one image for `maps`. "
+            f"Received: mean of shape {prediction.mean.shape}. Hint: p[[i]] of image i."
+        )
+    if prediction.likelihood == "normal":
+        return {
+            f"{name} std": np.sqrt(getattr(prediction, f"{name}_variance")[0, ..., 0])
+            for name in ("aleatoric", "epistemic")
+        }
+    return {
+        "predictive entropy (nats)": prediction.predictive_entropy[0],
+        "mutual information (nats)": prediction.mutual_information[0],
+    }
+
+
+def _as_images(images: ArrayLike, name: str) -> np.ndarray:
+    """Returns images (N, H, W) or (N, H, W, 3) that Matplotlib draws as they are."""
+    images = np.asarray(images)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or images.size == 0 or (images.ndim == 4 and images.shape[3] != 3):
+        raise ValueError(
+            f"Expected images of one channel or three for `{name}`. Received: shape "
+            f"{images.shape}. Hint: choose three of more channels, the channel axis last."
+        )
+    if images.dtype.kind not in "fiub" or not np.isfinite(images).all():
+        raise ValueError(
+            f"Expected finite numbers for `{name}`. Received: {images.dtype}, NaN or infinity "
+            "among them. Hint: the images before they are prepared for the network."
+        )
+    if images.ndim == 4 and images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
+        raise ValueError(
+            f"Expected colors in [0, 1] or uint8 for `{name}`. Received: {images.dtype} from "
+            f"{images.min():.4g} to {images.max():.4g}. Hint: x / 255, or undo the scaling."
+        )
+    return images
+
+
+def _draw(
+    ax: Axes, image: np.ndarray, left: float, top: float, height: float, cmap: str = "gray_r"
+):
+    extent = (left, left + 1, top + height, top)
+    return ax.imshow(image, cmap=cmap, extent=extent, interpolation="nearest")
+
+
+def _frame(ax: Axes, left: float, right: float, top: float, bottom: float) -> None:
+    ax.set_axis_off()
+    ax.set_aspect("equal")
+    ax.set(xlim=(left - _EDGE, right + _EDGE), ylim=(bottom + _EDGE, top - _EDGE))

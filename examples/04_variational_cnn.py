@@ -42,6 +42,7 @@ p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
 print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
 print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
 print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
+print(f"         {metrics.calibration_floor(p.mean, 10).quantile_95:.4f} is chance if calibrated")
 
 # %% [markdown]
 # ## Prune by signal-to-noise ratio

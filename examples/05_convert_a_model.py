@@ -72,7 +72,8 @@ for name, probs in probabilities.items():
     print(
         f"{name:20s} accuracy {metrics.accuracy(y_test, probs):.4f}  "
         f"NLL {metrics.nll(y_test, probs):.4f}  "
-        f"ECE {metrics.expected_calibration_error(y_test, probs):.4f}"
+        f"ECE {metrics.expected_calibration_error(y_test, probs):.4f} "
+        f"(chance up to {metrics.calibration_floor(probs).quantile_95:.4f})"
     )
 
 # %% [markdown]

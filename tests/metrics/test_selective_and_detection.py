@@ -96,10 +96,10 @@ def test_thresholds_by_hand():
     at_risk = [metrics.coverage_at_risk(errors, uncertainty, r) for r in (0, 0.24, 0.25, 0.4)]
     np.testing.assert_allclose(at_risk, [0.2, 0.2, 0.8, 1])
     assert metrics.coverage_at_risk([1, 0], [0.1, 0.2], 0.3) == 0
-    # 3 of 10 is a coverage of .3, and 1 of 10 a risk of .1, however they round.
+    # 3 of 10 is a coverage of .3, and 1 of 10 a risk of .1, however they are written.
     ten = np.arange(10)
-    assert metrics.accuracy_at_coverage(ten == 2, ten, 0.3) == pytest.approx(2 / 3)
-    assert metrics.coverage_at_risk(ten == 2, ten, 0.1) == 1
+    assert metrics.accuracy_at_coverage(ten == 2, ten, 1 - 0.7) == pytest.approx(2 / 3)
+    assert metrics.coverage_at_risk(ten == 2, ten, 1 - 0.9) == 1
 
 
 @pytest.mark.parametrize(

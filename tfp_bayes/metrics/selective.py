@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tfp_bayes.metrics.thresholds import as_scores, auroc_of_counts, count_above
 
-_ROUNDING = 1e-12  # so that a coverage of 0.3 is reached by 3 of 10
+_ROUNDING = 1e-12  # so that 3 of 10 reach a coverage of 1 - 0.7
 
 
 class RetentionCurve(NamedTuple):

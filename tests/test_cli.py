@@ -59,6 +59,7 @@ def test_writes_what_it_promises(finished):
         "acquired.png",
         "summary.json",
         "model.keras",
+        "class_names.json",
     }
     history = read(folder / "history.csv")
     assert list(history[0]) == [

@@ -22,6 +22,7 @@ ORDER = [
     ["networks"],
     ["label"],
     ["studies"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -14,6 +14,7 @@ from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import stopping
+from tfp_bayes.commands.predict import add_predict
 from tfp_bayes.studies.configuration import (
     CHECKPOINT,
     ExperimentConfig,
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue the run in --out")
     _add_experiment(commands)
     _add_label(commands)
+    add_predict(commands, _at_least)
     return parser
 
 

@@ -16,6 +16,7 @@ from tfp_bayes.datasets.image_files import (
     NAMED,
     SUFFIXES,
     ImageFiles,
+    Look,
     UnreadableImageError,
     decode,
     look,
@@ -137,7 +138,15 @@ def list_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def open_images(found: Found, options: FileOptions) -> ImageFiles:
-    """Looks at every image and returns them in one shape.
+    """Looks at every image and returns them in one shape."""
+    looks = look_at(found, options)
+    names = [relative(path, found.folder) for path in found.paths]
+    shape = one_shape(looks, names, options.image_size, options.channels)
+    return ImageFiles(found.paths, shape, found.folder)
+
+
+def look_at(found: Found, options: FileOptions) -> list[Look]:
+    """Returns what the header of each image says.
 
     With `skip_bad` those that cannot be read are left out of `found`, after decoding each: a
     header does not say that the rest is damaged.
@@ -147,7 +156,8 @@ def open_images(found: Found, options: FileOptions) -> ImageFiles:
         try:
             seen = look(path)
             if options.skip_bad:
-                decode(path, options.image_size or seen[:2], options.channels or seen.channels)
+                size = options.image_size or (seen.height, seen.width)
+                decode(path, size, options.channels or seen.channels)
         except UnreadableImageError as error:
             reason = str(error).partition("Received: ")[2].partition(". Hint:")[0] or error
             bad.append(f"{relative(path, found.folder)}: {reason}")
@@ -161,9 +171,7 @@ def open_images(found: Found, options: FileOptions) -> ImageFiles:
             f"Expected images that can be read in {found.folder}. Received: none. "
             "Hint: see what was left out."
         )
-    names = [relative(path, found.folder) for path in found.paths]
-    shape = one_shape(looks, names, options.image_size, options.channels)
-    return ImageFiles(found.paths, shape, found.folder)
+    return looks
 
 
 def leave_out(found: Found, bad: list[str], skip_bad: bool) -> None:

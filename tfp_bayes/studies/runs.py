@@ -31,6 +31,7 @@ from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
 from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config
 from tfp_bayes.studies.curves import images_to_error
+from tfp_bayes.studies.predictions import write_class_names
 from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.tensorboard import TensorBoard
 
@@ -149,9 +150,9 @@ def run_active_learning(
     """Runs, or continues, active learning in a folder until `rounds` rounds are complete.
 
     The folder then holds config.json, checkpoint.npz with its journal of answers, history.csv,
-    acquired.csv, learning_curve.png, acquired.png, model.keras and summary.json; tables and plots
-    are brought up to date after each round, model and summary at the end, the summary last. One
-    process at a time may write there.
+    acquired.csv, learning_curve.png, acquired.png, model.keras, class_names.json and summary.json;
+    tables and plots are brought up to date after each round, model and summary at the end, the
+    summary last. One process at a time may write there.
 
     Args:
         config: The run.
@@ -202,6 +203,7 @@ def write_outcome(
     folder = Path(folder)
     write_report(learner, folder, data.class_names)
     write_path_atomically(folder / "model.keras", learner.model.save)
+    write_class_names(folder, data.class_names)
     record = summary(config, learner.history)
     chosen = np.flatnonzero(learner.pool.acquired_at == 0)
     record["initial_coverage"] = initial.coverage(data.y_train, chosen)

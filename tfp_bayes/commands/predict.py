@@ -1,0 +1,231 @@
+"""`tfp-bayes predict`: a folder of images in, a table sorted by doubt and a contact sheet out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfp_bayes._plumbing.quiet import start_tensorflow
+
+if TYPE_CHECKING:
+    import keras
+
+    from tfp_bayes.datasets import ImageFiles
+    from tfp_bayes.datasets.image_files import Look
+
+BATCH = 288  # images in memory where pixels are scaled
+
+
+def add_predict(commands, at_least) -> None:
+    """Adds the command to a parser's subcommands.
+
+    Args:
+        commands: The subcommands.
+        at_least: From a least integer to what reads one.
+    """
+    parser = commands.add_parser(
+        "predict",
+        help="classify a folder of images, the most doubtful first",
+        description="Classifies a folder of images with a saved model. TABLE has a row for each "
+        "file: class, confidence, predictive entropy, expected entropy and mutual information in "
+        "nats, the most doubtful first. Beside it, TABLE.png shows the least certain images.",
+    )
+    parser.set_defaults(command=predict)
+    add = parser.add_argument
+    add("model", type=Path, help="a model saved as .keras")
+    add("images", type=Path, help="folder of images, searched with the folders in it")
+    add("--out", type=Path, required=True, metavar="TABLE", help="CSV file to write")
+    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
+    add(
+        "--sort-by",
+        choices=("predictive_entropy", "mutual_information", "confidence"),
+        default="predictive_entropy",
+        metavar="DOUBT",
+        help="predictive_entropy (default), mutual_information or confidence",
+    )
+    add(
+        "--classes",
+        metavar="A,B,...",
+        help="names of the classes in the model's order (default: class_names.json in the model's "
+        "folder, which `tfp-bayes active-learning` writes; without it, numbers)",
+    )
+    add("--resize", action="store_true", help="resize and convert images that do not fit the model")
+    add("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say so")
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    _check(options)
+    images, looks, skipped = _find(options)
+    start_tensorflow()
+    from tfp_bayes._plumbing.files import write_png
+    from tfp_bayes.studies.predictions import plot_least_certain, write_predictions
+
+    model = _load(options.model)
+    images = _fit_to(images, looks, _shape(model), options.resize)
+    class_names = _class_names(options, _num_classes(model))
+    _say_scale(model, options.divide_by)
+    prediction = _predict(model, _scaled(images, options.divide_by), options)
+    names = images.names.tolist()
+    sheet = options.out.with_suffix(".png")
+    figure = plot_least_certain(images, names, prediction, class_names, options.sort_by)
+    write_png(sheet, figure)
+    # Last: where the table is, all is.
+    write_predictions(options.out, names, prediction, class_names, options.sort_by)
+    left_out = f", {len(skipped)} left out" if skipped else ""
+    print(f"Wrote {options.out}: {len(images)} images{left_out}; and {sheet}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises ValueError for what can be seen before TensorFlow starts."""
+    if options.model.suffix != ".keras" or not options.model.is_file():
+        raise ValueError(
+            f"Expected a .keras file for MODEL. Received: {options.model}. "
+            'Hint: model.save("model.keras").'
+        )
+    if options.out.suffix == ".png" or options.out.is_dir():
+        raise ValueError(
+            f"Expected a CSV file for --out. Received: --out={options.out}. "
+            "Hint: --out table.csv; the picture is written beside it."
+        )
+    if not options.divide_by > 0:
+        raise ValueError(
+            f"Expected a positive number for --divide-by. Received: {options.divide_by}. "
+            "Hint: 255 for a model of pixels from 0 to 1."
+        )
+
+
+def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str]]:
+    """Returns the images of the folder, each in a shape of its own still, and what is left out."""
+    from tfp_bayes.datasets.folder import find, look_at
+    from tfp_bayes.datasets.image_files import ImageFiles
+    from tfp_bayes.datasets.options import FileOptions
+
+    if not options.images.is_dir():
+        raise ValueError(
+            f"Expected a folder of images. Received: {options.images}. "
+            "Hint: paths are relative to the current folder."
+        )
+    settings = FileOptions(labels=False, skip_bad=options.skip_bad)
+    found = find(options.images, settings)
+    looks = look_at(found, settings)
+    for reason in found.skipped:
+        print(f"Left out {reason}", file=sys.stderr)
+    return ImageFiles(found.paths, (1, 1, 1), found.folder), looks, found.skipped
+
+
+def _load(path: Path) -> keras.Model:
+    import keras
+
+    # Keras finds the classes of a saved model once their modules are imported.
+    import tfp_bayes.inference
+    import tfp_bayes.losses
+    import tfp_bayes.metrics
+    import tfp_bayes.networks  # noqa: F401
+
+    return keras.models.load_model(path)
+
+
+def _shape(model: keras.Model) -> tuple[int | None, ...]:
+    """Returns the shape (H, W, C) that a model takes; None where it takes any."""
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            "Expected a model of one image (N, H, W, C), C of 1, 3 or 4. "
+            f"Received: inputs of shape {shape}. Hint: this command classifies image files."
+        )
+    return shape[1:]
+
+
+def _num_classes(model: keras.Model) -> int:
+    """Returns K, known before anything is predicted."""
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(
+            "Expected a model that classifies each image, outputs (N, K) of a softmax. "
+            f"Received: outputs of shape {shape}. Hint: call predict_uncertainty in Python."
+        )
+    return shape[1]
+
+
+def _fit_to(
+    images: ImageFiles, looks: list[Look], wanted: tuple[int | None, ...], resize: bool
+) -> ImageFiles:
+    """Returns the images in the shape that a model takes.
+
+    Raises:
+        ValueError: If some have another and `resize` is False.
+    """
+    from tfp_bayes.datasets.image_files import ImageFiles, one_shape
+
+    sizes = [(each.height, each.width, each.channels) for each in looks]
+    height, width, channels = wanted
+    if height is None or width is None:  # any size, but one
+        shape = one_shape(looks, images.names.tolist(), None, channels)
+        wanted = (height or shape[0], width or shape[1], channels)
+    others = [i for i, size in enumerate(sizes) if size != wanted]
+    if others:
+        size = " x ".join(map(str, sizes[others[0]]))
+        takes = " x ".join(map(str, wanted))
+        example = f"{len(others)} of {len(images)} of another shape, such as {size}"
+        example += f" of {images.names[others[0]]}"
+        if not resize:
+            raise ValueError(
+                f"Expected images of {takes} (height, width, channels), as the model takes. "
+                f"Received: {example}. Hint: --resize resizes and converts them."
+            )
+        print(f"Resizing to {takes}: {example}", file=sys.stderr)
+    return ImageFiles(images.paths, wanted, images.folder)  # type: ignore[arg-type]
+
+
+def _say_scale(model: keras.Model, divide_by: float) -> None:
+    """Says which pixels a model gets that scales none itself, as no error would tell."""
+    import keras
+
+    scaling = (keras.layers.Rescaling, keras.layers.Normalization)
+    if divide_by == 1 and not any(isinstance(e, scaling) for e in model._flatten_layers()):
+        print(
+            "Note: the model has no layer that scales pixels; it gets them from 0 to 255. "
+            "If it was trained on 0 to 1, add --divide-by 255.",
+            file=sys.stderr,
+        )
+
+
+def _scaled(images: ImageFiles, divide_by: float):
+    if divide_by == 1:
+        return images
+    import tensorflow as tf
+
+    return images.as_dataset().batch(BATCH).map(lambda x: tf.cast(x, tf.float32) / divide_by)
+
+
+def _predict(model: keras.Model, x, options: argparse.Namespace):
+    from tfp_bayes.prediction import Predictor
+
+    source = model if hasattr(model, "predict_uncertainty") else Predictor(model)
+    prediction = source.predict_uncertainty(x, num_samples=options.num_samples, seed=options.seed)
+    if prediction.likelihood != "categorical":
+        raise ValueError(
+            "Expected a model of one class an image, likelihood 'categorical'. "
+            f"Received: likelihood={prediction.likelihood!r}. "
+            "Hint: call predict_uncertainty in Python."
+        )
+    return prediction
+
+
+def _class_names(options: argparse.Namespace, num_classes: int) -> list[str]:
+    from tfp_bayes.studies.predictions import CLASS_NAMES, check_class_names, read_class_names
+
+    if options.classes is not None:
+        names = [name.strip() for name in options.classes.split(",")]
+        check_class_names(names, num_classes, "--classes")
+        return names
+    names, known = read_class_names(options.model.parent, num_classes)
+    if known:
+        print(f"Names of classes from {options.model.parent / CLASS_NAMES}", file=sys.stderr)
+    return names

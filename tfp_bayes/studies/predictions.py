@@ -1,0 +1,149 @@
+"""Predictions of many images as a table and a picture, the most doubtful first."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tfp_bayes._plumbing.files import write_csv, write_json
+from tfp_bayes._plumbing.images import draw_image
+from tfp_bayes.datasets import ImageFiles
+from tfp_bayes.prediction import Prediction
+
+FIELDS = (
+    "file",
+    "class",
+    "confidence",
+    "predictive_entropy",
+    "expected_entropy",
+    "mutual_information",
+)
+DOUBTS = ("predictive_entropy", "mutual_information", "confidence")
+CLASS_NAMES = "class_names.json"  # beside a model: a list of K strings
+_COLUMNS, _SHOWN = 6, 24
+_WIDTH, _LINES = 20, 2  # of a file's name below its image
+
+
+def write_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Writes the names of the classes beside a model, for whoever predicts with it."""
+    write_json(folder / CLASS_NAMES, list(class_names))
+
+
+def read_class_names(folder: Path, num_classes: int) -> tuple[list[str], bool]:
+    """Returns the names (K,) that lie beside a model, or numbers; and whether they lie there.
+
+    Raises:
+        ValueError: If the file there is no list of that many different strings.
+    """
+    path = folder / CLASS_NAMES
+    if not path.exists():
+        return [str(k) for k in range(num_classes)], False
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        names = []
+    check_class_names(names, num_classes, str(path))
+    return names, True
+
+
+def check_class_names(names: Sequence[str], num_classes: int, where: str) -> None:
+    """Raises ValueError unless there is a different name for each output of a model."""
+    if len(set(names)) != num_classes or len(names) != num_classes:
+        raise ValueError(
+            f"Expected {num_classes} different names, one for each output of the model, in {where}."
+            f" Received: {list(names)}. Hint: in the order of the outputs."
+        )
+
+
+def order_by_doubt(prediction: Prediction, names: Sequence[str], doubt: str) -> np.ndarray:
+    """Returns the rows (N,), the most doubtful first; of equal ones, by name.
+
+    Args:
+        prediction: Of N examples.
+        names: N names.
+        doubt: One of `DOUBTS`; of "confidence" the least comes first.
+    """
+    score = prediction.mean.max(-1) if doubt == "confidence" else -getattr(prediction, doubt)
+    return np.lexsort((np.asarray(names), score))
+
+
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    prediction: Prediction,
+    class_names: Sequence[str],
+    doubt: str = DOUBTS[0],
+) -> None:
+    """Writes a CSV table with a row for each example, the most doubtful first; entropies in nats.
+
+    The file is there whole or not at all.
+
+    Args:
+        path: Where to write.
+        names: N names.
+        prediction: Of N examples, likelihood "categorical".
+        class_names: K names.
+        doubt: Sorted by what, see `order_by_doubt`.
+    """
+    best = prediction.mean.argmax(-1)
+    measures = [getattr(prediction, name) for name in FIELDS[3:]]
+    rows = (
+        [
+            names[i],
+            class_names[best[i]],
+            *(f"{value[i]:.6g}" for value in (prediction.mean.max(-1), *measures)),
+        ]
+        for i in order_by_doubt(prediction, names, doubt)
+    )
+    write_csv(path, FIELDS, rows)
+
+
+def plot_least_certain(
+    images: np.ndarray | ImageFiles,
+    names: Sequence[str],
+    prediction: Prediction,
+    class_names: Sequence[str],
+    doubt: str = DOUBTS[0],
+) -> Figure:
+    """Draws a contact sheet of the images that are most in doubt, up to 24.
+
+    Args:
+        images: (N, H, W, C), in memory or in their files.
+        names: N names.
+        prediction: Of N examples, likelihood "categorical".
+        class_names: K names.
+        doubt: Sorted by what, see `order_by_doubt`.
+    """
+    order = order_by_doubt(prediction, names, doubt)[:_SHOWN]
+    rows = max(-(-len(order) // _COLUMNS), 1)
+    figure = Figure(figsize=(1.8 * _COLUMNS, 2.3 * rows + 0.4), layout="constrained")
+    figure.suptitle(
+        f"Least certain by {doubt.replace('_', ' ')}: class and confidence", fontsize=10
+    )
+    grid = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, i in zip(grid, order):
+        draw_image(axes, np.asarray(images[int(i)]))
+        best = int(prediction.mean[i].argmax())
+        title = f"{class_names[best]}, {prediction.mean[i, best]:.0%}"
+        axes.set_title(_literal(textwrap.shorten(title, 26, placeholder="...")), fontsize=8)
+        lines = textwrap.wrap(names[i], _WIDTH)[-_LINES:]  # the end of a path says most
+        axes.text(
+            *(0.5, -0.04, _literal("\n".join(lines))),
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=6,
+        )
+    return figure
+
+
+def _literal(text: str) -> str:
+    """Returns text that is drawn as it is: a dollar sign would begin a formula."""
+    return text.replace("$", r"\$")

@@ -92,7 +92,7 @@ for (acquisition, histories), style in zip(curves.items(), ("o-", "s--")):
 axes.set(
     xlabel="acquired images, beyond the initial 20",
     ylabel="MNIST test accuracy (%)",
-    title=f"mean and range of {options.seeds} seed(s)",
+    title="one seed" if options.seeds == 1 else f"mean of {options.seeds} seeds, band: range",
 )
 axes.grid(alpha=0.3)
 axes.legend(loc="lower right")

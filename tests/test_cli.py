@@ -17,6 +17,8 @@ import tfp_bayes
 
 TOOL = Path(sys.executable).with_name("tfp-bayes")
 QUICK = ["--rounds", "1", "--steps", "3", "--candidates", "50", "--num-samples", "2"]
+QUICK += ["--evaluation-samples", "2", "--initial", "balanced", "--architecture", "gal"]
+ALONE = [*QUICK, "--compare", "none"]
 
 
 def tool(*arguments, cwd, command=(TOOL,)):
@@ -60,6 +62,7 @@ def test_writes_what_it_promises(finished):
         "summary.json",
         "model.keras",
         "class_names.json",
+        "random",  # to compare with
     }
     history = read(folder / "history.csv")
     assert list(history[0]) == [
@@ -92,7 +95,11 @@ def test_writes_what_it_promises(finished):
     assert summary["configuration"]["seed"] == 3
     assert summary["images_to_10_percent_error"] is None
     assert keras.__version__ == summary["versions"]["keras"]
-    assert f"{float(history[1]['test_accuracy']):.2%}" in done.stdout
+    for method, path in (("BatchBALD", folder), ("random", folder / "random")):
+        accuracy = float(read(path / "history.csv")[1]["test_accuracy"])
+        (line,) = [each for each in done.stdout.splitlines() if "error" in each and method in each]
+        assert line.startswith(f"{method:10s} test accuracy {accuracy:.2%} with 30 labels; ")
+    assert done.stderr == ""
     for name in ("learning_curve.png", "acquired.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
@@ -113,7 +120,7 @@ def test_final_model_is_the_one_that_was_measured(finished):
 def test_equal_seeds_choose_equal_images(finished):
     folder, _ = finished
     again = tool(
-        *["active-learning", *QUICK, "--seed", 3, "--out", "again"],
+        *["active-learning", *ALONE, "--seed", 3, "--out", "again"],
         cwd=folder.parent,
         command=(sys.executable, "-m", "tfp_bayes"),
     )
@@ -125,17 +132,27 @@ def test_equal_seeds_choose_equal_images(finished):
 def test_a_folder_with_a_run_is_not_overwritten(finished):
     folder, _ = finished
     before = (folder / "history.csv").read_bytes()
-    done = tool("active-learning", *QUICK, "--out", folder, cwd=folder.parent)
+    done = tool("active-learning", *ALONE, "--out", folder, cwd=folder.parent)
     assert done.returncode == 1
     assert "Hint: add --resume" in done.stderr
-    done = tool("active-learning", "--resume", "--seed", 4, "--out", folder, cwd=folder.parent)
+    done = tool(
+        "active-learning",
+        "--compare",
+        "none",
+        "--resume",
+        "--seed",
+        4,
+        "--out",
+        folder,
+        cwd=folder.parent,
+    )
     assert done.returncode == 1
     assert "seed=4 (was 3)" in done.stderr
     assert (folder / "history.csv").read_bytes() == before
 
 
 def test_interrupted_then_resumed(tmp_path):
-    command = [TOOL, "active-learning", *QUICK, "--rounds", "3", "--out", "run"]
+    command = [TOOL, "active-learning", *ALONE, "--rounds", "3", "--out", "run"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -146,7 +163,17 @@ def test_interrupted_then_resumed(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Continue with the same command and --resume." in errors
-    done = tool("active-learning", "--resume", "--rounds", 2, "--out", "run", cwd=tmp_path)
+    done = tool(
+        "active-learning",
+        "--compare",
+        "none",
+        "--resume",
+        "--rounds",
+        2,
+        "--out",
+        "run",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     history = read(tmp_path / "run" / "history.csv")
     assert [row["round"] for row in history] == ["0", "1", "2"]
@@ -269,6 +296,7 @@ def test_options_are_the_fields_of_the_configuration():
     help_text = tool("active-learning", "--help", cwd=".").stdout
     for field in dataclasses.fields(configuration.RunConfig):
         assert f"--{field.name.replace('_', '-')} " in help_text
+    assert "(default batch_bald)" in " ".join(help_text.split())
 
 
 def test_noise_filter_selector_and_stop(tmp_path):
@@ -286,7 +314,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
     }
     flat = [each for pair in options.items() for each in pair]
     stop = ["--stop", "accuracy=1", "--stop", "labels=15"]
-    done = tool("active-learning", *QUICK, *flat, *stop, cwd=tmp_path)
+    done = tool("active-learning", *ALONE, *flat, *stop, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / options["--out"]
     assert f"writing to {options['--out']}" in done.stdout

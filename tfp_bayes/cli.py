@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 from tfp_bayes import __version__
 from tfp_bayes._plumbing.dataset_names import check_dataset_name
 from tfp_bayes._plumbing.lock import lock_of
-from tfp_bayes._plumbing.options import add_options
+from tfp_bayes._plumbing.options import NONE, add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import stopping
+from tfp_bayes.active.built_in import ACQUISITIONS
 from tfp_bayes.commands.predict import add_predict
 from tfp_bayes.studies.configuration import (
     CHECKPOINT,
+    FIRST_RUN,
     ExperimentConfig,
     RunConfig,
+    complete,
     load_config,
     load_experiment,
 )
@@ -55,18 +58,25 @@ def _parser() -> argparse.ArgumentParser:
         description="A Bayesian CNN chooses which images to label, round by round.",
     )
     active.set_defaults(command=_active_learning)
-    # What is not given comes from the run that is resumed, or from RunConfig.
-    add_options(active, RunConfig)
+    # What is not given comes from the run that is resumed, or from `complete`.
+    add_options(active, RunConfig, FIRST_RUN)
     add = active.add_argument
     add("--data-dir", help="where TFDS keeps prepared data sets")
     add("--manual-dir", help="where files downloaded by hand are")
-    add("--rounds", type=_at_least(0), default=10, metavar="R", help="rounds in all (default 10)")
+    add("--rounds", type=_at_least(0), default=15, metavar="R", help="rounds in all (default 15)")
     add(
         "--stop",
         action="append",
         metavar="NAME=VALUE",
         help="end early, may be repeated: labels=200, accuracy=0.95 or nll=0.2 (on validation), "
         "plateau=5 (rounds), uncertainty=0.05 (nats, of the pool)",
+    )
+    add(
+        "--compare",
+        choices=(*ACQUISITIONS, NONE),
+        default="random",
+        metavar="NAME",
+        help="run with as many labels to compare with: an acquisition, or none (default random)",
     )
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--tensorboard", action="store_true", help="write OUT/tensorboard for TensorBoard")
@@ -269,8 +279,8 @@ def _print(progress: "Progress", line: str) -> None:
 def _active_learning(options: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     given = {name: value for name, value in vars(options).items() if name in fields}
-    out = options.out or _usual_folder(RunConfig(**given))
-    config = dataclasses.replace(load_config(out) if options.resume else RunConfig(), **given)
+    out = options.out or _usual_folder(complete(given))
+    config = dataclasses.replace(load_config(out), **given) if options.resume else complete(given)
     if not options.resume and (out / "config.json").exists():
         raise ValueError(
             f"Expected a folder without a run for --out. Received: --out={out}. "
@@ -301,37 +311,40 @@ def _run(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from tfp_bayes import datasets
-    from tfp_bayes.active.round import NEXT_STAGE, Round
+    from tfp_bayes._plumbing.files import write_png
     from tfp_bayes.studies import runs
+    from tfp_bayes.studies.baseline import baseline, describe, method_of
+    from tfp_bayes.studies.report import plot_learning_curves
 
     data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
+    results = {}
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True) as progress:
-        _print(progress, f"{config.acquisition} on {config.dataset}, writing to {out}")
-        task = progress.add_task("loading")
 
-        def on_stage(stage: str) -> None:
-            if stage in NEXT_STAGE:
-                progress.update(task, description=NEXT_STAGE[stage])
+        def run(config: RunConfig, rounds: int, folder: Path, **kwargs) -> None:
+            method = method_of(config)
+            _print(progress, f"{method} on {config.dataset}, writing to {folder}")
+            task = progress.add_task(f"{method}, preparing")
+            learner = runs.run_active_learning(
+                config,
+                rounds,
+                folder,
+                data=data,
+                on_round=lambda row: _print(progress, row.describe(rounds)),
+                on_stage=lambda words: progress.update(task, description=f"{method}, {words}"),
+                **kwargs,
+            )
+            progress.remove_task(task)
+            results[method] = list(learner.history)
 
-        def on_round(row: Round) -> None:
-            _print(progress, row.describe(options.rounds))
-
-        learner = runs.run_active_learning(
-            config,
-            options.rounds,
-            out,
-            data=data,
-            stop=stop,
-            tensorboard=options.tensorboard,
-            on_round=on_round,
-            on_stage=on_stage,
-        )
-    result = runs.summary(config, learner.history)
-    for error in (10, 5):
-        count = result[f"images_to_{error}_percent_error"]
-        text = "not reached" if count is None else f"{count:.0f} acquired images"
-        print(f"{error} % test error: {text}")
+        run(config, options.rounds, out, stop=stop, tensorboard=options.tensorboard)
+        ((_, history),) = results.items()
+        other = None if options.compare == NONE else baseline(config, options.compare)
+        if other is not None and len(history) > 1:
+            run(other, len(history) - 1, out / options.compare, pictures=False)
+            write_png(out / "learning_curve.png", plot_learning_curves(results))
+    for method, history in results.items():
+        print(describe(method, history))
     shown = ("history.csv", "acquired.csv", "learning_curve.png", "acquired.png", "model.keras")
     print(f"Wrote {out}: {', '.join(name for name in shown if (out / name).exists())}")
     return 0

@@ -9,6 +9,7 @@ from scipy import stats
 
 import tfp_bayes
 from tfp_bayes.active import ActiveLearner, Evaluation, Query, Refit, rows
+from tfp_bayes.active.round import Progress, Round
 from tfp_bayes.layers import MCDropout, NormalParameters
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.targets import RealNumbers, RegressedClasses
@@ -186,7 +187,7 @@ def test_refused_before_training(case, classifier):
 
 def test_run_refuses(classifier):
     learner = ActiveLearner(classifier, X, CLASSES, initial=[0, 1, 2])
-    for arguments in ({"num_rounds": -1}, {"num_rounds": 1, "stop": "labels"}):
+    for arguments in ({"total_rounds": -1}, {"total_rounds": 1, "stop": "labels"}):
         with pytest.raises(ValueError, match="Expected"):
             learner.run(**arguments)
 
@@ -245,6 +246,26 @@ def test_an_oracle_that_takes_no_second_question(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  acq")[0] for line in lines] == ["round   0/1", "round   1/1"]
     assert "rejected 4 of 8  wrong 8" in lines[1]
+    # Rounds in all: once more does nothing, and says so.
+    assert learner.run(1, verbose=True) is history
+    assert len(history) == 2
+    assert capsys.readouterr().out == "Round 1 is complete, 1 in all were asked for.\n"
+
+
+def test_a_terminal_shows_what_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    progress = Progress(2, 1, verbose=True)
+    for stage in ("propose", "checkpoint", "tell", "fit", "evaluate"):
+        progress.on_stage(stage)
+    progress.on_round(Round(1, 3, 1))
+    shown = [part.split(" ... ")[0] for part in capsys.readouterr().out.split("\r\x1b[K")]
+    assert shown == [
+        "",
+        "round 1/2",
+        *(f"round 1/2: {what}" for what in ("labelling", "training", "evaluating")),
+        "round 2/2: scoring the pool",
+        f"{Round(1, 3, 1).describe(2)}\n",
+    ]
 
 
 def test_targets_of_a_regression_on_classes():

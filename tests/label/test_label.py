@@ -315,6 +315,7 @@ def test_command(tmp_path, capsys):
     """The command serves a run, alone; what was labelled is there after it was killed."""
     folder, tasks = tmp_path / "run", tmp_path / "tasks.json"
     quick = ["--rounds", "0", "--steps", "2", "--num-samples", "2", "--evaluation-samples", "1"]
+    quick += ["--initial", "balanced"]
     more = ["--candidates", "30", "--query-size", "3", "--out", str(folder)]
 
     def tool(*arguments):

@@ -226,6 +226,8 @@ def test_band_is_one_standard_error(accuracies):
     error = scipy.stats.sem(accuracies) if len(accuracies) > 1 else 0
     expected = 100 * (np.mean(accuracies) + error * np.array([-1, 1]))
     np.testing.assert_allclose([heights.min(), heights.max()], expected)
+    explained = "one seed" if len(accuracies) == 1 else "mean of 3 seeds, band: one standard error"
+    assert axes.get_title() == explained
 
 
 def test_crossing_of_the_mean_curve(tmp_path):

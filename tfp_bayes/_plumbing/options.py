@@ -87,11 +87,20 @@ def from_record(config_class: type, record: object, where: str) -> Any:
         raise ValueError(f"{error} (In {where}.)") from None
 
 
-def add_options(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """Adds one option for each field; what is not given is not in the result."""
+def add_options(
+    parser: argparse.ArgumentParser, config_class: type, defaults: Mapping[str, Any]
+) -> None:
+    """Adds one option for each field; what is not given is not in the result.
+
+    Args:
+        parser: Of the command.
+        config_class: A dataclass of `option` fields.
+        defaults: What the command takes for some fields in the place of their own defaults.
+    """
     for field in dataclasses.fields(config_class):
         known = [str(name) for name in field.metadata["choices"]]
-        default = field.metadata["absent"] if field.default is None else field.default
+        default = defaults.get(field.name, field.default)
+        default = field.metadata["absent"] if default is None else default
         listed = f": {', '.join(known)}" if known else ""
         extra = '; or with arguments, as {"name": ...}' if dict in _types(field) else ""
         parser.add_argument(

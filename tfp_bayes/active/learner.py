@@ -95,7 +95,7 @@ class ActiveLearner:
     >>> model = BayesianModel(inputs, keras.layers.Dense(2, activation="softmax")(hidden))
     >>> model.compile("adam", "sparse_categorical_crossentropy")
     >>> learner = ActiveLearner(model, x, y, initial=range(4), query={"size": 2})
-    >>> [row.num_acquired for row in learner.run(num_rounds=2)]
+    >>> [row.num_acquired for row in learner.run(total_rounds=2)]
     [0, 2, 4]
     """
 
@@ -171,34 +171,33 @@ class ActiveLearner:
 
     def run(
         self,
-        num_rounds: int,
+        total_rounds: int,
         stop: stopping.Criterion | str | Sequence[stopping.Criterion | str] | None = None,
         on_round: Callable[[Round], None] | None = None,
         verbose: bool = False,
     ) -> list[Round]:
-        """Runs until `num_rounds` rounds of acquisition are complete, earlier ones counted.
+        """Runs until `total_rounds` rounds of acquisition are complete, earlier ones counted.
 
         Args:
-            num_rounds: Rounds in all, as `epochs` with `initial_epoch` in Keras: a run that was
-                interrupted after 4 of 10 rounds continues with the fifth.
+            total_rounds: Rounds in all: `run(10)` after 4 rounds goes on with the fifth, in a new
+                process too, and a second time does nothing. `step` runs one more.
             stop: When to stop before that: a function of the history, or its short form such as
                 "labels=200", see `tfp_bayes.active.stopping.get`.
             on_round: Called with each new row of the history.
-            verbose: Whether to print a line for each round and, on a terminal, what goes on.
+            verbose: Whether to print a line a round and, on a terminal, what goes on.
 
         Returns:
-            The history, `num_rounds` + 1 rows unless stopped or the pool is empty: round 0 is the
-            initial set.
+            The history: `total_rounds` + 1 rows unless stopped or out of examples.
 
         Raises:
             ValueError: If there is nobody to ask, or an argument is out of range.
         """
-        check_integers(0, num_rounds=num_rounds)
+        check_integers(0, total_rounds=total_rounds)
         criterion = stopping.get(stop)
-        progress = Progress(num_rounds, verbose)
+        progress = Progress(total_rounds, len(self.history), verbose)
         self._emit.listeners.insert(0, progress.on_stage)
         try:
-            while len(self.history) <= num_rounds:
+            while len(self.history) <= total_rounds:
                 if criterion is not None and self.history and criterion(self.history):
                     break
                 if self.is_trained and not len(self.pool.unlabelled):
@@ -209,6 +208,7 @@ class ActiveLearner:
                     on_round(row)
         finally:
             self._emit.listeners.remove(progress.on_stage)
+            progress.close()
         return self.history
 
     def step(self) -> Round:

@@ -175,6 +175,19 @@ class Query:
         return getattr(self.acquisition, "__name__", type(self.acquisition).__name__)
 
     @property
+    def method(self) -> str:
+        """What chooses, for people: the acquisition, the selector or both, whichever decide.
+
+        >>> from tfp_bayes.active import Query
+        >>> Query().method, Query("epig", "power").method, Query(selector="batch_bald").method
+        ('bald', 'epig, Power', 'BatchBALD')
+        """
+        selector = type(self.selector).__name__
+        if not self.selector.reads_scores:
+            return selector
+        return self.name if selector == "TopK" else f"{self.name}, {selector}"
+
+    @property
     def _wants_targets(self) -> bool:
         return "targets" in inspect.signature(self.acquisition).parameters
 

@@ -137,28 +137,77 @@ class Stages:
             listener(stage)
 
 
+class Narration:
+    """Says in words what a learner does once a stage is over.
+
+    Args:
+        num_rounds: Rounds that are planned.
+
+    Attributes:
+        round: The round in progress; set it for a learner that has a history.
+
+    Example:
+
+    >>> from tfp_bayes.active.round import Narration
+    >>> narration = Narration(5)
+    >>> narration("start"), narration("evaluate")
+    ('round 0/5: training', 'round 1/5: scoring the pool')
+    """
+
+    def __init__(self, num_rounds: int):
+        self.num_rounds = num_rounds
+        self.round = 0
+
+    def __call__(self, stage: str) -> str | None:
+        """Returns what comes next, or None if the stage ends nothing that takes time."""
+        if stage == "evaluate":
+            self.round += 1
+            if self.round > self.num_rounds:
+                return "saving"
+        if stage not in NEXT_STAGE:
+            return None
+        return f"round {self.round}/{self.num_rounds}: {NEXT_STAGE[stage]}"
+
+
 class Progress:
     """Prints one line for each round and, on a terminal, the stage of the round in progress.
 
     Args:
         num_rounds: Rounds that are planned.
+        num_complete: Rounds that are in the history.
         verbose: Whether to print anything.
     """
 
-    def __init__(self, num_rounds: int, verbose: bool):
+    def __init__(self, num_rounds: int, num_complete: int, verbose: bool):
         self.num_rounds = num_rounds
         self.verbose = verbose
         self.start = time.perf_counter()
         self.terminal = verbose and sys.stdout.isatty()
+        self._narrate = Narration(num_rounds)
+        self._narrate.round = num_complete
+        if num_complete <= num_rounds:
+            self._show(f"round {num_complete}/{num_rounds}")
+        elif verbose:
+            print(f"Round {num_complete - 1} is complete, {num_rounds} in all were asked for.")
 
     def on_stage(self, stage: str) -> None:
         """Shows what follows a stage."""
-        if self.terminal and stage in NEXT_STAGE:
+        words = self._narrate(stage)
+        if words is not None:
+            self._show(words)
+
+    def _show(self, words: str) -> None:
+        if self.terminal:
             seconds = time.perf_counter() - self.start
-            print(f"\r\x1b[K{NEXT_STAGE[stage]} ... ({seconds:.0f} s)", end="", flush=True)
+            print(f"\r\x1b[K{words} ... ({seconds:.0f} s)", end="", flush=True)
 
     def on_round(self, row: Round) -> None:
         """Prints a round that is complete."""
+        self.close()
         if self.verbose:
-            clear = "\r\x1b[K" if self.terminal else ""
-            print(clear + row.describe(self.num_rounds), flush=True)
+            print(row.describe(self.num_rounds), flush=True)
+
+    def close(self) -> None:
+        """Removes what goes on from the terminal."""
+        if self.terminal:
+            print("\r\x1b[K", end="", flush=True)

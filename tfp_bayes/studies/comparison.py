@@ -247,6 +247,11 @@ def plot(histories: Histories) -> Figure:
         band = 100 * spread / np.sqrt(len(errors))
         (line,) = axes.plot(acquired, mean, markersize=4, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
+    num_seeds = max(len(runs) for runs in histories.values())
+    axes.set_title(
+        "one seed" if num_seeds == 1 else f"mean of {num_seeds} seeds, band: one standard error",
+        fontsize=10,
+    )
     figure.set_figwidth(9.5)
     figure.legend(loc="outside right upper")  # inside it would cover curves of many methods
     return figure

@@ -2,7 +2,7 @@
 
 import csv
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_type_hints
 
@@ -21,6 +21,7 @@ def write_report(
     folder: str | Path,
     class_names: Sequence[str] | None = None,
     pictures: bool = True,
+    beside: Mapping[str, Sequence[Round]] | None = None,
 ) -> None:
     """Writes history.csv, acquired.csv, learning_curve.png and acquired.png into `folder`.
 
@@ -31,6 +32,7 @@ def write_report(
         folder: Where to write, made if it does not exist.
         class_names: K names for the pictures' titles; None shows the class numbers.
         pictures: Whether to draw the two plots.
+        beside: Histories to draw with the learner's, by name of the method.
     """
     folder = Path(folder)
     write_history(folder / "history.csv", learner.history)
@@ -42,8 +44,8 @@ def write_report(
     )
     if not pictures:
         return
-    name = learner.query.name
-    write_png(folder / "learning_curve.png", plot_learning_curves({name: learner.history}))
+    histories = {learner.query.method: learner.history, **(beside or {})}
+    write_png(folder / "learning_curve.png", plot_learning_curves(histories))
     if len(order) and learner.rows(order[:1]).ndim == 4:
         write_png(folder / "acquired.png", plot_acquired(learner, class_names))
 
@@ -78,7 +80,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "black", "#cc79a7", "#56b4e9", "#e69f
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
+def plot_learning_curves(histories: Mapping[str, Sequence[Round]]) -> Figure:
     """Draws test accuracy against acquired examples, one line for each named history."""
     figure, axes = learning_curve_axes()
     for name, history in histories.items():
@@ -88,7 +90,7 @@ def plot_learning_curves(histories: dict[str, Sequence[Round]]) -> Figure:
             markersize=4,
             label=name,
         )
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=4)  # inside it would cover curves
     return figure
 
 
@@ -120,7 +122,7 @@ def plot_acquired(
     order = acquisition_order(learner)
     columns = max(int(np.count_nonzero(learner.pool.acquired_at == r)) for r in rounds)
     figure = Figure(figsize=(1.05 * columns + 0.8, 1.3 * len(rounds) + 0.6), layout="constrained")
-    figure.suptitle(f"Acquired by {learner.query.name}: label and score", fontsize=10)
+    figure.suptitle(f"Acquired by {learner.query.method}: label and score", fontsize=10)
     grid = figure.subplots(len(rounds), columns, squeeze=False)
     for row, number in zip(grid, rounds):
         for axes in row:

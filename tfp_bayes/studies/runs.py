@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +28,10 @@ from tfp_bayes.active import (
     filters,
     initial,
 )
+from tfp_bayes.active.round import Narration
 from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
+from tfp_bayes.studies.baseline import read_baselines
 from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config
 from tfp_bayes.studies.curves import images_to_error
 from tfp_bayes.studies.predictions import write_class_names
@@ -36,6 +39,7 @@ from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.tensorboard import TensorBoard
 
 VALIDATION_SIZE = 100
+SECONDS_BETWEEN_PICTURES = 60
 SUMMARY = "summary.json"
 
 
@@ -151,8 +155,9 @@ def run_active_learning(
 
     The folder then holds config.json, checkpoint.npz with its journal of answers, history.csv,
     acquired.csv, learning_curve.png, acquired.png, model.keras, class_names.json and summary.json;
-    tables and plots are brought up to date after each round, model and summary at the end, the
-    summary last. One process at a time may write there.
+    tables are brought up to date after each round, plots once a minute and at the end, model and
+    summary at the end, the summary last. One process at a time may write there. Histories in the
+    folders within are drawn beside this one's.
 
     Args:
         config: The run.
@@ -160,10 +165,10 @@ def run_active_learning(
         folder: Where to write; if it holds a run, of the same configuration, that is continued.
         data: The images; None loads `config.dataset`.
         stop: Ends the run before `rounds`, see `tfp_bayes.active.stopping`.
-        pictures: Whether plots are drawn after each round, which takes a second, or at the end.
+        pictures: Whether plots are drawn during the run, or at the end alone.
         tensorboard: Whether to write the folder `tensorboard` too, for TensorBoard.
         on_round: Called with each new row of the history.
-        on_stage: Called with the name of each stage, see `ActiveLearner`.
+        on_stage: Called with what goes on, in words.
 
     Returns:
         The learner, its model trained on all labels.
@@ -180,12 +185,26 @@ def run_active_learning(
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
         check_continues(config, folder)
-    learner = make_learner(config, data, checkpoint=folder / CHECKPOINT, on_stage=on_stage)
+    narration = Narration(rounds)
+
+    def say(stage: str) -> None:
+        words = narration(stage)
+        if on_stage is not None and words is not None:
+            on_stage(words)
+
+    learner = make_learner(config, data, checkpoint=folder / CHECKPOINT, on_stage=say)
+    narration.round = len(learner.history)
     learner.lock()
     write_json(folder / "config.json", dataclasses.asdict(config))
 
+    drawn = time.monotonic()
+
     def report(row: Round) -> None:
-        write_report(learner, folder, data.class_names, pictures)
+        nonlocal drawn
+        now = pictures and time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
+        write_report(learner, folder, data.class_names, now, read_baselines(folder))
+        if now:
+            drawn = time.monotonic()
         if board is not None:
             board.write(learner)
         if on_round is not None:
@@ -201,7 +220,7 @@ def write_outcome(
 ) -> None:
     """Writes everything that is read of a run: tables, plots, model, and the summary last."""
     folder = Path(folder)
-    write_report(learner, folder, data.class_names)
+    write_report(learner, folder, data.class_names, beside=read_baselines(folder))
     write_path_atomically(folder / "model.keras", learner.model.save)
     write_class_names(folder, data.class_names)
     record = summary(config, learner.history)

@@ -63,6 +63,8 @@ class BADGE(Selector):
 
     likelihoods = ("categorical",)
 
+    reads_scores = False
+
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
         """Returns the positions chosen."""
         features = candidates.features("penultimate")

@@ -151,6 +151,7 @@ class BatchBALD(Selector):
     """
 
     needs_samples = True
+    reads_scores = False
     likelihoods = ("categorical",)
 
     def __init__(self, max_configurations: int = MAX_CONFIGURATIONS):

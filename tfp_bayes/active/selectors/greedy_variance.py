@@ -13,6 +13,8 @@ class GreedyVariance(Selector):
     at no score.
     """
 
+    reads_scores = False
+
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
         """Returns the positions chosen."""
         del seed

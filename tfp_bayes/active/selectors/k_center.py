@@ -63,6 +63,8 @@ class KCenter(Selector):
         features: "pixels" or "penultimate", what is compared.
     """
 
+    reads_scores = False
+
     def __init__(self, features: str = "penultimate"):
         self.features = check_kind(features)
 

@@ -70,9 +70,11 @@ class Selector(Configured):
         needs_samples: Whether it reads `prediction.samples`, of one function each for all
             candidates.
         likelihoods: Likelihoods of the predictions that it understands.
+        reads_scores: Whether the acquisition function has a say in what it chooses.
     """
 
     needs_samples = False
+    reads_scores = True
     likelihoods: tuple[str, ...] = ("categorical", "bernoulli", "normal")
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:

@@ -1,0 +1,61 @@
+"""What the command runs if nothing is said, and what it compares that with."""
+
+import dataclasses
+
+import pytest
+
+from tfp_bayes._plumbing.files import write_json
+from tfp_bayes.active import Round
+from tfp_bayes.studies.baseline import baseline, describe, method_of, read_baselines
+from tfp_bayes.studies.configuration import FIRST_RUN, RunConfig, complete
+from tfp_bayes.studies.report import write_history
+
+
+def test_the_first_run_is_not_the_study():
+    assert dataclasses.asdict(complete({})) == {**dataclasses.asdict(RunConfig()), **FIRST_RUN}
+    assert RunConfig().architecture == "gal"
+
+
+@pytest.mark.parametrize(
+    ("given", "selector", "prior_scale"),
+    [
+        ({"acquisition": "bald"}, "batch_bald", None),
+        ({"acquisition": "random"}, "top_k", None),  # BatchBALD would not look at its scores
+        ({"inference": "flipout"}, "top_k", 1.0),
+        ({"inference": "closed_form"}, "top_k", 1.0),
+        ({"acquisition": "epig", "selector": "batch_bald"}, "batch_bald", None),
+    ],
+)
+def test_what_is_given_counts(given, selector, prior_scale):
+    run = complete(given)
+    assert (run.selector, run.prior_scale) == (selector, prior_scale)
+    assert given.items() <= dataclasses.asdict(run).items()
+
+
+def test_baseline_differs_in_what_chooses_alone():
+    run = complete({"seed": 4, "query_size": 7})
+    other = dataclasses.asdict(baseline(run, "random"))
+    changed = {key for key, value in dataclasses.asdict(run).items() if other[key] != value}
+    assert changed == {"acquisition", "selector", "candidates"}
+    assert other["candidates"] == 7  # random ones of the whole pool, none scored in vain
+    assert baseline(run, "bald").candidates == run.candidates
+    assert baseline(baseline(run, "random"), "random") is None
+
+
+def test_methods_are_named_by_what_decides():
+    assert method_of(complete({})) == "BatchBALD"
+    assert method_of(RunConfig()) == "bald"
+    assert method_of(RunConfig(selector={"name": "power", "beta": 2.0})) == "bald, Power"
+
+
+def test_histories_beside_a_run(tmp_path):
+    history = [Round(0, 20, 0, 0.75), Round(1, 30, 10, 0.97)]
+    write_history(tmp_path / "random" / "history.csv", history)
+    config = dataclasses.asdict(RunConfig(acquisition="random"))
+    write_json(tmp_path / "random" / "config.json", config)
+    ((method, read),) = read_baselines(tmp_path).items()
+    assert method == "random"
+    assert [row.test_accuracy for row in read] == [0.75, 0.97]
+    # An error of 25 % with 20 labels, 3 % with 30: linear in between.
+    levels = "10 % error with 27, 5 % error with 29"
+    assert describe(method, read) == f"random     test accuracy 97.00% with 30 labels; {levels}"

@@ -6,7 +6,7 @@ A new method adds one line. Its settings must be small: a case is fitted several
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tfp_bayes.inference import DeepEnsemble, Method
+from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Method
 
 
 class Case(NamedTuple):
@@ -32,4 +32,15 @@ def _training(epochs: int) -> dict[str, Any]:
 
 CASES = {
     "deep_ensemble": Case(lambda **more: DeepEnsemble(2, **more), _training(2), stop_at=3),
+    "swag": Case(
+        lambda **more: SWAG(2, num_snapshots=2, num_draws=3, **more),
+        _training(3),
+        steps=4,
+        stop_at=2,
+    ),
+    "cyclical_sghmc": Case(
+        lambda **more: CyclicalSGHMC(2, snapshots_per_cycle=2, noise_epochs=2, **more),
+        _training(4),
+        stop_at=3,
+    ),
 }

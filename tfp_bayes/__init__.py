@@ -33,7 +33,13 @@ if TYPE_CHECKING or not _runs_as_command():
         priors,
     )
     from tfp_bayes.export import export_saved_model
-    from tfp_bayes.inference import Ensemble, LastLayerLaplace, StoredPosterior, load_posterior
+    from tfp_bayes.inference import (
+        Ensemble,
+        Laplace,
+        LastLayerLaplace,
+        StoredPosterior,
+        load_posterior,
+    )
     from tfp_bayes.models import (
         BayesianModel,
         KLWeight,
@@ -63,6 +69,7 @@ __all__ = [
     "BayesianResNet20",
     "Ensemble",
     "KLWeight",
+    "Laplace",
     "LastLayerLaplace",
     "Prediction",
     "Predictor",
@@ -99,6 +106,7 @@ _DEFINED_IN = {
     "BayesianResNet20": "networks",
     "Ensemble": "inference",
     "KLWeight": "models",
+    "Laplace": "inference",
     "LastLayerLaplace": "inference",
     "Prediction": "prediction",
     "Predictor": "prediction",

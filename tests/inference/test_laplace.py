@@ -1,276 +1,295 @@
-"""Laplace's approximation against derivatives, dense algebra and its own samples."""
+"""Laplace's approximation of a whole network: posterior, prior, file and predictions."""
 
-import warnings
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import vectors
 
 import tfp_bayes
-from tfp_bayes import LastLayerLaplace, Predictor
-from tfp_bayes.inference.softmax_mean import softmax_mean
+from tfp_bayes import Laplace, LastLayerLaplace, Predictor, load_posterior
+from tfp_bayes.inference import Method
+from tfp_bayes.layers import MCDropout, NormalParameters
 
-K, SIZE = 3, 40
-X = vectors(SIZE)
-Y = X[:, :K].argmax(1)
-COVARIANCES = ("full", "kronecker", "diagonal")
+L = keras.layers
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 2)).astype("float32")
+Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
 
 
-def network(use_bias=True, units=4):
+def network(dtype=None, batch_normalization=False):
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            keras.layers.Dense(units, "tanh"),
-            keras.layers.Dense(K, "softmax", use_bias=use_bias),
-        ]
-    )
-    model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy")
-    model.fit(X, Y, epochs=30, verbose=0)
+    inputs = keras.Input((2,))
+    x = L.Dense(4, "tanh", dtype=dtype)(inputs)
+    if batch_normalization:
+        x = L.BatchNormalization(dtype=dtype)(x)
+    model = keras.Model(inputs, L.Dense(3, "softmax", dtype=dtype)(x))
+    model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    model.fit(X, Y, epochs=20, verbose=0)
     return model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return network()
-
-
-def features(model, x=X):
-    phi = model.layers[0](x).numpy().astype("float64")
-    with_bias = len(model.layers[-1].weights) == 2
-    return np.c_[phi, np.ones(len(phi))] if with_bias else phi
-
-
-def weights(model):
-    return np.concatenate([np.atleast_2d(w) for w in model.layers[-1].get_weights()]).astype(
-        "float64"
-    )
-
-
-def hessian(model, x=X, y=Y):
-    """Second derivatives of the negative log likelihood, (F K, F K), by TensorFlow."""
-    w = tf.Variable(weights(model))
-    with tf.GradientTape() as outer:
-        with tf.GradientTape() as inner:
-            logits = tf.constant(features(model, x)) @ w
-            loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
-        gradient = inner.gradient(loss, w)
-    return outer.jacobian(gradient, w).numpy().reshape(2 * [w.shape.num_elements()])
+    return network("float64")
 
 
 def covariance_of(posterior):
-    """The posterior covariance of W (F, K) as (F K, F K), from its coordinates."""
-    size = posterior.mean.size
-    columns = []
-    for i in range(size):
-        coordinates = np.zeros(size)
-        coordinates[i] = np.sqrt(posterior.variances.reshape(-1)[i])
-        rotated = posterior.curvature.rotate(
-            tf.constant(coordinates.reshape(posterior.variances.shape))
-        )
-        columns.append(np.asarray(rotated).reshape(-1))
-    root = np.stack(columns, axis=1)
-    return root @ root.T
+    """The posterior covariance (P, P) of all drawn weights, from its blocks, explicitly."""
+    blocks = []
+    for block in posterior._blocks:
+        vectors = np.eye(block.eigenvalues.size)
+        if block.input_vectors is not None:
+            vectors = np.kron(block.input_vectors, block.output_vectors)
+        variances = 1 / (block.eigenvalues.ravel() + posterior.prior_scale**-2)
+        blocks.append((vectors * variances) @ vectors.T)
+    size = sum(map(len, blocks))
+    result, start = np.zeros((size, size)), 0
+    for block in blocks:
+        result[start : start + len(block), start : start + len(block)] = block
+        start += len(block)
+    return result
 
 
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_full_covariance_is_that_of_the_hessian(use_bias):
-    model = network(use_bias)
-    posterior = LastLayerLaplace(model, X, Y, prior_scale=0.7)
-    expected = np.linalg.inv(hessian(model) + np.eye(posterior.mean.size) / 0.49)
-    np.testing.assert_allclose(covariance_of(posterior), expected, atol=1e-6)
+def test_linear_regression_is_exact():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30, 3)).astype("float32")
+    y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.normal(size=30)
+    dense = L.Dense(1, dtype="float64")
+    normal = NormalParameters(heteroscedastic=False, dtype="float64")
+    model = keras.Sequential([keras.Input((3,)), dense, normal])
+    scale = float(model(x)[0, 1])
+    phi = np.c_[x.astype("float64"), np.ones(30)]
+    exact = np.linalg.inv(phi.T @ phi / scale**2 + np.eye(4) / 4)
+    mean = exact @ phi.T @ y / scale**2
+    dense.set_weights([mean[:3, None], mean[3:]])  # of the largest posterior density
+    posterior = Laplace(prior_scale=2.0, likelihood="normal").fit(model, x, y)
+    np.testing.assert_allclose(covariance_of(posterior), exact, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate([np.ravel(w) for w in posterior.center()]), mean)
+    evidence = -0.5 * np.linalg.slogdet(2 * np.pi * (scale**2 * np.eye(30) + 4 * phi @ phi.T))[1]
+    evidence -= 0.5 * y @ np.linalg.solve(scale**2 * np.eye(30) + 4 * phi @ phi.T, y)
+    assert posterior.log_marginal_likelihood() == pytest.approx(evidence, abs=1e-8)
+    p = Predictor(model, "normal", posterior).predict_uncertainty(x[:5], 4000, seed=0)
+    variance = np.einsum("ni,ij,nj->n", phi[:5], exact, phi[:5])
+    np.testing.assert_allclose(p.epistemic_variance[:, 0], variance, rtol=5.5 * (2 / 4000) ** 0.5)
+    np.testing.assert_allclose(p.aleatoric_variance, scale**2, rtol=1e-6)
+    assert posterior.left_at_map == [normal.untransformed_scale.path]
 
 
-def test_diagonal_is_that_of_the_hessian(model):
-    posterior = LastLayerLaplace(model, X, Y, "diagonal", prior_scale=0.7)
-    expected = 1 / (np.diag(hessian(model)) + 1 / 0.49)
-    np.testing.assert_allclose(np.diag(covariance_of(posterior)), expected, rtol=1e-5)
+@pytest.mark.parametrize("covariance", ["kronecker", "diagonal"])
+def test_linearized_samples_have_the_covariance_of_explicit_jacobians(covariance, model):
+    posterior = Laplace(covariance, prior_scale=0.7).fit(model, X, Y)
+    x, num_samples = X[:3], 4000
+    hidden, last = model.layers[1], model.layers[-1]
+    with tf.GradientTape() as tape:
+        logits = hidden(x) @ last.kernel.value + last.bias.value
+    parts = tape.jacobian(logits, [v.value for v in posterior.variables])
+    j = np.concatenate([np.reshape(each, (9, -1)) for each in parts], axis=1)
+    difference = np.kron(np.eye(3), [[1, 0, -1], [0, 1, -1]])  # the last logit of a row is free
+    expected = difference @ j @ covariance_of(posterior) @ j.T @ difference.T
+    samples = np.log(Predictor(model, posterior=posterior).sample(x, num_samples, seed=1))
+    samples = samples.reshape(num_samples, 9) @ difference.T
+    center = logits.numpy().reshape(9) @ difference.T
+    variance = np.diag(expected)
+    z = (samples.mean(0) - center) / np.sqrt(variance / num_samples)
+    assert np.abs(z).max() < 5.5
+    error = np.sqrt((np.outer(variance, variance) + expected**2) / num_samples)
+    assert np.abs((np.cov(samples.T) - expected) / error).max() < 5.5
+    sampled = Predictor(model, posterior=posterior, linearize=False).sample(x, 5, seed=1)
+    linear = Predictor(model, posterior=posterior).sample(x, 5, seed=1)
+    assert np.abs(sampled - linear).max(axis=(1, 2)).min() > 1e-3
 
 
-def test_kronecker_is_exact_for_one_example_and_for_equal_probabilities(model):
-    one = LastLayerLaplace(model, X[:1], Y[:1], "kronecker", prior_scale=0.7)
-    expected = np.linalg.inv(hessian(model, X[:1], Y[:1]) + np.eye(one.mean.size) / 0.49)
-    np.testing.assert_allclose(covariance_of(one), expected, atol=1e-6)
+def test_narrow_priors_and_many_examples_give_the_network(model):
+    p = model.predict(X, verbose=0)
+    narrow = Laplace(prior_scale=1e-5).fit(model, X, Y)
+    np.testing.assert_allclose(Predictor(model, posterior=narrow).predict(X, 20), p, atol=1e-3)
+    assert narrow.prior_share > 0.999
+    spreads = []
+    for repeats in (1, 100):
+        many = Laplace(prior_scale=1.0).fit(model, np.repeat(X, repeats, 0), np.repeat(Y, repeats))
+        q = Predictor(model, posterior=many).predict_uncertainty(X, 50, seed=0)
+        spreads.append(q.epistemic_variance.mean())
+    assert spreads[1] < 0.1 * spreads[0]
 
-    flat = network()
-    flat.layers[-1].set_weights([0 * w for w in flat.layers[-1].get_weights()])
-    several = LastLayerLaplace(flat, X, Y, "kronecker", prior_scale=0.7)
-    expected = np.linalg.inv(hessian(flat) + np.eye(several.mean.size) / 0.49)
-    np.testing.assert_allclose(covariance_of(several), expected, atol=1e-6)
 
-
-def test_evidence_is_that_of_the_dense_normal(model):
-    posterior = LastLayerLaplace(model, X, Y)
-    w, s = weights(model).reshape(-1), posterior.prior_scale
-    log_p = np.log(model.predict(X, verbose=0)[np.arange(SIZE), Y]).sum()
+def test_evidence_is_that_of_the_dense_normal_and_largest_at_its_scale(model):
+    posterior = Laplace().fit(model, X, Y)
+    w = np.concatenate([np.ravel(each) for each in posterior.center()])
+    log_p = np.log(model.predict(X, verbose=0)[np.arange(40), Y]).sum()
+    s = posterior.prior_scale
     log_prior = -0.5 * (w @ w / s**2 + w.size * np.log(2 * np.pi * s**2))
-    log_det = np.linalg.slogdet(hessian(model) + np.eye(w.size) / s**2)[1]
-    expected = log_p + log_prior + 0.5 * (w.size * np.log(2 * np.pi) - log_det)
-    assert posterior.log_marginal_likelihood() == pytest.approx(expected, abs=1e-4)
+    log_det = np.linalg.slogdet(2 * np.pi * covariance_of(posterior))[1]
+    evidence = posterior.log_marginal_likelihood()
+    assert evidence == pytest.approx(log_p + log_prior + 0.5 * log_det, abs=1e-6)
     for other in (0.9, 1.1):
-        assert posterior.log_marginal_likelihood(other * s) < posterior.log_marginal_likelihood()
+        assert posterior.log_marginal_likelihood(other * s) < evidence
+    assert 0 < posterior.prior_share < 1
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_draws_have_mean_and_covariance(covariance, model):
-    posterior = LastLayerLaplace(model, X, Y, covariance, prior_scale=0.7)
-    num = 4000
-    draw = tf.function(lambda seed: posterior.draw(0, seed)[-2:])
-    parts = [draw(tf.constant([s, 1])) for s in range(num)]
-    samples = np.stack([np.concatenate([k, b[None]]).reshape(-1) for k, b in parts])
-    expected = covariance_of(posterior)
-    z = (samples.mean(0) - posterior.mean.reshape(-1)) / np.sqrt(np.diag(expected) / num)
-    assert np.abs(z).max() < 4.5
-    variances = np.diag(expected)
-    spread = np.sqrt((np.outer(variances, variances) + expected**2) / num)
-    assert (np.abs(np.cov(samples.T) - expected) / spread).max() < 4.5
+def test_validation_data_choose_the_scale_that_predicts_them(model):
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(60, 2)).astype("float32")
+    y = np.where(rng.random(60) < 0.3, rng.integers(3, size=60), (x[:, 0] > 0) + (x[:, 1] > 0.5))
+    posterior = Laplace("diagonal").fit(model, X, Y, validation_data=(x, y[:, None]))
+
+    predictor = Predictor(model, posterior=posterior)
+
+    def nll(scale):
+        posterior.set_prior_scale(scale)
+        return -predictor.predict_uncertainty(x, 200, seed=3).log_prob(y).mean()
+
+    best = nll(posterior.prior_scale)
+    assert best < nll(1e-3) - 0.05  # that of the network alone
+    assert best < min(map(nll, (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0))) + 0.005
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_predictions_are_the_mean_of_samples(covariance, model):
-    new = vectors(30, seed=5)
-    posterior = LastLayerLaplace(model, X, Y, covariance, prior_scale=2.0)
-    probabilities = posterior.predict(new)
-    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-    sampled = Predictor(model, posterior=posterior).predict_uncertainty(new, 2000, seed=0)
-    z = (sampled.mean - probabilities) / np.sqrt(sampled.epistemic_variance / 2000 + 1e-6)
-    assert np.abs(z).max() < 6  # 4.5, and what 512 points are off
-    np.testing.assert_allclose(sampled.mean, probabilities, atol=0.03)
-    # Less sure than the network.
-    assert probabilities.max(1).mean() < model.predict(new, verbose=0).max(1).mean() - 0.02
-
-
-def test_two_classes_are_integrated_exactly_and_what_they_share_does_not_count():
-    mean, covariance = np.array([[1.0, -0.5]]), np.array([[[2.0, 0.3], [0.3, 1.0]]])
-    logit, variance = 1.5, 2.0 + 1.0 - 0.6
-    t = np.linspace(-12, 12, 20001)
-    density = np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
-    expected = np.sum(density / (1 + np.exp(-logit - np.sqrt(variance) * t))) * (t[1] - t[0])
-    result = softmax_mean(mean, covariance)
-    np.testing.assert_allclose(result, [[expected, 1 - expected]], atol=2e-4)
-    np.testing.assert_allclose(softmax_mean(mean + 7, covariance + 100), result, atol=1e-6)
-
-
-def test_many_classes_are_integrated():
-    rng = np.random.default_rng(0)
-    mean, root = rng.normal(size=(4, 6)), rng.normal(size=(4, 6, 6)) / 2
-    covariance = root @ root.transpose(0, 2, 1)
-    logits = mean + np.einsum("nij,snj->sni", root, rng.normal(size=(20000, 4, 6)))
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    np.testing.assert_allclose(softmax_mean(mean, covariance), p.mean(0), atol=0.012)
-
-
-def test_little_prior_scale_is_the_network(model):
-    posterior = LastLayerLaplace(model, X, Y, prior_scale=1e-6)
-    np.testing.assert_allclose(posterior.predict(X), model.predict(X, verbose=0), atol=1e-5)
-    samples = Predictor(model, posterior=posterior).sample(X, 3, seed=0)
-    np.testing.assert_allclose(samples[2], model.predict(X, verbose=0), atol=1e-4)
-
-
-def test_only_the_last_layer_runs_for_each_sample(model):
-    predictor = Predictor(model, posterior=LastLayerLaplace(model, X, Y))
-    names = [operation.name for operation in predictor._split._suffix.operations]
-    assert [n for n in names if "dense" in n] == [model.layers[-1].name]
-
-
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_exported_by_value(covariance, model, tmp_path):
-    predictor = Predictor(model, posterior=LastLayerLaplace(model, X, Y, covariance))
-    tfp_bayes.export_saved_model(predictor, tmp_path / "laplace", num_samples=7)
-    served = tf.saved_model.load(tmp_path / "laplace")
-    answer = served.predict_uncertainty(X, tf.constant(7), tf.constant([0, 3]))
-    expected = predictor.predict_uncertainty(X, 7, seed=(0, 3))
-    np.testing.assert_allclose(answer["mean"], expected.mean, atol=1e-6)
-
-
-# laplace-torch 0.3 on the same numbers, as float64: a torch.nn.Linear behind torch.nn.Identity,
-# Laplace(model, "classification", subset_of_weights="last_layer", hessian_structure=...).fit;
-# log_marginal_likelihood() at prior_precision 4, the prior scale where it is largest, and the
-# variances of _glm_predictive_distribution(NEW[:1]). With a bias its "kron" takes kernel and bias
-# for independent, ours does not.
-GOLDEN = [
-    ("full", True, -103.813696, 1.55197, [0.272085, 0.383327, 0.268136]),
-    ("diagonal", True, -104.675881, 1.28187, [0.240625, 0.328597, 0.230689]),
-    ("full", False, -95.088988, 1.51934, [0.141544, 0.171822, 0.145848]),
-    ("kronecker", False, -95.342199, 1.49675, [0.14387, 0.153721, 0.150435]),
-    ("diagonal", False, -95.555127, 1.28677, [0.128275, 0.157414, 0.136193]),
-]
-
-
-@pytest.mark.parametrize(("covariance", "use_bias", "evidence", "scale", "variances"), GOLDEN)
-def test_equal_to_laplace_torch(covariance, use_bias, evidence, scale, variances):
-    rng = np.random.default_rng(7)
-    phi, w, b = (rng.normal(size=size).astype("float32") for size in ((30, 4), (4, 3), 3))
-    y = rng.integers(0, 3, 30)
-    new = rng.normal(size=(2, 4)).astype("float32")[:1].astype("float64")
-    linear = keras.Sequential(
-        [keras.Input((4,)), keras.layers.Dense(3, "softmax", use_bias=use_bias)]
+def test_a_bayesian_model_brings_prior_and_likelihood():
+    inputs = keras.Input((2,))
+    outputs = L.Dense(1, "sigmoid")(inputs)
+    model = tfp_bayes.BayesianModel(
+        inputs, outputs, likelihood="bernoulli", prior_scale=0.5, num_samples=1
     )
-    linear.set_weights([w, b] if use_bias else [w])
-    posterior = LastLayerLaplace(linear, phi, y, covariance, prior_scale=0.5)
-    assert posterior.log_marginal_likelihood() == pytest.approx(evidence, abs=2e-6)
-    assert LastLayerLaplace(linear, phi, y, covariance).prior_scale == pytest.approx(scale, 1e-4)
-    new = np.c_[new, 1.0] if use_bias else new
-    found = posterior.curvature.logit_covariance(new, posterior.variances)[0]
-    np.testing.assert_allclose(np.diag(found), variances, atol=1e-6)
+    y = (X[:, 0] > 0).astype(int)
+    posterior = Laplace().fit(model, X, y)
+    assert posterior.prior_scale == 0.5
+    assert posterior.log_likelihood < 0
+    with pytest.raises(ValueError, match="model's likelihood 'bernoulli'"):
+        Laplace(likelihood="categorical").fit(model, X, y)
 
 
-def scaled(model, factor):
-    """Copies a model with `factor` times its logits."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    copy.layers[-1].set_weights([factor * w for w in copy.layers[-1].get_weights()])
-    return copy
+def test_weights_without_curvature_keep_their_values():
+    model = network(batch_normalization=True)
+    posterior = Laplace(prior_scale=1.0).fit(model, X, Y)
+    assert [path.split("/")[-1] for path in posterior.left_at_map] == ["gamma", "beta"]
+    p = Predictor(model, posterior=posterior).predict_uncertainty(X, 20, seed=0)
+    assert p.epistemic_variance.min() > 0
+    recurrent = keras.Sequential([keras.Input((3, 2)), L.GRU(3), L.Dense(3, "softmax")])
+    with pytest.warns(UserWarning, match="3 matrices of weights at their trained values.*gru"):
+        Laplace(prior_scale=1.0).fit(recurrent, np.stack([X, X, X], 1), Y)
 
 
-@pytest.fixture(scope="module")
-def certain():
-    """A network that is certain of its 40 training examples and often wrong."""
-    return scaled(network(units=50), 20)
+IN_A_FRESH_PROCESS = """
+import sys
+import keras, numpy as np
+from tfp_bayes import Predictor, load_posterior
+keras.layers.Dense(3)  # so that automatic names differ
+model = keras.models.load_model("model.keras", safe_mode=True)
+for name in sys.argv[1:]:
+    posterior = load_posterior(name + ".npz", model)
+    np.save(name, Predictor(model, posterior=posterior).sample(np.load("x.npy"), 5, seed=0))
+    print(posterior.log_marginal_likelihood(), posterior.prior_scale)
+"""
 
 
-def test_validation_data_choose_a_scale_that_helps_on_new_data(certain):
-    x = vectors(1000, seed=9)
-    y = x[:, :K].argmax(1)
-    posterior = LastLayerLaplace(certain, X, Y, validation_data=(x[:500], y[:500]))
-    before = tfp_bayes.metrics.nll(y[500:], certain.predict(x[500:], verbose=0))
-    after = tfp_bayes.metrics.nll(y[500:], posterior.predict(x[500:]))
-    assert after < 0.7 * before
-    for scale in (0.5, 2):
-        other = LastLayerLaplace(certain, X, Y, prior_scale=scale * posterior.prior_scale)
-        nll = [tfp_bayes.metrics.nll(y[:500], each.predict(x[:500])) for each in (posterior, other)]
-        assert nll[0] < nll[1]
-    same = LastLayerLaplace(
-        certain,
-        X,
-        Y,
-        validation_data=tf.data.Dataset.from_tensor_slices((x[:500], y[:500])).batch(99),
-    )
-    assert same.prior_scale == pytest.approx(posterior.prior_scale, 1e-4)
+def test_saved_and_loaded_in_a_fresh_process(tmp_path):
+    model = network(batch_normalization=True)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", X)
+    methods = [
+        Laplace("kronecker"),
+        Laplace("diagonal", prior_scale=0.5),
+        Laplace("full", 0.5, variables="last_layer"),
+    ]
+    posteriors = [method.fit(model, X, Y) for method in methods]
+    for i, posterior in enumerate(posteriors):
+        posterior.save(tmp_path / f"{i}.npz")
+    names = [str(i) for i in range(len(methods))]
+    command = [sys.executable, "-c", IN_A_FRESH_PROCESS, *names]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for i, (line, posterior) in enumerate(zip(done.stdout.splitlines(), posteriors, strict=True)):
+        evidence, prior_scale = map(float, line.split())
+        assert evidence == pytest.approx(posterior.log_marginal_likelihood(), abs=1e-9)
+        assert prior_scale == posterior.prior_scale
+        expected = Predictor(model, posterior=posterior).sample(X, 5, seed=0)
+        np.testing.assert_array_equal(np.load(tmp_path / f"{i}.npy"), expected)
+    loaded = load_posterior(tmp_path / "0.npz", model)
+    assert loaded.left_at_map == posteriors[0].left_at_map
+    last = load_posterior(tmp_path / "2.npz", model)
+    np.testing.assert_array_equal(last.predict(X), posteriors[2].predict(X))
+    for covariance in ("kronecker", "diagonal"):
+        posterior = Laplace(covariance, 0.5, variables="last_layer").fit(model, X, Y)
+        posterior.save(tmp_path / "last.npz")
+        loaded = load_posterior(tmp_path / "last.npz", model)
+        for a, b in zip(posterior.draw(0, [1, 2]), loaded.draw(0, [1, 2])):
+            np.testing.assert_array_equal(a, b)
 
 
-def test_validation_data_leave_a_calibrated_network_as_it_is():
-    exact = keras.Sequential([keras.Input((5,)), keras.layers.Dense(K, "softmax")])
-    x = vectors(1000, seed=3)
-    p = exact.predict(x, verbose=0)
-    y = (p.cumsum(1) < np.random.default_rng(0).uniform(size=(1000, 1))).sum(1).clip(max=K - 1)
-    posterior = LastLayerLaplace(exact, x[:100], y[:100], validation_data=(x, y))
-    difference = tfp_bayes.metrics.nll(y, posterior.predict(x)) - tfp_bayes.metrics.nll(y, p)
-    assert difference < 0.002
+def test_served(tmp_path, model):
+    posterior = Laplace(prior_scale=0.5).fit(model, X, Y)
+    predictor = Predictor(model, posterior=posterior)
+    tfp_bayes.export_saved_model(predictor, tmp_path / "served")
+    served = tf.saved_model.load(tmp_path / "served")
+    p = predictor.predict_uncertainty(X, 10, seed=4)
+    result = served.predict_uncertainty(X, 10, [4, 0])
+    np.testing.assert_array_equal(result["mean"], p.mean)
+    np.testing.assert_array_equal(result["mutual_information"], p.mutual_information)
 
 
-def test_warns_where_evidence_contradicts_predictions(model):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        LastLayerLaplace(model, X, Y)
-    sure = scaled(model, 8)
-    y = sure.predict(X, verbose=0).argmax(1)
-    with pytest.warns(UserWarning, match="Pass validation_data"):
-        LastLayerLaplace(sure, X, y)
+def test_methods_have_one_door():
+    model = network()
+    before = model.get_weights()
+    for settings in ({}, {"variables": "last_layer", "covariance": "full", "prior_scale": 1.0}):
+        method = Laplace(**settings)
+        assert isinstance(method, Method)
+        again = Laplace(**method.get_config())
+        assert again.get_config() == method.get_config()
+    assert isinstance(method.fit(model, X, Y), LastLayerLaplace)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+    fitted = Laplace(prior_scale=1.0).fit(model, X, Y, epochs=1, batch_size=8, verbose=0)
+    assert not np.allclose(before[0], model.get_weights()[0])
+    np.testing.assert_array_equal(fitted.center()[0], model.get_weights()[0])
 
 
-def test_evidence_without_a_largest_value_is_refused(certain):
-    with pytest.raises(ValueError, match="validation_data or prior_scale"):
-        LastLayerLaplace(certain, X, Y)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"covariance": "full"}, "for `covariance` with variables='all'"),
+        ({"variables": "first"}, "for `variables`"),
+        ({"prior_scale": "prior"}, "'evidence', 'validation' or None"),
+        ({"prior_scale": 0.0}, "positive, finite number for `prior_scale`"),
+        ({"likelihood": "gumbel"}, "for `likelihood`"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Laplace(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "message"),
+    [
+        ({"prior_scale": "validation"}, {}, "validation_data missing"),
+        ({"prior_scale": 1.0}, {"validation_data": (X, Y)}, "validation_data given"),
+        ({"prior_scale": "evidence"}, {"validation_data": (X, Y)}, "validation_data given"),
+        ({}, {"batch_size": 8}, r"`epochs` beside \['batch_size'\]"),
+        ({}, {"epochs": 1, "sample_weight": Y}, "equal weight"),
+    ],
+)
+def test_arguments_of_fit_are_checked(settings, arguments, message, model):
+    with pytest.raises(ValueError, match=message):
+        Laplace(**settings).fit(model, X, Y, **arguments)
+
+
+def test_models_that_it_does_not_describe_are_refused():
+    dense = L.Dense(3, "softmax")
+    random = keras.Sequential([keras.Input((2,)), MCDropout(0.5), dense])
+    several = keras.Sequential([keras.Input((4, 2)), L.Dense(3, "softmax")])
+    squared = keras.Sequential([keras.Input((2,)), L.Dense(1)])
+    diverged = keras.Sequential([keras.Input((2,)), L.Dense(3, "softmax")])
+    diverged.set_weights([np.full((2, 3), np.nan), np.zeros(3)])
+    with pytest.raises(ValueError, match=r"without stochastic layers.*to_deterministic"):
+        Laplace().fit(random, X, Y)
+    with pytest.raises(ValueError, match=r"one output of shape \(N, K\)"):
+        Laplace().fit(several, np.ones((40, 4, 2)), Y)
+    with pytest.raises(ValueError, match="NormalParameters"):
+        Laplace(likelihood="normal").fit(squared, X, Y)
+    with pytest.raises(ValueError, match="finite weights"):
+        Laplace().fit(diverged, X, Y)
+    diverged.set_weights([np.zeros((2, 3)), np.zeros(3)])
+    with pytest.raises(ValueError, match="limit the prior scale"):
+        Laplace().fit(diverged, X, Y)

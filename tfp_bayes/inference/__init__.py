@@ -3,7 +3,9 @@
 from tfp_bayes.inference.cyclical import CyclicalSGHMC
 from tfp_bayes.inference.deep_ensemble import DeepEnsemble
 from tfp_bayes.inference.ensemble import Ensemble
-from tfp_bayes.inference.laplace import LastLayerLaplace
+from tfp_bayes.inference.laplace import Laplace
+from tfp_bayes.inference.laplace_posterior import LaplacePosterior
+from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.materialize import materialize
 from tfp_bayes.inference.method import Method
 from tfp_bayes.inference.saved import load_posterior
@@ -20,6 +22,8 @@ __all__ = [
     "CyclicalSGHMC",
     "DeepEnsemble",
     "Ensemble",
+    "Laplace",
+    "LaplacePosterior",
     "LastLayerLaplace",
     "Method",
     "MultiSWAG",

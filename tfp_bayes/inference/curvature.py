@@ -6,7 +6,7 @@ L_n = diag(p_n) - p_n p_n^T. Each class below keeps H, or what it takes for H, a
 a rotation of the weights into its eigenvectors, so that a prior with any precision can be added.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,13 @@ class Curvature(Protocol):
 
     eigenvalues: np.ndarray  # of the shape of the coordinates
 
+    @classmethod
+    def of(cls, batches: Batches) -> "Curvature":
+        """Returns H of all batches together."""
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns the constructor's arguments."""
+
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K) from coordinates along the eigenvectors."""
 
@@ -31,8 +38,14 @@ class Curvature(Protocol):
 class Full(tf.Module):
     """H as it is: K F x K F numbers."""
 
-    def __init__(self, batches: Batches):
+    def __init__(self, eigenvalues: np.ndarray, vectors: np.ndarray):
         super().__init__()
+        self.eigenvalues = eigenvalues  # (K F,)
+        self.vectors = tf.Variable(vectors, trainable=False)  # (K, F, K F)
+
+    @classmethod
+    def of(cls, batches: Batches) -> "Full":
+        """See `Curvature.of`."""
         hessian = None
         for phi, p in batches:
             num_features, num_classes = phi.shape[1], p.shape[1]
@@ -48,10 +61,11 @@ class Full(tf.Module):
         assert hessian is not None  # there are batches
         size = num_classes * num_features
         values, vectors = scipy.linalg.eigh(hessian.reshape(size, size))
-        self.eigenvalues = np.maximum(values, 0)  # (K F,)
-        self.vectors = tf.Variable(
-            vectors.reshape(num_classes, num_features, size), trainable=False
-        )  # (K, F, K F)
+        return cls(np.maximum(values, 0), vectors.reshape(num_classes, num_features, size))
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """See `Curvature.get_state`."""
+        return {"eigenvalues": self.eigenvalues, "vectors": self.vectors.numpy()}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K) from coordinates (K F,) along the eigenvectors."""
@@ -66,8 +80,17 @@ class Full(tf.Module):
 class Kronecker(tf.Module):
     """H as N times E[L] x E[phi phi^T]: exact if probabilities did not depend on features."""
 
-    def __init__(self, batches: Batches):
+    def __init__(
+        self, eigenvalues: np.ndarray, input_vectors: np.ndarray, output_vectors: np.ndarray
+    ):
         super().__init__()
+        self.eigenvalues = eigenvalues  # (F, K)
+        self.input_vectors = tf.Variable(input_vectors, trainable=False)  # (F, F)
+        self.output_vectors = tf.Variable(output_vectors, trainable=False)  # (K, K)
+
+    @classmethod
+    def of(cls, batches: Batches) -> "Kronecker":
+        """See `Curvature.of`."""
         count, gram, curvature = 0, np.zeros(()), np.zeros(())
         for phi, p in batches:
             count += len(phi)
@@ -75,9 +98,15 @@ class Kronecker(tf.Module):
             curvature = curvature + np.diag(p.sum(0)) - p.T @ p
         a, input_vectors = scipy.linalg.eigh(gram)
         b, output_vectors = scipy.linalg.eigh(curvature / count)
-        self.eigenvalues = np.outer(np.maximum(a, 0), np.maximum(b, 0))  # (F, K)
-        self.input_vectors = tf.Variable(input_vectors, trainable=False)  # (F, F)
-        self.output_vectors = tf.Variable(output_vectors, trainable=False)  # (K, K)
+        return cls(np.outer(np.maximum(a, 0), np.maximum(b, 0)), input_vectors, output_vectors)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """See `Curvature.get_state`."""
+        return {
+            "eigenvalues": self.eigenvalues,
+            "input_vectors": self.input_vectors.numpy(),
+            "output_vectors": self.output_vectors.numpy(),
+        }
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K) from coordinates (F, K) along the eigenvectors."""
@@ -93,9 +122,18 @@ class Kronecker(tf.Module):
 class Diagonal(tf.Module):
     """The diagonal of H: weights that are independent."""
 
-    def __init__(self, batches: Batches):
+    def __init__(self, eigenvalues: np.ndarray):
         super().__init__()
-        self.eigenvalues = sum((phi**2).T @ (p * (1 - p)) for phi, p in batches)  # (F, K)
+        self.eigenvalues = eigenvalues  # (F, K)
+
+    @classmethod
+    def of(cls, batches: Batches) -> "Diagonal":
+        """See `Curvature.of`."""
+        return cls(sum((phi**2).T @ (p * (1 - p)) for phi, p in batches))
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """See `Curvature.get_state`."""
+        return {"eigenvalues": self.eigenvalues}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
         """Returns weights (F, K): the coordinates themselves."""
@@ -106,7 +144,7 @@ class Diagonal(tf.Module):
         return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 
-CURVATURES: dict[str, Callable[[Batches], Curvature]] = {
+CURVATURES: dict[str, type[Full | Kronecker | Diagonal]] = {
     "full": Full,
     "kronecker": Kronecker,
     "diagonal": Diagonal,

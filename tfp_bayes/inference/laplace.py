@@ -1,288 +1,266 @@
-"""Laplace's approximation for the last layer of a trained classifier."""
+"""Laplace's approximation for a whole network, or for its last layer."""
 
-import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from scipy.special import log_softmax, softmax
 
+from tfp_bayes._plumbing.batches import labelled_batches
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
-from tfp_bayes.inference.last_layer import LastLayer
-from tfp_bayes.inference.softmax_mean import NUM_POINTS, softmax_mean
+from tfp_bayes.inference.laplace_posterior import LaplacePosterior
+from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
+from tfp_bayes.inference.network_curvature import network_curvature
+from tfp_bayes.inference.observations import Observations
+from tfp_bayes.inference.training import train
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction.finite import FiniteWeights
+from tfp_bayes.prediction.inference_mode import refuse_forced_training
+from tfp_bayes.prediction.likelihoods import get_likelihood
+from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, Predictor
 
+_COVARIANCES = {"all": ("kronecker", "diagonal"), "last_layer": tuple(CURVATURES)}
 _LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
-_LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 21)
-_NUM_CHECKED = 50_000  # probabilities of training examples that the evidence is held against
-_MAX_NUMBERS = 2**22  # of the arrays between features and covariances, 32 MB
+_LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 11)
+_NUM_SAMPLES = 32  # functions that validation data are predicted with
 
 
-class LastLayerLaplace(tf.Module):
-    """A normal posterior over the last layer's weights, made after training, from one pass.
+class Laplace:
+    """A normal posterior around trained weights, from one pass over the data.
 
-    Use it to calibrate a network that is too sure; the network itself is not changed and its best
-    guesses hardly are. `predict` gives probabilities from one forward pass; as the `posterior` of a
-    `Predictor` it gives samples, measures and an export, and the network runs once for all
-    samples.
-
-    Give `validation_data` where you can: the prior scale is then the one that predicts them best,
-    down to one that leaves the network as it is. The scale of largest evidence, which needs none,
-    takes the weights for those of largest posterior probability. It is too wide where training
-    drove the weights far out, as it does without weight decay once the training data are
-    separated, and a warning says so.
+    Use it where a network is trained already: the network stays as it is, and a `Predictor` gives
+    it uncertainty, by samples of the network made linear in its weights. Its covariance is the
+    inverse of the generalized Gauss-Newton matrix plus the precision of the prior, for each Dense,
+    Conv1D and Conv2D layer that is used once; other weights, such as those of BatchNormalization,
+    keep their values, as `posterior.left_at_map` says.
 
     Args:
-        model: A trained functional or Sequential Keras model that ends in a Dense layer with a
-            softmax, used once, without stochastic layers. Its weights must not change any more.
-        x: The training data: arrays (N, ...), or a `tf.data.Dataset` or `PyDataset` of (x, y).
-        y: Integer labels (N,); None for a dataset.
-        covariance: "full" (K F x K F, for some thousand weights), "kronecker" (F x F and K x K)
-            or "diagonal".
-        prior_scale: Standard deviation of each weight and bias of the layer before data; None
-            finds it, from `validation_data` if there are any, by evidence otherwise.
-        validation_data: (x, y) or a dataset that the network was not trained on.
-
-    Attributes:
-        prior_scale: As given or found.
-        num_draws: None: every draw is new.
+        covariance: "kronecker" (factors of the sizes of a layer's inputs and units) or "diagonal"
+            (weights independent of each other); of the last layer also "full".
+        prior_scale: Standard deviation of each weight before data; "evidence" finds it by the
+            marginal likelihood, "validation" by the likelihood of `validation_data`. None does the
+            latter if they are given, takes that of a `BayesianModel` otherwise, and "evidence" if
+            there is none.
+        variables: "all", or "last_layer" for a `LastLayerLaplace`, which takes classifiers that
+            end in a Dense layer with a softmax.
+        likelihood: What the outputs mean, see `Predictor`; None asks a `BayesianModel` and is
+            "categorical" for others.
+        seed: Integer, of training and of the samples that predict validation data.
 
     Raises:
-        ValueError: If the model does not end as said, an input or weight is not finite, a label
-            is out of range, or an argument is.
+        ValueError: If an argument is none of these.
 
     Reference:
-        Daxberger et al. 2021, "Laplace Redux", sections 2 and 3, arXiv:2106.14806.
+        Daxberger et al. 2021, "Laplace Redux", sections 2 and 3, arXiv:2106.14806; Ritter et al.
+        2018, section 3, https://openreview.net/forum?id=Skdvd2xAZ.
 
     Example:
 
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3, "softmax")])
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
     >>> x, y = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 3
-    >>> posterior = LastLayerLaplace(model, x, y)
-    >>> posterior.predict(x).shape
-    (50, 3)
-    >>> Predictor(model, posterior=posterior).predict_uncertainty(x, num_samples=20).mean.shape
+    >>> posterior = Laplace(prior_scale=1.0).fit(model, x, y, epochs=2, verbose=0)
+    >>> Predictor(model, posterior=posterior).predict_uncertainty(x).mean.shape
     (50, 3)
     """
 
-    num_draws = None
-
     def __init__(
+        self,
+        covariance: str = "kronecker",
+        prior_scale: float | str | None = None,
+        variables: str = "all",
+        likelihood: str | None = None,
+        seed: int = 0,
+    ):
+        if variables not in list(_COVARIANCES):
+            raise ValueError(
+                f"Expected one of {sorted(_COVARIANCES)} for `variables`. "
+                f"Received: variables={variables!r}. Hint: 'all' is the default."
+            )
+        if covariance not in list(_COVARIANCES[variables]):
+            raise ValueError(
+                f"Expected one of {sorted(_COVARIANCES[variables])} for `covariance` with "
+                f"variables={variables!r}. Received: covariance={covariance!r}. "
+                "Hint: 'kronecker' is the most exact of a whole network."
+            )
+        if isinstance(prior_scale, str):
+            if prior_scale not in ("evidence", "validation"):
+                raise ValueError(
+                    "Expected a positive number, 'evidence', 'validation' or None for "
+                    f"`prior_scale`. Received: prior_scale={prior_scale!r}. "
+                    "Hint: 'validation' is the safest, with validation_data."
+                )
+        elif prior_scale is not None:
+            check_positive(prior_scale=prior_scale)
+        if likelihood is not None:
+            get_likelihood(likelihood)
+        self.covariance = covariance
+        self.prior_scale = prior_scale
+        self.variables = variables
+        self.likelihood = likelihood
+        self.seed = seed
+
+    def fit(
         self,
         model: keras.Model,
         x: Any,
         y: np.ndarray | None = None,
-        covariance: str = "full",
-        prior_scale: float | None = None,
+        *,
+        epochs: int = 0,
         validation_data: Any = None,
-    ):
-        super().__init__()
-        if covariance not in list(CURVATURES):
-            raise ValueError(
-                f"Expected one of {sorted(CURVATURES)} for `covariance`. "
-                f"Received: covariance={covariance!r}. Hint: 'full' is the most exact."
-            )
-        if prior_scale is not None:
-            check_positive(prior_scale=prior_scale)
-            if validation_data is not None:
-                raise ValueError(
-                    "Expected `prior_scale` or `validation_data`, which finds it. Received: "
-                    f"both, prior_scale={prior_scale!r}. Hint: leave one out."
-                )
-        self._layer = LastLayer(model)
-        self.mean = self._layer.weights  # (F, K), the bias as the last row
-        self.log_likelihood, self._num_train = 0.0, 0
-        num_checked = min(500, max(50, _NUM_CHECKED // self.mean.shape[1]))
-        self._checked = _Sample(num_checked)
-        self.curvature = CURVATURES[covariance](self._batches(x, y))
-        self._set_scale(1.0 if prior_scale is None else float(prior_scale))
-        if validation_data is not None:
-            self._set_scale(self._scale_of_validation(validation_data))
-        elif prior_scale is None:
-            self._set_scale(self._scale_of_evidence())
-            self._check_evidence()
-        self._scales = tf.Variable(np.sqrt(self.variances), trainable=False)
-        self._mean = tf.Variable(self.mean, trainable=False)
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """Kernel and bias of the last layer, see `Posterior`."""
-        return list(self._layer.variables)
-
-    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns one draw of the last layer's weights, see `Posterior.draw`."""
-        del index  # the seed differs with it already
-        noise = tf.random.stateless_normal(self._scales.shape, seed, dtype="float64")
-        return self._layer.split(self._mean + self.curvature.rotate(self._scales * noise))
-
-    def center(self) -> list[tf.Tensor]:
-        """Returns the last layer's weights as they were trained."""
-        return self._layer.split(self._mean)
-
-    def predict(self, x) -> np.ndarray:
-        """Returns probabilities (N, K), the mean over the posterior, from one forward pass.
-
-        It integrates over the logits by up to 512 fixed points, so answers do not change from call
-        to call. Rows whose inputs are not finite are NaN. With hundreds of classes, samples of a
-        `Predictor` take less time.
+        **fit_arguments: Any,
+    ) -> LaplacePosterior | LastLayerLaplace:
+        """Finds the posterior around the model's weights.
 
         Args:
-            x: Inputs: arrays (N, ...) or a dataset.
+            model: With one output (N, K) and without stochastic layers. Trained, or compiled to
+                be trained by `epochs`; its weights are the posterior's center.
+            x: The training data: arrays (N, ...), or a dataset of (x, y).
+            y: Class numbers (N,), zeros and ones (N, K) or real targets (N, D); None for a dataset.
+            epochs: Number of epochs to train first; 0 leaves the weights as they are.
+            validation_data: (x, y), or a dataset, that the network was not trained on.
+            **fit_arguments: Of Keras' `fit`, for these epochs.
+
+        Returns:
+            A posterior that `save` writes and `load_posterior` reads.
 
         Raises:
-            ValueError: If the model was trained further.
+            ValueError: If the model is not of that kind, its outputs are not those of the
+                likelihood, inputs or weights are not finite, or targets do not fit.
         """
-        if not np.array_equal(self._layer.read_weights(), self.mean):
-            raise ValueError(
-                "Expected the weights that the posterior was made from. Received: a `model` whose "
-                "last layer has changed. Hint: make a new LastLayerLaplace after training."
+        _check_fit_arguments(epochs, fit_arguments)
+        if epochs:
+            train(model, x, y, epochs=epochs, seed=self.seed, **fit_arguments)
+        prior_scale = self._resolve_prior_scale(model, validation_data)
+        if self.variables == "last_layer":
+            scale = None if isinstance(prior_scale, str) else prior_scale
+            return LastLayerLaplace(
+                model, x, y, self.covariance, prior_scale=scale, validation_data=validation_data
             )
-        result = [self._probabilities(phi) for phi in self._layer.features(x)]
-        return np.concatenate(result).astype("float32")
-
-    def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
-        """Returns the approximate log evidence log p(y | x) in nats.
-
-        Args:
-            prior_scale: At this prior scale; None takes the posterior's own.
-        """
-        scale = self.prior_scale if prior_scale is None else prior_scale
-        eigenvalues = self.curvature.eigenvalues
-        complexity = np.log1p(eigenvalues * scale**2).sum() + np.square(self.mean).sum() / scale**2
-        return self.log_likelihood - complexity / 2
-
-    def _set_scale(self, prior_scale: float) -> None:
-        self.prior_scale = prior_scale
-        self.variances = 1 / (self.curvature.eigenvalues + prior_scale**-2)
-
-    def _scale_of_evidence(self) -> float:
-        def objective(log_scale: float) -> float:
-            return -self.log_marginal_likelihood(np.exp(log_scale))
-
-        best = minimize_from_grid(objective, _LOG_SCALES)
-        if best > _LOG_SCALES[-2]:
-            raise ValueError(
-                "Expected training data that limit the prior scale. Received: an evidence that "
-                f"grows up to prior_scale={np.exp(best):.0f}; the network is certain of all of "
-                "them. Hint: pass validation_data or prior_scale, or train with weight decay."
-            )
-        return float(np.exp(best))
-
-    def _scale_of_validation(self, validation_data) -> float:
-        x, y = validation_data, None
-        if isinstance(validation_data, tuple | list):
-            if len(validation_data) != 2:
-                raise ValueError(
-                    "Expected (x, y) or a dataset for `validation_data`. Received: "
-                    f"{len(validation_data)} values. Hint: validation_data=(x_val, y_val)."
-                )
-            x, y = validation_data
-        parts = list(self._labelled(x, y, "validation_data"))
-
-        def objective(log_scale: float) -> float:
-            self._set_scale(float(np.exp(log_scale)))
-            return sum(self._nll(*part) * len(part[1]) for part in parts)
-
-        return float(np.exp(minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.01)))
-
-    def _check_evidence(self) -> None:
-        """Warns if training data that were seen are predicted worse than by their evidence.
-
-        An exact posterior predicts them better: the evidence is of data not seen before, one
-        after another. A normal one that does not puts much mass where the likelihood is low.
-        """
-        before = -self.log_marginal_likelihood() / self._num_train
-        after = self._nll(*self._checked.rows())
-        if after > before:
-            warnings.warn(
-                f"The normal approximation at prior_scale={self.prior_scale:.3g} predicts the "
-                f"training data with an NLL of {after:.3g}, worse than their evidence of "
-                f"{before:.3g} per example: the network was trained until it was certain of them. "
-                "Predictions may be far too unsure. Pass validation_data or a smaller prior_scale.",
-                stacklevel=3,
-            )
-
-    def _nll(self, phi: np.ndarray, y: np.ndarray) -> float:
-        p = self._probabilities(phi)[np.arange(len(y)), y]
-        return -float(np.log(np.maximum(p, 1e-30)).mean())
-
-    def _probabilities(self, phi: np.ndarray) -> np.ndarray:
-        """Returns the posterior mean of the softmax (B, K) from features (B, F)."""
-        num_classes = self.mean.shape[1]
-        largest = num_classes * max(num_classes, self.variances.shape[0], NUM_POINTS)
-        rows = max(1, _MAX_NUMBERS // largest)
-        finite = np.isfinite(phi).all(axis=1)
-        result = np.full((len(phi), num_classes), np.nan)
-        for chosen in np.split(np.flatnonzero(finite), range(rows, finite.sum(), rows)):
-            covariance = self.curvature.logit_covariance(phi[chosen], self.variances)
-            result[chosen] = softmax_mean(phi[chosen] @ self.mean, covariance)
-        return result
-
-    def _labelled(self, x, y, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features (B, F) and labels (B,), checked."""
-        start = 0
-        y = np.asarray(y) if isinstance(y, list | tuple) else y
-        for phi, labels in self._layer.labelled_features(x, y):
-            bad = start + np.flatnonzero(~np.isfinite(phi).all(axis=1))
-            if bad.size:
-                raise ValueError(
-                    f"Expected finite features of every row of `{name}`. Received: NaN or infinity "
-                    f"in rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
-                )
-            start += len(phi)
-            yield phi, _checked_labels(labels, len(phi), self.mean.shape[1])
-        if not start:
-            raise ValueError(
-                f"Expected examples in `{name}`. Received: none. Hint: arrays (N, ...), N > 0."
-            )
-
-    def _batches(self, x, y) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features and probabilities, and sums up the log likelihood on the way."""
-        for phi, labels in self._labelled(x, y, "x"):
-            logits = phi @ self.mean
-            self.log_likelihood += log_softmax(logits, axis=1)[np.arange(len(phi)), labels].sum()
-            self._num_train += len(phi)
-            self._checked.add(phi, labels)
-            yield phi, softmax(logits, axis=1)
-
-
-class _Sample:
-    """A random sample of rows that come in batches, the same for the same rows."""
-
-    def __init__(self, size: int):
-        self._size = size
-        self._generator = np.random.default_rng(0)
-        self._columns: list[np.ndarray] = []
-
-    def add(self, *columns: np.ndarray) -> None:
-        joined = [*columns, self._generator.random(len(columns[0]))]
-        if self._columns:
-            joined = [np.concatenate(pair) for pair in zip(self._columns, joined)]
-        chosen = np.argsort(joined[-1])[: self._size]
-        self._columns = [column[chosen] for column in joined]
-
-    def rows(self) -> list[np.ndarray]:
-        return self._columns[:-1]
-
-
-def _checked_labels(y, size: int, num_classes: int) -> np.ndarray:
-    labels = np.asarray(y)
-    shape = labels.shape
-    valid = labels.dtype.kind in "iu" and math.prod(shape) == size == len(labels)
-    labels = labels.reshape(-1)
-    if not valid or (size and not 0 <= labels.min() <= labels.max() < num_classes):
-        if y is None:
-            received = "none"
-        else:
-            is_number = labels.size and labels.dtype.kind in "iuf"
-            values = f", from {labels.min()} to {labels.max()}" if is_number else ""
-            received = f"{labels.dtype} of shape {shape}{values}"
-        raise ValueError(
-            f"Expected integer labels in [0, {num_classes}), one for each example, for `y`. "
-            f"Received: {received}. Hint: class numbers; of one-hot rows, y.argmax(-1)."
+        likelihood = self._resolve_likelihood(model)
+        _check_model(model)
+        observations = Observations(likelihood)
+        found = network_curvature(model, x, y, observations, self.covariance == "diagonal")
+        _warn_of_kernels(found.left)
+        means = [layer.read() for layer in found.layers]
+        posterior = LaplacePosterior(
+            model, found.layers, means, found.blocks, found.left, found.log_likelihood, 1.0
         )
-    return labels
+        if prior_scale == "validation":
+            self._maximize_validation(posterior, likelihood, validation_data)
+        elif prior_scale == "evidence":
+            _maximize_evidence(posterior)
+        else:
+            posterior.set_prior_scale(prior_scale)
+        return posterior
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, plain JSON."""
+        return {
+            "covariance": self.covariance,
+            "prior_scale": self.prior_scale,
+            "variables": self.variables,
+            "likelihood": self.likelihood,
+            "seed": self.seed,
+        }
+
+    def _resolve_prior_scale(self, model: keras.Model, validation_data: Any) -> Any:
+        """Returns a number, "evidence" or "validation"."""
+        prior_scale = self.prior_scale
+        if prior_scale is None:
+            of_model = getattr(model, "prior_scale", None)
+            known = "evidence" if of_model is None else of_model
+            prior_scale = known if validation_data is None else "validation"
+        if (prior_scale == "validation") != (validation_data is not None):
+            raise ValueError(
+                "Expected `validation_data` with prior_scale='validation' or None, and without "
+                f"others. Received: prior_scale={self.prior_scale!r} and validation_data "
+                f"{'missing' if validation_data is None else 'given'}. "
+                "Hint: Laplace().fit(model, x, y, validation_data=(x_val, y_val))."
+            )
+        return prior_scale
+
+    def _resolve_likelihood(self, model: keras.Model) -> str:
+        of_model = getattr(model, "likelihood", None)
+        if None not in (self.likelihood, of_model) and self.likelihood != of_model:
+            raise ValueError(
+                f"Expected the model's likelihood {of_model!r} for `likelihood`. "
+                f"Received: likelihood={self.likelihood!r}. Hint: leave it out."
+            )
+        return self.likelihood or of_model or "categorical"
+
+    def _maximize_validation(self, posterior: LaplacePosterior, likelihood: str, data: Any) -> None:
+        """Sets the prior scale that predicts data best, by samples that are the same for all."""
+        x, y = data if isinstance(data, tuple | list) else (data, None)
+        parts = [(inputs, y) for inputs, y, _ in labelled_batches(x, y, None, DEFAULT_BATCH_SIZE)]
+        predictor = Predictor(posterior.model, likelihood, posterior)
+
+        def objective(log_scale: float) -> float:
+            posterior.set_prior_scale(float(np.exp(log_scale)))
+            predictions = (
+                (predictor.predict_uncertainty(inputs, _NUM_SAMPLES, self.seed), labels)
+                for inputs, labels in parts
+            )
+            return -sum(p.log_prob(_like(labels, p.mean)).sum() for p, labels in predictions)
+
+        best = minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.02)
+        posterior.set_prior_scale(float(np.exp(best)))
+
+
+def _like(labels: Any, mean: np.ndarray) -> np.ndarray:
+    """Returns class numbers that stand in a column without that axis."""
+    labels = np.asarray(labels)
+    column = labels.shape == (len(mean), 1) and mean.shape[-1] > 1
+    return labels[:, 0] if column else labels
+
+
+def _maximize_evidence(posterior: LaplacePosterior) -> None:
+    best = minimize_from_grid(
+        lambda log_scale: -posterior.log_marginal_likelihood(np.exp(log_scale)), _LOG_SCALES
+    )
+    if not _LOG_SCALES[1] < best < _LOG_SCALES[-2]:
+        raise ValueError(
+            "Expected training data that limit the prior scale. Received: an evidence that is "
+            f"largest at the end of all scales tried, prior_scale={np.exp(best):.2g}. "
+            "Hint: pass validation_data or prior_scale, or train with weight decay."
+        )
+    posterior.set_prior_scale(float(np.exp(best)))
+
+
+def _check_fit_arguments(epochs: int, fit_arguments: dict[str, Any]) -> None:
+    unused = sorted(set(fit_arguments) - {"verbose"})
+    if unused and not epochs:
+        raise ValueError(
+            f"Expected `epochs` beside {unused}, which training takes. Received: "
+            f"epochs={epochs!r}. Hint: leave them out for a model that is trained already."
+        )
+    weights = [name for name in unused if name in ("sample_weight", "class_weight")]
+    if weights:
+        raise ValueError(
+            f"Expected examples of equal weight. Received: {weights}. Hint: leave them out."
+        )
+
+
+def _check_model(model: keras.Model) -> None:
+    random = stochastic_layers(model)
+    if random:
+        raise ValueError(
+            "Expected a `model` without stochastic layers. Received: "
+            f"{[each.name for each in random]}. Hint: fit(to_deterministic(model), x, y)."
+        )
+    refuse_forced_training(model)
+    FiniteWeights(model.weights).check()
+
+
+def _warn_of_kernels(left: list[keras.Variable]) -> None:
+    kernels = [v.path for v in left if len(v.shape) > 1]
+    if kernels:
+        warnings.warn(
+            f"The posterior leaves {len(kernels)} matrices of weights at their trained values: "
+            f"{', '.join(kernels[:5])}{' ...' if len(kernels) > 5 else ''}. It covers Dense, "
+            "Conv1D and Conv2D layers that are used once.",
+            stacklevel=3,
+        )

@@ -1,0 +1,152 @@
+"""A normal distribution around trained weights, with a covariance of one block for each layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.seeds import fold_in
+from tfp_bayes.inference.network_curvature import Block
+from tfp_bayes.inference.network_layers import WeightMatrix
+from tfp_bayes.inference.saved import SavedPosterior, saved_as
+
+
+@saved_as
+class LaplacePosterior(SavedPosterior):
+    """The normal posterior over a network's weights that `Laplace.fit` finds.
+
+    A `Predictor` takes it linearized unless told otherwise: its covariance is that of the model
+    made linear in the weights, and the model itself, with weights drawn so far from the trained
+    ones, predicts much worse.
+
+    Attributes:
+        variables: Kernels and biases that are drawn.
+        left_at_map: Paths of the trainable variables that keep their trained values: those of
+            `BatchNormalization`, of embeddings, of recurrent cells, of layers used twice.
+        prior_scale: Standard deviation of each of the weights before data.
+        log_likelihood: Of the training data, sum in nats.
+        num_draws: None: every draw is new.
+        linearize: True, see `Predictor`.
+
+    Reference:
+        Ritter et al. 2018, "A Scalable Laplace Approximation for Neural Networks", section 3,
+        https://openreview.net/forum?id=Skdvd2xAZ; Immer et al. 2021, arXiv:2008.08400.
+    """
+
+    num_draws = None
+    linearize = True
+
+    def __init__(
+        self,
+        model: keras.Model,
+        matrices: Sequence[WeightMatrix],
+        means: Sequence[np.ndarray],
+        blocks: Sequence[Block],
+        left: Sequence[keras.Variable],
+        log_likelihood: float,
+        prior_scale: float,
+    ):
+        self.model = model
+        self.variables = [v for matrix in matrices for v in matrix.variables]
+        self.log_likelihood = log_likelihood
+        self._left = list(left)
+        self._matrices, self._means, self._blocks = list(matrices), list(means), list(blocks)
+        self._constants: list[list[Any]] = [
+            [_constant(array, matrix) for array in (mean, *block)]
+            for matrix, mean, block in zip(matrices, means, blocks)
+        ]
+        self._prior_precision = tf.Variable(1.0, trainable=False, dtype="float64")
+        self.set_prior_scale(prior_scale)
+
+    @property
+    def left_at_map(self) -> list[str]:
+        """Paths of the trainable variables that keep their trained values."""
+        return [v.path for v in self._left]
+
+    @property
+    def prior_share(self) -> float:
+        """The average share of the prior in the posterior's precision: 1 if data said nothing."""
+        precision = self.prior_scale**-2
+        shares = [(precision / (precision + b.eigenvalues)).ravel() for b in self._blocks]
+        return float(np.concatenate(shares).mean())
+
+    def set_prior_scale(self, prior_scale: float) -> None:
+        """Changes the standard deviation of the prior; predictors follow."""
+        self.prior_scale = float(prior_scale)
+        self._prior_precision.assign(self.prior_scale**-2)
+
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Returns one draw of the weights, see `Posterior.draw`."""
+        del index  # the seed differs with it already
+        weights = []
+        for i, (matrix, constants) in enumerate(zip(self._matrices, self._constants)):
+            mean, eigenvalues, input_vectors, output_vectors = constants
+            dtype = mean.dtype
+            noise = tf.random.stateless_normal(matrix.shape, fold_in(seed, i), dtype=dtype)
+            noise *= tf.math.rsqrt(eigenvalues + tf.cast(self._prior_precision, dtype))
+            if input_vectors is not None:
+                noise = input_vectors @ tf.matmul(noise, output_vectors, transpose_b=True)
+            weights += matrix.split(mean + noise)
+        return weights
+
+    def center(self) -> list[tf.Tensor]:
+        """Returns the trained weights."""
+        means = (constants[0] for constants in self._constants)
+        return [w for matrix, mean in zip(self._matrices, means) for w in matrix.split(mean)]
+
+    def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
+        """Returns the approximate log evidence log p(y | x) in nats, to compare architectures.
+
+        Weights that are left at the MAP count as known.
+
+        Args:
+            prior_scale: At this prior scale; None takes the posterior's own.
+        """
+        scale = self.prior_scale if prior_scale is None else prior_scale
+        complexity = sum(
+            np.log1p(block.eigenvalues * scale**2).sum() + np.square(mean).sum() / scale**2
+            for block, mean in zip(self._blocks, self._means)
+        )
+        return float(self.log_likelihood - complexity / 2)
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `SavedPosterior.get_state`."""
+        arrays = {}
+        for i, (mean, block) in enumerate(zip(self._means, self._blocks)):
+            named = {"mean": mean, **block._asdict()}
+            arrays.update({f"{name}_{i}": a for name, a in named.items() if a is not None})
+        position = {id(v): i for i, v in enumerate(self.model.weights)}
+        settings = {
+            "num_variables": [len(matrix.variables) for matrix in self._matrices],
+            "left": [position[id(v)] for v in self._left],
+            "log_likelihood": self.log_likelihood,
+            "prior_scale": self.prior_scale,
+        }
+        return arrays, settings
+
+    @classmethod
+    def from_state(cls, model, variables, arrays, settings) -> "LaplacePosterior":
+        """See `SavedPosterior.from_state`."""
+        rest = iter(variables)
+        matrices = [WeightMatrix([next(rest) for _ in range(n)]) for n in settings["num_variables"]]
+        numbers = range(len(matrices))
+        return cls(
+            model,
+            matrices,
+            [arrays[f"mean_{i}"] for i in numbers],
+            [Block(*(arrays.get(f"{name}_{i}") for name in Block._fields)) for i in numbers],
+            [model.weights[i] for i in settings["left"]],
+            settings["log_likelihood"],
+            settings["prior_scale"],
+        )
+
+
+def _constant(array: np.ndarray | None, matrix: WeightMatrix) -> tf.Variable | None:
+    """Returns what draws are made from, in a precision whose rounding is below their spread."""
+    if array is None:
+        return None
+    dtype = "float64" if matrix.variables[0].dtype == "float64" else "float32"
+    # A variable, because an exported graph must not carry the numbers inline.
+    return tf.Variable(array.astype(dtype), trainable=False)

@@ -1,0 +1,316 @@
+"""Laplace's approximation for the last layer of a trained classifier."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy.special import log_softmax, softmax
+
+from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.optimize import minimize_from_grid
+from tfp_bayes.inference.curvature import CURVATURES
+from tfp_bayes.inference.last_layer import LastLayer
+from tfp_bayes.inference.saved import SavedPosterior, saved_as
+from tfp_bayes.inference.softmax_mean import NUM_POINTS, softmax_mean
+
+_LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
+_LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 21)
+_NUM_CHECKED = 50_000  # probabilities of training examples that the evidence is held against
+_MAX_NUMBERS = 2**22  # of the arrays between features and covariances, 32 MB
+
+
+@saved_as
+class LastLayerLaplace(SavedPosterior):
+    """A normal posterior over the last layer's weights, made after training, from one pass.
+
+    Use it to calibrate a network that is too sure; the network itself is not changed and its best
+    guesses hardly are. `predict` gives probabilities from one forward pass; as the `posterior` of a
+    `Predictor` it gives samples, measures and an export, and the network runs once for all
+    samples.
+
+    Give `validation_data` where you can: the prior scale is then the one that predicts them best,
+    down to one that leaves the network as it is. The scale of largest evidence, which needs none,
+    takes the weights for those of largest posterior probability. It is too wide where training
+    drove the weights far out, as it does without weight decay once the training data are
+    separated, and a warning says so.
+
+    Args:
+        model: A trained functional or Sequential Keras model that ends in a Dense layer with a
+            softmax, used once, without stochastic layers. Its weights must not change any more.
+        x: The training data: arrays (N, ...), or a `tf.data.Dataset` or `PyDataset` of (x, y).
+        y: Integer labels (N,); None for a dataset.
+        covariance: "full" (K F x K F, for some thousand weights), "kronecker" (F x F and K x K)
+            or "diagonal".
+        prior_scale: Standard deviation of each weight and bias of the layer before data; None
+            finds it, from `validation_data` if there are any, by evidence otherwise.
+        validation_data: (x, y) or a dataset that the network was not trained on.
+
+    Attributes:
+        prior_scale: As given or found.
+        linearize: False: logits are linear in these weights already.
+        num_draws: None: every draw is new.
+
+    Raises:
+        ValueError: If the model does not end as said, an input or weight is not finite, a label
+            is out of range, or an argument is.
+
+    Reference:
+        Daxberger et al. 2021, "Laplace Redux", sections 2 and 3, arXiv:2106.14806.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    >>> x, y = np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 3
+    >>> posterior = LastLayerLaplace(model, x, y)
+    >>> posterior.predict(x).shape
+    (50, 3)
+    >>> Predictor(model, posterior=posterior).predict_uncertainty(x, num_samples=20).mean.shape
+    (50, 3)
+    """
+
+    num_draws = None
+    linearize = False
+
+    def __init__(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: np.ndarray | None = None,
+        covariance: str = "full",
+        prior_scale: float | None = None,
+        validation_data: Any = None,
+    ):
+        if covariance not in list(CURVATURES):
+            raise ValueError(
+                f"Expected one of {sorted(CURVATURES)} for `covariance`. "
+                f"Received: covariance={covariance!r}. Hint: 'full' is the most exact."
+            )
+        if prior_scale is not None:
+            check_positive(prior_scale=prior_scale)
+            if validation_data is not None:
+                raise ValueError(
+                    "Expected `prior_scale` or `validation_data`, which finds it. Received: "
+                    f"both, prior_scale={prior_scale!r}. Hint: leave one out."
+                )
+        self._bind(model)
+        self.mean = self._layer.weights  # (F, K), the bias as the last row
+        self.log_likelihood, self._num_train = 0.0, 0
+        num_checked = min(500, max(50, _NUM_CHECKED // self.mean.shape[1]))
+        self._checked = _Sample(num_checked)
+        self.curvature = CURVATURES[covariance].of(self._batches(x, y))
+        self._set_scale(1.0 if prior_scale is None else float(prior_scale))
+        if validation_data is not None:
+            self._set_scale(self._scale_of_validation(validation_data))
+        elif prior_scale is None:
+            self._set_scale(self._scale_of_evidence())
+            self._check_evidence()
+        self._prepare_draws()
+
+    def _bind(self, model: keras.Model) -> None:
+        self.model = model
+        self._layer = LastLayer(model)
+        self.variables = list(self._layer.variables)
+
+    def _prepare_draws(self) -> None:
+        self._scales = tf.Variable(np.sqrt(self.variances), trainable=False)
+        self._mean = tf.Variable(self.mean, trainable=False)
+
+    def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Returns one draw of the last layer's weights, see `Posterior.draw`."""
+        del index  # the seed differs with it already
+        noise = tf.random.stateless_normal(self._scales.shape, seed, dtype="float64")
+        return self._layer.split(self._mean + self.curvature.rotate(self._scales * noise))
+
+    def center(self) -> list[tf.Tensor]:
+        """Returns the last layer's weights as they were trained."""
+        return self._layer.split(self._mean)
+
+    def predict(self, x) -> np.ndarray:
+        """Returns probabilities (N, K), the mean over the posterior, from one forward pass.
+
+        It integrates over the logits by up to 512 fixed points, so answers do not change from call
+        to call. Rows whose inputs are not finite are NaN. With hundreds of classes, samples of a
+        `Predictor` take less time.
+
+        Args:
+            x: Inputs: arrays (N, ...) or a dataset.
+
+        Raises:
+            ValueError: If the model was trained further.
+        """
+        if not np.array_equal(self._layer.read_weights(), self.mean):
+            raise ValueError(
+                "Expected the weights that the posterior was made from. Received: a `model` whose "
+                "last layer has changed. Hint: make a new LastLayerLaplace after training."
+            )
+        result = [self._probabilities(phi) for phi in self._layer.features(x)]
+        return np.concatenate(result).astype("float32")
+
+    def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
+        """Returns the approximate log evidence log p(y | x) in nats.
+
+        Args:
+            prior_scale: At this prior scale; None takes the posterior's own.
+        """
+        scale = self.prior_scale if prior_scale is None else prior_scale
+        eigenvalues = self.curvature.eigenvalues
+        complexity = np.log1p(eigenvalues * scale**2).sum() + np.square(self.mean).sum() / scale**2
+        return self.log_likelihood - complexity / 2
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `SavedPosterior.get_state`."""
+        arrays = {"mean": self.mean, **self.curvature.get_state()}
+        names = {kind: name for name, kind in CURVATURES.items()}
+        return arrays, {
+            "covariance": names[type(self.curvature)],
+            "prior_scale": self.prior_scale,
+            "log_likelihood": float(self.log_likelihood),
+        }
+
+    @classmethod
+    def from_state(cls, model, variables, arrays, settings) -> "LastLayerLaplace":
+        """See `SavedPosterior.from_state`."""
+        posterior = cls.__new__(cls)
+        posterior._bind(model)
+        posterior.mean = arrays.pop("mean")
+        posterior.log_likelihood = settings["log_likelihood"]
+        posterior.curvature = CURVATURES[settings["covariance"]](**arrays)
+        posterior._set_scale(settings["prior_scale"])
+        posterior._prepare_draws()
+        return posterior
+
+    def _set_scale(self, prior_scale: float) -> None:
+        self.prior_scale = prior_scale
+        self.variances = 1 / (self.curvature.eigenvalues + prior_scale**-2)
+
+    def _scale_of_evidence(self) -> float:
+        def objective(log_scale: float) -> float:
+            return -self.log_marginal_likelihood(np.exp(log_scale))
+
+        best = minimize_from_grid(objective, _LOG_SCALES)
+        if best > _LOG_SCALES[-2]:
+            raise ValueError(
+                "Expected training data that limit the prior scale. Received: an evidence that "
+                f"grows up to prior_scale={np.exp(best):.0f}; the network is certain of all of "
+                "them. Hint: pass validation_data or prior_scale, or train with weight decay."
+            )
+        return float(np.exp(best))
+
+    def _scale_of_validation(self, validation_data) -> float:
+        x, y = validation_data, None
+        if isinstance(validation_data, tuple | list):
+            if len(validation_data) != 2:
+                raise ValueError(
+                    "Expected (x, y) or a dataset for `validation_data`. Received: "
+                    f"{len(validation_data)} values. Hint: validation_data=(x_val, y_val)."
+                )
+            x, y = validation_data
+        parts = list(self._labelled(x, y, "validation_data"))
+
+        def objective(log_scale: float) -> float:
+            self._set_scale(float(np.exp(log_scale)))
+            return sum(self._nll(*part) * len(part[1]) for part in parts)
+
+        return float(np.exp(minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.01)))
+
+    def _check_evidence(self) -> None:
+        """Warns if training data that were seen are predicted worse than by their evidence.
+
+        An exact posterior predicts them better: the evidence is of data not seen before, one
+        after another. A normal one that does not puts much mass where the likelihood is low.
+        """
+        before = -self.log_marginal_likelihood() / self._num_train
+        after = self._nll(*self._checked.rows())
+        if after > before:
+            warnings.warn(
+                f"The normal approximation at prior_scale={self.prior_scale:.3g} predicts the "
+                f"training data with an NLL of {after:.3g}, worse than their evidence of "
+                f"{before:.3g} per example: the network was trained until it was certain of them. "
+                "Predictions may be far too unsure. Pass validation_data or a smaller prior_scale.",
+                stacklevel=3,
+            )
+
+    def _nll(self, phi: np.ndarray, y: np.ndarray) -> float:
+        p = self._probabilities(phi)[np.arange(len(y)), y]
+        return -float(np.log(np.maximum(p, 1e-30)).mean())
+
+    def _probabilities(self, phi: np.ndarray) -> np.ndarray:
+        """Returns the posterior mean of the softmax (B, K) from features (B, F)."""
+        num_classes = self.mean.shape[1]
+        largest = num_classes * max(num_classes, self.variances.shape[0], NUM_POINTS)
+        rows = max(1, _MAX_NUMBERS // largest)
+        finite = np.isfinite(phi).all(axis=1)
+        result = np.full((len(phi), num_classes), np.nan)
+        for chosen in np.split(np.flatnonzero(finite), range(rows, finite.sum(), rows)):
+            covariance = self.curvature.logit_covariance(phi[chosen], self.variances)
+            result[chosen] = softmax_mean(phi[chosen] @ self.mean, covariance)
+        return result
+
+    def _labelled(self, x, y, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields features (B, F) and labels (B,), checked."""
+        start = 0
+        y = np.asarray(y) if isinstance(y, list | tuple) else y
+        for phi, labels in self._layer.labelled_features(x, y):
+            bad = start + np.flatnonzero(~np.isfinite(phi).all(axis=1))
+            if bad.size:
+                raise ValueError(
+                    f"Expected finite features of every row of `{name}`. Received: NaN or infinity "
+                    f"in rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
+                )
+            start += len(phi)
+            yield phi, _checked_labels(labels, len(phi), self.mean.shape[1])
+        if not start:
+            raise ValueError(
+                f"Expected examples in `{name}`. Received: none. Hint: arrays (N, ...), N > 0."
+            )
+
+    def _batches(self, x, y) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields features and probabilities, and sums up the log likelihood on the way."""
+        for phi, labels in self._labelled(x, y, "x"):
+            logits = phi @ self.mean
+            self.log_likelihood += log_softmax(logits, axis=1)[np.arange(len(phi)), labels].sum()
+            self._num_train += len(phi)
+            self._checked.add(phi, labels)
+            yield phi, softmax(logits, axis=1)
+
+
+class _Sample:
+    """A random sample of rows that come in batches, the same for the same rows."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._generator = np.random.default_rng(0)
+        self._columns: list[np.ndarray] = []
+
+    def add(self, *columns: np.ndarray) -> None:
+        joined = [*columns, self._generator.random(len(columns[0]))]
+        if self._columns:
+            joined = [np.concatenate(pair) for pair in zip(self._columns, joined)]
+        chosen = np.argsort(joined[-1])[: self._size]
+        self._columns = [column[chosen] for column in joined]
+
+    def rows(self) -> list[np.ndarray]:
+        return self._columns[:-1]
+
+
+def _checked_labels(y, size: int, num_classes: int) -> np.ndarray:
+    labels = np.asarray(y)
+    shape = labels.shape
+    valid = labels.dtype.kind in "iu" and math.prod(shape) == size == len(labels)
+    labels = labels.reshape(-1)
+    if not valid or (size and not 0 <= labels.min() <= labels.max() < num_classes):
+        if y is None:
+            received = "none"
+        else:
+            is_number = labels.size and labels.dtype.kind in "iuf"
+            values = f", from {labels.min()} to {labels.max()}" if is_number else ""
+            received = f"{labels.dtype} of shape {shape}{values}"
+        raise ValueError(
+            f"Expected integer labels in [0, {num_classes}), one for each example, for `y`. "
+            f"Received: {received}. Hint: class numbers; of one-hot rows, y.argmax(-1)."
+        )
+    return labels

@@ -6,7 +6,7 @@ A new method adds one line. Its settings must be small: a case is fitted several
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Method
+from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Laplace, Method
 
 
 class Case(NamedTuple):
@@ -42,5 +42,9 @@ CASES = {
         lambda **more: CyclicalSGHMC(2, snapshots_per_cycle=2, noise_epochs=2, **more),
         _training(4),
         stop_at=3,
+    ),
+    "laplace": Case(lambda **more: Laplace(prior_scale=0.5, **more), {}, steps=20),
+    "last_layer_laplace": Case(
+        lambda **more: Laplace("full", 0.5, variables="last_layer", **more), {}, steps=20
     ),
 }

@@ -111,6 +111,27 @@ class LaplacePosterior(SavedPosterior):
         )
         return float(self.log_likelihood - complexity / 2)
 
+    def assign(self, other: Any) -> bool:
+        """See `SavedPosterior.assign`."""
+        alike = (
+            isinstance(other, LaplacePosterior)
+            and list(map(id, other.variables)) == list(map(id, self.variables))
+            and other._form() == self._form()
+        )
+        if alike:
+            for own, new in zip(self._constants, other._constants, strict=True):
+                for a, b in zip(own, new, strict=True):
+                    if a is not None:
+                        a.assign(b)
+            self._means, self._blocks, self._left = other._means, other._blocks, other._left
+            self.log_likelihood = other.log_likelihood
+            self.set_prior_scale(other.prior_scale)
+        return alike
+
+    def _form(self) -> list:
+        """Returns which numbers each layer has."""
+        return [[a is None for a in arrays] for arrays in self._constants]
+
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
         arrays = {}

@@ -161,6 +161,23 @@ class LastLayerLaplace(SavedPosterior):
         complexity = np.log1p(eigenvalues * scale**2).sum() + np.square(self.mean).sum() / scale**2
         return self.log_likelihood - complexity / 2
 
+    def assign(self, other: Any) -> bool:
+        """See `SavedPosterior.assign`."""
+        alike = (
+            isinstance(other, LastLayerLaplace)
+            and list(map(id, other.variables)) == list(map(id, self.variables))
+            and type(other.curvature) is type(self.curvature)
+            and np.array_equal(other._layer.offset, self._layer.offset)
+        )
+        if alike:
+            pairs = zip(self.curvature.variables, other.curvature.variables, strict=True)
+            for own, new in [(self._mean, other._mean), (self._scales, other._scales), *pairs]:
+                own.assign(new)
+            self.curvature.eigenvalues = other.curvature.eigenvalues
+            self.mean, self.log_likelihood = other.mean, other.log_likelihood
+            self._set_scale(other.prior_scale)
+        return alike
+
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
         arrays = {"mean": self.mean, **self.curvature.get_state()}

@@ -225,9 +225,7 @@ class Trainer:
             arguments.update(validation_data=self.validation_data, callbacks=[early_stopping])
         parameters = inspect.signature(self.model.fit).parameters
         if "num_train" in parameters or self.predictor is self.model:
-            arguments.update(
-                num_train=len(x)
-            )  # which a plain model under a posterior does not take
+            arguments.update(num_train=len(x))  # not of a plain model under a posterior
         if "condition_on" in parameters:
             arguments.update(condition_on=(x, y))  # of a head that needs no steps, but an end
         history = self.model.fit(

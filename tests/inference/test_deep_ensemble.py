@@ -288,12 +288,38 @@ def test_bad_arguments():
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="Expected arrays for `x`"):
         fit(x=data, y=None, bootstrap=True)
-    seeded = keras.Sequential(
-        [
-            keras.Input((5,)),
-            keras.layers.Dense(3, "softmax", kernel_initializer=keras.initializers.HeNormal(1)),
-        ]
+    constant = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(3, "softmax", kernel_initializer="zeros")]
     )
-    seeded.compile("sgd", "sparse_categorical_crossentropy")
+    constant.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.warns(UserWarning, match="starts from the same weights"):
-        fit(seeded, x=data, y=None, epochs=1)
+        fit(constant, x=data, y=None, epochs=1)
+    unbuilt = keras.Sequential([keras.layers.Dense(3, "softmax")])
+    unbuilt.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="Expected a built `model`"):
+        fit(unbuilt)
+
+
+def test_seeds_of_the_model_do_not_make_members_alike():
+    shared = keras.initializers.HeNormal(1)
+    layers = [keras.layers.Dense(n, kernel_initializer=shared) for n in (4, 3)]
+    plain = keras.Sequential([keras.Input((5,)), *layers, keras.layers.Softmax()])
+    ready = tfp_bayes.BayesianMLP((5,), 3, hidden_units=(4,), seed=0)
+    for model in (plain, ready):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        first, second = weights_of(fit(model, epochs=1))
+        for v, a, b in zip(model.weights, first, second):
+            if v.path.endswith("kernel"):
+                assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.9, v.path
+
+
+def test_mixed_precision_is_resumed(tmp_path):
+    inputs = keras.Input((5,))
+    x = keras.layers.Dense(4, "relu", dtype="mixed_float16")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, "softmax", dtype="float32")(x))
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    expected = fit(model, directory=tmp_path, num_members=1)
+    assert_equal(fit(model, num_members=1), expected)
+    larger = fit(model, directory=tmp_path, num_members=2)
+    assert_equal(fit(model, num_members=2), larger)

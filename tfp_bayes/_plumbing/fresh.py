@@ -1,6 +1,7 @@
 """New initial weights for a model that exists, without touching what it did not learn in `fit`."""
 
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 
 
-def fresh_values(model: keras.Model, seed: int) -> list[np.ndarray]:
+def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[np.ndarray]:
     """Returns new initial values for `model.variables`, in their order.
 
     Weights and the states of training noise are those that `keras.utils.set_random_seed(seed)` and
@@ -18,12 +19,18 @@ def fresh_values(model: keras.Model, seed: int) -> list[np.ndarray]:
     Args:
         model: A built model with `get_config`.
         seed: Integer.
+        own_seeds: Whether seeds that the model was configured with hold, of an initializer, a
+            layer or a whole network: what they decide is then the same for every `seed`, which
+            members of an ensemble must not be.
     """
+    config = model.get_config()
+    if not own_seeds:
+        config = _without_seeds(config)
     # Keras draws the seeds of unseeded initializers and layers from Python's generator.
     state = random.getstate()
     random.seed(seed)
     try:
-        other = type(model).from_config(model.get_config())
+        other = type(model).from_config(config)
     finally:
         random.setstate(state)
     kept = {
@@ -38,9 +45,10 @@ def fresh_values(model: keras.Model, seed: int) -> list[np.ndarray]:
     ]
 
 
-def initialize(model: keras.Model, seed: int) -> None:
+def initialize(model: keras.Model, seed: int, own_seeds: bool = True) -> None:
     """Gives a model new initial weights and noise in place, see `fresh_values`."""
-    for variable, value in zip(model.variables, fresh_values(model, seed), strict=True):
+    values = fresh_values(model, seed, own_seeds)
+    for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
 
 
@@ -52,7 +60,25 @@ def fresh_optimizer_values(model: keras.Model) -> list[np.ndarray]:
     Args:
         model: Compiled.
     """
-    model.optimizer.build(model.trainable_variables)
+    build_optimizer(model)
     unused = type(model.optimizer).from_config(model.optimizer.get_config())
     unused.build(model.trainable_variables)
     return [variable.numpy() for variable in unused.variables]
+
+
+def build_optimizer(model: keras.Model) -> None:
+    """Gives the optimizer of a compiled model its variables, if it has none yet.
+
+    The one of mixed precision would get some of them twice.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def _without_seeds(config: Any) -> Any:
+    """Returns a configuration whose seeds are None."""
+    if isinstance(config, dict):
+        return {k: None if k == "seed" else _without_seeds(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(_without_seeds(each) for each in config)
+    return config

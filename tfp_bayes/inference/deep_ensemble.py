@@ -128,6 +128,7 @@ class DeepEnsemble(Configured):
         """Trains the members in the given model, so that nothing is traced twice.
 
         Frozen layers, and layers adapted to data, keep their values, the same in every member.
+        Seeds that the model was configured with give way to those of the members.
         Afterwards the model has the weights of the last member, and its optimizer those that it
         started with.
 
@@ -169,7 +170,8 @@ class DeepEnsemble(Configured):
                 _warn_of_equal_starts(model, seeds[:2])
             self._train(missing, model, data, {**arguments, "verbose": verbose})
             weights = [member.load(model) for member in members]
-        initialize(model, seeds[-1])  # what is no weight: the states of training noise
+        # What is no weight, the states of training noise, and then the weights.
+        initialize(model, seeds[-1], own_seeds=False)
         model.set_weights(weights[-1])
         return Ensemble(weights, model, self.combine)
 
@@ -212,7 +214,7 @@ class DeepEnsemble(Configured):
         identity = {
             "network": digest_network(model),
             # What members keep, such as frozen layers, and how the others begin.
-            "start": digest(fresh_values(model, self.seed)),
+            "start": digest(fresh_values(model, self.seed, own_seeds=False)),
             "data": digest(data),
             **settings,
         }
@@ -236,13 +238,14 @@ class DeepEnsemble(Configured):
 
 
 def _warn_of_equal_starts(model: keras.Model, seeds: list[int]) -> None:
-    """Warns if new weights are the same for other seeds, as initializers with a seed make them."""
+    """Warns if new weights are the same for other seeds, as constant initializers make them."""
     trainable = {id(v) for v in model.trainable_variables}
-    both = zip(model.variables, *(fresh_values(model, seed) for seed in seeds), strict=True)
+    starts = (fresh_values(model, seed, own_seeds=False) for seed in seeds)
+    both = zip(model.variables, *starts, strict=True)
     if all(np.array_equal(a, b) for v, a, b in both if id(v) in trainable):
         warnings.warn(
             f"Every member of the ensemble of {model.name!r} starts from the same weights, so "
-            "members differ by the order of examples alone. Leave out the seeds of its "
-            "initializers, and initial weights that are all constant.",
+            "members differ by the order of examples alone, or by their rows. Give a layer a "
+            "random initializer.",
             stacklevel=3,
         )

@@ -67,7 +67,7 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
         arguments: Arguments of `train`.
     """
     optimizer = fresh_optimizer_values(model)
-    initialize(model, member.seed)
+    initialize(model, member.seed, own_seeds=False)
     _assign(model.optimizer.variables, optimizer)
     epochs = None if member.settings is None else member.path.with_suffix(".epochs.npz")
     x, y, sample_weight = member.choose(data)

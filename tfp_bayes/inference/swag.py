@@ -282,7 +282,7 @@ class MultiSWAG(Configured):
         for i in range(self.num_members):
             state = np.random.SeedSequence([self._member.seed, i]).generate_state(1)
             seed = int(state[0] >> 1)
-            initialize(model, seed)
+            initialize(model, seed, own_seeds=False)
             for variable, value in zip(model.optimizer.variables, unused, strict=True):
                 variable.assign(value)
             name = f"member_{i}"

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing import checkpoint
 from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.digest import digest, digest_network
+from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
@@ -69,7 +70,7 @@ def train(
             "Expected `validation_data`. Received: validation_split="
             f"{fit_arguments['validation_split']!r}. Hint: split the arrays yourself."
         )
-    model.optimizer.build(model.trainable_variables)
+    build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
     called = list(given) if recorder is None else [recorder, *given]
     first = 0
@@ -96,11 +97,16 @@ def train(
 
 
 def check_compiled(model: keras.Model) -> None:
-    """Raises ValueError unless a model is compiled."""
+    """Raises ValueError unless a model is compiled and built."""
     if not getattr(model, "compiled", False):
         raise ValueError(
             f"Expected a compiled `model`. Received: model={model.name!r}, not compiled. "
             'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
+        )
+    if not model.built:
+        raise ValueError(
+            f"Expected a built `model`. Received: model={model.name!r}, whose weights are made by "
+            "its first call. Hint: begin it with keras.Input, or call it on a batch."
         )
 
 

@@ -6,7 +6,7 @@ A new method adds one line. Its settings must be small: a case is fitted several
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Laplace, Method
+from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Laplace, Method, MultiSWAG
 
 
 class Case(NamedTuple):
@@ -37,6 +37,11 @@ CASES = {
         _training(3),
         steps=4,
         stop_at=2,
+    ),
+    "multi_swag": Case(
+        lambda **more: MultiSWAG(2, draws_per_member=2, rank=2, num_snapshots=2, **more),
+        _training(2),
+        stop_at=3,
     ),
     "cyclical_sghmc": Case(
         lambda **more: CyclicalSGHMC(2, snapshots_per_cycle=2, noise_epochs=2, **more),

@@ -231,6 +231,14 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         status("4 of 4 images")
         width = "return document.getElementById('image').naturalWidth"
         wait_for(lambda: browser.execute_script(width) > 0)
+        assert "% sure. Score: 0." in browser.find_element(By.ID, "guess").text
+        assert "worth, by bald" in browser.find_element(By.ID, "score").text
+        press("g")  # the guess sways who labels
+        assert browser.find_element(By.ID, "guess").text.startswith("Score: 0.")
+        browser.refresh()
+        status("4 of 4 images")
+        assert "% sure" not in browser.find_element(By.ID, "guess").text
+        browser.find_element(By.ID, "shows").click()
         assert "% sure" in browser.find_element(By.ID, "guess").text
         a, b, c, d = (image["index"] for image in session.state()["images"])
         browser.find_element(By.CSS_SELECTOR, "[data-label=dog]").click()
@@ -253,6 +261,9 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         status("4 of 4 images")
         assert [row.num_acquired for row in learner.history] == [0, 3]
         assert len(browser.find_elements(By.CSS_SELECTOR, "#curve circle")) == 2
+        ticks = browser.find_elements(By.CSS_SELECTOR, "#curve text")
+        assert {"0", "1", "2", "3", "100", "labels acquired"} <= {tick.text for tick in ticks}
+        browser.save_screenshot(str(tmp_path / "trained.png"))
         assert browser.find_element(By.ID, "message").text == ""
         assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
     finally:

@@ -81,6 +81,7 @@ class Session:
             "busy": self.busy,
             "error": self._error,
             "class_names": self.class_names,
+            "acquisition": learner.query.name,
             "history": history,
             "images": images,
         }

@@ -85,6 +85,9 @@ def test_a_round_traces_nothing_anew_and_has_a_seed_of_its_own():
     found.run(2)
     assert found.predictor._predictor is traced
     assert function.experimental_get_tracing_count() == 1
+    after = found.predictor.posterior.draw(1, None)
+    for value, weight in zip(after, found.model.weights):  # the last member of the last round
+        np.testing.assert_array_equal(value, weight)
     start = DeepEnsemble(2, seed=0).fit(found.model, X[:6], Y[:6], epochs=1, verbose=0)
     for a, b in zip(before[:1], start.draw(0, None)[:1]):
         assert not np.array_equal(a, b)  # the seed is the round's, not the method's

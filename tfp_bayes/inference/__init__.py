@@ -7,6 +7,7 @@ from tfp_bayes.inference.laplace import Laplace
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.materialize import materialize
+from tfp_bayes.inference.mcmc import HMC, ChainPosterior
 from tfp_bayes.inference.method import Method
 from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.inference.stochastic_gradient import SGHMC, SGLD
@@ -16,9 +17,11 @@ from tfp_bayes.inference.swag_posterior import SWAGPosterior
 from tfp_bayes.prediction.posterior import Posterior
 
 __all__ = [
+    "HMC",
     "SGHMC",
     "SGLD",
     "SWAG",
+    "ChainPosterior",
     "CyclicalSGHMC",
     "DeepEnsemble",
     "Ensemble",

@@ -1,0 +1,367 @@
+"""Hamiltonian Monte Carlo over weights, the reference that other posteriors are held against."""
+
+import contextlib
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.configured import Configured
+from tfp_bayes._plumbing.digest import digest, digest_network
+from tfp_bayes._plumbing.fresh import fresh_optimizer_values, initialize
+from tfp_bayes._plumbing.lock import Lock
+from tfp_bayes.inference.chain import ChainSettings, Sampler, Trace
+from tfp_bayes.inference.log_posterior import (
+    LogPosterior,
+    check_model,
+    check_statistics,
+    read_all,
+    sampled_variables,
+)
+from tfp_bayes.inference.member import member_seed
+from tfp_bayes.inference.saved import saved_as
+from tfp_bayes.inference.stored_posterior import StoredPosterior
+from tfp_bayes.inference.training import check_compiled, train
+
+LARGEST = 10_000_000  # weights times rows: minutes on two cores, a network of 5,000 and 2,000 rows
+_LARGEST_R_HAT = 1.1
+_JITTER = 0.01  # of the prior's scale, around the optima that chains start from
+_NUM_CHECKED = 1000  # numbers that the model predicts, whose chains are compared
+
+
+@saved_as
+class ChainPosterior(StoredPosterior):
+    """Draws of several Markov chains, one chain after another, and how well these have mixed.
+
+    Attributes:
+        diagnostics: Plain numbers: "max_r_hat" and "min_ess" over what the draws predict for
+            training inputs (weights themselves may differ by permutations that predict the same),
+            "num_divergent" trajectories among those kept, "acceptance" and "step_size" of each
+            chain, and "num_gradients" of the whole run.
+    """
+
+    diagnostics: dict[str, Any]
+
+    def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `SavedPosterior.get_state`."""
+        arrays, settings = super().get_state()
+        return arrays, {**settings, "diagnostics": self.diagnostics}
+
+    @classmethod
+    def from_state(cls, model, variables, arrays, settings) -> "ChainPosterior":
+        """See `SavedPosterior.from_state`."""
+        draws = [arrays[f"draws_{i}"] for i in range(len(variables))]
+        posterior = cls(model, draws, variables, settings["combine"])
+        posterior.diagnostics = settings["diagnostics"]
+        return posterior
+
+
+class HMC(Configured):
+    """Samples the posterior of a small network's weights by Hamiltonian Monte Carlo.
+
+    Use it to learn what the exact posterior predicts, as a reference for cheaper methods; each step
+    computes gradients over all rows many times. The posterior is that of the model's loss and
+    `prior_scale`, which holds for biases too. Look at `diagnostics` of the result.
+
+    Args:
+        num_chains: C, each from an optimum of its own.
+        num_samples: Draws kept of each chain.
+        num_burnin: Steps of each chain before, which also find the step size.
+        kernel: "hmc", with trajectories of a mean length of pi / 2 prior scales; or "nuts", which
+            finds their length and is slower for each draw.
+        variables: "all" trainable weights; or "last_layer", of the network as it is trained, whose
+            other layers run once.
+        seed: Integer.
+        directory: Folder that keeps each chain as far as it is: `fit` called again with the same
+            model and data goes on, to the same bits on a CPU. None keeps nothing.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Reference:
+        Neal 2011, "MCMC Using Hamiltonian Dynamics", section 5.3.3, arXiv:1206.1901; Izmailov et
+        al. 2021, "What Are Bayesian Neural Network Posteriors Really Like?", section 3.1,
+        arXiv:2104.14421; Hoffman and Gelman 2014, algorithm 6, arXiv:1111.4246.
+
+    Example:
+
+    >>> x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    >>> y = (x[:, 0] > 0).astype("int64")
+    >>> inputs = keras.Input((2,))
+    >>> model = BayesianModel(
+    ...     inputs, keras.layers.Dense(2, "softmax")(inputs), prior_scale=1.0,
+    ...     num_samples=1)
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> hmc = HMC(num_chains=2, num_samples=50, num_burnin=50)
+    >>> posterior = hmc.fit(model, x, y, epochs=1, verbose=0)
+    >>> posterior.num_draws, posterior.diagnostics["max_r_hat"] < 1.1
+    (100, True)
+    >>> Predictor(model, posterior=posterior).predict_uncertainty(x).mean.shape
+    (40, 2)
+    """
+
+    def __init__(
+        self,
+        num_chains: int = 4,
+        num_samples: int = 250,
+        num_burnin: int = 250,
+        *,
+        kernel: str = "hmc",
+        variables: str = "all",
+        seed: int = 0,
+        directory: str | Path | None = None,
+    ):
+        check_integers(1, num_chains=num_chains)
+        check_integers(4, num_samples=num_samples)  # halves of chains are compared
+        check_integers(10, num_burnin=num_burnin)
+        check_integers(0, seed=seed)
+        _check_choice("kernel", kernel, ("hmc", "nuts"))
+        _check_choice("variables", variables, ("all", "last_layer"))
+        self.num_chains = num_chains
+        self.num_samples = num_samples
+        self.num_burnin = num_burnin
+        self.kernel = kernel
+        self.variables = variables
+        self.seed = seed
+        self.directory = None if directory is None else str(directory)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, plain JSON."""
+        return {
+            "num_chains": self.num_chains,
+            "num_samples": self.num_samples,
+            "num_burnin": self.num_burnin,
+            "kernel": self.kernel,
+            "variables": self.variables,
+            "seed": self.seed,
+            "directory": self.directory,
+        }
+
+    def fit(
+        self,
+        model: keras.Model,
+        x: Any,
+        y: Any = None,
+        *,
+        epochs: int | None = None,
+        batch_size: int = 32,
+        sample_weight: Any = None,
+        **fit_arguments: Any,
+    ) -> ChainPosterior:
+        """Samples the posterior.
+
+        Afterwards the model has the weights that it had before; with variables="last_layer" and
+        `epochs`, those that it was trained to.
+
+        Args:
+            model: A compiled `BayesianModel` with a `prior_scale` and no random layers.
+            x: Arrays (N, ...) or a structure of them, or a dataset of pairs (x, y).
+            y: Targets beside arrays.
+            epochs: Of the training that finds a start for each chain, from new weights. With
+                variables="last_layer", of one training from the weights that there are; None
+                trains no further.
+            batch_size: Rows of a step of that training, for arrays.
+            sample_weight: As of Keras' `fit`; multiplies log likelihoods.
+            **fit_arguments: Others of Keras' `fit` for that training.
+
+        Returns:
+            The draws, bound to `model`.
+
+        Raises:
+            ValueError: If the model states no prior, holds something random or batch statistics,
+                there are too many weights and rows, or the directory is of another run.
+        """
+        check_compiled(model)
+        check_model(model)
+        self._check_epochs(epochs)
+        if self.variables == "all":
+            check_statistics(model)
+        variables = sampled_variables(model, self.variables)
+        size = sum(math.prod(v.shape) for v in variables)
+        data = read_all(x, y, sample_weight, size, LARGEST)
+        arguments = {"epochs": epochs, "batch_size": batch_size, **fit_arguments}
+        before = model.get_weights()
+        with contextlib.ExitStack() as stack:
+            folder = self._open(stack)
+            identity = self._identity(model, variables, data, arguments)
+            try:
+                traces = self._run(model, variables, data, arguments, folder, identity)
+            except BaseException:
+                model.set_weights(before)
+                raise
+        if self.variables == "all":
+            model.set_weights(before)
+        return self._posterior(LogPosterior(model, variables, data), model, traces)
+
+    def _run(
+        self, model, variables, data, arguments: dict, folder: Path | None, identity: dict
+    ) -> list[Trace]:
+        """Returns the traces of all chains."""
+        trained = self.variables == "last_layer"
+        if trained and arguments["epochs"] is not None:
+            path = folder and folder / "start.npz"
+            _train(model, data, self.seed, path, identity, arguments)
+        target = LogPosterior(model, variables, data)
+        sampler = Sampler(target, self._settings(model.prior_scale, target.size))
+        traces = []
+        for chain in range(self.num_chains):
+            seed = member_seed(self.seed, chain)
+            if not trained:
+                initialize(model, seed)
+                path = folder and folder / f"start-{chain + 1}.npz"
+                _train(model, data, seed, path, identity, arguments)
+            jitter = np.random.default_rng(seed).normal(size=target.size)
+            start = target.position() + _JITTER * model.prior_scale * jitter
+            _check_start(target(tf.constant(start)))
+            path = folder and folder / f"chain-{chain + 1}.npz"
+            traces.append(sampler.run(start, seed, path, identity))
+        return traces
+
+    def _settings(self, prior_scale: float, size: int) -> ChainSettings:
+        length = prior_scale * math.pi / 2
+        step_size = 0.1 * prior_scale / size**0.25
+        return ChainSettings(self.kernel, self.num_burnin, self.num_samples, length, step_size)
+
+    def _posterior(
+        self, target: LogPosterior, model: keras.Model, traces: list[Trace]
+    ) -> ChainPosterior:
+        kept = [Trace(*(each[self.num_burnin :] for each in trace)) for trace in traces]
+        positions = np.stack([trace.positions for trace in kept])  # (C, S, P)
+        draws = target.split(tf.constant(positions.reshape(-1, target.size)))
+        posterior = ChainPosterior(model, [each.numpy() for each in draws], target.variables)
+        posterior.diagnostics = {
+            **compare_chains(_predictions(target, positions)),
+            "num_divergent": int(sum(trace.divergent.sum() for trace in kept)),
+            "acceptance": [float(trace.acceptances.mean()) for trace in kept],
+            "step_size": [float(trace.step_sizes[-1]) for trace in kept],
+            "num_gradients": int(sum(trace.num_gradients.sum() for trace in traces)),
+        }
+        _warn(posterior.diagnostics)
+        return posterior
+
+    def _check_epochs(self, epochs: int | None) -> None:
+        if epochs is not None or self.variables == "all":
+            check_integers(1, epochs=epochs)
+
+    def _open(self, stack: contextlib.ExitStack) -> Path | None:
+        if self.directory is None:
+            return None
+        folder = Path(self.directory)
+        lock = Lock(folder / "chains.lock", folder)
+        lock.acquire()
+        stack.callback(lock.release)
+        return folder
+
+    def _identity(self, model, variables, data, arguments: dict) -> dict[str, Any]:
+        """Returns what a run that is taken up again has in common with the one before."""
+        sampled = set() if self.variables == "last_layer" else {id(v) for v in variables}
+        others = [v.numpy() for v in model.weights if id(v) not in sampled]
+        settings = self.get_config()
+        del settings["directory"], settings["num_chains"]  # chains can be added
+        return {
+            "network": digest_network(model),
+            "likelihood": digest([model.likelihood, model.prior_scale]),
+            "other weights": digest(others),
+            "data": digest(list(data)),
+            "fit arguments": digest({k: v for k, v in arguments.items() if k != "verbose"}),
+            **settings,
+        }
+
+
+def compare_chains(values: np.ndarray) -> dict[str, float]:
+    """Returns how much chains disagree, and how many independent draws theirs are worth.
+
+    Args:
+        values: What each draw gives, (C, S, M).
+
+    Returns:
+        "max_r_hat", of halves of chains, and "min_ess", over the M quantities that vary.
+    """
+    values = values[..., np.ptp(values, axis=(0, 1)) > 1e-12]
+    if not values.shape[-1]:
+        return {"max_r_hat": 1.0, "min_ess": float(values.shape[0] * values.shape[1])}
+    states = tf.constant(values.transpose(1, 0, 2))  # (S, C, M)
+    if values.shape[1] % 2:
+        states = states[1:]
+    r_hat = tfp.mcmc.potential_scale_reduction(states, split_chains=True)
+    ess = tfp.mcmc.effective_sample_size(
+        states, filter_beyond_positive_pairs=True, cross_chain_dims=1 if len(values) > 1 else None
+    )
+    ess = ess if len(values) > 1 else tf.reduce_sum(ess, axis=0)
+    return {"max_r_hat": float(np.max(r_hat)), "min_ess": float(np.min(ess))}
+
+
+def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
+    """Returns some of what each draw predicts for the training inputs, (C, S, M)."""
+    num_outputs = len(target.predict(tf.constant(positions[0, 0])))
+    chosen = np.unique(np.linspace(0, num_outputs - 1, _NUM_CHECKED).astype("int64"))
+
+    @tf.function(autograph=False)
+    def predict(states: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(lambda each: tf.gather(target.predict(each), chosen), states)
+
+    return np.stack([predict(tf.constant(chain)).numpy() for chain in positions])
+
+
+def _train(model, data, seed: int, path: Path | None, identity: dict, arguments: dict) -> None:
+    """Trains in place, and leaves the optimizer as if it had not."""
+    optimizer = fresh_optimizer_values(model)
+    _assign(model.optimizer.variables, optimizer)
+    x, y, sample_weight = data
+    try:
+        train(
+            model,
+            x,
+            y,
+            sample_weight=sample_weight,
+            seed=seed,
+            path=path,
+            settings=identity,
+            **arguments,
+        )
+    finally:
+        _assign(model.optimizer.variables, optimizer)
+
+
+def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def _check_start(log_density: tf.Tensor) -> None:
+    if not np.isfinite(log_density):
+        raise ValueError(
+            "Expected a finite log posterior where a chain starts. Received: "
+            f"{float(log_density)}. Hint: look for NaN in `x` and `y`, or train with a smaller "
+            "learning rate."
+        )
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(
+            f"Expected one of {known} for `{name}`. Received: {name}={value!r}. "
+            f"Hint: {known[0]!r} is the default."
+        )
+
+
+def _warn(diagnostics: dict[str, Any]) -> None:
+    r_hat, divergent = diagnostics["max_r_hat"], diagnostics["num_divergent"]
+    if not r_hat <= _LARGEST_R_HAT:
+        warnings.warn(
+            f"Chains disagree about what they predict: R-hat is {r_hat:.3f}, above "
+            f"{_LARGEST_R_HAT}. Raise num_burnin and num_samples before you trust the draws.",
+            stacklevel=4,
+        )
+    if divergent:
+        warnings.warn(
+            f"{divergent} trajectories diverged, where the posterior is too curved for the step "
+            "size. Draws avoid such places: raise num_burnin, or use a smaller prior_scale.",
+            stacklevel=4,
+        )

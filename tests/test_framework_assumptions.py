@@ -212,6 +212,14 @@ def test_layers_take_a_mode_that_their_call_does_not_know():
     assert not np.array_equal(Own()(x, training=True), x)
 
 
+def test_ranks_of_what_a_layer_is_called_on():
+    dropout = keras.layers.Dropout(0.5)
+    assert keras_internals.input_ranks(dropout) == set()
+    dropout(keras.Input((2,)))
+    dropout(keras.Input((3, 2)))
+    assert keras_internals.input_ranks(dropout) == {2, 3}
+
+
 def test_masks_of_time_steps_travel_on_tensors():
     x = keras.layers.Embedding(3, 4, mask_zero=True)(np.array([[1, 2, 0]]))
     outputs = tf.constant([[[1.0], [2.0], [9.0]]])

@@ -6,7 +6,15 @@ A new method adds one line. Its settings must be small: a case is fitted several
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tfp_bayes.inference import SWAG, CyclicalSGHMC, DeepEnsemble, Laplace, Method, MultiSWAG
+from tfp_bayes.inference import (
+    HMC,
+    SWAG,
+    CyclicalSGHMC,
+    DeepEnsemble,
+    Laplace,
+    Method,
+    MultiSWAG,
+)
 
 
 class Case(NamedTuple):
@@ -18,12 +26,14 @@ class Case(NamedTuple):
         steps: Optimizer steps of the model before the method is fitted; 0 if it starts anew.
         stop_at: Epoch, of the whole fit, before which an interruption leaves work done and to do;
             None for a method that takes no `directory`.
+        prior_scale: Of the `BayesianModel` that the classifier is; None is a plain Keras model.
     """
 
     make: Callable[..., Method]
     fit_arguments: dict[str, Any]
     steps: int = 0
     stop_at: int | None = None
+    prior_scale: float | None = None
 
 
 def _training(epochs: int) -> dict[str, Any]:
@@ -51,5 +61,12 @@ CASES = {
     "laplace": Case(lambda **more: Laplace(prior_scale=0.5, **more), {}, steps=20),
     "last_layer_laplace": Case(
         lambda **more: Laplace("full", 0.5, variables="last_layer", **more), {}, steps=20
+    ),
+    # NUTS hardly ever stays where it is, so that draws differ.
+    "hmc": Case(
+        lambda **more: HMC(2, 5, 10, kernel="nuts", variables="last_layer", **more),
+        _training(2),
+        stop_at=1,
+        prior_scale=1.0,
     ),
 }

@@ -224,6 +224,7 @@ def test_divergent_trajectories_are_counted():
         (lambda x: L.Dense(3, "softmax")(L.BatchNormalization()(x)), {}, "batch statistics"),
         (lambda x: L.Dense(3, "softmax", kernel_regularizer="l2")(x), {}, "without regularizers"),
         (lambda x: L.Dense(3, "softmax", trainable=False)(x), {}, "with trainable weights"),
+        (lambda x: L.Dense(3, "softmax", dtype="mixed_float16")(x), {}, "half precision"),
     ],
 )
 def test_models_that_state_no_posterior_are_refused(build, arguments, match):

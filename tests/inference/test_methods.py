@@ -21,19 +21,27 @@ Y = X[:, :3].argmax(1)
 NAMES = list(CASES)
 
 
-def network(width=6):
-    """A plain Keras model with statistics and a skip connection, after a little training."""
+# Chains as short as those of a case cannot have mixed.
+pytestmark = pytest.mark.filterwarnings("ignore:Chains disagree")
+
+
+def network(width=6, prior_scale=None):
+    """A Keras model with statistics and a skip connection; Bayesian if it has a prior."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(5, "relu")(inputs)) + inputs
     x = keras.layers.Dense(width, "tanh")(x)
-    model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(x))
+    outputs = keras.layers.Dense(3, "softmax")(x)
+    model = keras.Model(inputs, outputs)
+    if prior_scale is not None:
+        model = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=prior_scale, num_samples=1)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     return model
 
 
 def fitted(name, callbacks=(), **settings):
-    case, model = CASES[name], network()
+    case = CASES[name]
+    model = network(prior_scale=case.prior_scale)
     if case.steps:
         model.fit(X, Y, epochs=2, shuffle=False, verbose=0)
     given = {"callbacks": list(callbacks)} if case.stop_at is not None else {}
@@ -160,7 +168,7 @@ class Other:
 def learner(case, **more):
     arguments = {name: v for name, v in case.fit_arguments.items() if name != "verbose"}
     return ActiveLearner(
-        network(),
+        network(prior_scale=case.prior_scale),
         X,
         Y,
         initial=np.arange(8),

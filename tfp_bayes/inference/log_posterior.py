@@ -139,6 +139,24 @@ def check_model(model: keras.Model) -> None:
         )
 
 
+def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None:
+    """Raises ValueError if layers of variables that are sampled compute in half precision."""
+    sampled = {id(v) for v in variables}
+    names = [
+        layer.name
+        for layer in flatten_layers(model)
+        if layer.compute_dtype in ("float16", "bfloat16")
+        and not isinstance(layer, keras.Model)
+        and any(id(v) in sampled for v in layer.variables)
+    ]
+    if names:
+        raise ValueError(
+            "Expected layers that compute in float32 or float64, as energies are accepted by "
+            f"differences of a fraction of a nat. Received: {names} in half precision. "
+            'Hint: dtype="float32".'
+        )
+
+
 def check_statistics(model: keras.Model) -> None:
     """Raises ValueError if the chains' trainings would change what is no weight."""
     names = [

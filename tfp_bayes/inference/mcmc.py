@@ -20,6 +20,7 @@ from tfp_bayes.inference.chain import ChainSettings, Sampler, Trace
 from tfp_bayes.inference.log_posterior import (
     LogPosterior,
     check_model,
+    check_precision,
     check_statistics,
     read_all,
     sampled_variables,
@@ -160,7 +161,8 @@ class HMC(Configured):
         `epochs`, those that it was trained to.
 
         Args:
-            model: A compiled `BayesianModel` with a `prior_scale` and no random layers.
+            model: A compiled `BayesianModel` with a `prior_scale` and no random layers,
+                in single or double precision. Positions are in double precision in any case.
             x: Arrays (N, ...) or a structure of them, or a dataset of pairs (x, y).
             y: Targets beside arrays.
             epochs: Of the training that finds a start for each chain, from new weights. With
@@ -175,7 +177,8 @@ class HMC(Configured):
 
         Raises:
             ValueError: If the model states no prior, holds something random or batch statistics,
-                there are too many weights and rows, or the directory is of another run.
+                computes in half precision, there are too many weights and rows, or the directory
+                is of another run.
         """
         check_compiled(model)
         check_model(model)
@@ -183,6 +186,7 @@ class HMC(Configured):
         if self.variables == "all":
             check_statistics(model)
         variables = sampled_variables(model, self.variables)
+        check_precision(model, variables)
         size = sum(math.prod(v.shape) for v in variables)
         data = read_all(x, y, sample_weight, size, LARGEST)
         arguments = {"epochs": epochs, "batch_size": batch_size, **fit_arguments}

@@ -147,8 +147,8 @@ def test_images_are_sorted_and_wrong_ones_framed():
     corners = [(image.get_extent()[0], image.get_extent()[3]) for image in ax.images]
     assert framed == {corners[2], corners[4], corners[5]}
     texts = [text.get_text() for text in ax.texts]
-    assert "dog, not cat\n0.3" in texts
-    assert "cat, not dog\n0.4" in texts
+    assert "dog,\nnot cat\n0.3" in texts
+    assert "cat,\nnot dog\n0.4" in texts
     assert "cat\n0.1" in texts
 
 
@@ -196,6 +196,22 @@ def test_weights_of_every_family():
     assert len(plots.weight_posteriors(model, ax=axes()).lines) == 4
     with pytest.raises(ValueError, match="Expected a model with random weights"):
         plots.weight_moments(keras.Sequential([inputs, keras.layers.Dense(2)]))
+
+
+def test_weights_of_layers_that_share_a_name_are_all_there():
+    def layer():
+        return tfp_bayes.layers.DenseFlipout(4, name="same")
+
+    inputs, inner = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model(inputs, keras.Model(inner, layer()(inner))(layer()(inputs)))
+    assert list(plots.weight_moments(model)) == ["same/kernel", "same/kernel (2)"]
+    sequence = keras.Input((3, 4))
+    attention = tfp_bayes.layers.MultiHeadAttentionReparameterization
+    x = attention(1, 2, name="first")(sequence, sequence)
+    x = attention(1, 2, name="second")(x, x)
+    names = list(plots.weight_moments(keras.Model(sequence, x)))
+    assert {"first/query/kernel", "second/query/kernel"} < {*names}
+    assert len(names) == 8
 
 
 def test_weight_plots_hold_the_moments():
@@ -326,10 +342,12 @@ def test_nan_is_refused_in_every_argument(name):
         ("regression_bands", ([0, 1], prediction([[0.5, 0.5]] * 2)), {}, "real targets"),
         ("regression_bands", ([0], prediction([[1, 2]], "normal")), {}, "2 targets"),
         ("regression_bands", ([0], [1]), {"inner": "both"}, "for `inner`"),
+        ("regression_bands", ([0], [1]), {"data": [1, 2, 3]}, "a pair of inputs and targets"),
         ("regression_bands", ([0], [1]), {"num_stds": 0}, "for `num_stds`"),
         ("learning_curve", ([0, 1], np.ones((2, 3))), {}, r"\(2, 3\)"),
         ("learning_curve", ([1, 0], [1, 2]), {}, "ascending"),
         ("signal_to_noise", ({"a": ([1], [0])},), {}, "Expected positive standard deviations"),
+        ("signal_to_noise", ({"a": [1, 2, 3]},), {}, "a pair of means and standard deviations"),
         ("signal_to_noise", ({"a": ([1], [1])},), {"num_bins": 0}, "for `num_bins`"),
         ("uncertainty_maps", (np.zeros((4, 4)), {"a": np.zeros((2, 2))}), {}, "one value a pixel"),
         ("uncertainty_maps", (np.zeros((4, 4, 2)), {"a": np.zeros((4, 4))}), {}, "one channel"),

@@ -1,4 +1,7 @@
-"""Plots for papers, each on Axes of Matplotlib that are given and returned; none is shown."""
+"""Plots for papers, each on Axes of Matplotlib that are given and returned; none is shown.
+
+Make figures with `layout="constrained"`, which makes room for the legends above the frames.
+"""
 
 from tfp_bayes.plots.calibration import confidence_histogram, reliability_diagram
 from tfp_bayes.plots.curves import learning_curve

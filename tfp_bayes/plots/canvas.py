@@ -130,7 +130,7 @@ def named(values: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or not values or not all(isinstance(k, str) for k in values):
         raise ValueError(
             f"Expected values by name, in a dictionary, for `{name}`. "
-            f"Received: {type(values).__name__}. Hint: {{'MNIST': ..., 'Fashion-MNIST': ...}}."
+            f"Received: {type(values).__name__}. Hint: {{'its name': ...}}; legends show the names."
         )
     return values
 

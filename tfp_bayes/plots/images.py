@@ -20,7 +20,7 @@ from tfp_bayes.plots.canvas import (
 from tfp_bayes.prediction import Prediction
 
 _MARGIN = 0.08  # around an image, in widths of it
-_CAPTION = 0.45  # above it
+_CAPTION, _LONG_CAPTION = 0.45, 0.65  # above it, of two lines and of three
 _EDGE = 0.02  # around everything, for the lines of frames
 
 
@@ -38,7 +38,7 @@ def certain_and_uncertain_images(
 
     Use it to see what a model finds hard. Each image has its guess above it, with its uncertainty;
     a wrong guess has a thick frame and the label too. Allow an inch and a quarter in width for
-    each image and 3.6 inches of height for both rows.
+    each image, and twice that in height for both rows, half an inch more with names.
 
     Args:
         images: (N, H, W), (N, H, W, 1) or (N, H, W, 3); colors are in [0, 1] or uint8.
@@ -81,7 +81,8 @@ def certain_and_uncertain_images(
     order = np.argsort(uncertainty, kind="stable")
     most = np.argsort(-uncertainty, kind="stable")
     height = images.shape[1] / images.shape[2]
-    pitch = height + _CAPTION
+    caption, between = (_CAPTION, ", ") if class_names is None else (_LONG_CAPTION, ",\n")
+    pitch = height + caption
     for row, (name, rows) in enumerate({"most certain": order, "least certain": most}.items()):
         top = row * pitch
         ax.text(-0.15, top + height / 2, name, rotation=90, ha="right", va="center", fontsize=9)
@@ -91,7 +92,7 @@ def certain_and_uncertain_images(
             guess = class_name(int(probs[i].argmax()), class_names)
             wrong = y_true is not None and probs[i].argmax() != labels[i]
             if wrong:
-                guess = f"{guess}, not {class_name(int(labels[i]), class_names)}"
+                guess = f"{guess}{between}not {class_name(int(labels[i]), class_names)}"
                 frame = Rectangle((left, top), 1, height, fill=False, ec=WRONG, lw=3, zorder=3)
                 ax.add_patch(frame)
             ax.text(
@@ -105,7 +106,7 @@ def certain_and_uncertain_images(
                 weight="bold" if wrong else "normal",
             )
     shown = min(num_images, len(images))
-    _frame(ax, -0.3, shown * (1 + _MARGIN) - _MARGIN, -_CAPTION, pitch + height)
+    _frame(ax, -0.3, shown * (1 + _MARGIN) - _MARGIN, -caption, pitch + height)
     return ax
 
 
@@ -157,10 +158,11 @@ def uncertainty_maps(
             )
         left = panel * step
         drawn = _draw(ax, values, left, 0, height, cmap="viridis")
+        drawn.set_clim(vmin=min(0.0, values.min()))
         frame = (left, 0.02 / whole, 1, 0.05 / whole)
         below = ax.inset_axes(frame, transform=ax.get_xaxis_transform())
         bar = ax.figure.colorbar(drawn, cax=below, orientation="horizontal")
-        bar.ax.locator_params(nbins=4)
+        bar.ax.locator_params(nbins=3)
         bar.ax.tick_params(labelsize=8)
         bar.set_label(name, fontsize=9)
     _frame(ax, 0, (len(maps) + 1) * step - 2 * _MARGIN, 0, bottom)

@@ -88,6 +88,11 @@ def regression_bands(
         ax.fill_between(x[order], low, high, alpha=alpha, color=COLORS[0], lw=0, label=label)
     ax.plot(x[order], mean[order], color=COLORS[0], label="mean")
     if data is not None:
+        if len(data) != 2:
+            raise ValueError(
+                f"Expected a pair of inputs and targets for `data`. Received: {len(data)} entries. "
+                "Hint: data=(x_train, y_train)."
+            )
         inputs, targets = as_numbers(data[0], "data[0]"), as_numbers(data[1], "data[1]")
         check_same_length(inputs=inputs, targets=targets)
         ax.plot(inputs, targets, "k.", markersize=4, label="data")

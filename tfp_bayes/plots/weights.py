@@ -51,7 +51,8 @@ def weight_moments(model: keras.Model | VariationalLayer) -> dict[str, WeightMom
         model: A model with variational layers, or one such layer, built.
 
     Returns:
-        Moments by the tensor's name, such as "dense_flipout/kernel", in the order of the graph.
+        Moments by the tensor's name, such as "dense_flipout/kernel", in the order of the graph;
+        where layers of nested models share a name, the second is "dense_flipout/kernel (2)".
 
     Raises:
         ValueError: If no weight is random.
@@ -65,12 +66,15 @@ def weight_moments(model: keras.Model | VariationalLayer) -> dict[str, WeightMom
     (['head/kernel'], (12,))
     """
     layers = [model] if isinstance(model, VariationalLayer) else variational_layers(model)
-    found = {
-        f"{layer.name}/{name}": _moments(weight)
-        for layer in layers
-        for name, weight in getattr(layer, "random_weights", {}).items()
-        if not isinstance(weight.posterior, Deterministic)
-    }
+    found: dict[str, WeightMoments] = {}
+    for layer in layers:
+        for name, weight in getattr(layer, "random_weights", {}).items():
+            if isinstance(weight.posterior, Deterministic):
+                continue
+            # The path tells the projections of one attention from those of another.
+            key = f"{weight.variables['loc'].path.rpartition('/')[0]}/{name}"
+            twins = sum(each.partition(" (")[0] == key for each in found)  # of nested models
+            found[f"{key} ({twins + 1})" if twins else key] = _moments(weight)
     if not found:
         raise ValueError(
             f"Expected a model with random weights. Received: {model.name!r} without. "
@@ -191,7 +195,13 @@ def _as_moments(weights: Weights) -> dict[str, WeightMoments]:
     if isinstance(weights, keras.layers.Layer):
         return weight_moments(weights)
     found = {}
-    for name, (mean, std) in named(weights, "weights").items():
+    for name, moments in named(weights, "weights").items():
+        if len(moments) != 2:
+            raise ValueError(
+                f"Expected a pair of means and standard deviations for `weights[{name!r}]`. "
+                f"Received: {len(moments)} entries. Hint: weight_moments(model) gives them."
+            )
+        mean, std = moments
         mean = as_numbers(np.reshape(mean, -1), f"weights[{name!r}][0]")
         std = as_numbers(np.reshape(std, -1), f"weights[{name!r}][1]")
         check_same_length(mean=mean, std=std)

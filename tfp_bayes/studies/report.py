@@ -14,6 +14,7 @@ from tfp_bayes._plumbing.files import write_csv, write_png
 from tfp_bayes._plumbing.images import draw_image
 from tfp_bayes.active.learner import ActiveLearner
 from tfp_bayes.active.round import Round
+from tfp_bayes.plots.canvas import COLORS, MARKERS
 
 
 def write_report(
@@ -73,11 +74,6 @@ def acquisition_order(learner: ActiveLearner) -> np.ndarray:
     acquired = np.flatnonzero(learner.pool.acquired_at > 0)
     scores, rounds = learner.pool.scores[acquired], learner.pool.acquired_at[acquired]
     return acquired[np.lexsort((-scores, rounds))]
-
-
-# Okabe and Ito's colors, which the color-blind tell apart, with gray in the place of yellow.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "black", "#cc79a7", "#56b4e9", "#e69f00", "gray")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def plot_learning_curves(histories: Mapping[str, Sequence[Round]]) -> Figure:

@@ -2,19 +2,24 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfp_bayes import __version__
-from tfp_bayes._plumbing.dataset_names import check_dataset_name
+from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import NONE, add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import stopping
 from tfp_bayes.active.built_in import ACQUISITIONS
+from tfp_bayes.commands.label_pool import (
+    add_pool_options,
+    has_no_labels,
+    label_pool,
+    serve,
+)
 from tfp_bayes.commands.predict import add_predict
 from tfp_bayes.studies.configuration import (
     CHECKPOINT,
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--tensorboard", action="store_true", help="write OUT/tensorboard for TensorBoard")
     add("--resume", action="store_true", help="continue the run in --out")
+    add_pool_options(active, _at_least)
     _add_experiment(commands)
     _add_label(commands)
     add_predict(commands, _at_least)
@@ -140,11 +146,8 @@ def _open_run(options: argparse.Namespace, write: bool = True):
 
 
 def _label(options: argparse.Namespace) -> int:
-    import logging
-
     learner, config, data = _open_run(options)
     from tfp_bayes.label import Session
-    from tfp_bayes.label.server import HOST, make_app
     from tfp_bayes.studies.runs import write_outcome
 
     session = Session(
@@ -152,21 +155,8 @@ def _label(options: argparse.Namespace) -> int:
         data.class_names,
         lambda learner: write_outcome(learner, config, data, options.run),
     )
-    app = make_app(session)
     session.start()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    address = f"http://{HOST}:{options.port}/?token={app.config['TOKEN']}"
-    print(f"Label at {address}\nEach label is saved at once; stop with Ctrl-C.", flush=True)
-    try:
-        app.run(HOST, options.port, threaded=True)  # until Ctrl-C
-    finally:
-        if session.busy:
-            # TensorFlow aborts an interpreter that ends around a running thread. Every answer is
-            # on the disk, and what is half trained is trained again.
-            print("Stopped while the model trained; every label is saved.", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(130)
-    return 0
+    return serve(session, options.port)
 
 
 def _export_tasks(options: argparse.Namespace) -> int:
@@ -279,6 +269,10 @@ def _print(progress: "Progress", line: str) -> None:
 def _active_learning(options: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(RunConfig)}
     given = {name: value for name, value in vars(options).items() if name in fields}
+    if options.data is not None:
+        if has_no_labels(options):
+            return label_pool(options, given)
+        given["dataset"] = str(options.data.resolve())
     out = options.out or _usual_folder(complete(given))
     config = dataclasses.replace(load_config(out), **given) if options.resume else complete(given)
     if not options.resume and (out / "config.json").exists():
@@ -295,8 +289,9 @@ def _active_learning(options: argparse.Namespace) -> int:
 
 def _usual_folder(config: RunConfig) -> Path:
     selector = config.selector
+    path = as_path(config.dataset)
     names = (
-        config.dataset,
+        config.dataset if path is None else path.stem,
         config.acquisition,
         selector["name"] if isinstance(selector, dict) else selector,
         config.architecture,

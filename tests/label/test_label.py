@@ -22,7 +22,7 @@ from werkzeug.serving import make_server
 
 from tfp_bayes import BayesianModel, cli
 from tfp_bayes.active import ActiveLearner
-from tfp_bayes.label import Session, export_tasks, import_labels
+from tfp_bayes.label import Session, StartSession, export_tasks, import_labels
 from tfp_bayes.label.server import make_app
 from tfp_bayes.layers import MCDropout
 from tfp_bayes.studies import runs
@@ -265,6 +265,41 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         assert {"0", "1", "2", "3", "100", "labels acquired"} <= {tick.text for tick in ticks}
         browser.save_screenshot(str(tmp_path / "trained.png"))
         assert browser.find_element(By.ID, "message").text == ""
+        assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
+    finally:
+        server.shutdown()
+
+
+def test_a_start_without_labels_in_a_browser(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    ready_session = ready(make())
+    session = StartSession(
+        np.array([8, 2]),
+        NAMES,
+        tmp_path / "start.json",
+        lambda indices, labels: ready_session,
+        lambda index: X[index],
+    )
+    app = make_app(session)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        browser.get(f"http://127.0.0.1:{server.port}/?token={app.config['TOKEN']}")
+
+        def status(text):
+            wait_for(lambda: text in browser.find_element(By.ID, "status").text)
+
+        status("2 of 2 images")
+        assert "No guess yet" in browser.find_element(By.ID, "guess").text
+        assert "stand for groups" in browser.find_element(By.ID, "score").text
+        browser.find_element(By.CSS_SELECTOR, "[data-label=dog]").click()
+        status("1 of 2 images")
+        browser.find_element(By.ID, "skip").click()
+        status("All labelled")
+        browser.find_element(By.ID, "next").click()
+        status("4 of 4 images")  # of the learner
+        assert json.loads((tmp_path / "start.json").read_text()) == {"8": 1, "2": None}
         assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
     finally:
         server.shutdown()

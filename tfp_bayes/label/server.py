@@ -4,10 +4,9 @@ import hmac
 import secrets
 from importlib import resources
 
-import numpy as np
-
 from tfp_bayes._plumbing.images import png
 from tfp_bayes.label.session import Session
+from tfp_bayes.label.start import StartSession
 
 try:
     import flask
@@ -20,7 +19,7 @@ except ImportError as error:
 HOST = "127.0.0.1"  # never another: whoever reaches the page can label
 
 
-def make_app(session: Session, token: str | None = None) -> flask.Flask:
+def make_app(session: Session | StartSession, token: str | None = None) -> flask.Flask:
     """Returns the web application.
 
     Every request but the first carries the page's token in a header, which no other site's page
@@ -53,9 +52,10 @@ def make_app(session: Session, token: str | None = None) -> flask.Flask:
 
     @app.get("/image/<int:index>")
     def image(index: int):
-        if not 0 <= index < len(session.learner.x):
+        shown = session.image(index)
+        if shown is None:
             flask.abort(404)
-        return flask.Response(png(session.learner.rows(np.array([index]))[0]), mimetype="image/png")
+        return flask.Response(png(shown), mimetype="image/png")
 
     @app.post("/label")
     def label():

@@ -21,6 +21,8 @@ class Session:
         learner: Not yet asked or in the middle of a batch.
         class_names: K names.
         on_round: Called with the learner after each training.
+        picture: From an index to the image (H, W, C) uint8 that people see, None if there is
+            none; None shows what the model sees.
 
     Raises:
         OSError: If another process labels the same run.
@@ -31,11 +33,13 @@ class Session:
         learner: ActiveLearner,
         class_names: Sequence[str],
         on_round: Callable[[ActiveLearner], None] | None = None,
+        picture: Callable[[int], np.ndarray | None] | None = None,
     ):
         learner.lock()
         self.learner = learner
         self.class_names = list(class_names)
         self.on_round = on_round or (lambda learner: None)
+        self.picture = picture
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._error: str | None = None
@@ -73,7 +77,7 @@ class Session:
         """Returns what a page shows, plain JSON."""
         learner = self.learner
         history = [
-            {"acquired": row.num_acquired, "accuracy": _number(row.test_accuracy)}
+            {"acquired": row.num_acquired, "accuracy": number_or_none(row.test_accuracy)}
             for row in list(learner.history)
         ]
         images: list[dict[str, Any]] = []
@@ -97,13 +101,20 @@ class Session:
                     {
                         "index": i,
                         "guess": self.class_names[guess],
-                        "probability": _number(p[guess]),
-                        "score": _number(pool.scores[i]),
+                        "probability": number_or_none(p[guess]),
+                        "score": number_or_none(pool.scores[i]),
                         "open": i in pending,
                         "label": self.class_names[label] if label >= 0 else None,
                     }
                 )
         return state
+
+    def image(self, index: int) -> np.ndarray | None:
+        """Returns the image (H, W, C) of an index, None if there is none."""
+        if self.picture is not None:
+            return self.picture(index)
+        known = 0 <= index < len(self.learner.x)
+        return self.learner.rows(np.array([index]))[0] if known else None
 
     def label(self, index: int, name: str) -> None:
         """Takes one label.
@@ -112,11 +123,7 @@ class Session:
             ValueError: If the name is not a class, or the index not proposed.
             OSError: If the answer cannot be saved; it does not count then.
         """
-        if name not in self.class_names:
-            raise ValueError(
-                f"Expected one of {self.class_names} for `label`. Received: label={name!r}. "
-                "Hint: reload the page."
-            )
+        check_name(name, self.class_names)
         with self._lock:
             self._check_idle()
             label = self.class_names.index(name)
@@ -142,5 +149,15 @@ class Session:
             )
 
 
-def _number(value: float) -> float | None:
+def check_name(name: str, class_names: list[str]) -> None:
+    """Raises ValueError if a name is no class."""
+    if name not in class_names:
+        raise ValueError(
+            f"Expected one of {class_names} for `label`. Received: label={name!r}. "
+            "Hint: reload the page."
+        )
+
+
+def number_or_none(value: float) -> float | None:
+    """Returns a number for JSON, which has no word for NaN."""
     return None if np.isnan(value) else float(value)

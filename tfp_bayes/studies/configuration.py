@@ -17,6 +17,7 @@ from tfp_bayes.active.built_in import (
 )
 
 CHECKPOINT = "checkpoint.npz"  # of a run, in its folder
+POOL = "labeling.json"  # what a run on images without labels is
 ARCHITECTURES = ("gal", "kirsch")
 # Closed-form heads, and the posterior of each.
 CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}

@@ -58,7 +58,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         data = _first_images(data, config.pool_size)
     validation_size = max(VALIDATION_SIZE, len(data.class_names))
     held_out = initial.balanced(data.y_train, validation_size, config.seed)
-    model = _make_model(config, data)
+    model = make_model(config, data)
     if config.reinit != "fresh":  # which would start from these
         initialize(model, config.seed)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
@@ -115,7 +115,8 @@ def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray)
     return choose[config.initial]()
 
 
-def _make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
+def make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
+    """Builds the network of a run for the images and classes of a data set."""
     closed_form = CLOSED_FORM.get(config.inference)
     inference = "deterministic" if closed_form else config.inference
     network = BayesianCNN(

@@ -1,0 +1,262 @@
+"""Every method on one network and two data sets: how good, how well calibrated, at what cost.
+
+    python benchmarks/methods.py --out methods --datasets mnist fashion_mnist --seeds 3
+
+LeNet-5 with kernels under a Normal(0, 1) prior, Adam with cosine decay, batches of 128; the last
+5,000 training images choose temperatures and are not trained on. Each row (data set, seed, method)
+is a file in the folder of --out, written when it is done: started again, the command computes the
+missing ones, then prints the table. Costs are relative to the deterministic network's on the same
+machine: its training, and its prediction of the test images. The other data set is what inputs
+from elsewhere are taken from. All rows take about an hour for a data set and seed on two quiet
+cores; --methods, --epochs and --train take less.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+import tfp_bayes
+from tfp_bayes import inference, metrics
+from tfp_bayes._plumbing.files import write_json
+from tfp_bayes.uncertainty import apply_temperature, fit_temperature
+
+NUM_HELD_OUT = 5000
+BATCH_SIZE = 128
+NUM_SAMPLES = 100
+
+
+class Data(NamedTuple):
+    """Images and labels, and test images of the other data set."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray
+    y_val: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    x_other: np.ndarray
+
+
+class Fitted(NamedTuple):
+    """A trained method: its predictor, samples to take, and seconds of training."""
+
+    predictor: tfp_bayes.Predictor
+    num_samples: int | None
+    seconds: float
+
+
+def network(kind, seed, rate, **arguments):
+    """Returns a compiled LeNet-5."""
+    model = tfp_bayes.BayesianLeNet5(inference=kind, seed=seed, prior_scale=1.0, **arguments)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def cosine(data, epochs):
+    """Returns the schedule of all methods that Adam trains."""
+    return keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(data.x) // BATCH_SIZE))
+
+
+def fit_layers(kind, data, seed, options):
+    """Trains a network whose layers are random, or none."""
+    deterministic = {"dropout_rate": 0.0} if kind == "deterministic" else {}
+    model = network(kind, seed, cosine(data, options.epochs), **deterministic)
+    start = time.perf_counter()
+    model.fit(data.x, data.y, batch_size=BATCH_SIZE, epochs=options.epochs, verbose=0)
+    seconds = time.perf_counter() - start
+    return Fitted(model.predictor, 1 if kind == "deterministic" else NUM_SAMPLES, seconds)
+
+
+def fit_anew(method, data, seed, options, epochs):
+    """Trains a method that starts from new weights; without a seed, so that members differ."""
+    keras.utils.set_random_seed(seed)
+    model = network("deterministic", None, cosine(data, options.epochs), dropout_rate=0.0)
+    return _fit(method, model, data, 0.0, epochs=epochs, batch_size=BATCH_SIZE, verbose=0)
+
+
+def fit_after(method, data, seed, options, optimizer=None, **arguments):
+    """Trains the deterministic network, and the method from there."""
+    trained = fit_layers("deterministic", data, seed, options)
+    model = trained.predictor.model
+    if optimizer is not None:
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+    return _fit(method, model, data, trained.seconds, **arguments)
+
+
+def _fit(method, model, data, spent, **arguments):
+    start = time.perf_counter()
+    posterior = method.fit(model, data.x, data.y, **arguments)
+    seconds = spent + time.perf_counter() - start
+    predictor = tfp_bayes.Predictor(model, posterior=posterior)
+    return Fitted(predictor, posterior.num_draws or NUM_SAMPLES, seconds)
+
+
+def swag(data, seed, options):
+    """Goes on from the deterministic network for 20 epochs of SGD, each with a snapshot."""
+    further = {"epochs": 20, "batch_size": BATCH_SIZE, "verbose": 0}
+    method = inference.SWAG(20, num_snapshots=20, seed=seed)
+    return fit_after(method, data, seed, options, keras.optimizers.SGD(0.01, 0.9), **further)
+
+
+def laplace(variables):
+    """Returns a function that fits Laplace's approximation after training."""
+
+    def fit(data, seed, options):
+        method = inference.Laplace("kronecker", variables=variables, seed=seed)
+        return fit_after(method, data, seed, options)
+
+    return fit
+
+
+def layers(kind):
+    """Returns a function that trains a network of this inference."""
+    return lambda data, seed, options: fit_layers(kind, data, seed, options)
+
+
+def ensemble(num_members):
+    """Returns a function that trains a deep ensemble."""
+
+    def fit(data, seed, options):
+        method = inference.DeepEnsemble(num_members, seed=seed)
+        return fit_anew(method, data, seed, options, options.epochs)
+
+    return fit
+
+
+def cyclical_sghmc(data, seed, options):
+    """Samples four cycles of half the epochs each, at temperature 1: twice the training."""
+    method = inference.CyclicalSGHMC(4, snapshots_per_cycle=3, seed=seed)
+    epochs = 4 * max(5, -(-options.epochs // 2))  # noise takes the last 5 of a cycle
+    return fit_anew(method, data, seed, options, epochs)
+
+
+METHODS = {
+    "deterministic": layers("deterministic"),
+    "MC dropout": layers("mc_dropout"),
+    "concrete dropout": layers("concrete_dropout"),
+    "Flipout": layers("flipout"),
+    "SWAG": swag,
+    "Laplace, last layer, Kronecker": laplace("last_layer"),
+    "Laplace, Kronecker, linearized": laplace("all"),
+    "cyclical SGHMC, T = 1": cyclical_sghmc,
+    "ensemble of 5": ensemble(5),
+    "ensemble of 10": ensemble(10),
+}
+
+
+def measure(fitted, data):
+    """Returns a row of the table, plain JSON."""
+    num_samples = fitted.num_samples
+    start = time.perf_counter()
+    test = fitted.predictor.predict_uncertainty(data.x_test, num_samples, seed=0)
+    seconds = time.perf_counter() - start  # tracing included, as a user waits for it
+    other = fitted.predictor.predict_uncertainty(data.x_other, num_samples, seed=0)
+    validation = fitted.predictor.predict(data.x_val, num_samples, seed=0)
+    temperature = fit_temperature(data.y_val, validation)
+    tempered = apply_temperature(test.mean, temperature)
+    y = data.y_test
+    errors, unsure = test.mean.argmax(-1) != y, test.variation_ratio
+    floor = metrics.calibration_floor(test.mean)
+    return {
+        "accuracy": metrics.accuracy(y, test.mean),
+        "NLL": metrics.nll(y, test.mean),
+        "NLL at T": metrics.nll(y, tempered),
+        "T": temperature,
+        "Brier": metrics.brier(y, test.mean),
+        "ECE": metrics.expected_calibration_error(y, test.mean),
+        "ECE if calibrated": floor.quantile_95,
+        "AURC": metrics.aurc(errors, unsure),
+        "AUGRC": metrics.augrc(errors, unsure),
+        "AUROC of errors": metrics.error_auroc(errors, unsure),
+        "AUROC to other, entropy": metrics.auroc(test.predictive_entropy, other.predictive_entropy),
+        "AUROC to other, mutual information": metrics.auroc(
+            test.mutual_information, other.mutual_information
+        ),
+        "seconds of training": fitted.seconds,
+        "seconds of prediction": seconds,
+        "samples": num_samples,
+    }
+
+
+def load(name, other, options):
+    """Returns the data of a row; images of the other set have the same form."""
+    sets = {
+        each: tfp_bayes.datasets.load(each, manual_dir=options.manual_dir) for each in (name, other)
+    }
+    data = sets[name]
+    end = min(options.train, len(data.x_train) - NUM_HELD_OUT)
+    return Data(
+        data.x_train[:end],
+        data.y_train[:end],
+        data.x_train[-NUM_HELD_OUT:],
+        data.y_train[-NUM_HELD_OUT:],
+        data.x_test,
+        data.y_test,
+        sets[other].x_test[: len(data.x_test)],
+    )
+
+
+def table(rows):
+    """Returns the means over seeds as Markdown; costs are relative to the deterministic network."""
+    lines = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        here = [row for row in rows if row["dataset"] == dataset]
+        columns = [name for name in here[0] if name not in ("dataset", "seed", "method", "options")]
+        lines += [f"\n{dataset}\n", f"| method | seeds | {' | '.join(columns)} |"]
+        lines.append("|---" * (len(columns) + 2) + "|")
+        plain = {row["seed"]: row for row in here if row["method"] == "deterministic"}
+        for method in METHODS:
+            mine = [row for row in here if row["method"] == method]
+            cells = []
+            for column in columns if mine else ():
+                values = [row[column] for row in mine]
+                if column.startswith("seconds") and all(row["seed"] in plain for row in mine):
+                    values = [row[column] / plain[row["seed"]][column] for row in mine]
+                    cells.append(f"{np.mean(values):.1f} times")
+                else:
+                    cells.append(f"{np.mean(values):.4g}")
+            if mine:
+                lines.append(f"| {method} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of the rows")
+    add("--datasets", nargs="+", default=["mnist", "fashion_mnist"])
+    add("--seeds", type=int, default=3)
+    add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    add("--epochs", type=int, default=20)
+    add("--train", type=int, default=55_000, help="images to train on")
+    add("--manual-dir", help="of the files of Fashion-MNIST, see tfp_bayes.datasets")
+    options = parser.parse_args()
+    settings = {"epochs": options.epochs, "train": options.train}
+    rows = []
+    for dataset in options.datasets:
+        other = "mnist" if dataset != "mnist" else "fashion_mnist"
+        data = load(dataset, other, options)
+        for seed in range(options.seeds):
+            for method in options.methods:
+                slug = "".join(c if c.isalnum() else "_" for c in method)
+                path = options.out / f"{dataset}-{seed}-{slug}.json"
+                if not path.exists():
+                    found = measure(METHODS[method](data, seed, options), data)
+                    found = {"dataset": dataset, "seed": seed, "method": method, **found}
+                    write_json(path, {**found, "options": settings})
+                    keras.backend.clear_session()
+                row = json.loads(path.read_text())
+                if row["options"] != settings:
+                    raise SystemExit(f"{path} has options {row['options']}: use another --out")
+                rows.append(row)
+                print(f"{dataset}, seed {seed}, {method}: NLL {row['NLL']:.4f}", flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

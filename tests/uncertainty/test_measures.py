@@ -6,6 +6,7 @@ import reference
 from scipy.stats import entropy as scipy_entropy
 
 from tfp_bayes import uncertainty
+from tfp_bayes.uncertainty import measures
 
 MEASURES = {
     "predictive_mean": reference.predictive_mean,
@@ -45,9 +46,8 @@ def test_equals_reference(name, samples):
 
 
 def test_every_measure_has_a_reference():
-    metrics = {"accuracy", "brier", "nll", "expected_calibration_error"}
-    calibration = {"apply_temperature", "fit_temperature"}
-    assert set(uncertainty.__all__) - metrics - calibration == set(MEASURES)
+    functions = {name for name in uncertainty.__all__ if hasattr(measures, name)}
+    assert functions == set(MEASURES)
 
 
 @pytest.mark.parametrize("samples", SAMPLES.values(), ids=SAMPLES.keys())

@@ -24,13 +24,13 @@ def as_samples(samples: ArrayLike) -> np.ndarray:
     return samples
 
 
-def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns labels (N,) int64 and probabilities (N, K) float64.
+def as_probabilities(probs: ArrayLike) -> np.ndarray:
+    """Returns probabilities (N, K) as float64.
 
     Raises:
-        ValueError: If they do not match, or are not class numbers and probabilities.
+        ValueError: If they are not rows of probabilities over two classes or more.
     """
-    y_true, probs = np.asarray(y_true), np.asarray(probs, dtype="float64")
+    probs = np.asarray(probs, dtype="float64")
     if probs.ndim != 2 or probs.size == 0:
         raise ValueError(
             "Expected (N, K) with at least one row for `probs`. "
@@ -43,6 +43,16 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
             "Hint: sigmoids p (N, 1) become two classes by np.hstack([1 - p, p])."
         )
     _check_distributions(probs, "probs")
+    return probs
+
+
+def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Returns labels (N,) int64 and probabilities (N, K) float64.
+
+    Raises:
+        ValueError: If they do not match, or are not class numbers and probabilities.
+    """
+    y_true, probs = np.asarray(y_true), as_probabilities(probs)
     if y_true.shape != probs.shape[:1] or y_true.dtype.kind not in "iu":
         raise ValueError(
             f"Expected integer labels of shape {probs.shape[:1]} for `y_true`. "

@@ -1,6 +1,17 @@
-"""Measures of uncertainty in posterior samples, in NumPy only."""
+"""Measures of uncertainty in posterior samples, calibration, conformal sets: NumPy only."""
 
 from tfp_bayes.uncertainty.calibration import apply_temperature, fit_temperature
+from tfp_bayes.uncertainty.conformal import (
+    aps_scores,
+    choose_raps_penalty,
+    class_conditional_quantiles,
+    conformal_quantile,
+    cqr_scores,
+    lac_scores,
+    normalized_scores,
+    row_uniforms,
+)
+from tfp_bayes.uncertainty.conformal_predictor import Conformal
 from tfp_bayes.uncertainty.measures import (
     aleatoric_variance,
     epistemic_variance,
@@ -14,15 +25,24 @@ from tfp_bayes.uncertainty.measures import (
 )
 
 __all__ = [
+    "Conformal",
     "aleatoric_variance",
     "apply_temperature",
+    "aps_scores",
+    "choose_raps_penalty",
+    "class_conditional_quantiles",
+    "conformal_quantile",
+    "cqr_scores",
     "epistemic_variance",
     "expected_entropy",
     "fit_temperature",
+    "lac_scores",
     "mean_std",
     "mutual_information",
+    "normalized_scores",
     "predictive_entropy",
     "predictive_mean",
+    "row_uniforms",
     "variance",
     "variation_ratio",
 ]

@@ -1,0 +1,308 @@
+"""Split conformal prediction on arrays: scores, and the order statistic that bounds them.
+
+A score says how badly a label or target fits a prediction. Of n held-out examples and a new one,
+exchangeable with them, the new one's score is below the k-th smallest of the n with probability
+k / (n + 1), whatever the model. So the labels whose score is not above that are a set that holds
+the true one as often as is asked for.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
+
+_ROUNDING = 1e-9  # (n + 1) * 0.9 may be just above a whole number
+_PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
+_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
+    """Returns the score that a new example does not exceed with probability `coverage`.
+
+    Use it with any score of your own. It is the k-th smallest of n scores, k = ceil((n + 1)
+    coverage), never an interpolated one, and infinite if k > n. Over sets of n examples the
+    coverage that it has follows Beta(k, n + 1 - k), if no scores are equal.
+
+    Args:
+        scores: (n,) scores of held-out examples; (n, D) has a quantile for each column.
+        coverage: Probability in (0, 1).
+
+    Returns:
+        Float64 scalar, or (D,).
+
+    Raises:
+        ValueError: If a score is NaN or `coverage` is out of range.
+
+    Reference:
+        Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Angelopoulos
+        and Bates 2021, section 1.1 and appendix C, arXiv:2107.07511.
+
+    Example:
+
+    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.8))  # the 4th of 4
+    0.4
+    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.9))  # 4 examples cannot say
+    inf
+    """
+    scores = np.asarray(scores, dtype="float64")
+    check_coverage(coverage)
+    if scores.ndim == 0 or np.isnan(scores).any():
+        raise ValueError(
+            "Expected scores (n,) or (n, D) without NaN for `scores`. Received: scores of shape "
+            f"{scores.shape} with {int(np.isnan(scores).sum())} NaN. Hint: correct or leave out "
+            "the examples whose prediction is NaN."
+        )
+    rank = math.ceil((len(scores) + 1) * coverage - _ROUNDING)
+    if rank > len(scores):
+        return np.full(scores.shape[1:], np.inf)
+    return np.partition(scores, rank - 1, axis=0)[rank - 1]
+
+
+def class_conditional_quantiles(
+    scores: ArrayLike, y_true: ArrayLike, num_classes: int, coverage: float = 0.9
+) -> np.ndarray:
+    """Returns a `conformal_quantile` for each class (K,), of the scores of its examples.
+
+    Use it where every class is to be covered, not only the average (Mondrian conformal
+    prediction). A class with too few examples has an infinite quantile: it is in every set.
+
+    Args:
+        scores: (n,) scores of held-out examples at their true labels.
+        y_true: (n,) integer labels.
+        num_classes: K.
+        coverage: Probability in (0, 1).
+
+    Raises:
+        ValueError: See `conformal_quantile`.
+
+    Reference:
+        Vovk 2012, "Conditional validity of inductive conformal predictors", arXiv:1209.2673.
+
+    Example:
+
+    >>> class_conditional_quantiles([0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1], 2, coverage=0.75)
+    array([0.3, inf])
+    """
+    scores, y_true = np.asarray(scores, dtype="float64"), np.asarray(y_true)
+    return np.stack([conformal_quantile(scores[y_true == k], coverage) for k in range(num_classes)])
+
+
+def lac_scores(probs: ArrayLike) -> np.ndarray:
+    """Returns 1 - p_k of every class (N, K), whose sets are the smallest on average.
+
+    Use it where small sets matter most; they are too small for hard examples, may be empty for
+    them, and too large for easy ones.
+
+    Args:
+        probs: (N, K) probabilities.
+
+    Raises:
+        ValueError: If these are no probabilities.
+
+    Reference:
+        Sadinle, Lei and Wasserman 2019, "Least ambiguous set-valued classifiers with bounded
+        error levels", arXiv:1609.00451.
+
+    Example:
+
+    >>> lac_scores([[0.75, 0.25]])
+    array([[0.25, 0.75]])
+    """
+    return 1 - as_probabilities(probs)
+
+
+def aps_scores(
+    probs: ArrayLike, u: ArrayLike, penalty: float = 0.0, free_ranks: int = 0
+) -> np.ndarray:
+    """Returns for every class the probability of those likelier, and (1 - u) of its own (N, K).
+
+    Use it where sets are to be large for hard examples and small for easy ones. With a penalty it
+    is RAPS, whose sets are smaller where there are many classes.
+
+    Args:
+        probs: (N, K) probabilities. Of equal ones the first counts as likelier.
+        u: (N,) uniform on [0, 1], one for an example, so that sets have no holes; see
+            `row_uniforms`. Zeros give sets that cover more than is asked for.
+        penalty: lambda of RAPS, for each rank above `free_ranks`; 0 is APS.
+        free_ranks: k_reg of RAPS.
+
+    Raises:
+        ValueError: If these are no probabilities, or `u` is none.
+
+    Reference:
+        Romano, Sesia and Candes 2020, equation 8, arXiv:2006.02544; Angelopoulos et al. 2021,
+        algorithm 2, arXiv:2009.14193.
+
+    Example:
+
+    >>> aps_scores([[0.25, 0.5, 0.25]], u=[0.5])
+    array([[0.625, 0.25 , 0.875]])
+    """
+    probs, u = as_probabilities(probs), np.asarray(u, dtype="float64")
+    if u.shape != probs.shape[:1] or not np.all((u >= 0) & (u <= 1)):
+        raise ValueError(
+            f"Expected numbers in [0, 1] of shape {probs.shape[:1]} for `u`. "
+            f"Received: u of shape {u.shape}. Hint: u=row_uniforms(probs, seed=0)."
+        )
+    order = np.argsort(-probs, axis=1, kind="stable")
+    likeliest_first = np.take_along_axis(probs, order, axis=1)
+    scores = np.cumsum(likeliest_first, axis=1) - u[:, None] * likeliest_first
+    scores += penalty * np.maximum(np.arange(1, probs.shape[1] + 1) - free_ranks, 0)
+    unsorted = np.empty_like(scores)
+    np.put_along_axis(unsorted, order, scores, axis=1)
+    return unsorted
+
+
+def choose_raps_penalty(
+    y_true: ArrayLike, probs: ArrayLike, u: ArrayLike, coverage: float = 0.9
+) -> tuple[float, int]:
+    """Returns `penalty` and `free_ranks` of RAPS that give the smallest sets.
+
+    Use it on examples that are not those of the quantile, or the coverage is no longer known.
+
+    Args:
+        y_true: (n,) integer labels.
+        probs: (n, K) probabilities.
+        u: (n,) uniform on [0, 1].
+        coverage: Probability in (0, 1).
+
+    Raises:
+        ValueError: If labels and probabilities do not match.
+
+    Reference:
+        Angelopoulos et al. 2021, appendix E, arXiv:2009.14193.
+
+    Example:
+
+    >>> probs = np.tile([[0.7, 0.1, 0.1, 0.1]], (20, 1))
+    >>> choose_raps_penalty(np.zeros(20, "int64"), probs, row_uniforms(probs), coverage=0.8)
+    (0.001, 1)
+    """
+    y_true, probs = as_labelled(y_true, probs)
+    rows = np.arange(len(y_true))
+    ranks = np.argsort(np.argsort(-probs, axis=1, kind="stable"), axis=1) + 1
+    free_ranks = int(min(conformal_quantile(ranks[rows, y_true], coverage), probs.shape[1]))
+    sizes = []
+    for penalty in _PENALTIES:
+        scores = aps_scores(probs, u, penalty, free_ranks)
+        quantile = conformal_quantile(scores[rows, y_true], coverage)
+        sizes.append((scores <= quantile).sum())
+    return _PENALTIES[int(np.argmin(sizes))], free_ranks
+
+
+def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
+    """Returns a number in [0, 1) for each row that follows from the row and the seed alone (N,).
+
+    Use it to randomize `aps_scores`. A row has the same number alone, in any batch and in any
+    process, and equal rows have equal numbers. Scores then are a fixed function of example and
+    label, so the coverage holds as for any score, whatever these numbers are.
+
+    Args:
+        probs: (N, K).
+        seed: Integer.
+
+    Example:
+
+    >>> u = row_uniforms([[0.5, 0.5], [0.4, 0.6], [0.5, 0.5]])
+    >>> bool(u[0] == u[2]), bool(u[0] == u[1])
+    (True, False)
+    """
+    bits = (np.ascontiguousarray(probs, dtype="float64") + 0.0).view("uint64")  # -0 becomes 0
+    state = _mix(np.full(len(bits), seed % 2**64, dtype="uint64"))
+    for column in bits.T:
+        state = _mix(state ^ column)
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    """One step of SplitMix64 (Steele, Lea and Flood 2014), which is a bijection."""
+    state = state + np.uint64(_GOLDEN)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(_MIX_1)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(_MIX_2)
+    return state ^ (state >> np.uint64(31))
+
+
+def normalized_scores(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np.ndarray:
+    """Returns |y - loc| / scale, whose interval is loc - q scale to loc + q scale.
+
+    Use it for regression: intervals are wide where the model is unsure.
+
+    Args:
+        y_true: Targets.
+        loc: Predicted means, of the same shape.
+        scale: Predicted standard deviations, of the same shape, positive.
+
+    Raises:
+        ValueError: If shapes differ, a scale is not positive or a number is not finite.
+
+    Reference:
+        Lei et al. 2018, section 5.2, arXiv:1604.04173.
+
+    Example:
+
+    >>> normalized_scores([1.0, -2.0], [0.0, 0.0], [0.5, 4.0])
+    array([2. , 0.5])
+    """
+    y_true, loc, scale = _same_shape(y_true=y_true, loc=loc, scale=scale)
+    if not np.all(scale > 0):
+        raise ValueError(
+            "Expected positive standard deviations for `scale`. "
+            f"Received: the smallest is {scale.min():.4g}. Hint: a model without noise and "
+            "without spread has none; use cqr_scores."
+        )
+    return np.abs(y_true - loc) / scale
+
+
+def cqr_scores(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> np.ndarray:
+    """Returns max(lower - y, y - upper), whose interval is lower - q to upper + q.
+
+    Use it for regression with predicted quantiles; it is negative inside of them, so intervals
+    that are too wide are made narrower.
+
+    Args:
+        y_true: Targets.
+        lower: Predicted lower quantiles, of the same shape.
+        upper: Predicted upper quantiles, of the same shape.
+
+    Raises:
+        ValueError: If shapes differ or a number is not finite.
+
+    Reference:
+        Romano, Patterson and Candes 2019, "Conformalized Quantile Regression", equation 6,
+        arXiv:1905.03222.
+
+    Example:
+
+    >>> cqr_scores([3.0, 0.5], [0.0, 0.0], [1.0, 1.0])
+    array([ 2. , -0.5])
+    """
+    y_true, lower, upper = _same_shape(y_true=y_true, lower=lower, upper=upper)
+    return np.maximum(lower - y_true, y_true - upper)
+
+
+def check_coverage(coverage: float) -> None:
+    """Raises ValueError unless this is a probability between 0 and 1."""
+    if not 0 < coverage < 1:
+        raise ValueError(
+            f"Expected a probability in (0, 1) for `coverage`. Received: coverage={coverage!r}. "
+            "Hint: coverage=0.9 misses one label in ten."
+        )
+
+
+def _same_shape(**arrays: ArrayLike) -> list[np.ndarray]:
+    found = {name: np.asarray(array, dtype="float64") for name, array in arrays.items()}
+    shapes = {name: array.shape for name, array in found.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(
+            f"Expected arrays of one shape. Received: {shapes}. "
+            "Hint: a single target is (N,) or (N, 1) everywhere."
+        )
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"Expected finite numbers for `{name}`. Received: "
+                f"{int((~np.isfinite(array)).sum())} that are not. Hint: leave those rows out."
+            )
+    return list(found.values())

@@ -42,6 +42,7 @@ if TYPE_CHECKING or not _runs_as_command():
     )
     from tfp_bayes.models import (
         BayesianModel,
+        FeatureDensity,
         KLWeight,
         kl_divergence,
         set_kl_weight,
@@ -68,6 +69,7 @@ __all__ = [
     "BayesianModel",
     "BayesianResNet20",
     "Ensemble",
+    "FeatureDensity",
     "KLWeight",
     "Laplace",
     "LastLayerLaplace",
@@ -105,6 +107,7 @@ _DEFINED_IN = {
     "BayesianModel": "models",
     "BayesianResNet20": "networks",
     "Ensemble": "inference",
+    "FeatureDensity": "models",
     "KLWeight": "models",
     "Laplace": "inference",
     "LastLayerLaplace": "inference",

@@ -1,5 +1,6 @@
 """Checks of single arguments."""
 
+import math
 from numbers import Integral
 
 import numpy as np
@@ -34,3 +35,23 @@ def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") ->
             "Hint: correct them, or leave them out (of `x` with Query(ignore=...))."
         )
     return rows
+
+
+def check_labels(y: object, size: int, num_classes: int) -> np.ndarray:
+    """Returns class numbers (N,) of labels (N,) or (N, 1), which must be whole and in range."""
+    labels = np.asarray(y)
+    shape = labels.shape
+    valid = labels.dtype.kind in "iu" and math.prod(shape) == size == len(labels)
+    labels = labels.reshape(-1)
+    if not valid or (size and not 0 <= labels.min() <= labels.max() < num_classes):
+        if y is None:
+            received = "none"
+        else:
+            is_number = labels.size and labels.dtype.kind in "iuf"
+            values = f", from {labels.min()} to {labels.max()}" if is_number else ""
+            received = f"{labels.dtype} of shape {shape}{values}"
+        raise ValueError(
+            f"Expected integer labels in [0, {num_classes}), one for each example, for `y`. "
+            f"Received: {received}. Hint: class numbers; of one-hot rows, y.argmax(-1)."
+        )
+    return labels

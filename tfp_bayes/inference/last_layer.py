@@ -6,14 +6,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import labelled_batches
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
+from tfp_bayes.inference.features import Features
 from tfp_bayes.layers import stochastic_layers
-from tfp_bayes.prediction.finite import FiniteWeights, finite_rows
-from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
-from tfp_bayes.prediction.inputs import signature
-
-_BATCH_SIZE = 1024
+from tfp_bayes.prediction.finite import FiniteWeights
+from tfp_bayes.prediction.inference_mode import refuse_forced_training
 
 
 class LastLayer:
@@ -41,8 +38,7 @@ class LastLayer:
         refuse_forced_training(model)
         FiniteWeights(model.weights).check()
         features = node.input_tensors[0]
-        self._network = keras.Model(graph.input, features)
-        self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
+        self._features = Features(keras.Model(graph.input, features))
         stored = next(v for v in self._layer.variables if v.name == "kernel")
         bias = [] if self._layer.bias is None else [self._layer.bias]
         self.variables = [stored, *bias]
@@ -73,22 +69,9 @@ class LastLayer:
 
     def labelled_features(self, x, y) -> Iterator[tuple[np.ndarray, object]]:
         """Yields features as `features` does, each with the batch's targets as they are."""
-        for inputs, targets, sample_weight in labelled_batches(x, y, None, _BATCH_SIZE):
-            if sample_weight is not None:
-                raise ValueError(
-                    "Expected examples of equal weight. Received: a dataset with sample weights. "
-                    "Hint: dataset.map(lambda x, y, weight: (x, y))."
-                )
-            signature(self._network, inputs)  # refuses single examples
-            phi, finite = self._run(inputs)
-            phi = np.where(finite.numpy()[:, None], np.asarray(phi, "float64"), np.nan)
-            has_bias = len(self.variables) == 2
-            yield (np.pad(phi, ((0, 0), (0, has_bias)), constant_values=1.0), targets)
-
-    def _features_of(self, inputs) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-        phi = run_isolated(self._network, lambda x: self._network(x, training=False), inputs)
-        return phi, finite_rows(inputs)
+        has_bias = len(self.variables) == 2
+        for phi, targets in self._features(x, y):
+            yield np.pad(phi, ((0, 0), (0, has_bias)), constant_values=1.0), targets
 
 
 def _graph(model: keras.Model) -> keras.Function:

@@ -1,6 +1,5 @@
 """Laplace's approximation for the last layer of a trained classifier."""
 
-import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
@@ -279,7 +279,7 @@ class LastLayerLaplace(SavedPosterior):
                     f"in rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
                 )
             start += len(phi)
-            yield phi, _checked_labels(labels, len(phi), self.mean.shape[1])
+            yield phi, check_labels(labels, len(phi), self.mean.shape[1])
         if not start:
             raise ValueError(
                 f"Expected examples in `{name}`. Received: none. Hint: arrays (N, ...), N > 0."
@@ -312,22 +312,3 @@ class _Sample:
 
     def rows(self) -> list[np.ndarray]:
         return self._columns[:-1]
-
-
-def _checked_labels(y, size: int, num_classes: int) -> np.ndarray:
-    labels = np.asarray(y)
-    shape = labels.shape
-    valid = labels.dtype.kind in "iu" and math.prod(shape) == size == len(labels)
-    labels = labels.reshape(-1)
-    if not valid or (size and not 0 <= labels.min() <= labels.max() < num_classes):
-        if y is None:
-            received = "none"
-        else:
-            is_number = labels.size and labels.dtype.kind in "iuf"
-            values = f", from {labels.min()} to {labels.max()}" if is_number else ""
-            received = f"{labels.dtype} of shape {shape}{values}"
-        raise ValueError(
-            f"Expected integer labels in [0, {num_classes}), one for each example, for `y`. "
-            f"Received: {received}. Hint: class numbers; of one-hot rows, y.argmax(-1)."
-        )
-    return labels

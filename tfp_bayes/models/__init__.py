@@ -1,12 +1,15 @@
 """Models that train, predict and export with their uncertainty."""
 
 from tfp_bayes.models.bayesian_model import BayesianModel
+from tfp_bayes.models.feature_density import FeatureDensity, FittedFeatureDensity
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence, set_kl_weight
 from tfp_bayes.models.to_bayesian import to_bayesian
 from tfp_bayes.models.to_deterministic import to_deterministic
 
 __all__ = [
     "BayesianModel",
+    "FeatureDensity",
+    "FittedFeatureDensity",
     "KLWeight",
     "kl_divergence",
     "set_kl_weight",

@@ -1,0 +1,54 @@
+"""Outputs of a part of a network for batches of data, with targets beside them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.batches import labelled_batches
+from tfp_bayes.prediction.finite import finite_rows
+from tfp_bayes.prediction.inference_mode import run_isolated
+from tfp_bayes.prediction.inputs import signature
+
+_BATCH_SIZE = 1024
+
+
+class Features:
+    """The function from inputs to features (N, F), batch by batch.
+
+    Args:
+        network: Functional, with one output (N, F); run in inference mode.
+    """
+
+    def __init__(self, network: keras.Model):
+        self._network = network
+        self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
+
+    def __call__(self, x: Any, y: Any = None) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yields features (B, F) float64, each with the batch's targets as they are.
+
+        Rows whose inputs are not finite are NaN.
+
+        Args:
+            x: Arrays or a dataset, see `labelled_batches`.
+            y: Targets beside arrays.
+
+        Raises:
+            ValueError: If there are sample weights, or inputs do not fit.
+        """
+        for inputs, targets, sample_weight in labelled_batches(x, y, None, _BATCH_SIZE):
+            if sample_weight is not None:
+                raise ValueError(
+                    "Expected examples of equal weight. Received: a dataset with sample weights. "
+                    "Hint: dataset.map(lambda x, y, weight: (x, y))."
+                )
+            signature(self._network, inputs)  # refuses single examples
+            phi, finite = self._run(inputs)
+            yield np.where(finite.numpy()[:, None], np.asarray(phi, "float64"), np.nan), targets
+
+    def _features_of(self, inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
+        phi = run_isolated(self._network, lambda x: self._network(x, training=False), inputs)
+        return phi, finite_rows(inputs)

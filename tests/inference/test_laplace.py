@@ -126,6 +126,23 @@ def test_evidence_is_that_of_the_dense_normal_and_largest_at_its_scale(model):
     assert 0 < posterior.prior_share < 1
 
 
+def test_evidence_chooses_the_architecture_that_the_data_need():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    line = (x.sum(1) + 0.5 * rng.normal(size=200) > 0).astype(int)
+    ring = ((x**2).sum(1) + 0.5 * rng.normal(size=200) > 1.5).astype(int)
+
+    def evidence(hidden, y):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((2,)), *hidden, L.Dense(2, "softmax")])
+        model.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+        posterior = Laplace().fit(model, x, y, epochs=60, batch_size=200, verbose=0)
+        return posterior.log_marginal_likelihood()
+
+    assert evidence([], line) > evidence([L.Dense(16, "tanh")], line) + 2
+    assert evidence([], ring) < evidence([L.Dense(16, "tanh")], ring) - 2
+
+
 def test_validation_data_choose_the_scale_that_predicts_them(model):
     rng = np.random.default_rng(2)
     x = rng.normal(size=(60, 2)).astype("float32")

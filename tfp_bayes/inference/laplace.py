@@ -206,7 +206,7 @@ class Laplace:
             )
             return -sum(p.log_prob(_like(labels, p.mean)).sum() for p, labels in predictions)
 
-        best = minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.02)
+        best = minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.1)
         posterior.set_prior_scale(float(np.exp(best)))
 
 

@@ -245,6 +245,7 @@ def _check_finite(finite: np.ndarray, start: int) -> None:
     bad = start + np.flatnonzero(~finite)
     if bad.size:
         raise ValueError(
-            "Expected finite inputs and outputs for every row of `x`. Received: NaN or infinity "
-            f"in rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
+            "Expected finite inputs and outputs for every row of `x`, with positive scales under "
+            f"likelihood='normal'. Received: others in rows {bad[:5].tolist()}. Hint: leave them "
+            "out, or mend the inputs; a regression ends in tfp_bayes.layers.NormalParameters."
         )

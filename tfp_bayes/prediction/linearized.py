@@ -8,8 +8,10 @@ import tensorflow as tf
 # The operation that makes probabilities of what is linear in the weights of a last layer.
 _LINKS = {"categorical": "Softmax", "bernoulli": "Sigmoid"}
 _HINTS = {
-    "categorical": 'end the model in a softmax over the last axis, such as Dense(10, "softmax")',
-    "bernoulli": 'end the model in a sigmoid, such as Dense(1, "sigmoid")',
+    "categorical": "end the model in a softmax over the last axis, or say what else its outputs "
+    "are, likelihood='bernoulli' for a sigmoid",
+    "bernoulli": "end the model in a sigmoid, or say what else its outputs are, "
+    "likelihood='categorical' for a softmax",
 }
 
 
@@ -30,9 +32,9 @@ def before_link(p: tf.Tensor, likelihood: str) -> tf.Tensor:
         p = p.op.inputs[0]
     if p.op.type != link:
         raise ValueError(
-            f"Expected an output from a {link.lower()} for likelihood={likelihood!r}, to linearize "
-            f"what goes into it. Received: an output from operation {p.op.type}. "
-            f"Hint: {_HINTS[likelihood]}; or say linearize=False."
+            f"Expected an output from a {link.lower()} for likelihood={likelihood!r}, to take the "
+            f"derivatives of what goes into it. Received: an output from operation {p.op.type}. "
+            f"Hint: {_HINTS[likelihood]}; samples of Predictor(..., linearize=False) need neither."
         )
     return p.op.inputs[0]
 

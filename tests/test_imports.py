@@ -16,7 +16,7 @@ ORDER = [
     ["posteriors", "priors"],
     ["layers"],
     ["prediction"],
-    ["inference", "plots"],
+    ["inference", "plots", "robustness"],
     ["export"],
     ["active", "models"],
     ["networks"],

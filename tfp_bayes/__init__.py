@@ -14,7 +14,7 @@ def _runs_as_command() -> bool:
 
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, plots, studies, uncertainty
+    from tfp_bayes import active, datasets, plots, robustness, studies, uncertainty
     from tfp_bayes.active import ActiveLearner
 
 # Keras finds the classes of a saved model only once their modules are imported. The command line
@@ -91,6 +91,7 @@ __all__ = [
     "posteriors",
     "prediction",
     "priors",
+    "robustness",
     "set_kl_weight",
     "studies",
     "to_bayesian",

@@ -193,11 +193,10 @@ class Predictor:
             # `predict` and `evaluate` of Keras, and exports, have no other check of the weights.
             finite = finite_rows(inputs) & FiniteWeights(self.model.weights).all_finite()
         inputs, num_rows = whole_blocks(inputs)
-        self._split = self._split_model()  # of the layers as they are now
-        values = run_isolated(self.model, self._split.prefix, inputs)
+        values = self.share(inputs)
 
         # The first sample gives the accumulators their shapes; the loop adds the others.
-        outputs = self._draw(values, 0, seed)
+        outputs = self.draw(values, 0, seed)
         self._structure = keras.tree.map_structure(lambda _: 0, outputs)
         flat = keras.tree.flatten(outputs)
         likelihoods = self._likelihoods(len(flat))
@@ -207,7 +206,7 @@ class Predictor:
             kept = [tf.TensorArray(p.dtype, num_samples).write(0, p) for p in flat]
 
         def step(s, moments, kept):
-            flat = keras.tree.flatten(self._draw(values, s, seed))
+            flat = keras.tree.flatten(self.draw(values, s, seed))
             moments = [
                 streaming.add(m, p, s + 1, each) for m, p, each in zip(moments, flat, likelihoods)
             ]
@@ -245,8 +244,13 @@ class Predictor:
 
         return keras.tree.map_structure_up_to(self._structure, outputs, results)
 
-    def _draw(self, values, index, seed: tf.Tensor):
-        """Returns the outputs of the random part under theta of sample `index`."""
+    def share(self, inputs):
+        """Builds the graph of what all samples share on a batch, for `draw`."""
+        self._split = self._split_model()  # of the layers as they are now
+        return run_isolated(self.model, self._split.prefix, inputs)
+
+    def draw(self, values, index, seed: tf.Tensor):
+        """Builds the graph of the outputs under theta of sample `index`, of what is shared."""
         seed = fold_in(seed, index)
         state = [
             (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))

@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
+import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import (
     graph_nodes,
@@ -17,6 +19,25 @@ from tfp_bayes._plumbing.keras_internals import (
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.reductions import has_sums, row_by_row
 from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, output_first
+
+
+class Shared(NamedTuple):
+    """What all samples read of a batch, for a model with a graph.
+
+    Attributes:
+        values: Tensors at the boundary between prefix and suffix.
+        timesteps: Mask of each, or None.
+        kernels: Of the layers that a sample runs for some units only.
+    """
+
+    values: list[tf.Tensor]
+    timesteps: list
+    kernels: dict
+
+
+def tensors_of(shared) -> list[tf.Tensor]:
+    """Lists the tensors that depend on the inputs in what `SplitModel.prefix` returned."""
+    return keras.tree.flatten(shared.values if isinstance(shared, Shared) else shared)
 
 
 class SplitModel:
@@ -55,7 +76,7 @@ class SplitModel:
         inputs = standardize_inputs(self._graph, inputs)
         values = keras.tree.flatten(run_graph(self._prefix, inputs, self._without_masks))
         kernels = {maker: output_first(maker.kernel) for maker in self._makers()}
-        return values, [timestep_mask(each) for each in values], kernels
+        return Shared(values, [timestep_mask(each) for each in values], kernels)
 
     def suffix(self, values):
         """Runs the random part; returns outputs in the model's structure."""

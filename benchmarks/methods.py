@@ -3,7 +3,7 @@
     python benchmarks/methods.py --out methods --datasets mnist fashion_mnist --seeds 3
 
 LeNet-5 with kernels under a Normal(0, 1) prior, Adam with cosine decay, batches of 128; the last
-5,000 training images choose temperatures and are not trained on. Each row (data set, seed, method)
+5,000 training images choose temperatures and Laplace's prior scale and are not trained on. Each row (data set, seed, method)
 is a file in the folder of --out, written when it is done: started again, the command computes the
 missing ones, then prints the table. Costs are relative to the deterministic network's on the same
 machine: its training, and its prediction of the test images. The other data set is what inputs
@@ -108,7 +108,8 @@ def laplace(variables):
 
     def fit(data, seed, options):
         method = inference.Laplace("kronecker", variables=variables, seed=seed)
-        return fit_after(method, data, seed, options)
+        held_out = (data.x_val, data.y_val)
+        return fit_after(method, data, seed, options, validation_data=held_out)
 
     return fit
 

@@ -189,7 +189,7 @@ def test_what_is_no_linear_layer_used_once_is_left():
     adapted = L.Dense(2, name="adapted")
     x = L.TimeDistributed(L.Dense(3, name="each"))(shared(shared(inputs)))
     x = L.Conv1D(4, 2, padding="causal", name="causal")(L.Conv1D(4, 2, groups=1, name="conv")(x))
-    x = L.GRU(3)(L.BatchNormalization()(x))
+    x = L.SimpleRNN(3)(L.BatchNormalization()(x))
     x = adapted(frozen(L.Dense(2, L.PReLU(), name="layer_as_activation")(x)))
     model = keras.Model(inputs, L.Dense(2, "softmax", name="last")(x))
     adapted.enable_lora(1)

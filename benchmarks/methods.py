@@ -5,10 +5,10 @@
 LeNet-5 with kernels under a Normal(0, 1) prior, Adam with cosine decay, batches of 128; the last
 5,000 training images choose temperatures and Laplace's prior scale and are not trained on. Each row
 (data set, seed, method) is a file in the folder of --out, written when it is done: started again,
-the command computes the missing ones, then prints the table. Costs are relative to the deterministic network's on the same
-machine: its training, and its prediction of the test images. The other data set is what inputs
-from elsewhere are taken from. All rows take about an hour for a data set and seed on two quiet
-cores; --methods, --epochs and --train take less.
+the command computes the missing ones, then prints the table. Costs are relative to the
+deterministic network's on the same machine: its training, and its prediction of the test images.
+The other data set is what inputs from elsewhere are taken from. All rows take about an hour for a
+data set and seed on two quiet cores; --methods, --epochs and --train take less.
 """
 
 import argparse

@@ -49,6 +49,7 @@ if TYPE_CHECKING or not _runs_as_command():
     )
     from tfp_bayes.models.to_bayesian import to_bayesian
     from tfp_bayes.models.to_deterministic import to_deterministic
+    from tfp_bayes.models.to_sngp import to_sngp
     from tfp_bayes.networks import (
         BayesianBasisRegression,
         BayesianCNN,
@@ -96,6 +97,7 @@ __all__ = [
     "studies",
     "to_bayesian",
     "to_deterministic",
+    "to_sngp",
     "uncertainty",
 ]
 
@@ -121,6 +123,7 @@ _DEFINED_IN = {
     "set_kl_weight": "models",
     "to_bayesian": "models",
     "to_deterministic": "models",
+    "to_sngp": "models",
 }
 
 

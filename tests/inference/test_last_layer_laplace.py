@@ -15,7 +15,7 @@ from tfp_bayes.inference.softmax_mean import softmax_mean
 K, SIZE = 3, 40
 X = vectors(SIZE)
 Y = X[:, :K].argmax(1)
-COVARIANCES = ("full", "kronecker", "diagonal")
+COVARIANCES = ("full", "kronecker", "shared", "diagonal")
 
 
 def network(use_bias=True, units=4):
@@ -99,6 +99,31 @@ def test_kronecker_is_exact_for_one_example_and_for_equal_probabilities(model):
     several = LastLayerLaplace(flat, X, Y, "kronecker", prior_scale=0.7)
     expected = np.linalg.inv(hessian(flat) + np.eye(several.mean.size) / 0.49)
     np.testing.assert_allclose(covariance_of(several), expected, atol=1e-6)
+
+
+def test_shared_is_one_precision_for_all_classes(model):
+    phi, p = features(model), model.predict(X, verbose=0).astype("float64")
+    weight = (1 - (p**2).sum(1)) / (K - 1)
+    contrasts = np.eye(K) - 1 / K
+    precision = np.kron((weight[:, None] * phi).T @ phi, contrasts) + np.eye(5 * K) / 0.49
+    posterior = LastLayerLaplace(model, X, Y, "shared", prior_scale=0.7)
+    np.testing.assert_allclose(covariance_of(posterior), np.linalg.inv(precision), atol=1e-6)
+
+
+def test_shared_is_exact_for_two_classes_and_for_equal_probabilities():
+    flat = network()
+    flat.layers[-1].set_weights([0 * w for w in flat.layers[-1].get_weights()])
+    first = keras.layers.Dense(4, "tanh")
+    two = keras.Sequential([keras.Input((5,)), first, keras.layers.Dense(2, "softmax")])
+    for each, labels in ((flat, Y), (two, Y % 2)):
+        shared, full = (
+            LastLayerLaplace(each, X, labels, covariance, prior_scale=0.7)
+            for covariance in ("shared", "full")
+        )
+        np.testing.assert_allclose(covariance_of(shared), covariance_of(full), atol=1e-6)
+        evidence = full.log_marginal_likelihood(2.0)
+        assert shared.log_marginal_likelihood(2.0) == pytest.approx(evidence, abs=1e-5)
+        np.testing.assert_allclose(shared.predict(X), full.predict(X), atol=1e-6)
 
 
 def test_evidence_is_that_of_the_dense_normal(model):

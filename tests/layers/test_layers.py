@@ -241,6 +241,9 @@ def test_every_layer_has_a_case():
         # Not random: tests/test_regression.py, tests/test_basis_regression.py.
         layers.NormalParameters,
         layers.ClassProbabilities,
+        # tests/layers/test_random_features.py, tests/layers/test_spectral_norm.py.
+        layers.RandomFeatures,
+        layers.SpectralNormConstraint,
     }
     assert public == {case.layer for case in CASES.values()}
 

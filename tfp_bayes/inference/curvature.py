@@ -119,6 +119,28 @@ class Kronecker(tf.Module):
         return (vectors * scales[:, None]) @ vectors.T
 
 
+class Shared(Kronecker):
+    """H as sum_n w_n phi_n phi_n^T for every direction of logits but that which shifts all alike.
+
+    L_n is taken for w_n (I - 1 1^T / K), whose trace is its own if w_n = (1 - |p_n|^2) / (K - 1):
+    exact for two classes, and where all classes have the same probability.
+    """
+
+    @classmethod
+    def of(cls, batches: Batches) -> "Shared":
+        """See `Curvature.of`."""
+        gram, num_classes = np.zeros(()), 0
+        for phi, p in batches:
+            num_classes = p.shape[1]
+            weights = (1 - np.square(p).sum(1)) / (num_classes - 1)
+            gram = gram + phi.T @ (weights[:, None] * phi)
+        values, input_vectors = scipy.linalg.eigh(gram)
+        # Its first column is that common shift, of which a softmax tells nothing.
+        output_vectors = scipy.linalg.helmert(num_classes, full=True).T
+        is_seen = np.arange(num_classes) > 0
+        return cls(np.outer(np.maximum(values, 0), is_seen), input_vectors, output_vectors)
+
+
 class Diagonal(tf.Module):
     """The diagonal of H: weights that are independent."""
 
@@ -144,8 +166,9 @@ class Diagonal(tf.Module):
         return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 
-CURVATURES: dict[str, type[Full | Kronecker | Diagonal]] = {
+CURVATURES: dict[str, type[Full | Kronecker | Shared | Diagonal]] = {
     "full": Full,
     "kronecker": Kronecker,
+    "shared": Shared,
     "diagonal": Diagonal,
 }

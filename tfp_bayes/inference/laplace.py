@@ -38,7 +38,7 @@ class Laplace:
 
     Args:
         covariance: "kronecker" (factors of the sizes of a layer's inputs and units) or "diagonal"
-            (weights independent of each other); of the last layer also "full".
+            (weights independent of each other); of the last layer also "full" or "shared".
         prior_scale: Standard deviation of each weight before data; "evidence" finds it by the
             marginal likelihood, "validation" by the likelihood of `validation_data`. None does the
             latter if they are given, takes that of a `BayesianModel` otherwise, and "evidence" if

@@ -20,6 +20,8 @@ class LastLayer:
         model: A built functional or Sequential model.
 
     Attributes:
+        layer: The Dense layer.
+        network: All before it, from the model's inputs to features (N, F).
         variables: Kernel and, if there is one, bias of the layer, trainable or not.
         weights: (F, K) float64, the bias as the last row.
         offset: (F, K) float64 to subtract from `weights` before they go into `variables`: what
@@ -32,24 +34,25 @@ class LastLayer:
     def __init__(self, model: keras.Model):
         graph = _graph(model)
         node = _last_node(model, graph)
-        self._layer = node.operation
-        _check_activation(model, self._layer)
+        self.layer = node.operation
+        _check_activation(model, self.layer)
         _check_use(model, node)
         refuse_forced_training(model)
         FiniteWeights(model.weights).check()
         features = node.input_tensors[0]
-        self._features = Features(keras.Model(graph.input, features))
-        stored = next(v for v in self._layer.variables if v.name == "kernel")
-        bias = [] if self._layer.bias is None else [self._layer.bias]
+        self.network = keras.Model(graph.input, features)
+        self._features = Features(self.network)
+        stored = next(v for v in self.layer.variables if v.name == "kernel")
+        bias = [] if self.layer.bias is None else [self.layer.bias]
         self.variables = [stored, *bias]
         self.weights = self.read_weights()
         self.offset = np.zeros_like(self.weights)
-        self.offset[: stored.shape[0]] = _array(self._layer.kernel) - _array(stored)
+        self.offset[: stored.shape[0]] = _array(self.layer.kernel) - _array(stored)
 
     def read_weights(self) -> np.ndarray:
         """Returns the layer's weights as they are now, (F, K) float64."""
-        bias = [] if self._layer.bias is None else [self._layer.bias]
-        return np.concatenate([np.atleast_2d(_array(v)) for v in [self._layer.kernel, *bias]])
+        bias = [] if self.layer.bias is None else [self.layer.bias]
+        return np.concatenate([np.atleast_2d(_array(v)) for v in [self.layer.kernel, *bias]])
 
     def split(self, weights: tf.Tensor) -> list[tf.Tensor]:
         """Splits weights (F, K) into one tensor for each of `variables`."""

@@ -43,8 +43,9 @@ class LastLayerLaplace(SavedPosterior):
             softmax, used once, without stochastic layers. Its weights must not change any more.
         x: The training data: arrays (N, ...), or a `tf.data.Dataset` or `PyDataset` of (x, y).
         y: Integer labels (N,); None for a dataset.
-        covariance: "full" (K F x K F, for some thousand weights), "kronecker" (F x F and K x K)
-            or "diagonal".
+        covariance: "full" (K F x K F, for some thousand weights), "kronecker" (F x F and K x K),
+            "shared" by all classes (F x F, with the weight of each example, as in SNGP; exact for
+            two classes) or "diagonal".
         prior_scale: Standard deviation of each weight and bias of the layer before data; None
             finds it, from `validation_data` if there are any, by evidence otherwise.
         validation_data: (x, y) or a dataset that the network was not trained on.

@@ -41,12 +41,14 @@ from tfp_bayes.layers.einsum_dense import (
 from tfp_bayes.layers.embedding import EmbeddingReparameterization, MCEmbedding
 from tfp_bayes.layers.linear_posterior import Predictive
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
+from tfp_bayes.layers.random_features import RandomFeatures
 from tfp_bayes.layers.recurrent import MCGRU, MCLSTM, GRUReparameterization, LSTMReparameterization
 from tfp_bayes.layers.spatial_dropout import (
     MCSpatialDropout1D,
     MCSpatialDropout2D,
     MCSpatialDropout3D,
 )
+from tfp_bayes.layers.spectral_norm import SpectralNormConstraint
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 from tfp_bayes.layers.variational import VariationalLayer, variational_layers
 
@@ -111,6 +113,8 @@ __all__ = [
     "MultiHeadAttentionReparameterization",
     "NormalParameters",
     "Predictive",
+    "RandomFeatures",
+    "SpectralNormConstraint",
     "StochasticLayer",
     "VariationalLayer",
     "stochastic_layers",

@@ -5,6 +5,7 @@ from tfp_bayes.models.feature_density import FeatureDensity, FittedFeatureDensit
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence, set_kl_weight
 from tfp_bayes.models.to_bayesian import to_bayesian
 from tfp_bayes.models.to_deterministic import to_deterministic
+from tfp_bayes.models.to_sngp import to_sngp
 
 __all__ = [
     "BayesianModel",
@@ -15,4 +16,5 @@ __all__ = [
     "set_kl_weight",
     "to_bayesian",
     "to_deterministic",
+    "to_sngp",
 ]

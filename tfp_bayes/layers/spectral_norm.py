@@ -1,0 +1,95 @@
+"""A bound on how much a linear layer stretches its inputs."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.configured import check_positive
+
+_NUM_SQUARINGS = 8  # as 256 steps of a power iteration
+
+
+@keras.saving.register_keras_serializable("tfp_bayes")
+class SpectralNormConstraint(keras.constraints.Constraint):
+    """Keeps the spectral norm of a kernel at or below a bound, after each step of an optimizer.
+
+    Use it as `kernel_constraint` of Dense layers and convolutions, so that distances between
+    features say something about distances between inputs, as SNGP and `FeatureDensity` need; in
+    residual networks, with a bound below 1, features keep inputs apart also. A larger kernel is
+    scaled down to the bound, W <- W min(1, bound / norm); a smaller one is left as it is.
+    `keras.layers.SpectralNormalization` divides by the norm always, and so enlarges small kernels.
+
+    The bound holds for certain, because the norm is bounded from above:
+
+    - Of a kernel (F, U) of a Dense layer, `norm_bound` is at most min(F, U)^(1/512) times the
+      norm, 1.4 % too large for 1,024 units, and mostly far less.
+    - Of a kernel (..., F, U) of a convolution, the norm of the operator on images of any size,
+      with zero padding and any stride, is at most sqrt(k) times that of the kernel as a matrix
+      with U columns, or with F columns, where k is the number of its positions (9 of 3 x 3). The
+      smaller one is taken; with kernels of more than one position it is about 1.5 to 2 times the
+      norm. A larger bound than for Dense layers makes up for that.
+
+    Normalization layers, which scale too, and activations are not part of it.
+
+    Args:
+        bound: Positive number, such as 0.95.
+
+    Raises:
+        ValueError: If `bound` is not positive, or a weight has fewer than two axes.
+
+    Reference:
+        Liu et al. 2020, equation 10, arXiv:2006.10108; Delattre et al. 2023, "Efficient Bound of
+        Lipschitz Constant for Convolutional Layers by Gram Iteration", theorem 1,
+        arXiv:2305.16173; Singla and Feizi 2021, theorem 1, arXiv:1911.10258.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(3, kernel_constraint=SpectralNormConstraint(0.95))
+    >>> kernel = SpectralNormConstraint(0.5)(np.diag([4.0, 2.0]))
+    >>> np.round(kernel, 3)
+    array([[0.5 , 0.  ],
+           [0.  , 0.25]])
+    """
+
+    def __init__(self, bound: float = 0.95):
+        check_positive(bound=bound)
+        self.bound = float(bound)
+
+    def __call__(self, w: tf.Tensor) -> tf.Tensor:
+        """Returns the kernel, scaled down where it has to be."""
+        w = keras.ops.convert_to_tensor(w)
+        factor = tf.minimum(1.0, self.bound / self.norm_bound(w))
+        return w * tf.cast(factor, w.dtype)
+
+    def norm_bound(self, w: tf.Tensor) -> tf.Tensor:
+        """Returns the norm of a kernel as it is bounded from above, a float32 scalar."""
+        shape = tuple(w.shape)
+        if len(shape) < 2:
+            raise ValueError(
+                "Expected a kernel, with at least two axes, to constrain. Received: shape "
+                f"{shape}. Hint: kernel_constraint=, not bias_constraint=."
+            )
+        kernel = tf.cast(keras.ops.convert_to_tensor(w), tf.float32)
+        by_output = _matrix_norm(tf.reshape(kernel, (-1, shape[-1])))
+        if len(shape) == 2:
+            return by_output
+        by_input = _matrix_norm(tf.reshape(tf.linalg.matrix_transpose(kernel), (-1, shape[-2])))
+        return tf.minimum(by_output, by_input) * float(np.sqrt(np.prod(shape[:-2])))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments, plain JSON."""
+        return {"bound": self.bound}
+
+
+def _matrix_norm(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns trace((W^T W)^p)^(1 / (2 p)) with p = 256: at least the largest singular value."""
+    rows, columns = matrix.shape
+    gram = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
+    trace = tf.linalg.trace(gram)
+    result = tf.sqrt(trace)
+    for i in range(1, _NUM_SQUARINGS + 1):
+        gram /= trace
+        gram = gram @ gram
+        trace = tf.linalg.trace(gram)
+        result *= trace ** (0.5 ** (i + 1))
+    return tf.where(tf.reduce_all(matrix == 0), 0.0, result)

@@ -37,8 +37,9 @@ def digest_rows(rows: Any) -> str:
 def digest_network(model: Any) -> str:
     """Returns a digest of a model's configuration, loss, optimizer and shapes of weights.
 
-    Names of layers do not count, because Keras numbers them anew for each model of a process. A
-    model without `get_config` counts by its class and the shapes of its weights.
+    Names of layers do not count, because Keras numbers them anew for each model of a process; nor
+    do settings that are None, because releases of Keras add some. A model without `get_config`
+    counts by its class and the shapes of its weights.
     """
     config, compiled = (_ask(model, name) for name in ("get_config", "get_compile_config"))
     known = {"class_name": type(model).__name__, "config": config}
@@ -80,7 +81,7 @@ def _without_names(value: Any, names: dict[str, int], in_graph: bool = False) ->
         dropped = _is_object(value)
         kept = {}
         for key, each in value.items():
-            if dropped and key == "name":
+            if each is None or (dropped and key == "name"):
                 continue
             if dropped and key == "config":
                 each = {k: v for k, v in each.items() if k != "name"}

@@ -13,6 +13,7 @@ from tfp_bayes.export import PREDICT_SEED, export_saved_model
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.layers.prior_term import add_kl_weight
 from tfp_bayes.models.bound_trainer import BoundTrainer
+from tfp_bayes.models.calibrated import Calibrated
 from tfp_bayes.models.embedding import Embedding
 from tfp_bayes.models.graph_config import GraphConfig, cloned_arguments
 from tfp_bayes.models.kl_weight import stated_num_train, with_kl_weight
@@ -24,7 +25,7 @@ from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPL
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
-class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
+class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
     """A functional Keras model with random layers, trained and scored as a Bayesian would.
 
     Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` are Keras' own, with
@@ -39,7 +40,7 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
     - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
       at each call; `evaluate` and validation score that mean (in regression with the total
       standard deviation), with the mean NLL alone as their loss.
-    - `predict_uncertainty`, `sample` and an `export` that carries the uncertainty.
+    - `predict_uncertainty`, `sample`, `calibrate` and an `export` that carries the uncertainty.
 
     Args:
         inputs: Input tensors, as for `keras.Model`.
@@ -113,6 +114,7 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
         self.penalty_tracker = keras.metrics.Mean(name="penalty")
         self._data_term = None  # made by compile
         self.predictor = Predictor(self, likelihood)
+        self._make_temperature()
         self._embedding = None  # made when it is asked for
         self.predictor.resolve_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
@@ -167,6 +169,7 @@ class BayesianModel(GraphConfig, BoundTrainer, keras.Model):
                 "Hint: fit(x, num_train=60_000)."
             )
         self.num_train = num_train
+        self._forget_temperature()
         if self._has_kl:
             callbacks = with_kl_weight(callbacks, self)
         return super().fit(

@@ -29,6 +29,9 @@ class Likelihood(Protocol):
         What is no distribution is returned as it is, for `check` to find.
         """
 
+    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+        """Returns the predictive mean at a temperature; what is no distribution as it is."""
+
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the variance of the target under one sample; 0 if `location` determines it."""
 
@@ -80,6 +83,11 @@ def clip_below_zero(x: tf.Tensor) -> tf.Tensor:
     return tf.where(x < 0, tf.zeros_like(x), x)
 
 
+def _at_least_smallest(p: tf.Tensor) -> tf.Tensor:
+    smallest = tf.constant(SMALLEST_PROBABILITY, p.dtype)
+    return tf.where(p < smallest, smallest, p)
+
+
 class _Probabilities(Likelihood):
     """What categorical and Bernoulli outputs share: they are the mean of the target itself."""
 
@@ -117,6 +125,13 @@ class Categorical(_Probabilities):
         """Returns 1 for the likeliest class, the first of several, and 0 for the others."""
         votes = tf.one_hot(tf.argmax(p, axis=-1), tf.shape(p)[-1], dtype=p.dtype)
         return tf.where(tf.reduce_all(p >= 0, axis=-1, keepdims=True), votes, p)
+
+    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+        """Returns probabilities proportional to mean_k^(1/T)."""
+        changed = tf.nn.softmax(tf.math.log(_at_least_smallest(mean)) / temperature, axis=-1)
+        total = tf.reduce_sum(mean, axis=-1, keepdims=True)
+        valid = tf.reduce_all(mean >= 0, axis=-1, keepdims=True) & (tf.abs(total - 1) < 0.02)
+        return tf.where(valid, changed, mean)
 
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns -sum_k p_k log p_k, (...)."""
@@ -175,6 +190,11 @@ class Bernoulli(_Probabilities):
         """Returns 1 for each output of at least one half, and 0 for the others."""
         return tf.where((p >= 0) & (p <= 1), tf.cast(p >= 0.5, p.dtype), p)
 
+    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+        """Returns the sigmoid of the mean's logit divided by T, of each output."""
+        log_odds = tf.math.log(_at_least_smallest(mean)) - tf.math.log(_at_least_smallest(1 - mean))
+        return tf.where((mean >= 0) & (mean <= 1), tf.sigmoid(log_odds / temperature), mean)
+
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the sum over outputs of -p log p - (1 - p) log(1 - p), (...)."""
         return -tf.reduce_sum(tf.math.xlogy(p, p) + tf.math.xlogy(1 - p, 1 - p), axis=-1)
@@ -229,6 +249,10 @@ class Normal(Likelihood):
             "Expected classes to vote for. Received: likelihood='normal', combine='vote'. "
             "Hint: combine='mean' mixes the members' distributions."
         )
+
+    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
+        """Returns the mean: real targets have no temperature."""
+        return mean
 
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the square of the second half, (..., D)."""

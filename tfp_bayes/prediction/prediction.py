@@ -48,7 +48,9 @@ class Prediction:
         aleatoric_variance: (N, K) of the target within a sample, what no data removes:
             mean_s p_s (1 - p_s) of a label, mean_s scale_s^2 of a real target.
         likelihood: What the outputs mean: "categorical", "bernoulli" or "normal".
-        samples: (S, N, K) of the model's outputs, or None unless they were asked for.
+        samples: (S, N, K) of the model's outputs, or None unless they were asked for; never
+            tempered.
+        temperature: T of the mean and its measures, see `BayesianModel.calibrate`.
     """
 
     mean: np.ndarray
@@ -61,6 +63,7 @@ class Prediction:
     aleatoric_variance: np.ndarray
     likelihood: str
     samples: np.ndarray | None = None
+    temperature: float = 1.0
 
     @property
     def variance(self) -> np.ndarray:
@@ -90,7 +93,8 @@ class Prediction:
             Lower and upper bounds, (N, K) each.
 
         Raises:
-            ValueError: If samples were not kept or `level` is out of range.
+            ValueError: If samples were not kept, are those of a mean that was tempered, or `level`
+                is out of range.
 
         Example:
 
@@ -112,6 +116,12 @@ class Prediction:
             raise ValueError(
                 "Expected a prediction that kept its samples. Received: samples=None. "
                 "Hint: predict_uncertainty(..., return_samples=True)."
+            )
+        if self.temperature != 1:
+            raise ValueError(
+                "Expected a prediction without a temperature: samples have none, and may lie far "
+                f"from the tempered mean. Received: temperature={self.temperature:.4g}. "
+                "Hint: np.quantile(p.samples, ..., axis=0), beside p.samples.mean(0)."
             )
         likelihood = get_likelihood(self.likelihood)
         tails = (1 - level) / 2, (1 + level) / 2
@@ -186,7 +196,7 @@ class Prediction:
 _PER_EXAMPLE = [
     each.name
     for each in dataclasses.fields(Prediction)
-    if each.name not in ("likelihood", "samples")
+    if each.name not in ("likelihood", "samples", "temperature")
 ]
 
 
@@ -198,4 +208,5 @@ def concatenate(parts: Sequence[Prediction]) -> Prediction:
 
     arrays = {name: join(name) for name in _PER_EXAMPLE}
     samples = None if parts[0].samples is None else join("samples", axis=1)
-    return Prediction(**arrays, likelihood=parts[0].likelihood, samples=samples)
+    likelihood, temperature = parts[0].likelihood, parts[0].temperature
+    return Prediction(**arrays, likelihood=likelihood, samples=samples, temperature=temperature)

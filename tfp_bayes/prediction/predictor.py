@@ -19,6 +19,7 @@ from tfp_bayes.prediction.linearized import linearized
 from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel
+from tfp_bayes.prediction.temperature import temperature_of, tempered
 
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
 DEFAULT_BATCH_SIZE = 6 * ROWS
@@ -140,10 +141,12 @@ class Predictor:
             )
         names = iter(self.likelihood_names(len(keras.tree.flatten(self._structure))))
         finite = np.concatenate(finite_parts)
+        temperature = float(temperature_of(self.model, self.posterior))
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
             name = next(names)
-            return concatenate([Prediction(**part, likelihood=name) for part in parts])
+            each = [Prediction(**p, likelihood=name, temperature=temperature) for p in parts]
+            return concatenate(each)
 
         predictions = keras.tree.map_structure_up_to(self._structure, join, *parts)
         for prediction in keras.tree.flatten(predictions):
@@ -218,6 +221,7 @@ class Predictor:
         results = []
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
             result = streaming.measures(m, num_samples, each, flat[i].dtype)
+            result = tempered(result, each, temperature_of(self.model, self.posterior))
             result = {name: nan_unless(finite, value[:num_rows]) for name, value in result.items()}
             if keep_samples:
                 result["samples"] = nan_unless(finite, kept[i].stack()[:, :num_rows], axis=1)

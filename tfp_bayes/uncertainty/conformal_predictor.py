@@ -355,11 +355,13 @@ class Conformal:
 
 def _digest_weights(predictor: Any) -> str | None:
     """Returns a digest of what a Keras predictor computes with, None for any other predictor."""
-    weights = getattr(getattr(predictor, "model", predictor), "weights", None)
-    if weights is None:
+    model = getattr(predictor, "model", predictor)
+    if not hasattr(model, "weights"):
         return None
     state = getattr(getattr(predictor, "posterior", None), "get_state", None)
-    arrays = [w.numpy() for w in weights]
+    temperature = getattr(model, "output_temperature", None)  # which is none of the weights
+    arrays = [w.numpy() for w in model.weights]
+    arrays += [] if temperature is None else [temperature.numpy()]
     return digest([arrays, None if state is None else state()])
 
 

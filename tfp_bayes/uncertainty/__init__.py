@@ -23,9 +23,12 @@ from tfp_bayes.uncertainty.measures import (
     variance,
     variation_ratio,
 )
+from tfp_bayes.uncertainty.selective import Selected, SelectiveClassifier, risk_bound
 
 __all__ = [
     "Conformal",
+    "Selected",
+    "SelectiveClassifier",
     "aleatoric_variance",
     "apply_temperature",
     "aps_scores",
@@ -42,6 +45,7 @@ __all__ = [
     "normalized_scores",
     "predictive_entropy",
     "predictive_mean",
+    "risk_bound",
     "row_uniforms",
     "variance",
     "variation_ratio",

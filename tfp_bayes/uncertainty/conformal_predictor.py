@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically
 from tfp_bayes._plumbing.probabilities import as_labelled
 from tfp_bayes.uncertainty.conformal import (
@@ -23,6 +22,7 @@ from tfp_bayes.uncertainty.conformal import (
     normalized_scores,
     row_uniforms,
 )
+from tfp_bayes.uncertainty.fingerprint import fingerprint
 
 _FORMAT = "tfp_bayes.conformal 1"
 _RECORD = "record"
@@ -146,7 +146,7 @@ class Conformal:
         fit = self._fit_classes if self.method in _OF_CLASSES else self._fit_targets
         self.quantile, self.num_calibration = fit(x, np.asarray(y), fitted)
         self.coverage, self._fitted = fitted["coverage"], fitted
-        fitted["weights"] = _digest_weights(self.predictor)
+        fitted["weights"] = fingerprint(self.predictor)
         self._warn_of_few()
         return self
 
@@ -274,7 +274,7 @@ class Conformal:
                 f"{'fitted' if self._fitted else 'not fitted'}. "
                 "Hint: 'lac', 'aps' and 'raps' give sets, 'normalized' and 'cqr' intervals."
             )
-        if self._fitted["weights"] != _digest_weights(self.predictor):
+        if self._fitted["weights"] != fingerprint(self.predictor):
             raise ValueError(
                 "Expected the predictor as it was in `fit`. Received: other weights, for which "
                 "the coverage is not known. Hint: fit(x, y) again after training or calibrating."
@@ -351,18 +351,6 @@ class Conformal:
         loaded._fitted = record["fitted"]
         loaded.coverage = record["fitted"]["coverage"]
         return loaded
-
-
-def _digest_weights(predictor: Any) -> str | None:
-    """Returns a digest of what a Keras predictor computes with, None for any other predictor."""
-    model = getattr(predictor, "model", predictor)
-    if not hasattr(model, "weights"):
-        return None
-    state = getattr(getattr(predictor, "posterior", None), "get_state", None)
-    temperature = getattr(model, "output_temperature", None)  # which is none of the weights
-    arrays = [w.numpy() for w in model.weights]
-    arrays += [] if temperature is None else [temperature.numpy()]
-    return digest([arrays, None if state is None else state()])
 
 
 def _check_finite(numbers: np.ndarray) -> None:

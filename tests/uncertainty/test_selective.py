@@ -1,0 +1,133 @@
+"""`SelectiveClassifier`: what it trusts is as seldom wrong as it says."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+import tfp_bayes
+from tfp_bayes.uncertainty import SelectiveClassifier, risk_bound
+
+
+class Given:
+    """A predictor whose inputs are its answers."""
+
+    likelihood = "categorical"
+
+    def predict_uncertainty(self, x, num_samples, seed):
+        entropy = -(x * np.log(x + 1e-12)).sum(1)
+        return SimpleNamespace(mean=x, likelihood=self.likelihood, predictive_entropy=entropy)
+
+
+def binary(num_rows, rng):
+    """Confidences uniform on [0.5, 1], and labels that are right as often."""
+    p = rng.uniform(0.5, 1, num_rows)
+    return np.stack([p, 1 - p], 1), (rng.random(num_rows) > p).astype("int64")
+
+
+def test_bound_equals_scipy_and_covers():
+    for errors, trials in ((0, 10), (3, 50), (50, 50)):
+        exact = binomtest(errors, trials, alternative="less").proportion_ci(0.95, "exact").high
+        np.testing.assert_allclose(risk_bound(errors, trials), exact)
+    assert risk_bound(0, 0) == 1
+    misses = binom.pmf(np.arange(31), 30, 0.2) @ (risk_bound(np.arange(31), 30, 0.9) < 0.2)
+    assert misses <= 0.1
+
+
+@pytest.mark.filterwarnings("ignore:No label is trusted")
+@pytest.mark.parametrize("risk", [0.03, 0.1])
+def test_the_risk_is_exceeded_as_seldom_as_promised(risk):
+    """Trusting p > c of uniform confidences has a risk of (1 - c) / 2, known exactly."""
+    rng, exceeded, coverage = np.random.default_rng(0), [], []
+    for _ in range(1000):
+        selective = SelectiveClassifier(Given())
+        x, y = binary(300, rng)
+        selective.fit(x, y, risk=risk, confidence=0.9)
+        exceeded.append(min(selective.threshold, 0.5) / 2 > risk)
+        coverage.append(selective.coverage)
+    assert np.sum(exceeded) <= binom.ppf(1 - 1e-7, 1000, 0.1)
+    if risk == 0.1:
+        assert np.sum(exceeded) > 5  # neither is it far too careful
+        assert 0.09 < np.mean(coverage) < 0.4  # 0.4 is what knowing everything would give
+
+
+def test_coverage_is_a_share_and_ties_stay_together():
+    p = np.array([0.9, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6])
+    x, y = np.stack([p, 1 - p], 1), np.zeros(10, "int64")
+    y[4] = 1
+    for wanted, share in ((0.5, 0.5), (0.45, 0.2), (0.6, 0.6), (0.9, 0.6), (1.0, 1.0)):
+        selective = SelectiveClassifier(Given()).fit(x, y, coverage=wanted)
+        labels, trusted, uncertainty = selective.predict(x)
+        assert selective.coverage == trusted.mean() == share
+        np.testing.assert_allclose(selective.risk, np.mean(labels[trusted] != y[trusted]))
+        np.testing.assert_allclose(uncertainty, 1 - p)
+
+
+def test_nothing_is_trusted_and_it_says_so(tmp_path):
+    x, y = binary(20, np.random.default_rng(0))
+    with pytest.warns(UserWarning, match="No label is trusted"):
+        selective = SelectiveClassifier(Given()).fit(x, y, risk=0.01)
+    assert not selective.predict(x).trusted.any()
+    assert np.isnan(selective.risk)
+    selective.save(tmp_path / "selective.json")
+    loaded = SelectiveClassifier.load(tmp_path / "selective.json", Given())
+    assert (loaded.threshold, loaded.coverage) == (-np.inf, 0)
+
+
+def test_nan_is_not_trusted():
+    x, y = binary(50, np.random.default_rng(0))
+    selective = SelectiveClassifier(Given()).fit(x, y, coverage=1.0)
+    x[3] = np.nan
+    trusted = selective.predict(x).trusted
+    assert not trusted[3]
+    assert trusted.sum() == 49
+    with pytest.raises(ValueError, match="Expected probabilities"):
+        selective.fit(x, y, coverage=1.0)
+
+
+def test_one_sigmoid_is_two_classes():
+    x, y = binary(200, np.random.default_rng(0))
+    one = Given()
+    one.likelihood = "bernoulli"
+    expected = SelectiveClassifier(Given()).fit(x, y, coverage=0.5).predict(x)
+    found = SelectiveClassifier(one).fit(x[:, 1:], y, coverage=0.5).predict(x[:, 1:])
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.trusted, expected.trusted)
+
+
+def test_a_model_saved_and_changed(tmp_path):
+    model = tfp_bayes.BayesianMLP((4,), 3, hidden_units=(8,), seed=0)
+    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    selective = SelectiveClassifier(model, "mutual_information", num_samples=5)
+    selective.fit(x, y, coverage=0.5)
+    selective.save(tmp_path / "selective.json")
+    loaded = SelectiveClassifier.load(tmp_path / "selective.json", model)
+    for a, b in zip(loaded.predict(x), selective.predict(x)):
+        np.testing.assert_array_equal(a, b)
+    model.output_temperature.assign(2.0)
+    with pytest.raises(ValueError, match="other weights"):
+        selective.predict(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x, y: SelectiveClassifier(Given(), "entropy"), "for `score`"),
+        (lambda x, y: SelectiveClassifier(Given()).predict(x), "not fitted"),
+        (lambda x, y: SelectiveClassifier(Given()).save("here"), "not fitted"),
+        (lambda x, y: SelectiveClassifier(Given()).fit(x, y), "one of `risk` and `coverage`"),
+        (lambda x, y: SelectiveClassifier(Given()).fit(x, y, risk=0), "Expected probabilities for"),
+        (
+            lambda x, y: SelectiveClassifier(Given()).fit(x, y, coverage=80),
+            "Expected probabilities",
+        ),
+        (lambda x, y: SelectiveClassifier(Given()).fit(x, y, risk=0.1, confidence=1), "confidence"),
+        (lambda x, y: SelectiveClassifier(Given()).fit(x, y + 1, risk=0.1), "Expected labels in"),
+        (lambda x, y: SelectiveClassifier(Given()).fit(x[:, None], y, risk=0.1), "one softmax"),
+        (lambda x, y: SelectiveClassifier.load(__file__, Given()), "SelectiveClassifier.save"),
+    ],
+)
+def test_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*binary(30, np.random.default_rng(0)))

@@ -1,0 +1,17 @@
+"""Digests that tell whether a predictor is still the one that a threshold was chosen for."""
+
+from typing import Any
+
+from tfp_bayes._plumbing.digest import digest
+
+
+def fingerprint(predictor: Any) -> str | None:
+    """Returns a digest of what a Keras predictor computes with, None for any other predictor."""
+    model = getattr(predictor, "model", predictor)
+    if not hasattr(model, "weights"):
+        return None
+    state = getattr(getattr(predictor, "posterior", None), "get_state", None)
+    temperature = getattr(model, "output_temperature", None)  # which is none of the weights
+    arrays = [w.numpy() for w in model.weights]
+    arrays += [] if temperature is None else [temperature.numpy()]
+    return digest([arrays, None if state is None else state()])

@@ -1,0 +1,289 @@
+"""Labels that a model trusts itself with, and those that it leaves to somebody else."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import beta
+
+from tfp_bayes._plumbing.files import write_json
+from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
+from tfp_bayes.uncertainty.fingerprint import fingerprint
+
+_FORMAT = "tfp_bayes.selective 1"
+_SELECTED = ("threshold", "coverage", "risk")
+_SCORES = ("confidence", "predictive_entropy", "mutual_information")
+
+
+class Selected(NamedTuple):
+    """What `SelectiveClassifier.predict` returns.
+
+    Attributes:
+        labels: (N,) likeliest class of each example, int64.
+        trusted: (N,) bool, False where the label is not to be used without a look.
+        uncertainty: (N,) what is compared with the threshold.
+    """
+
+    labels: np.ndarray
+    trusted: np.ndarray
+    uncertainty: np.ndarray
+
+
+def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -> np.ndarray:
+    """Returns an upper bound of an error rate, which is above it with probability `confidence`.
+
+    Args:
+        errors: Number of errors.
+        trials: Number of examples; 0 gives the bound 1.
+        confidence: In (0, 1).
+
+    Returns:
+        Float64, of the shape of the arguments.
+
+    Reference:
+        Clopper and Pearson 1934, "The Use of Confidence or Fiducial Limits Illustrated in the Case
+        of the Binomial", one-sided.
+
+    Example:
+
+    >>> float(risk_bound(0, 299).round(4))  # the rule of three: 3 / n
+    0.01
+    """
+    errors, trials = np.asarray(errors), np.asarray(trials)
+    rest = np.maximum(trials - errors, 1)
+    return np.where(errors < trials, beta.ppf(confidence, errors + 1, rest), 1.0)
+
+
+class SelectiveClassifier:
+    """A classifier that says which of its labels can be trusted.
+
+    Use it where an error costs more than a question: labels below a threshold of uncertainty are
+    used, the others go to a person. The threshold is chosen on validation examples that the model
+    was not trained on, and holds for new ones that are drawn alike, not for other data.
+
+    Args:
+        predictor: Anything with `predict_uncertainty`, of one softmax or one sigmoid.
+        score: Uncertainty: "confidence" (1 - max p), "predictive_entropy" or
+            "mutual_information".
+        num_samples: S, see `predict_uncertainty`.
+        seed: Integer; the predictor's functions follow from it.
+
+    Attributes:
+        threshold: Uncertainties below it are trusted; -inf trusts nothing, inf everything.
+        coverage: Share of the validation examples that is trusted.
+        risk: Error rate among these; NaN without any.
+
+    Raises:
+        ValueError: If the score is unknown.
+
+    Reference:
+        Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
+        arXiv:1705.08500; the order of tests is that of Angelopoulos et al. 2021, "Learn then
+        Test", section 3.2, arXiv:2110.01052.
+
+    Example:
+
+    >>> from tfp_bayes.uncertainty import SelectiveClassifier
+    >>> model = tfp_bayes.BayesianMLP((4,), 3, seed=0)
+    >>> x, y = np.random.default_rng(0).normal(size=(200, 4)), np.arange(200) % 3
+    >>> selective = SelectiveClassifier(model).fit(x, y, coverage=0.8)
+    >>> selective.coverage, selective.predict(x).trusted.mean()
+    (0.8, np.float64(0.8))
+    """
+
+    threshold: float
+    coverage: float
+    risk: float
+
+    def __init__(
+        self,
+        predictor: Any,
+        score: str = "confidence",
+        *,
+        num_samples: int | None = None,
+        seed: int = 0,
+    ):
+        if score not in _SCORES:
+            raise ValueError(
+                f"Expected one of {list(_SCORES)} for `score`. Received: score={score!r}. "
+                "Hint: 'confidence' ranks errors best for most models."
+            )
+        self.predictor = predictor
+        self.settings: dict[str, Any] = {
+            "score": score,
+            "num_samples": None if num_samples is None else int(num_samples),
+            "seed": int(seed),
+        }
+
+    def fit(
+        self,
+        x: Any,
+        y: ArrayLike,
+        *,
+        risk: float | None = None,
+        coverage: float | None = None,
+        confidence: float = 0.95,
+    ) -> "SelectiveClassifier":
+        """Chooses the threshold, for a wanted risk or a wanted coverage.
+
+        With `risk`, the error rate among new examples that are trusted is at most `risk`, except
+        with probability 1 - `confidence` over the validation examples, where errors are the more
+        frequent the less sure the model is. Thresholds are tested from the strictest on, by the
+        Clopper-Pearson bound, until one fails, so that choosing the largest that passed needs no
+        correction. The first has log(1 - confidence) / log(1 - risk) examples below it, the fewest
+        that can pass.
+
+        Args:
+            x: Validation inputs (N, ...), that the model was not trained on.
+            y: (N,) integer labels.
+            risk: Wanted error rate among trusted labels, in (0, 1).
+            coverage: Wanted share of trusted labels, in (0, 1]; instead of `risk`.
+            confidence: Of the guarantee on `risk`, in (0, 1).
+
+        Returns:
+            This object.
+
+        Raises:
+            ValueError: If not exactly one of `risk` and `coverage` is given or in range, or labels
+                do not fit the predictions.
+
+        Warns:
+            UserWarning: If no threshold has the risk, so that nothing is trusted.
+        """
+        _check_target(risk, coverage, confidence)
+        probs, uncertainty = self._predict(x)
+        y, probs = as_labelled(np.asarray(y), probs)
+        self._weights = fingerprint(self.predictor)
+        order = np.argsort(uncertainty, kind="stable")
+        ordered = uncertainty[order]
+        # Each threshold is an example's uncertainty, the examples below it are those it is judged
+        # by: they are a sample of what it will trust, which the example itself is not.
+        last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+        thresholds = np.append(ordered, np.inf)[last + 1]
+        trials = last + 1
+        errors = np.cumsum((probs.argmax(axis=1) != y)[order])[last]
+        if risk is not None:
+            passed = _passed(errors, trials, risk, confidence)
+        elif coverage is not None:  # no more than that share, up to rounding
+            passed = int(np.sum(trials <= coverage * len(y) + 1e-9))
+        if passed == 0:
+            self.threshold, self.coverage, self.risk = -np.inf, 0.0, float("nan")
+            warnings.warn(
+                f"No label is trusted: no threshold has risk={risk}, coverage={coverage} on "
+                f"{len(y)} examples at confidence={confidence}. Ask for less, or give more.",
+                stacklevel=2,
+            )
+            return self
+        self.threshold = float(thresholds[passed - 1])
+        self.coverage = float(trials[passed - 1] / len(y))
+        self.risk = float(errors[passed - 1] / trials[passed - 1])
+        return self
+
+    def predict(self, x: Any) -> Selected:
+        """Returns labels, and which of them are trusted; NaN in the inputs never is.
+
+        Args:
+            x: Inputs (N, ...).
+
+        Raises:
+            ValueError: If this is not fitted, or its model has changed since.
+        """
+        self._check_fitted()
+        if self._weights != fingerprint(self.predictor):
+            raise ValueError(
+                "Expected the predictor as it was in `fit`. Received: other weights, for which the "
+                "risk is not known. Hint: fit(x, y) again after training or calibrating."
+            )
+        probs, uncertainty = self._predict(x, allow_nan=True)
+        return Selected(probs.argmax(axis=1), uncertainty < self.threshold, uncertainty)
+
+    def save(self, path: str | Path) -> None:
+        """Writes threshold and settings as JSON, atomically; save the model beside it.
+
+        Raises:
+            ValueError: If this is not fitted.
+        """
+        self._check_fitted()
+        # As text, since JSON has no word for infinity.
+        selected = {name: repr(getattr(self, name)) for name in _SELECTED}
+        record = {"format": _FORMAT, "settings": self.settings, "weights": self._weights}
+        write_json(Path(path), {**record, **selected})
+
+    @classmethod
+    def load(cls, path: str | Path, predictor: Any) -> "SelectiveClassifier":
+        """Reads what `save` wrote, for the same predictor.
+
+        Raises:
+            ValueError: If the file is none that `save` wrote.
+        """
+        try:
+            record = json.loads(Path(path).read_text())
+            if record["format"] != _FORMAT:
+                raise ValueError(f"format {record['format']!r}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                "Expected a file of SelectiveClassifier.save for `path`. "
+                f"Received: path={str(path)!r}, {error}. Hint: the JSON file beside its model."
+            ) from error
+        loaded = cls(predictor, **record["settings"])
+        for name in _SELECTED:
+            setattr(loaded, name, float(record[name]))
+        loaded._weights = record["weights"]
+        return loaded
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "threshold"):
+            raise ValueError(
+                "Expected a threshold. Received: an object that is not fitted. "
+                "Hint: fit(x, y, risk=0.01) on validation examples first."
+            )
+
+    def _predict(self, x: Any, allow_nan: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Returns probabilities (N, K) and uncertainty (N,), infinite where allowed to be NaN."""
+        settings = {name: self.settings[name] for name in ("num_samples", "seed")}
+        prediction = self.predictor.predict_uncertainty(x, **settings)
+        mean = np.asarray(getattr(prediction, "mean", np.empty(0)), dtype="float64")
+        likelihood = getattr(prediction, "likelihood", None)
+        is_binary = likelihood == "bernoulli" and mean.shape[1:] == (1,)
+        if mean.ndim != 2 or not (is_binary or likelihood == "categorical"):
+            raise ValueError(
+                "Expected a predictor with one softmax (N, K) or one sigmoid (N, 1). Received: "
+                f"likelihood={likelihood!r}, mean of shape {mean.shape}. "
+                "Hint: uncertainty.Conformal gives intervals of real targets."
+            )
+        probs = np.hstack([1 - mean, mean]) if is_binary else mean
+        known = np.isfinite(probs).all(axis=1)
+        if not allow_nan:
+            as_probabilities(probs)
+        if self.settings["score"] == "confidence":
+            uncertainty = 1 - probs.max(axis=1)
+        else:
+            uncertainty = np.asarray(getattr(prediction, self.settings["score"]), dtype="float64")
+        return np.where(known[:, None], probs, 0.0), np.where(known, uncertainty, np.inf)
+
+
+def _passed(errors: np.ndarray, trials: np.ndarray, risk: float, confidence: float) -> int:
+    """Returns how many thresholds, from the strictest on, pass before the first that fails."""
+    fewest = int(np.ceil(np.log(1 - confidence) / np.log(1 - risk) - 1e-9))
+    first = int(np.searchsorted(trials, fewest))
+    fails = risk_bound(errors[first:], trials[first:], confidence) > risk
+    number = int(np.argmax(fails)) if fails.any() else len(fails)
+    return first + number if number else 0
+
+
+def _check_target(risk: float | None, coverage: float | None, confidence: float) -> None:
+    if (risk is None) == (coverage is None):
+        raise ValueError(
+            "Expected one of `risk` and `coverage`. "
+            f"Received: risk={risk!r}, coverage={coverage!r}. Hint: risk=0.01."
+        )
+    in_range = 0 < risk < 1 if risk is not None else 0 < coverage <= 1  # type: ignore[operator]
+    if not in_range or not 0 < confidence < 1:
+        raise ValueError(
+            "Expected probabilities for `risk`, `coverage` and `confidence`. Received: "
+            f"risk={risk!r}, coverage={coverage!r}, confidence={confidence!r}. "
+            "Hint: risk=0.01 is one error in a hundred."
+        )

@@ -23,6 +23,7 @@ import numpy as np
 import tfp_bayes
 from tfp_bayes import inference, metrics
 from tfp_bayes._plumbing.files import write_json
+from tfp_bayes.models import FittedFeatureDensity
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
 NUM_HELD_OUT = 5000
@@ -48,6 +49,7 @@ class Fitted(NamedTuple):
     predictor: tfp_bayes.Predictor
     num_samples: int | None
     seconds: float
+    density: FittedFeatureDensity | None = None  # another score of images from elsewhere
 
 
 def network(kind, seed, rate, **arguments):
@@ -94,6 +96,25 @@ def _fit(method, model, data, spent, **arguments):
     seconds = spent + time.perf_counter() - start
     predictor = tfp_bayes.Predictor(model, posterior=posterior)
     return Fitted(predictor, posterior.num_draws or NUM_SAMPLES, seconds)
+
+
+def sngp(data, seed, options):
+    """Trains the network as a Gaussian process of its features; one pass finds the posterior."""
+    model = tfp_bayes.to_sngp(network("deterministic", seed, 1e-3, dropout_rate=0.0), seed=seed)
+    rate = cosine(data, options.epochs)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    method = inference.Laplace("shared", 1.0, variables="last_layer", seed=seed)
+    training = {"epochs": options.epochs, "batch_size": BATCH_SIZE, "verbose": 0}
+    return _fit(method, model, data, 0.0, **training)
+
+
+def feature_density(data, seed, options):
+    """Trains the deterministic network, and scores images by the density of their features."""
+    trained = fit_layers("deterministic", data, seed, options)
+    start = time.perf_counter()
+    density = tfp_bayes.FeatureDensity().fit(trained.predictor.model, data.x, data.y)
+    seconds = trained.seconds + time.perf_counter() - start
+    return trained._replace(density=density, seconds=seconds)
 
 
 def swag(data, seed, options):
@@ -144,6 +165,8 @@ METHODS = {
     "SWAG": swag,
     "Laplace, last layer, Kronecker": laplace("last_layer"),
     "Laplace, Kronecker, linearized": laplace("all"),
+    "SNGP": sngp,
+    "deterministic, feature density": feature_density,
     "cyclical SGHMC, T = 1": cyclical_sghmc,
     "ensemble of 5": ensemble(5),
     "ensemble of 10": ensemble(10),
@@ -161,6 +184,10 @@ def measure(fitted, data):
     temperature = fit_temperature(data.y_val, validation)
     tempered = apply_temperature(test.mean, temperature)
     y = data.y_test
+    of_density = {}
+    if fitted.density is not None:
+        scores = [fitted.density.score(x) for x in (data.x_test, data.x_other)]
+        of_density["AUROC to other, feature density"] = metrics.auroc(*scores)
     errors, unsure = test.mean.argmax(-1) != y, test.variation_ratio
     floor = metrics.calibration_floor(test.mean)
     return {
@@ -178,6 +205,7 @@ def measure(fitted, data):
         "AUROC to other, mutual information": metrics.auroc(
             test.mutual_information, other.mutual_information
         ),
+        **of_density,
         "seconds of training": fitted.seconds,
         "seconds of prediction": seconds,
         "samples": num_samples,
@@ -207,7 +235,8 @@ def table(rows):
     lines = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         here = [row for row in rows if row["dataset"] == dataset]
-        columns = [name for name in here[0] if name not in ("dataset", "seed", "method", "options")]
+        names = dict.fromkeys(name for row in here for name in row)
+        columns = [name for name in names if name not in ("dataset", "seed", "method", "options")]
         lines += [f"\n{dataset}\n", f"| method | seeds | {' | '.join(columns)} |"]
         lines.append("|---" * (len(columns) + 2) + "|")
         plain = {row["seed"]: row for row in here if row["method"] == "deterministic"}
@@ -215,8 +244,10 @@ def table(rows):
             mine = [row for row in here if row["method"] == method]
             cells = []
             for column in columns if mine else ():
-                values = [row[column] for row in mine]
-                if column.startswith("seconds") and all(row["seed"] in plain for row in mine):
+                values = [row[column] for row in mine if column in row]
+                if not values:
+                    cells.append("")
+                elif column.startswith("seconds") and all(row["seed"] in plain for row in mine):
                     values = [row[column] / plain[row["seed"]][column] for row in mine]
                     cells.append(f"{np.mean(values):.1f} times")
                 else:

@@ -33,6 +33,8 @@ def test_kernels_are_constrained_and_weights_kept():
     assert kernels[0].kernel.constraint.bound == 0.7
     assert sngp.layers[-2].length_scale == 2.0
     assert sngp.output_shape == (None, K)
+    # An automatic name would be taken where the model was loaded or made in another session.
+    assert sngp.layers[-1].name == model.layers[-1].name
     assert model.layers[1].kernel_constraint is None
     for a, b in zip(model.weights[:-2], sngp.weights[:-3], strict=True):
         np.testing.assert_array_equal(a, b)

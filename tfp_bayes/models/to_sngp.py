@@ -78,8 +78,10 @@ def to_sngp(
         return Replacement(new, lambda: copy_state(layer, new))
 
     head = LastLayer(GraphCopy(model, replace).model)
-    features = RandomFeatures(num_features, length_scale, seed=seed)(head.network.output)
+    # Names that are free, where Keras' next automatic ones may be those of copied layers.
+    name = head.layer.name
+    phi = RandomFeatures(num_features, length_scale, seed=seed, name=f"{name}_random_features")
     last = keras.layers.Dense(
-        head.layer.units, "softmax", use_bias=False, dtype=head.layer.dtype_policy
+        head.layer.units, "softmax", use_bias=False, dtype=head.layer.dtype_policy, name=name
     )
-    return keras.Model(head.network.input, last(features))
+    return keras.Model(head.network.input, last(phi(head.network.output)))

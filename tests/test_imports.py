@@ -20,6 +20,7 @@ ORDER = [
     ["export"],
     ["active", "models"],
     ["networks"],
+    ["evaluation"],
     ["label"],
     ["studies"],
     ["commands"],

@@ -14,8 +14,9 @@ def _runs_as_command() -> bool:
 
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, plots, robustness, studies, uncertainty
+    from tfp_bayes import active, datasets, evaluation, plots, robustness, studies, uncertainty
     from tfp_bayes.active import ActiveLearner
+    from tfp_bayes.evaluation import evaluate
 
 # Keras finds the classes of a saved model only once their modules are imported. The command line
 # does without, so that `tfp-bayes --help` need not wait for TensorFlow.
@@ -79,6 +80,8 @@ __all__ = [
     "StoredPosterior",
     "active",
     "datasets",
+    "evaluate",
+    "evaluation",
     "export_saved_model",
     "inference",
     "kl_divergence",
@@ -117,6 +120,7 @@ _DEFINED_IN = {
     "Prediction": "prediction",
     "Predictor": "prediction",
     "StoredPosterior": "inference",
+    "evaluate": "evaluation",
     "export_saved_model": "export",
     "kl_divergence": "models",
     "load_posterior": "inference",

@@ -1,0 +1,254 @@
+"""The function `evaluate`: predicts, scores and resamples."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes._plumbing.checks import check_function, check_integers
+from tfp_bayes.datasets import Dataset
+from tfp_bayes.evaluation.bootstrap import resample
+from tfp_bayes.evaluation.examples import (
+    OnRows,
+    as_labels,
+    check_alike,
+    labelled,
+    predict,
+    unlabelled,
+)
+from tfp_bayes.evaluation.pictures import Pictured, images_of
+from tfp_bayes.evaluation.report import Evaluation
+from tfp_bayes.evaluation.scored import Scored, add_detection, score_classes, score_targets
+from tfp_bayes.evaluation.sources import Source, as_sources
+from tfp_bayes.evaluation.table import CLASSIFICATION, COST, REGRESSION
+from tfp_bayes.prediction import Prediction
+
+
+def evaluate(
+    models: Any,
+    data: Any,
+    ood: Any = None,
+    calibration: Any = None,
+    num_samples: int | None = None,
+    seed: int = 0,
+    *,
+    class_names: Sequence[str] | None = None,
+    on_rows: OnRows | None = None,
+) -> Evaluation:
+    """Judges a model, or compares several on the same examples, by every metric with intervals.
+
+    Use it to decide between methods, or to say how far a number can be trusted. Several models
+    see the same rows in the same order and share their bootstrap resamples, so that the interval
+    of a difference is that of paired comparison, narrower than those of both models suggest.
+
+    Intervals of 95 % are those of other examples of the same kind: quantiles over 1,000 bootstrap
+    resamples, reflected for calibration errors, which resampling inflates; exact binomial ones for
+    shares of examples. They say nothing of other seeds of training, nor of the samples drawn.
+
+    Args:
+        models: A `BayesianModel`, a `Predictor` (with a weight posterior, or a likelihood to
+            state), a plain Keras classifier, which has one sample, or the path of a .keras file,
+            "model.keras+posterior.npz" with a saved posterior; or a list of these, or a dictionary
+            by name.
+        data: Held-out examples: (x, y), a `datasets.Dataset`, whose test set is taken, or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of such pairs. Labels are class numbers
+            (N,) or (N, 1), or one-hot (N, K); real targets (N,) or (N, D).
+        ood: Inputs of another kind, preprocessed alike, to be told from those of `data`; None
+            leaves out those metrics.
+        calibration: Examples as `data`, of a `Dataset` the validation set, on which the best
+            temperature is fitted. None fits it on one half of `data` for the other, and says so.
+        num_samples: S; None takes each model's own. A model that is not random has one sample,
+            and a finite posterior its draws.
+        seed: Decides samples, resamples and halves.
+        class_names: K names for pictures; those of a `Dataset` are known.
+        on_rows: Called with what is predicted, rows done, and their total or None.
+
+    Returns:
+        An `Evaluation`: `table()`, `to_csv`, `to_html`, `estimate`, `difference`.
+
+    Raises:
+        ValueError: If there are no examples, labels do not fit, rows are not finite (they are
+            named), sample weights are given, or models predict different things.
+
+    Reference:
+        Ashukha et al. 2020, "Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep
+        Learning", arXiv:2002.06470, on comparing at the best temperature; Efron and Tibshirani
+        1993, "An Introduction to the Bootstrap", chapter 13.
+
+    Example:
+
+    >>> x, y = np.zeros([20, 4]), np.arange(20) % 2
+    >>> report = tfp_bayes.evaluate(tfp_bayes.BayesianMLP((4,), 2, seed=0), (x, y))
+    >>> report.estimate("accuracy").value
+    0.5
+    >>> report.to_html(tmp_path / "report.html")  # opens without a network
+    """
+    check_integers(0, seed=seed)
+    if num_samples is not None:
+        check_integers(1, num_samples=num_samples)
+    check_function(on_rows, "on_rows", "of what, rows done and their total")
+    sources = as_sources(models, num_samples)
+    x, y = labelled(data, "test", "data")
+    others = None if ood is None else unlabelled(ood)
+    if others is not None:
+        check_alike(x, others, "ood")
+    held = None if calibration is None else labelled(calibration, "validation", "calibration")
+    if held is not None:
+        check_alike(x, held[0], "calibration")
+
+    given, predictions = predict(sources, x, y, seed, "data", on_rows)
+    labels = _common_labels(given, predictions, sources, "data")
+    cost = {s.name: (float(s.num_samples), 1000 * s.seconds / s.rows) for s in sources}
+    calibrations = _calibrations(held, sources, predictions, seed, on_rows)
+    ood_predictions: list[Prediction] = []
+    if others is not None:
+        _, ood_predictions = predict(sources, others, None, seed, "ood", on_rows, False)
+    scored = _score(labels, predictions, ood_predictions, calibrations, sources, seed)
+    for name, each in scored.items():
+        each.values |= dict(zip(COST, cost[name]))
+    names = [source.name for source in sources]
+    pictured = Pictured(
+        labels,
+        dict(zip(names, predictions)),
+        dict(zip(names, ood_predictions)),
+        images_of(x, predictions[0]),
+        _class_names(class_names, data, predictions[0]),
+        {source.name: source.num_samples for source in sources},
+    )
+    return _report(scored, pictured, held is not None, seed)
+
+
+def _report(
+    scored: dict[str, Scored], pictured: Pictured, is_calibrated: bool, seed: int
+) -> Evaluation:
+    """Resamples the examples and gathers the result."""
+    first, *_ = scored.values()
+    num_rows = len(pictured.labels)
+    num_others = max(map(len, pictured.ood_predictions.values()), default=0)
+    resamplers = {name: each.resamplers for name, each in scored.items()}
+    is_regression = "rmse" in first.values
+    known = {**(REGRESSION if is_regression else CLASSIFICATION), **COST}
+    return Evaluation(
+        models=tuple(scored),
+        metrics={key: known[key] for key in known if key in first.values},
+        values={name: each.values for name, each in scored.items()},
+        draws=resample(resamplers, num_rows, num_others, seed=seed),
+        exact=frozenset(first.exact),
+        num_rows=num_rows,
+        notes=tuple(_notes(num_rows, num_others, is_calibrated, is_regression, len(scored))),
+        pictured=pictured,
+    )
+
+
+def _class_names(given: Sequence[str] | None, data: Any, p: Prediction) -> tuple[str, ...] | None:
+    """Returns K names, those given or of a `Dataset`, or None."""
+    if given is None and isinstance(data, Dataset):
+        given = data.class_names
+    if not given or p.likelihood == "normal":
+        return None
+    if len(given) != _width(p):
+        raise ValueError(
+            f"Expected {_width(p)} names for `class_names`. Received: {list(given)}. "
+            "Hint: one for each class, in the order of the model's outputs."
+        )
+    return tuple(given)
+
+
+def _common_labels(
+    given: np.ndarray | None, predictions: list[Prediction], sources: list[Source], what: str
+) -> np.ndarray:
+    """Returns the labels, after checking that all models predict the same thing."""
+    assert given is not None
+    kinds = {
+        s.name: ("numbers" if p.likelihood == "normal" else "classes", _width(p))
+        for s, p in zip(sources, predictions)
+    }
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            f"Expected models that predict the same thing. Received: {kinds}. "
+            "Hint: evaluate them apart."
+        )
+    for p in predictions:
+        labels = as_labels(given, p, what)
+    return labels
+
+
+def _width(p: Prediction) -> int:
+    return 2 if p.likelihood == "bernoulli" else p.mean.shape[1]
+
+
+def _calibrations(
+    held: tuple[Any, Any] | None,
+    sources: list[Source],
+    predictions: list[Prediction],
+    seed: int,
+    on_rows: OnRows | None,
+) -> list[tuple[np.ndarray, Prediction] | None]:
+    """Returns labels and prediction of the calibration examples of each model, if there are any."""
+    if held is None:
+        return [None] * len(sources)
+    if predictions[0].likelihood == "normal":
+        raise ValueError(
+            "Expected no `calibration` for real targets, which have no temperature. "
+            "Received: calibration examples. Hint: leave it out."
+        )
+    given, found = predict(sources, *held, seed, "calibration", on_rows)
+    labels = _common_labels(given, found, sources, "calibration")
+    return [(labels, p) for p in found]
+
+
+def _score(
+    labels: np.ndarray,
+    predictions: list[Prediction],
+    ood_predictions: list[Prediction],
+    calibrations: list[tuple[np.ndarray, Prediction] | None],
+    sources: list[Source],
+    seed: int,
+) -> dict[str, Scored]:
+    halves = np.random.default_rng(seed).permutation(len(labels)) < len(labels) // 2
+    scored = {}
+    for i, (source, p) in enumerate(zip(sources, predictions)):
+        if p.likelihood == "normal":
+            found = score_targets(labels, p, seed)
+        else:
+            found = score_classes(labels, p, source.num_samples, calibrations[i], halves, seed)
+        if ood_predictions:
+            add_detection(found, p, ood_predictions[i], source.num_samples)
+        scored[source.name] = found
+    return scored
+
+
+def _notes(
+    num_rows: int, num_others: int, is_calibrated: bool, is_regression: bool, num_models: int
+) -> Iterator[str]:
+    yield (
+        f"{num_rows:,} examples. In brackets intervals of 95 % over other examples of the same "
+        "kind, by 1,000 bootstrap resamples; exact for shares. They do not count that another "
+        "training seed gives another model."
+    )
+    if num_rows < 100:
+        yield "Fewer than 100 examples: bootstrap intervals are too narrow."
+    if is_regression:
+        yield (
+            "A prediction is scored as the normal of its mean and total variance; mixtures of "
+            "several modes are better than that says. A PIT error below the figure under it, which "
+            "95 % of calibrated models stay below, is no evidence of miscalibration."
+        )
+    else:
+        where = (
+            "on `calibration`"
+            if is_calibrated
+            else (
+                "on one half of the examples for the other, since no `calibration` was given; the "
+                "figure is the geometric mean"
+            )
+        )
+        yield f"The best temperature was fitted {where}."
+        yield (
+            "An ECE below the figure under it, which 95 % of calibrated models stay below, is no "
+            "evidence of miscalibration, and two such do not rank models."
+        )
+    if num_others:
+        yield f"OOD: {num_others:,} examples, which are positive; the score is the uncertainty."
+    if num_models > 1:
+        yield "Differences are to the first model on the same resamples (paired)."

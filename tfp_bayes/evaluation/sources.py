@@ -1,0 +1,177 @@
+"""Models to judge: Bayesian ones, plain ones, predictors and files, each as one that predicts."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfp_bayes.inference import load_posterior
+from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.prediction import Prediction, Predictor
+from tfp_bayes.prediction.prediction import concatenate
+
+BESIDE = ".keras+"  # between the file of a model and that of its posterior
+
+
+@dataclass
+class Source:
+    """One model under its name, with what it has predicted so far.
+
+    Attributes:
+        name: What tables call it.
+        model: What has `predict_uncertainty`.
+        num_samples: S of each prediction.
+        seconds: Spent on predictions, tracing left out.
+        rows: Predicted in that time.
+    """
+
+    name: str
+    model: Any
+    num_samples: int
+    seconds: float = 0.0
+    rows: int = 0
+    is_traced: bool = False
+    _parts: list[Prediction] = field(default_factory=list)
+
+    def add(self, x: Any, seed: int) -> None:
+        """Predicts a batch of inputs."""
+        size = len(keras.tree.flatten(x)[0])
+        if not self.is_traced:
+            self._predict(keras.tree.map_structure(lambda a: a[:1], x), 1, seed)
+            self.is_traced = True
+        start = time.perf_counter()
+        self._parts.append(self._predict(x, size, seed))
+        self.seconds += time.perf_counter() - start
+        self.rows += size
+
+    def take(self) -> Prediction:
+        """Returns the prediction of all batches since the last call."""
+        parts, self._parts = self._parts, []
+        return concatenate(parts)
+
+    def _predict(self, x: Any, size: int, seed: int) -> Prediction:
+        p = self.model.predict_uncertainty(
+            x, num_samples=self.num_samples, seed=seed, batch_size=size
+        )
+        if not isinstance(p, Prediction) or p.predictive_entropy.ndim != 1:
+            received = "several outputs"
+            if isinstance(p, Prediction):
+                received = f"a mean of shape {p.mean.shape}"
+            raise ValueError(
+                f"Expected one prediction for each example, (N, K). Received: {received} from "
+                f"{self.name!r}. Hint: keras.Model(model.inputs, model.outputs[0]) has one output; "
+                "tfp_bayes.metrics scores pixels, reshaped to rows."
+            )
+        return p
+
+
+def as_sources(models: Any, num_samples: int | None) -> list[Source]:
+    """Returns what predicts, by names that differ.
+
+    Args:
+        models: A model or several, see `evaluate`.
+        num_samples: S asked for.
+
+    Raises:
+        ValueError: If one is no model, or there is none.
+    """
+    if isinstance(models, Mapping):
+        named = list(models.items())
+    elif isinstance(models, Sequence) and not isinstance(models, str):
+        named = [(_name(each), each) for each in models]
+    else:
+        named = [(_name(models), models)]
+    if not named or not all(isinstance(name, str) and name.strip() for name, _ in named):
+        raise ValueError(
+            "Expected a model, a list of models or a dictionary of models by name. "
+            f"Received: {[name for name, _ in named]!r}. Hint: evaluate(model, (x_test, y_test))."
+        )
+    counts: dict[str, int] = {}
+    sources = []
+    for name, each in named:
+        counts[name] = counts.get(name, 0) + 1
+        unique = name if counts[name] == 1 else f"{name} ({counts[name]})"
+        predictor = _as_predictor(each, unique)
+        sources.append(Source(unique, predictor, _num_samples(predictor, num_samples)))
+    if len({source.name for source in sources}) < len(sources):
+        raise ValueError(
+            f"Expected names that differ. Received: {[s.name for s in sources]}. "
+            "Hint: a dictionary of models by name."
+        )
+    return sources
+
+
+def check_model_path(path: str | Path) -> None:
+    """Raises ValueError unless a path is MODEL.keras or MODEL.keras+POSTERIOR.npz and exists."""
+    files = _files(path)
+    missing = [str(each) for each in files if not each.is_file()]
+    if files[0].suffix != ".keras" or len(files) > 2 or missing:
+        raise ValueError(
+            "Expected a saved model, MODEL.keras, or MODEL.keras+POSTERIOR.npz. Received: "
+            f"{path}" + (f", of which {missing[0]} is no file" if missing else "") + ". "
+            'Hint: model.save("model.keras"), posterior.save("posterior.npz").'
+        )
+
+
+def _files(path: str | Path) -> list[Path]:
+    model, beside, posterior = str(path).partition(BESIDE)
+    return [Path(f"{model}.keras"), Path(posterior)] if beside else [Path(path)]
+
+
+def _name(model: Any) -> str:
+    if isinstance(model, str | Path):
+        return "+".join(each.stem for each in _files(model))
+    inner = getattr(model, "model", model)  # of a predictor
+    return str(getattr(inner, "name", type(model).__name__))
+
+
+def _as_predictor(model: Any, name: str) -> Any:
+    """Returns what has `predict_uncertainty`, loaded if it is a file."""
+    if isinstance(model, str | Path):
+        check_model_path(model)
+        model_file, *posterior = _files(model)
+        loaded = _load(model_file)
+        if not posterior:
+            return _as_predictor(loaded, name)
+        likelihood = getattr(loaded, "likelihood", "categorical")
+        return Predictor(loaded, likelihood, posterior=load_posterior(posterior[0], loaded))
+    if hasattr(model, "predict_uncertainty"):
+        return model
+    if isinstance(model, keras.Model):
+        return Predictor(model)
+    raise ValueError(
+        "Expected a Keras model, what has predict_uncertainty, or the path of a .keras file. "
+        f"Received: {type(model).__name__} for {name!r}. "
+        "Hint: Predictor(model, posterior=posterior) for a weight posterior."
+    )
+
+
+def _load(path: Path) -> keras.Model:
+    # Keras finds the classes of a saved model once their modules are imported.
+    import tfp_bayes.losses
+    import tfp_bayes.metrics
+    import tfp_bayes.networks  # noqa: F401
+
+    return keras.models.load_model(path)
+
+
+def _num_samples(model: Any, num_samples: int | None) -> int:
+    """Returns S: what was asked for, where a model has as many different samples.
+
+    A model that is not random has one, and a finite posterior its draws, unless the noise of
+    layers comes on top.
+    """
+    predictor = getattr(model, "predictor", model)
+    if not isinstance(predictor, Predictor):
+        return 100 if num_samples is None else num_samples
+    if not predictor.is_random:
+        return 1
+    num_draws = getattr(predictor.posterior, "num_draws", None)
+    if num_draws is not None and not stochastic_layers(predictor.model):
+        return num_draws
+    if num_samples is None:
+        num_samples = getattr(model, "num_samples", None)
+    return predictor.resolve_num_samples(num_samples)

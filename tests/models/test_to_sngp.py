@@ -53,7 +53,7 @@ def trained():
     x = np.c_[np.cos(angles), np.sin(angles)].astype("float32") + 0.2 * vectors(150, 2)
     inputs = keras.Input((2,))
     hidden = L.Dense(16, "relu")(L.Dense(16)(inputs))
-    model = to_sngp(keras.Model(inputs, L.Dense(K, "softmax")(hidden)), 256, 1.0, seed=0)
+    model = to_sngp(keras.Model(inputs, L.Dense(K, "softmax")(hidden)), 256, 1.0, 0.95, seed=0)
     model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy")
     return model, METHOD.fit(model, x, y, epochs=15, batch_size=32, verbose=0), x, y
 

@@ -19,7 +19,7 @@ def to_sngp(
     model: keras.Model,
     num_features: int = 1024,
     length_scale: float | None = None,
-    bound: float | None = 0.95,
+    bound: float | None = 6.0,
     *,
     seed: int | None = None,
 ) -> keras.Model:
@@ -47,7 +47,8 @@ def to_sngp(
         num_features: Number of random features, D.
         length_scale: Of the kernel, see `RandomFeatures`.
         bound: Of the kernels of Dense and convolution layers that have no constraint of their own,
-            see `SpectralNormConstraint`; None leaves all as they are.
+            see `SpectralNormConstraint`; None leaves all as they are. Below 1, only networks with
+            skip connections learn well.
         seed: Of the random features, integer or None.
 
     Returns:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "tfp_bayes"
 # From the bottom up: a module may import those of its own line and of the lines above it.
 ORDER = [
     ["_plumbing"],
-    ["uncertainty", "datasets", "losses", "metrics"],
+    ["uncertainty", "datasets", "losses", "metrics", "monitor"],
     ["posteriors", "priors"],
     ["layers"],
     ["prediction"],

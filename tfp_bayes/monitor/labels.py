@@ -1,0 +1,92 @@
+"""Accuracy, likelihood and calibration over a stream of labels, old ones forgotten."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
+
+_NUM_BINS = 15
+_EDGES = np.linspace(0, 1, _NUM_BINS + 1)[1:-1]  # of bins (lo, hi]
+
+
+class Calibration(NamedTuple):
+    """Figures of the labels of late; NaN before the first.
+
+    Attributes:
+        accuracy: Share of correct guesses.
+        confidence: Mean probability of the guess; above `accuracy`: overconfident.
+        nll: Negative log likelihood, nats.
+        ece: Expected calibration error, 15 bins of equal width. It is not 0 by chance, see
+            `metrics.calibration_floor` with `num_effective` rows.
+        num_effective: Labels that these figures rest on: the sum of weights, in the long
+            run 1.44 `half_life`.
+        num_invalid: Labelled rows without a finite prediction, which count nowhere else.
+    """
+
+    accuracy: float
+    confidence: float
+    nll: float
+    ece: float
+    num_effective: float
+    num_invalid: int
+
+
+class LabelledStream:
+    """Sums over labelled rows, in which the weight of a row halves every `half_life` rows."""
+
+    def __init__(self, half_life: float):
+        self.half_life = half_life
+        self.num_invalid = 0
+        # By bin of confidence: weight, confidence, correct guesses, NLL.
+        self.sums = np.zeros((4, _NUM_BINS))
+
+    def check(self, probs: np.ndarray, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Returns labels (n,) and probabilities (n, K) of the rows with a prediction.
+
+        Raises:
+            ValueError: If labels are not class numbers, one a row.
+        """
+        labels = np.asarray(labels)
+        if labels.shape == (len(probs), 1):
+            labels = labels[:, 0]
+        if len(probs) == 0 and labels.shape == (0,):  # a list of none has no integers
+            return labels.astype("int64"), probs
+        finite = np.isfinite(probs).all(-1)
+        # A label is checked even where there is no prediction to score.
+        checked, _ = as_labelled(labels, np.where(finite[:, None], probs, 1 / probs.shape[1]))
+        return checked[finite], probs[finite]
+
+    def add(self, labels: np.ndarray, probs: np.ndarray, num_invalid: int) -> None:
+        """Adds rows that `check` has returned, in their order."""
+        self.num_invalid += num_invalid
+        confidence = probs.max(-1)
+        decay = 0.5 ** (1 / self.half_life)
+        weights = decay ** np.arange(len(probs) - 1, -1, -1)
+        of_label = np.maximum(probs[np.arange(len(probs)), labels], SMALLEST_PROBABILITY)
+        correct = probs.argmax(-1) == labels
+        bins = np.searchsorted(_EDGES, confidence, side="left")
+        columns = (np.ones(len(probs)), confidence, correct, -np.log(of_label))
+        new = [np.bincount(bins, weights * each, _NUM_BINS) for each in columns]
+        self.sums = self.sums * decay ** len(probs) + np.array(new)
+
+    def result(self) -> Calibration:
+        """Returns the figures of the rows so far."""
+        total = self.sums.sum(1)
+        if total[0] == 0:
+            nan = float("nan")
+            return Calibration(nan, nan, nan, nan, 0.0, self.num_invalid)
+        confidence, accuracy, nll = (total[1:] / total[0]).tolist()
+        ece = np.abs(self.sums[1] - self.sums[2]).sum() / total[0]
+        return Calibration(accuracy, confidence, nll, float(ece), float(total[0]), self.num_invalid)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns everything that changes, as plain JSON."""
+        return {"num_invalid": self.num_invalid, "sums": self.sums.tolist()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Takes what `get_state` has returned."""
+        self.num_invalid = int(state["num_invalid"])
+        self.sums = np.array(state["sums"], "float64").reshape(4, _NUM_BINS)

@@ -14,7 +14,16 @@ def _runs_as_command() -> bool:
 
 
 if TYPE_CHECKING:
-    from tfp_bayes import active, datasets, evaluation, plots, robustness, studies, uncertainty
+    from tfp_bayes import (
+        active,
+        datasets,
+        evaluation,
+        monitor,
+        plots,
+        robustness,
+        studies,
+        uncertainty,
+    )
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.evaluation import evaluate
 
@@ -90,6 +99,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "monitor",
     "networks",
     "plots",
     "posteriors",

@@ -12,6 +12,7 @@ from tfp_bayes.layers import MCDropout, NormalParameters
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.temperature import temperature_of, tempered
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
+from tfp_bayes.uncertainty.fingerprint import fingerprint
 
 X = vectors(100)
 Y = np.arange(100) % 3
@@ -126,6 +127,17 @@ def test_it_is_no_part_of_the_network():
     with pytest.warns(UserWarning, match="back to 1"):
         model.fit(X, Y, verbose=0)
     assert model.output_temperature.numpy() == 1
+
+
+def test_under_a_strategy(two_replicas):
+    with two_replicas.scope():
+        model = compiled()
+    mean = model.predict(X, verbose=0)
+    with pytest.warns(UserWarning, match="at the end"):
+        model.calibrate(X, mean.argmin(1))
+    expected = apply_temperature(mean, 20.0)
+    np.testing.assert_allclose(model.predict(X, verbose=0), expected, atol=1e-5)
+    fingerprint(model)
 
 
 def test_bernoulli_and_pixels():

@@ -83,7 +83,7 @@ class Calibrated(_Base):
                 f"{len(self.outputs)} output(s), likelihood={self.predictor.likelihood!r}. Hint: "
                 "uncertainty.Conformal(model, 'normalized') calibrates intervals of real targets."
             )
-        before = self.output_temperature.numpy()
+        before = self._temperature()
         self.output_temperature.assign(1.0)
         try:
             prediction = self.predictor.predict_uncertainty(
@@ -103,7 +103,7 @@ class Calibrated(_Base):
                 stacklevel=2,
             )
         self.output_temperature.assign(found)
-        return float(self.output_temperature.numpy())
+        return self._temperature()
 
     def _make_temperature(self) -> None:
         names = keras.tree.flatten(self.predictor.likelihood)
@@ -112,9 +112,14 @@ class Calibrated(_Base):
             tf.Variable(1.0, trainable=False, dtype="float32", name=_KEY) if has_one else None
         )
 
+    def _temperature(self) -> float:
+        """Returns the value, 1 without; also of a variable that a strategy has mirrored."""
+        variable = self.output_temperature
+        return 1.0 if variable is None else float(tf.convert_to_tensor(variable))
+
     def _forget_temperature(self) -> None:
         """Sets the temperature back to 1, for training."""
-        if self.output_temperature is not None and self.output_temperature.numpy() != 1:
+        if self.output_temperature is not None and self._temperature() != 1:
             warnings.warn(
                 "fit() sets the temperature of calibrate() back to 1: call calibrate again "
                 "after training.",
@@ -127,8 +132,8 @@ class Calibrated(_Base):
     def save_own_variables(self, store: MutableMapping) -> None:
         """Writes the model's own variables as Keras does, and the temperature."""
         super().save_own_variables(store)
-        if self.output_temperature is not None and self.output_temperature.numpy() != 1:
-            store[_KEY] = self.output_temperature.numpy()
+        if self._temperature() != 1:
+            store[_KEY] = np.float32(self._temperature())
 
     def load_own_variables(self, store: MutableMapping) -> None:
         """Reads what `save_own_variables` wrote."""

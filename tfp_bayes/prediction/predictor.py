@@ -126,8 +126,7 @@ class Predictor:
             ValueError: If `num_samples` is below 1, above 1 for a model that is not random, or
                 would count some draws of a finite posterior more often than others.
         """
-        num_samples = self.resolve_num_samples(num_samples)
-        theta_seed = as_seed(seed)
+        num_samples, theta_seed = self.resolve_num_samples(num_samples), as_seed(seed)
         self._look_at_weights()
         parts, finite_parts = [], []
         for batch in batches(x, batch_size):
@@ -141,12 +140,11 @@ class Predictor:
             )
         names = iter(self.likelihood_names(len(keras.tree.flatten(self._structure))))
         finite = np.concatenate(finite_parts)
-        temperature = float(temperature_of(self.model, self.posterior))
+        t = float(tf.convert_to_tensor(temperature_of(self.model, self.posterior)))
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
             name = next(names)
-            each = [Prediction(**p, likelihood=name, temperature=temperature) for p in parts]
-            return concatenate(each)
+            return concatenate([Prediction(**p, likelihood=name, temperature=t) for p in parts])
 
         predictions = keras.tree.map_structure_up_to(self._structure, join, *parts)
         for prediction in keras.tree.flatten(predictions):
@@ -218,10 +216,10 @@ class Predictor:
         _, moments, kept = tf.while_loop(
             lambda s, *_: s < num_samples, step, (tf.constant(1), moments, kept)
         )
-        results = []
+        results, temperature = [], temperature_of(self.model, self.posterior)
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
             result = streaming.measures(m, num_samples, each, flat[i].dtype)
-            result = tempered(result, each, temperature_of(self.model, self.posterior))
+            result = tempered(result, each, temperature)
             result = {name: nan_unless(finite, value[:num_rows]) for name, value in result.items()}
             if keep_samples:
                 result["samples"] = nan_unless(finite, kept[i].stack()[:, :num_rows], axis=1)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from tfp_bayes._plumbing.digest import digest
 
 
@@ -13,5 +15,5 @@ def fingerprint(predictor: Any) -> str | None:
     state = getattr(getattr(predictor, "posterior", None), "get_state", None)
     temperature = getattr(model, "output_temperature", None)  # which is none of the weights
     arrays = [w.numpy() for w in model.weights]
-    arrays += [] if temperature is None else [temperature.numpy()]
+    arrays += [] if temperature is None else [np.asarray(temperature)]
     return digest([arrays, None if state is None else state()])

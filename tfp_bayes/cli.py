@@ -14,6 +14,7 @@ from tfp_bayes._plumbing.options import NONE, add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import stopping
 from tfp_bayes.active.built_in import ACQUISITIONS
+from tfp_bayes.commands.evaluate import add_evaluate
 from tfp_bayes.commands.label_pool import (
     add_pool_options,
     has_no_labels,
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(commands)
     _add_label(commands)
     add_predict(commands, _at_least)
+    add_evaluate(commands, _at_least)
     return parser
 
 

@@ -68,7 +68,7 @@ def predict(options: argparse.Namespace) -> int:
     model = _load(options.model)
     images = _fit_to(images, looks, _shape(model), options.resize)
     class_names = _class_names(options, _num_classes(model))
-    _say_scale(model, options.divide_by)
+    say_scale(model, options.divide_by)
     prediction = _predict(model, _scaled(images, options.divide_by), options)
     names = images.names.tolist()
     sheet = options.out.with_suffix(".png")
@@ -183,7 +183,7 @@ def _fit_to(
     return ImageFiles(images.paths, wanted, images.folder)  # type: ignore[arg-type]
 
 
-def _say_scale(model: keras.Model, divide_by: float) -> None:
+def say_scale(model: keras.Model, divide_by: float) -> None:
     """Says which pixels a model gets that scales none itself, as no error would tell."""
     import keras
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import keras
 
+from tfp_bayes._plumbing.model_files import model_files, model_name
 from tfp_bayes.inference import load_posterior
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import Prediction, Predictor
 from tfp_bayes.prediction.prediction import concatenate
-
-BESIDE = ".keras+"  # between the file of a model and that of its posterior
 
 
 @dataclass
@@ -94,7 +93,7 @@ def as_sources(models: Any, num_samples: int | None) -> list[Source]:
     for name, each in named:
         counts[name] = counts.get(name, 0) + 1
         unique = name if counts[name] == 1 else f"{name} ({counts[name]})"
-        predictor = _as_predictor(each, unique)
+        predictor = as_predictor(each, unique)
         sources.append(Source(unique, predictor, _num_samples(predictor, num_samples)))
     if len({source.name for source in sources}) < len(sources):
         raise ValueError(
@@ -104,38 +103,28 @@ def as_sources(models: Any, num_samples: int | None) -> list[Source]:
     return sources
 
 
-def check_model_path(path: str | Path) -> None:
-    """Raises ValueError unless a path is MODEL.keras or MODEL.keras+POSTERIOR.npz and exists."""
-    files = _files(path)
-    missing = [str(each) for each in files if not each.is_file()]
-    if files[0].suffix != ".keras" or len(files) > 2 or missing:
-        raise ValueError(
-            "Expected a saved model, MODEL.keras, or MODEL.keras+POSTERIOR.npz. Received: "
-            f"{path}" + (f", of which {missing[0]} is no file" if missing else "") + ". "
-            'Hint: model.save("model.keras"), posterior.save("posterior.npz").'
-        )
-
-
-def _files(path: str | Path) -> list[Path]:
-    model, beside, posterior = str(path).partition(BESIDE)
-    return [Path(f"{model}.keras"), Path(posterior)] if beside else [Path(path)]
-
-
 def _name(model: Any) -> str:
     if isinstance(model, str | Path):
-        return "+".join(each.stem for each in _files(model))
+        return model_name(model)
     inner = getattr(model, "model", model)  # of a predictor
     return str(getattr(inner, "name", type(model).__name__))
 
 
-def _as_predictor(model: Any, name: str) -> Any:
-    """Returns what has `predict_uncertainty`, loaded if it is a file."""
+def as_predictor(model: Any, name: str) -> Any:
+    """Returns what has `predict_uncertainty`, loaded if it is a file.
+
+    Args:
+        model: One of the models that `evaluate` takes.
+        name: What errors call it.
+
+    Raises:
+        ValueError: If it is none.
+    """
     if isinstance(model, str | Path):
-        check_model_path(model)
-        model_file, *posterior = _files(model)
+        model_file, *posterior = model_files(model)
         loaded = _load(model_file)
         if not posterior:
-            return _as_predictor(loaded, name)
+            return as_predictor(loaded, name)
         likelihood = getattr(loaded, "likelihood", "categorical")
         return Predictor(loaded, likelihood, posterior=load_posterior(posterior[0], loaded))
     if hasattr(model, "predict_uncertainty"):

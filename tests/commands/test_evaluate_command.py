@@ -1,0 +1,116 @@
+"""`tfp-bayes evaluate`: saved models and data sets in, a page, a table and a CSV file out."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfp_bayes
+from tfp_bayes import cli
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
+from photos import picture, save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random and a plain model of the same images, two data sets and a folder of photographs."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((8, 8, 3))
+    hidden = tfp_bayes.layers.MCDropout(0.3)(keras.layers.Flatten()(inputs))
+    outputs = keras.layers.Dense(2, "softmax")(hidden)
+    model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=6)
+    model.save(folder / "model.keras")
+    tfp_bayes.to_deterministic(model).save(folder / "plain.keras")
+    x, y = rng.integers(0, 256, (70, 8, 8, 3)).astype("uint8"), rng.integers(0, 2, 70)
+    parts = {"x_train": x[:10], "y_train": y[:10], "x_test": x[10:50], "y_test": y[10:50]}
+    np.savez(folder / "data.npz", **parts, x_val=x[50:], y_val=y[50:])
+    for i in range(12):
+        save(folder / "photos" / f"{i}.png", picture(i, size=(9 + i, 12)))
+    return folder
+
+
+def run(folder, *arguments, models=("model.keras", "plain.keras"), data="data.npz"):
+    paths = [str(folder / model) for model in models]
+    given = ["--dataset", str(folder / data), "--out", str(folder / "out"), "--divide-by", "255"]
+    return cli.main(["evaluate", *paths, *given, *arguments])
+
+
+def test_files_hold_what_python_says(folder, capsys):
+    ood, calibration = str(folder / "photos"), "validation"
+    assert run(folder, "--ood", ood, "--calibration", calibration, "--seed", "2") == 0
+    said = capsys.readouterr().out
+    assert "| metric | model | plain | plain - model |" in said
+    assert "report.html" in said
+    with np.load(folder / "data.npz") as data:
+        x, y, held = data["x_test"] / np.float32(255), data["y_test"], data["x_val"]
+        report = tfp_bayes.evaluate(
+            {name: folder / f"{name}.keras" for name in ("model", "plain")},
+            (x, y),
+            calibration=(held / np.float32(255), data["y_val"]),
+            seed=2,
+        )
+    with (folder / "out" / "report.csv").open() as file:
+        rows = {
+            (row["model"], row["metric"]): float(row["value"] or "nan")
+            for row in csv.DictReader(file)
+        }
+    for name in ("model", "plain"):
+        for metric in ("accuracy", "nll", "temperature", "nll_calibrated", "augrc"):
+            expected = report.values[name][metric]
+            assert rows[name, metric] == pytest.approx(expected, rel=1e-6), metric
+    assert 0 <= rows["model", "ood_auroc_entropy"] <= 1
+    assert (folder / "out" / "report.md").read_text() in said
+    page = (folder / "out" / "report.html").read_text()
+    assert page.count("base64,") == 2 + (3 + 2) + 2 * 2 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([], {"models": ["none.keras"]}, "none.keras is no file"),
+        ([], {"models": ["model.keras+none.npz"]}, "none.npz is no file"),
+        ([], {"models": ["data.npz"]}, "Expected a saved model"),
+        ([], {"data": "nowhere.npz"}, "Expected a folder or file that exists"),
+        (["--ood", "fashon_mnist"], {}, "did you mean"),
+        (["--divide-by", "0"], {}, "positive number for --divide-by"),
+        (["--calibration", "SAME"], {}, "Expected other examples than those judged"),
+        (["--out", "FILE"], {}, "Expected a folder for --out"),
+    ],
+)
+def test_what_is_refused_before_tensorflow_starts(
+    folder, arguments, options, message, capsys, monkeypatch
+):
+    monkeypatch.setattr("tfp_bayes.commands.evaluate.start_tensorflow", lambda: pytest.fail("late"))
+    names = {"SAME": str(folder / "data.npz"), "FILE": str(folder / "model.keras")}
+    assert run(folder, *(names.get(each, each) for each in arguments), **options) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_do_not_fit(folder, capsys):
+    with np.load(folder / "data.npz") as data:
+        parts = {name: data[name] for name in data if "val" not in name}
+    np.savez(folder / "without.npz", **parts)
+    assert run(folder, "--calibration", "validation", data="without.npz") == 1
+    assert "which has none" in capsys.readouterr().err
+    assert run(folder, "--ood", "mnist", data="without.npz") == 1
+    assert "of the shape (8, 8, 3) of --dataset for --ood" in capsys.readouterr().err
+
+
+def test_help_needs_no_tensorflow():
+    code = (
+        "import sys\n"
+        "sys.argv = ['/bin/tfp-bayes', 'evaluate', '--help']\n"
+        "from tfp_bayes.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "AssertionError" not in done.stderr
+    assert "--calibration" in done.stdout

@@ -1,0 +1,208 @@
+"""`tfp-bayes evaluate`: saved models and a data set in, a table with intervals and a page out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
+from tfp_bayes._plumbing.model_files import model_files, model_name
+from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.commands.predict import BATCH, say_scale
+
+if TYPE_CHECKING:
+    from tfp_bayes.datasets import Dataset
+
+VALIDATION = "validation"
+
+
+def add_evaluate(commands, at_least) -> None:
+    """Adds the command to a parser's subcommands.
+
+    Args:
+        commands: The subcommands.
+        at_least: From a least integer to what reads one.
+    """
+    parser = commands.add_parser(
+        "evaluate",
+        help="judge saved models by every metric, with intervals",
+        description="Judges saved models on the test set of a data set: every metric with its "
+        "interval, paired differences of several models, and pictures. DIR gets report.html, "
+        "which opens without a network, report.md and report.csv.",
+    )
+    parser.set_defaults(command=evaluate)
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="saved as .keras; with a weight posterior MODEL.keras+POSTERIOR.npz",
+    )
+    add("--dataset", required=True, metavar="NAME|PATH", help="whose test set is taken")
+    add("--ood", metavar="NAME|PATH", help="inputs of another kind, to be told apart")
+    add(
+        "--calibration",
+        metavar="NAME|PATH",
+        help="to fit the best temperature on: validation, for that set of the data set, or another "
+        "data set, whose validation set is taken, or else its test set (default: cross-fitted)",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
+    add("--divide-by", type=float, default=1.0, metavar="X", help="divide inputs by X")
+    add("--target", metavar="COLUMN", help="of a table, the column to predict")
+    add("--task", choices=("classification", "regression"), help="of a table")
+    add("--data-dir", help="where TFDS keeps prepared data sets")
+    add("--manual-dir", help="where files downloaded by hand are")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Runs the command and returns its exit status."""
+    names = _check(options)
+    start_tensorflow()
+    from tfp_bayes._plumbing.files import write_text
+    from tfp_bayes.evaluation import evaluate
+    from tfp_bayes.evaluation.sources import as_predictor
+
+    models = {name: as_predictor(path, name) for name, path in zip(names, options.models)}
+    data = _load(options, options.dataset)
+    for each in models.values():
+        if _is_image(data):
+            say_scale(getattr(each, "model", each), options.divide_by)
+    with _Progress() as progress:
+        report = evaluate(
+            models,
+            _scaled(data.x_test, data.y_test, options.divide_by),
+            _ood(options, data),
+            _calibration(options, data),
+            options.num_samples,
+            options.seed,
+            class_names=data.class_names or None,
+            on_rows=progress.show,
+        )
+    report.to_csv(options.out / "report.csv")
+    write_text(options.out / "report.md", report.table())
+    report.to_html(options.out / "report.html")
+    print(report.table(), end="")
+    print(f"Wrote {options.out}: report.html, report.md, report.csv")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> list[str]:
+    """Returns names of the models; raises ValueError for what is seen before TensorFlow starts."""
+    for path in options.models:
+        model_files(path)
+    names = [model_name(path) for path in options.models]
+    if len(set(names)) < len(names):
+        names = options.models
+    if not options.divide_by > 0:
+        raise ValueError(
+            f"Expected a positive number for --divide-by. Received: {options.divide_by}. "
+            "Hint: 255 for a model of pixels from 0 to 1."
+        )
+    for name in (options.dataset, options.ood, options.calibration):
+        if name not in (None, VALIDATION):
+            check_dataset_name(name, options.data_dir)
+    if options.calibration == options.dataset:
+        raise ValueError(
+            "Expected other examples than those judged for --calibration. Received: "
+            f"--calibration={options.calibration}, which is --dataset too. "
+            f"Hint: --calibration {VALIDATION}, or leave it out."
+        )
+    for path in (options.out, *options.out.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(
+                f"Expected a folder for --out. Received: --out={options.out}, where {path} is a "
+                "file. Hint: choose another name."
+            )
+    return names
+
+
+def _load(options: argparse.Namespace, name: str, **given: Any) -> Dataset:
+    from tfp_bayes import datasets
+
+    if as_path(name) is not None:
+        given |= {"target": options.target, "task": options.task}
+        if given.get("labels") is False:  # a folder of images without labels has no target
+            given |= {"target": None, "task": None}
+    return datasets.load(name, options.data_dir, options.manual_dir, **given)
+
+
+def _ood(options: argparse.Namespace, data: Dataset) -> Any:
+    """Returns the other inputs, images in the size of those of the data set."""
+    if options.ood is None:
+        return None
+    given: dict[str, Any] = {}
+    path = as_path(options.ood)
+    if _is_image(data) and (path is None or path.is_dir()):
+        given["image_size"] = tuple(data.x_test.shape[1:3])
+    if path is not None and path.is_dir():
+        given |= {"channels": data.x_test.shape[3], "labels": False}
+    other = _load(options, options.ood, **given)
+    x = other.x_test if len(other.x_test) else other.x_train
+    if x.shape[1:] != data.x_test.shape[1:]:
+        raise ValueError(
+            f"Expected inputs of the shape {data.x_test.shape[1:]} of --dataset for --ood. "
+            f"Received: {x.shape[1:]} from {options.ood}. Hint: gray and color images are not "
+            "told apart by what they show; convert one of them."
+        )
+    return _scaled(x, None, options.divide_by)
+
+
+def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
+    if options.calibration is None:
+        return None
+    is_own = options.calibration == VALIDATION
+    held = data if is_own else _load(options, options.calibration)
+    x, y = held.x_validation, held.y_validation
+    if x is None and is_own:
+        raise ValueError(
+            f"Expected a data set with a validation set for --calibration {VALIDATION}. Received: "
+            f"--dataset={options.dataset}, which has none. Hint: leave --calibration out for "
+            "temperatures of each half fitted on the other, or name another data set."
+        )
+    if x is None:
+        x, y = held.x_test, held.y_test
+    return _scaled(x, y, options.divide_by)
+
+
+def _is_image(data: Dataset) -> bool:
+    return data.x_test.ndim == 4
+
+
+def _scaled(x: Any, y: Any, divide_by: float) -> Any:
+    """Returns inputs, with labels if there are some, divided by a number."""
+    from tfp_bayes.datasets import ImageFiles
+
+    if divide_by != 1 and isinstance(x, ImageFiles):
+        import tensorflow as tf
+
+        rows = x.as_dataset(y).batch(BATCH)
+        if y is None:
+            return rows.map(lambda x: tf.cast(x, tf.float32) / divide_by)
+        return rows.map(lambda x, y: (tf.cast(x, tf.float32) / divide_by, y))
+    if divide_by != 1:
+        x = x.astype("float32") / divide_by
+    return x if y is None else (x, y)
+
+
+class _Progress:
+    """A bar for each set of examples, on a terminal."""
+
+    def __enter__(self) -> _Progress:
+        from rich.progress import Progress
+
+        self._progress = Progress(transient=True)
+        self._progress.start()
+        self._tasks: dict[str, Any] = {}
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._progress.stop()
+
+    def show(self, what: str, done: int, total: int | None) -> None:
+        """Shows how many examples have been predicted."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(f"predicting {what}", total=total)
+        self._progress.update(self._tasks[what], completed=done)

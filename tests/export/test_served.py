@@ -149,6 +149,6 @@ def test_signature_of_keras(tmp_path):
     x = vectors().astype("float64")
     mean = served.signatures["serving_default"](features=tf.constant(x))["output_0"]
     np.testing.assert_allclose(mean, model.predict(x, verbose=0), atol=1e-6)
-    for arguments in ({"format": "onnx"}, {"opset_version": 18}):
+    for arguments in ({"format": "openvino"}, {"opset_version": 18}):
         with pytest.raises(ValueError, match="format='tf_saved_model' and no further"):
             model.export(tmp_path / "other", **arguments)

@@ -74,12 +74,7 @@ def export_saved_model(
     TensorShape([4])
     """
     model = predictor.model
-    if not hasattr(model, "inputs") or len(model.outputs) != 1:
-        raise ValueError(
-            "Expected a functional or Sequential model with one output. "
-            f"Received: model={model.name!r}. Hint: build it from keras.Input to outputs, and "
-            "export a keras.Model for each output."
-        )
+    check_single_output(model)
     num_samples = predictor.resolve_num_samples(num_samples)
     target = Path(filepath).resolve()  # what a link points to is replaced, not the link
     _check_replaceable(target)
@@ -103,6 +98,16 @@ def export_saved_model(
         [*inputs, tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")],
     )
     _replace_folder(target, lambda folder: archive.write_out(folder, verbose=verbose))
+
+
+def check_single_output(model: keras.Model) -> None:
+    """Raises ValueError unless a model has known inputs and one output."""
+    if not hasattr(model, "inputs") or len(model.outputs) != 1:
+        raise ValueError(
+            "Expected a functional or Sequential model with one output. "
+            f"Received: model={model.name!r}. Hint: build it from keras.Input to outputs, and "
+            "export a keras.Model for each output."
+        )
 
 
 def _spec(like: keras.KerasTensor | keras.InputSpec | tf.TensorSpec) -> tf.TensorSpec:

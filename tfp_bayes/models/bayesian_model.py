@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
-from tfp_bayes.export import PREDICT_SEED, export_saved_model
+from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.layers.prior_term import add_kl_weight
 from tfp_bayes.models.bound_trainer import BoundTrainer
@@ -310,21 +310,29 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         input_signature=None,
         **kwargs,
     ) -> None:
-        """Writes a SavedModel that carries the uncertainty, see `export_saved_model`.
+        """Writes a model that carries its uncertainty, for TensorFlow or for other runtimes.
 
         Args:
-            filepath: The folder to write.
-            format: "tf_saved_model".
-            verbose: Whether Keras prints the signatures; None does not.
+            filepath: The folder of a SavedModel, or the file.
+            format: "tf_saved_model", see `export_saved_model`; "litert" or "onnx", see
+                `export_baked`.
+            verbose: Whether to print what was written; None does not.
             input_signature: As in Keras.
-            **kwargs: None that a SavedModel takes.
+            **kwargs: `num_samples`, `seed` and `int8` of `export_baked`; none that a SavedModel
+                takes.
 
         Raises:
-            ValueError: If another format or another argument is asked for.
+            ImportError: If a package that the format needs is not installed.
+            ValueError: If another format or another argument is asked for, or the format cannot
+                hold the model.
         """
+        if format in ("litert", "onnx"):
+            shown = {"verbose": bool(verbose), "input_signature": input_signature}
+            export_baked(self.predictor, filepath, format, **shown, **kwargs)
+            return
         if format != "tf_saved_model" or kwargs:
             raise ValueError(
-                "Expected format='tf_saved_model' and no further arguments. "
+                "Expected format='tf_saved_model' and no further arguments, or 'litert' or 'onnx'. "
                 f"Received: format={format!r}, {kwargs}. Hint: other formats hold one function; "
                 "to_deterministic(model).export(...) writes that of the posterior means."
             )

@@ -246,9 +246,9 @@ class Predictor:
 
         return keras.tree.map_structure_up_to(self._structure, outputs, results)
 
-    def share(self, inputs):
-        """Builds the graph of what all samples share on a batch, for `draw`."""
-        self._split = self._split_model()  # of the layers as they are now
+    def share(self, inputs, masks_on_kernels: bool = True):
+        """Builds the graph of what all samples share on a batch, for `draw`; see `SplitModel`."""
+        self._split = self._split_model(masks_on_kernels)  # of the layers as they are now
         return run_isolated(self.model, self._split.prefix, inputs)
 
     def draw(self, values, index, seed: tf.Tensor):
@@ -303,8 +303,9 @@ class Predictor:
             )
         return names
 
-    def _split_model(self) -> SplitModel:
-        return SplitModel(self.model, () if self.posterior is None else self.posterior.variables)
+    def _split_model(self, masks_on_kernels: bool = True) -> SplitModel:
+        random = () if self.posterior is None else self.posterior.variables
+        return SplitModel(self.model, random, masks_on_kernels)
 
     def _look_at_weights(self) -> None:
         """Refuses weights that are not finite; forgets graphs of weights that were replaced.

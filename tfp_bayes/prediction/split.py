@@ -51,9 +51,16 @@ class SplitModel:
     Args:
         model: A built Keras model.
         random_weights: Variables that are random too, beside the stochastic layers.
+        masks_on_kernels: Whether masks of whole units wait for the next kernel; False leaves them
+            where the model has them.
     """
 
-    def __init__(self, model: keras.Model, random_weights: Sequence[keras.Variable] = ()):
+    def __init__(
+        self,
+        model: keras.Model,
+        random_weights: Sequence[keras.Variable] = (),
+        masks_on_kernels: bool = True,
+    ):
         self.model = model
         self._random_weights = {id(variable) for variable in random_weights}
         if not model.built:
@@ -63,7 +70,9 @@ class SplitModel:
             )
         self._graph = graph_of(model)
         if self._graph is not None:
-            self._dropouts = find_unit_dropouts(graph_nodes(self._graph), self._graph.outputs)
+            self._dropouts = []
+            if masks_on_kernels:
+                self._dropouts = find_unit_dropouts(graph_nodes(self._graph), self._graph.outputs)
             boundary = self._boundary(self._graph)
             self._prefix = keras.Function(self._graph.inputs, boundary)
             self._suffix = keras.Function(boundary, self._graph.outputs)

@@ -1,0 +1,263 @@
+"""A file for LiteRT or ONNX Runtime that answers with its uncertainty."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes._plumbing.files import write_atomically
+from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes._plumbing.seeds import as_seed
+from tfp_bayes.export.functions import draw_functions, example_shape
+from tfp_bayes.export.runtimes import RUNTIMES, Runtime, check_installed
+from tfp_bayes.export.saved_model import SERVED_MEASURES, check_single_output
+from tfp_bayes.prediction import Predictor
+from tfp_bayes.prediction.finite import nan_unless
+from tfp_bayes.prediction.likelihoods import Likelihood, clip_below_zero, get_likelihood
+from tfp_bayes.prediction.temperature import temperature_of
+
+DEFAULT_NUM_SAMPLES = 10
+_HINT = (
+    "replace the layer (recurrent layers of LiteRT need unroll=True), or export with "
+    'format="tf_saved_model", which carries any model'
+)
+_TOLERANCE = 1e-4  # rounding stays far below, a wrong operation does not
+
+
+def export_baked(
+    predictor: Predictor,
+    filepath: str | Path,
+    format: str,
+    num_samples: int | None = None,
+    seed: int | tuple[int, int] = 0,
+    int8: bool = False,
+    verbose: bool = False,
+    input_signature: Any = None,
+) -> None:
+    """Writes a file for phones or other runtimes, with the predictive mean and its uncertainty.
+
+    Random operations exist in neither runtime. So S functions are drawn here, with the seeds of
+    `predict_uncertainty`, and the file holds their masks and weights as constants. Its outputs are
+    `mean`, `predictive_entropy`, `expected_entropy`, `mutual_information`, `epistemic_variance`
+    and `aleatoric_variance`, equal to those of `predict_uncertainty(x, num_samples, seed)` but for
+    rounding, for any number of rows. Rows with NaN or infinity get NaN.
+
+    What the functions share is in the file once: with dropout the size hardly depends on S, while
+    layers with random weights, and posteriors, are there S times. Before it is written the file
+    answers for a few rows of noise, and is refused if the predictor's answer is another.
+
+    Args:
+        predictor: The predictor of a functional or `Sequential` model with a single output.
+        filepath: The file, ending in ".tflite" or ".onnx". An existing one is replaced.
+        format: "litert" (extra `litert`) or "onnx" (extra `onnx`).
+        num_samples: S; None takes every draw of a finite posterior once, and 10 otherwise.
+        seed: As in `Predictor.predict_uncertainty`.
+        int8: Whether weights of large layers are rounded to 8 bits, for LiteRT only. The file is a
+            quarter of the size; probabilities change in the third digit or so.
+        verbose: Whether to print the size of the file.
+        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
+            those of the model. The number of rows is free in any case.
+
+    Raises:
+        ImportError: If a package of the extra is not installed.
+        ValueError: If the model is subclassed, calibrated, in half precision or has several
+            outputs, an input has a free size that noise depends on, the runtime lacks an operation
+            of a layer, or it answers otherwise than the model.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,), name="x"), MCDropout(0.5), keras.layers.Dense(3, "softmax")])
+    >>> export_baked(Predictor(model), tmp_path / "model.tflite", "litert")
+    >>> from ai_edge_litert.interpreter import Interpreter
+    >>> run = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
+    >>> run(x=np.ones((4, 2), "float32"))["mutual_information"].shape
+    (4,)
+    """
+    runtime = _runtime(format, Path(filepath), int8)
+    check_installed(format)
+    model = predictor.model
+    check_single_output(model)
+    if num_samples is None and getattr(predictor.posterior, "num_draws", None) is None:
+        num_samples = DEFAULT_NUM_SAMPLES if predictor.is_random else 1
+    num_samples = predictor.resolve_num_samples(num_samples)
+    _refuse_half_precision(model)
+    _refuse_temperature(predictor)
+    structure = model.inputs[0] if len(model.inputs) == 1 else model.input
+    if input_signature is not None:
+        structure = input_signature[0]
+    specs = _specs(keras.tree.flatten(structure), format)
+    functions = draw_functions(predictor, specs, structure, num_samples, as_seed(seed))
+    likelihood = get_likelihood(*predictor.likelihood_names(1))
+
+    def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        named = {spec.name: x for spec, x in zip(specs, inputs)}
+        samples = tf.stack([tf.cast(p, tf.float32) for p in functions.outputs(named)])
+        finite = [_finite_rows(x) for x in inputs if x.dtype.is_floating]
+        return _measures(samples, likelihood, finite)
+
+    function = tf.function(answer, input_signature=specs, autograph=False)
+    try:
+        content = runtime.convert(function, int8)
+    except Exception as error:  # of many types, of the converters and of protobuf
+        raise ValueError(
+            f"Expected layers that {runtime.name} has operations for. Received: "
+            f"model={model.name!r}, {_reason(error)}. Hint: {_HINT}."
+        ) from error
+    _check_answer(content, runtime, predictor, specs, structure, num_samples, seed, int8)
+    write_atomically(Path(filepath), lambda file: file.write(content))
+    if verbose:
+        print(f"Saved {num_samples} functions, {len(content):,} bytes, at {filepath}")
+
+
+def _runtime(format: str, path: Path, int8: bool) -> Runtime:
+    if format not in RUNTIMES:
+        raise ValueError(
+            f"Expected one of {sorted(RUNTIMES)} for `format`. Received: format={format!r}. "
+            "Hint: export_saved_model writes a SavedModel."
+        )
+    runtime = RUNTIMES[format]
+    if path.suffix != runtime.ending or path.is_dir():
+        raise ValueError(
+            f"Expected the path of a file ending in {runtime.ending!r} for `filepath`. "
+            f"Received: filepath={str(path)!r}. Hint: {path.stem or 'model'}{runtime.ending}."
+        )
+    if int8 and format != "litert":
+        raise ValueError(
+            f"Expected int8=False for format={format!r}. Received: int8={int8!r}. Hint: "
+            "onnxruntime.quantization.quantize_dynamic rounds the weights of an .onnx file."
+        )
+    return runtime
+
+
+def _refuse_half_precision(model: keras.Model) -> None:
+    for layer in flatten_layers(model):
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            raise ValueError(
+                "Expected layers that compute in single precision. Received: layer "
+                f"{layer.name!r}, which computes in {layer.compute_dtype}. Hint: build the model "
+                "under the policy 'float32' and give it the weights by set_weights."
+            )
+
+
+def _refuse_temperature(predictor: Predictor) -> None:
+    temperature = float(temperature_of(predictor.model, predictor.posterior))
+    if temperature != 1:
+        raise ValueError(
+            "Expected a model that was not calibrated. Received: "
+            f"model={predictor.model.name!r} with temperature {temperature:.4g}. Hint: export "
+            'with format="tf_saved_model", which carries the temperature.'
+        )
+
+
+def _specs(inputs: list, format: str) -> list[tf.TensorSpec]:
+    """Returns the specifications of inputs, with names that are valid and different."""
+    specs: list[tf.TensorSpec] = []
+    for each in inputs:
+        dtype = tf.as_dtype(each.dtype or keras.config.floatx())
+        if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+            raise ValueError(
+                f'Expected inputs that are numbers for format="{format}". Received: input '
+                f"{each.name!r} of dtype {dtype.name}. Hint: put layers such as StringLookup "
+                "before the model, and export what follows them."
+            )
+        name = re.sub(r"\W", "_", getattr(each, "name", None) or "inputs")
+        while name in [spec.name for spec in specs]:
+            name += "_"
+        specs.append(tf.TensorSpec([None, *each.shape[1:]], dtype, name))
+    return specs
+
+
+def _finite_rows(x: tf.Tensor) -> tf.Tensor:
+    # By comparison: neither runtime has an operation that says whether numbers are finite.
+    finite = tf.abs(x) <= tf.constant(x.dtype.max, x.dtype)
+    return tf.reduce_all(finite, axis=list(range(1, x.shape.rank)))
+
+
+def _measures(
+    samples: tf.Tensor, likelihood: Likelihood, finite: list[tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Builds the graph of `SERVED_MEASURES` from the outputs of all samples (S, N, ..., K)."""
+    locations = likelihood.location(samples)
+    mean = tf.reduce_mean(locations, axis=0)
+    epistemic = tf.reduce_mean(tf.square(locations - mean), axis=0)
+    noise = likelihood.noise_variance(samples)
+    noise = tf.reduce_mean(noise, axis=0) if noise.shape.rank else noise
+    aleatoric = likelihood.aleatoric_variance(mean, epistemic, noise)
+    if isinstance(likelihood, type(get_likelihood("normal"))):
+        predictive = likelihood.predictive_entropy(mean, epistemic + aleatoric)
+        expected = tf.reduce_mean(likelihood.entropy(samples), axis=0)
+    else:
+        both = isinstance(likelihood, type(get_likelihood("bernoulli")))
+        predictive = _entropy(mean, both)
+        expected = tf.reduce_mean(_entropy(samples, both), axis=0)
+    values = (
+        mean,
+        predictive,
+        expected,
+        clip_below_zero(predictive - expected),
+        epistemic,
+        aleatoric,
+    )
+    for rows in finite:
+        values = tuple(nan_unless(rows, value) for value in values)
+    return {name: tf.identity(value, name) for name, value in zip(SERVED_MEASURES, values)}
+
+
+def _entropy(p: tf.Tensor, both_outcomes: bool) -> tf.Tensor:
+    terms = _p_log_p(p) + _p_log_p(1 - p) if both_outcomes else _p_log_p(p)
+    return -tf.reduce_sum(terms, axis=-1)
+
+
+def _p_log_p(p: tf.Tensor) -> tf.Tensor:
+    # Neither runtime has `xlogy`.
+    return p * tf.math.log(tf.maximum(p, np.finfo("float32").tiny))
+
+
+def _check_answer(
+    content: bytes,
+    runtime: Runtime,
+    predictor: Predictor,
+    specs: list[tf.TensorSpec],
+    structure,
+    num_samples: int,
+    seed: int | tuple[int, int],
+    int8: bool,
+) -> None:
+    """Raises ValueError unless a file answers as the predictor does, for a few rows of noise."""
+    rng = np.random.default_rng(0)
+    inputs = {}
+    for spec in specs:
+        shape = example_shape(spec, 1)
+        noise = rng.normal(size=shape) if spec.dtype.is_floating else rng.integers(0, 2, shape)
+        inputs[spec.name] = noise.astype(spec.dtype.as_numpy_dtype)
+    try:
+        answer = runtime.run(content, inputs)
+    except Exception as error:
+        raise ValueError(
+            f"Expected operations that {runtime.name} can run. Received: "
+            f"model={predictor.model.name!r}, {_reason(error)}. Hint: {_HINT}."
+        ) from error
+    x = keras.tree.pack_sequence_as(structure, list(inputs.values()))
+    expected = predictor.predict_uncertainty(x, num_samples, seed)
+    for name, value in answer.items():
+        exact = getattr(expected, name)
+        close = np.allclose(value, exact, _TOLERANCE, _TOLERANCE, equal_nan=True)
+        if not close and not int8:
+            raise ValueError(
+                f"Expected the {name} of the predictor from {runtime.name}. Received: a largest "
+                f"difference of {np.abs(value - exact).max():.2g} on rows of noise. Hint: export "
+                'with format="tf_saved_model"; the runtime computes one of the layers otherwise.'
+            )
+
+
+def _reason(error: Exception) -> str:
+    """Returns which operations a converter does not know, or the beginning of what it says."""
+    text = " ".join(str(error).split())
+    operations = sorted(set(re.findall(r"'tf\.(\w+)' op", text)))
+    if operations:
+        return f"with operations {', '.join(operations)}"
+    return f"{type(error).__name__}: {text[:400]}"

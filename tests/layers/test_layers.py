@@ -171,6 +171,33 @@ def attention(layer, bad, **arguments):
     return Case(layer, {**ATTENTION, **arguments}, (3, 8), (3, 8), bad, num_inputs=2)
 
 
+BAD_LORA = [
+    ({"rank": 0}, "Received: rank=0"),
+    ({"rank": True}, "Received: rank=True"),
+    ({"alpha": 0}, "Received: alpha=0"),
+    ({"a_prior": "gauss"}, "Received: a_prior='gauss'"),
+    ({"a_prior": None, "a_posterior": "mean_field_normal"}, "Expected an `a_prior` beside"),
+    ({"a_posterior": "low_rank_normal"}, "Expected independent normals"),
+    ({"kernel_constraint": "non_neg"}, "the kernel and its update would break it"),
+    ({"lora_rank": 2}, "a kernel has one update"),
+]
+
+
+def lora(layer, arguments, input_shape, output_shape, num_inputs=1):
+    bad = [({**arguments, **changed}, message) for changed, message in BAD_LORA]
+    if num_inputs > 1:
+        bad = bad[:-1]  # Keras' attention knows no such argument
+    arguments = {
+        **arguments,
+        "rank": 2,
+        "kernel_initializer": keras.initializers.GlorotUniform(0),
+        "a_initializer": keras.initializers.HeUniform(1),
+        "b_initializer": keras.initializers.GlorotUniform(2),  # from zeros there is no noise
+        "a_posterior": WIDE,
+    }
+    return Case(layer, arguments, input_shape, output_shape, bad, num_inputs=num_inputs)
+
+
 MC_EMBEDDING = {"input_dim": 30, "output_dim": 5, "rate": 0.4}
 
 CASES = {
@@ -222,6 +249,16 @@ CASES = {
             ({**RANDOM_EMBEDDING, "weights": np.ones((30, 5))}, "Constant.table"),
         ],
         num_words=30,
+    ),
+    "LoRADense": lora(layers.LoRADense, {"units": 4}, (5,), (4,)),
+    "LoRADense, sequence": lora(layers.LoRADense, {"units": 4}, (3, 5), (3, 4)),
+    "LoRAEinsumDense": lora(
+        layers.LoRAEinsumDense,
+        {"equation": "abc,cde->abde", "output_shape": (3, 2, 4), "bias_axes": "de"},
+        *((3, 5), (3, 2, 4)),
+    ),
+    "LoRAMultiHeadAttention": lora(
+        layers.LoRAMultiHeadAttention, {"num_heads": 2, "key_dim": 4}, (3, 8), (3, 8), num_inputs=2
     ),
     "LSTMReparameterization": random_recurrent(layers.LSTMReparameterization),
     "GRUReparameterization": random_recurrent(layers.GRUReparameterization),

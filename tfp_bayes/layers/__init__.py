@@ -40,6 +40,7 @@ from tfp_bayes.layers.einsum_dense import (
 )
 from tfp_bayes.layers.embedding import EmbeddingReparameterization, MCEmbedding
 from tfp_bayes.layers.linear_posterior import Predictive
+from tfp_bayes.layers.lora import LoRADense, LoRAEinsumDense, LoRAMultiHeadAttention
 from tfp_bayes.layers.outputs import ClassProbabilities, NormalParameters
 from tfp_bayes.layers.random_features import RandomFeatures
 from tfp_bayes.layers.recurrent import MCGRU, MCLSTM, GRUReparameterization, LSTMReparameterization
@@ -99,6 +100,9 @@ __all__ = [
     "EmbeddingReparameterization",
     "GRUReparameterization",
     "LSTMReparameterization",
+    "LoRADense",
+    "LoRAEinsumDense",
+    "LoRAMultiHeadAttention",
     "MCConcreteDropout",
     "MCConcreteSpatialDropout1D",
     "MCConcreteSpatialDropout2D",

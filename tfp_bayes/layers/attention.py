@@ -72,6 +72,13 @@ class MCMultiHeadAttention(keras.layers.MultiHeadAttention):
         replace_attention_dropout(self, dropout)
 
 
+def projection_seed(seed: int | None, name: str) -> int | None:
+    """Derives the seed of a projection: those of queries and keys must not draw the same."""
+    if seed is None:
+        return None
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
+
+
 class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
     """Multi-head attention with a random kernel and bias in each of its projections."""
 
@@ -94,16 +101,11 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         replace_projections(self, self._random_projection)
 
     def _random_projection(self, plain: keras.layers.EinsumDense) -> VariationalLayer:
-        config = {**plain.get_config(), **self._beliefs, "seed": self._seed_of(plain.name)}
+        seed = projection_seed(self.seed, plain.name)
+        config = {**plain.get_config(), **self._beliefs, "seed": seed}
         random = self.projection.from_config(config)
         random.build(plain.get_build_config()["input_shape"])
         return random
-
-    def _seed_of(self, name: str) -> int | None:
-        """Derives the seed of a projection: those of queries and keys must not draw the same."""
-        if self.seed is None:
-            return None
-        return int(np.random.SeedSequence([self.seed, *name.encode()]).generate_state(1)[0])
 
     def get_config(self) -> dict:
         """Returns the layer's constructor arguments, plain JSON."""

@@ -9,11 +9,11 @@ _VARIATIONAL = ("flipout", "local_reparameterization", "reparameterization")
 INFERENCES = ("mc_dropout", "concrete_dropout", *_VARIATIONAL, "deterministic")
 
 
-def check_inference(inference: str) -> None:
-    """Raises ValueError unless the name is one of `INFERENCES`."""
-    if inference not in INFERENCES:
+def check_inference(inference: str, known: tuple[str, ...] = INFERENCES) -> None:
+    """Raises ValueError unless the name is one of `known`."""
+    if inference not in known:
         raise ValueError(
-            f"Expected one of {INFERENCES} for `inference`. Received: inference={inference!r}. "
+            f"Expected one of {known} for `inference`. Received: inference={inference!r}. "
             "Hint: 'mc_dropout' is the quickest Bayesian one, 'flipout' has random weights."
         )
 

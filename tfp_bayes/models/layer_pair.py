@@ -59,7 +59,7 @@ class LayerPair:
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """Makes the Keras layer of a twin, not built yet."""
-        return self.keras_class.from_config(_accepted(self.keras_class, layer.get_config()))
+        return self.keras_class.from_config(accepted(self.keras_class, layer.get_config()))
 
     def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         """Sets the weights of a built Keras layer to the means of a twin."""
@@ -120,7 +120,7 @@ class LearnedRate(LayerPair):
     ) -> keras.layers.Layer:
         """See `LayerPair.make_bayesian`."""
         config = {**layer.get_config(), "initial_rate": layer.rate}
-        return self.bayesian_class.from_config(_accepted(self.bayesian_class, config))
+        return self.bayesian_class.from_config(accepted(self.bayesian_class, config))
 
     def fill_bayesian(
         self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
@@ -277,10 +277,10 @@ class Linear(LayerPair):
 def _plain_dropout(keras_class: type[keras.Layer], config: dict) -> keras.layers.Layer:
     if keras_class is K.SpatialDropout1D and config["data_format"] == "channels_first":
         keras_class, config = K.Dropout, {**config, "noise_shape": (None, None, 1)}
-    return keras_class.from_config(_accepted(keras_class, config))
+    return keras_class.from_config(accepted(keras_class, config))
 
 
-def _accepted(keras_class: type, config: dict) -> dict:
+def accepted(keras_class: type, config: dict) -> dict:
     """Returns the entries of a configuration that a Keras class takes."""
     known = set()
     for kind in keras_class.__mro__:

@@ -1,7 +1,8 @@
 """The one table of Keras layers and their Bayesian twins.
 
 A new twin is one line: `SameWeights` where the twin has the constructor and the weights of its
-Keras layer and adds noise, `RandomWeights` where the weights themselves have a posterior.
+Keras layer and adds noise, `RandomWeights` where the weights themselves have a posterior, and
+`LowRank` where an update of frozen weights has one.
 """
 
 import keras
@@ -18,6 +19,7 @@ from tfp_bayes.models.layer_pair import (
     Separable,
     SpatialDropout1D,
 )
+from tfp_bayes.models.low_rank_pair import LowRank
 
 _plain = keras.layers
 _FLIPOUT, _LOCAL, _DRAW = "flipout", "local_reparameterization", "reparameterization"
@@ -81,6 +83,9 @@ PAIRS: tuple[LayerPair, ...] = (
     _DEPTHWISE_DRAW,
     Separable(_DEPTHWISE_FLIPOUT, _CONV_2D_FLIPOUT),
     Separable(_DEPTHWISE_DRAW, _CONV_2D_DRAW),
+    LowRank(_plain.Dense, bayes.LoRADense, "lora"),
+    LowRank(_plain.EinsumDense, bayes.LoRAEinsumDense, "lora"),
+    LowRank(_plain.MultiHeadAttention, bayes.LoRAMultiHeadAttention, "lora"),
     Linear(_plain.Dense, bayes.BayesianLinear),
 )
 

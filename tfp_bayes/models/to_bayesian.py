@@ -1,13 +1,16 @@
 """Turns any Keras model into a Bayesian one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from tfp_bayes import priors
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.layers import StochasticLayer
+from tfp_bayes.layers.lora import A_PRIOR, DEFAULT_RANK
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.conversion import (
     GraphCopy,
@@ -17,7 +20,7 @@ from tfp_bayes.models.conversion import (
     leaves,
     walk,
 )
-from tfp_bayes.models.layer_factory import check_inference
+from tfp_bayes.models.layer_factory import INFERENCES, check_inference
 from tfp_bayes.models.layer_pairs import pair_of_keras
 from tfp_bayes.prediction.predictor import DEFAULT_NUM_SAMPLES
 
@@ -28,9 +31,11 @@ def to_bayesian(
     model: keras.Model,
     inference: str = "flipout",
     *,
-    prior: str | dict | priors.Prior | None = "normal",
+    prior: str | dict | priors.Prior | None = "default",
     layers: Sequence[str] | None = None,
     moped_delta: float | None = None,
+    rank: int | None = None,
+    alpha: float | None = None,
     last_layer_only: bool = False,
     likelihood: str = "categorical",
     num_samples: int = DEFAULT_NUM_SAMPLES,
@@ -48,26 +53,36 @@ def to_bayesian(
     every layer keeps its name. What is inside other layers (TimeDistributed, RNN, layers of your
     own) is left as it is.
 
+    With "lora" the whole network is frozen, whatever its `trainable` flags were, and Dense,
+    EinsumDense and MultiHeadAttention layers get low-rank updates with a random factor, see
+    `layers.LoRADense`; the model first computes what the network does.
+
     Args:
         model: A built model whose outputs are probabilities; it is not changed.
-        inference: "flipout", "local_reparameterization", "reparameterization", "mc_dropout" or
-            "concrete_dropout". Depthwise convolutions have no local reparameterization and are left
-            there; Embedding, LSTM and GRU train by reparameterization whichever of the three it is,
-            under the same posterior.
-        prior: On kernels, see `tfp_bayes.priors`. For "mc_dropout" a `priors.Normal` around 0, or
-            None for a flat prior; "concrete_dropout" needs the former. For the others None leaves
+        inference: "flipout", "local_reparameterization", "reparameterization", "mc_dropout",
+            "concrete_dropout" or "lora". Depthwise convolutions have no local reparameterization
+            and are left there; Embedding, LSTM and GRU train by reparameterization whichever of
+            the three it is, under the same posterior.
+        prior: On kernels, see `tfp_bayes.priors`; "default" is a standard normal. For "mc_dropout"
+            a `priors.Normal` around 0, or None for a flat prior; "concrete_dropout" needs the
+            former. For "lora" it is on the first factor, Normal(0, 0.2) by default, and None makes
+            both factors plain weights, for `SWAG` and `Laplace`. For the others None leaves
             kernels fixed, as only a prior keeps their scales from going to zero.
         layers: Names of the layers to convert, or paths ("nested/dense") where nested models
             repeat a name; None is all that can be.
         moped_delta: If given, the standard deviation of each weight is this fraction of its
             size, instead of the posterior's own start. For random kernels under a prior.
+        rank: For "lora", the rank of the updates, 8 by default; of a smaller kernel the largest
+            that it has.
+        alpha: For "lora", updates are multiplied by alpha / rank; None is 2 rank.
         last_layer_only: Whether to convert the last of these layers only.
         likelihood: What the outputs mean, see `Predictor`.
         num_samples: S of `predict` and `evaluate`.
         verbose: Whether to print what was converted and what was left.
 
     Returns:
-        A `BayesianModel`, not compiled. `to_deterministic` is the exact inverse.
+        A `BayesianModel`, not compiled. `to_deterministic` is the exact inverse; of "lora" it
+        leaves what was frozen frozen.
 
     Raises:
         ValueError: If the model has no graph, nothing in it can be converted, a name in `layers`
@@ -88,7 +103,10 @@ def to_bayesian(
     (2,)
     """
     check_graph(model)
+    if prior == "default":
+        prior = A_PRIOR if inference == "lora" else "normal"
     _check_arguments(inference, prior, moped_delta)
+    update = _update(inference, rank, alpha)
     prior_object = priors.get(prior)
     prior_scale = _scale(prior_object) if inference in _DROPOUT else None
     able = [layer for layer in leaves(model) if pair_of_keras(layer, inference)]
@@ -96,11 +114,14 @@ def to_bayesian(
     if last_layer_only:
         chosen = chosen[-1:]
 
+    twins: list[keras.layers.Layer] = []
+
     def replace(layer: keras.layers.Layer) -> Replacement | None:
         pair = pair_of_keras(layer, inference) if layer in chosen else None
         if pair is None:
             return None
-        twin = pair.make_bayesian(layer, prior_object)
+        twin = pair.make_bayesian(layer, prior_object, **update)
+        twins.append(twin)
         return Replacement(twin, lambda: pair.fill_bayesian(layer, twin, moped_delta))
 
     copy = GraphCopy(model, replace).model
@@ -114,13 +135,15 @@ def to_bayesian(
         num_samples=num_samples,
         trainable=model.trainable,
     )
+    if inference == "lora":
+        _freeze_all_but(twins, result)
     if verbose:
         print(_report(chosen, [each for each in leaves(model) if each not in chosen], inference))
     return result
 
 
 def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
-    check_inference(inference)
+    check_inference(inference, (*INFERENCES, "lora"))
     if inference == "concrete_dropout" and prior is None:
         raise ValueError(
             "Expected a `prior` for inference='concrete_dropout', which rates are weighed against. "
@@ -134,12 +157,40 @@ def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
     if moped_delta is None:
         return
     check_positive(moped_delta=moped_delta)
-    if prior is None or inference in _DROPOUT:
+    if prior is None or inference in (*_DROPOUT, "lora"):
         raise ValueError(
             "Expected `moped_delta` with random kernels under a prior only. Received: "
             f"moped_delta={moped_delta!r}, prior={prior!r}, inference={inference!r}. "
-            "Hint: it sets the scales of posteriors, which dropout and a flat prior do not have."
+            "Hint: it sets scales by weights, which dropout and a flat prior do not have, and "
+            "updates start without."
         )
+
+
+def _update(inference: str, rank: int | None, alpha: float | None) -> dict[str, Any]:
+    """Returns the arguments of low-rank updates, {} for other inferences."""
+    if inference == "lora":
+        rank = DEFAULT_RANK if rank is None else rank
+        check_integers(1, rank=rank)
+        if alpha is not None:
+            check_positive(alpha=alpha)
+        return {"rank": rank, "alpha": alpha}
+    if rank is not None or alpha is not None:
+        raise ValueError(
+            "Expected `rank` and `alpha` with inference='lora' only. Received: "
+            f"inference={inference!r}, rank={rank!r}, alpha={alpha!r}. "
+            "Hint: they are of low-rank updates, which no other inference makes."
+        )
+    return {}
+
+
+def _freeze_all_but(twins: list[keras.layers.Layer], model: keras.Model) -> None:
+    """Freezes the layers of a model, and nothing in the twins but what stays frozen by itself."""
+    for layer in flatten_layers(model):
+        for flag in (False, True):  # setting a flag to what it is would not reach the weights
+            layer.trainable = flag
+    for layer in leaves(model):
+        if layer not in twins:
+            layer.trainable = False
 
 
 def _choose(
@@ -154,6 +205,7 @@ def _choose(
         able = [layer for layer in able if layer in wanted]
     if not able:
         what = "Dropout" if inference in _DROPOUT else "Dense or convolution"
+        what = "Dense, EinsumDense or MultiHeadAttention" if inference == "lora" else what
         raise ValueError(
             f"Expected a `model` with {what} layers for inference={inference!r}. "
             f"Received: {count_types(leaves(model))}. Hint: another inference, or add such layers."

@@ -252,7 +252,7 @@ CASES = {
     ),
     "LoRADense": lora(layers.LoRADense, {"units": 4}, (5,), (4,)),
     "LoRADense, sequence": lora(layers.LoRADense, {"units": 4}, (3, 5), (3, 4)),
-    "LoRAEinsumDense": lora(
+    "LoRAEinsumDense, which attention projects with": lora(
         layers.LoRAEinsumDense,
         {"equation": "abc,cde->abde", "output_shape": (3, 2, 4), "bias_axes": "de"},
         *((3, 5), (3, 2, 4)),

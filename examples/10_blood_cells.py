@@ -7,7 +7,7 @@
 # Numbers in the text are of one run with seed 0, in brackets exact binomial intervals at 95 %.
 #
 # ```bash
-# python examples/10_blood_cells.py  # three minutes on two cores
+# python examples/10_blood_cells.py  # two minutes on two cores
 # ```
 
 # %%

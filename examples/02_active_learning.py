@@ -35,7 +35,7 @@ options = parser.parse_args(None if "__file__" in globals() else [])  # a notebo
 data = tfp_bayes.datasets.load("mnist")
 if options.smoke:
     data = data._replace(x_test=data.x_test[:200], y_test=data.y_test[:200])
-    options.rounds, options.steps = 1, 5
+    options.rounds, options.steps, options.num_samples = 1, 5, 10
 
 # %% [markdown]
 # One run. The two methods share their seeds, hence their initial sets, so that their curves can be

@@ -35,6 +35,7 @@ folder = options.model or options.out / "saved_model"
 (x_train, y_train), (x_test, y_test) = tfp_bayes.datasets.load("mnist").splits
 if options.smoke:
     options.epochs, x_train, y_train = 1, x_train[:500], y_train[:500]
+    x_test, y_test = x_test[:500], y_test[:500]
 
 model = tfp_bayes.BayesianCNN(seed=0)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -179,7 +179,8 @@ def learner(case, **more):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Chains take hours in a learner, and MultiSWAG is SWAG several times.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("hmc", "multi_swag")])
 def test_learns_actively_and_goes_on_to_the_same_bits(name, tmp_path):
     case = CASES[name]
     first = learner(case, checkpoint=tmp_path / "first" / "checkpoint.npz")

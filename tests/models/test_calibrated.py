@@ -224,6 +224,22 @@ def test_refuses(make, y, message):
     assert model.output_temperature is None or model.output_temperature.numpy() == 1
 
 
+@pytest.mark.filterwarnings("ignore:The temperature of smallest loss")
+def test_labels_of_several_sigmoids_are_one_for_each():
+    """Of equal size is not enough: those of another shape would belong to other outputs."""
+    outputs = keras.layers.Dense(3, activation="sigmoid")(
+        MCDropout(0.1)(inputs := keras.Input((5,)))
+    )
+    model = tfp_bayes.BayesianModel(inputs, outputs, likelihood="bernoulli", num_samples=2)
+    y = np.random.default_rng(0).integers(0, 2, (100, 3))
+    assert model.calibrate(X, y) == model.calibrate(X, y.astype("float32"))
+    for wrong in (y.T, y.reshape(-1), y[:, :1], y + 1):
+        with pytest.raises(
+            ValueError, match=r"Expected 100 labels of 0 and 1, of shape \(100, 3\)"
+        ):
+            model.calibrate(X, wrong)
+
+
 def test_nan_inputs_are_refused():
     x = X.copy()
     x[3, 0] = np.nan

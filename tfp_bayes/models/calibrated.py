@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tfp_bayes.export import PREDICT_SEED
+from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, Predictor
 from tfp_bayes.uncertainty import fit_temperature
 
@@ -146,13 +147,9 @@ class Calibrated(_Base):
 def _as_classes(y: np.ndarray, mean: np.ndarray, likelihood: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns class numbers (n,) and probabilities (n, K), of all positions and outputs."""
     if likelihood == "bernoulli":
-        if y.size != mean.size or not np.isin(y, (0, 1)).all():
-            raise ValueError(
-                f"Expected labels of 0 and 1 of shape {mean.shape} for `y`. Received: {y.dtype} of "
-                f"shape {y.shape}. Hint: one for each output of the model."
-            )
+        labels = get_likelihood(likelihood).targets(mean, y).check(y, len(mean))
         p = mean.reshape(-1).astype("float64")
-        return y.reshape(-1).astype("int64"), np.stack([1 - p, p], axis=1)
+        return labels.reshape(-1), np.stack([1 - p, p], axis=1)
     if y.shape == (*mean.shape[:-1], 1):
         y = y[..., 0]
     if y.shape == mean.shape[:-1]:

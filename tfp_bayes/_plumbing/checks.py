@@ -37,7 +37,7 @@ def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") ->
     return rows
 
 
-def check_labels(y: object, size: int, num_classes: int) -> np.ndarray:
+def check_labels(y: object, size: int, num_classes: int, name: str = "y") -> np.ndarray:
     """Returns class numbers (N,) of labels (N,) or (N, 1), which must be whole and in range."""
     labels = np.asarray(y)
     shape = labels.shape
@@ -51,7 +51,7 @@ def check_labels(y: object, size: int, num_classes: int) -> np.ndarray:
             values = f", from {labels.min()} to {labels.max()}" if is_number else ""
             received = f"{labels.dtype} of shape {shape}{values}"
         raise ValueError(
-            f"Expected integer labels in [0, {num_classes}), one for each example, for `y`. "
-            f"Received: {received}. Hint: class numbers; of one-hot rows, y.argmax(-1)."
+            f"Expected integer labels in [0, {num_classes}), one for each example, for `{name}`. "
+            f"Received: {received}. Hint: class numbers; of one-hot rows, {name}.argmax(-1)."
         )
     return labels

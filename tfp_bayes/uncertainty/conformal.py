@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
 
 _ROUNDING = 1e-9  # (n + 1) * 0.9 may be just above a whole number
@@ -75,7 +76,7 @@ def class_conditional_quantiles(
         coverage: Probability in (0, 1).
 
     Raises:
-        ValueError: See `conformal_quantile`.
+        ValueError: If labels are no class numbers, one for each score; see `conformal_quantile`.
 
     Reference:
         Vovk 2012, "Conditional validity of inductive conformal predictors", arXiv:1209.2673.
@@ -85,7 +86,8 @@ def class_conditional_quantiles(
     >>> class_conditional_quantiles([0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1], 2, coverage=0.75)
     array([0.3, inf])
     """
-    scores, y_true = np.asarray(scores, dtype="float64"), np.asarray(y_true)
+    scores = np.asarray(scores, dtype="float64")
+    y_true = check_labels(y_true, len(scores), num_classes, "y_true")
     return np.stack([conformal_quantile(scores[y_true == k], coverage) for k in range(num_classes)])
 
 

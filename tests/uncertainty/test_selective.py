@@ -35,6 +35,21 @@ def test_bound_equals_scipy_and_covers():
     assert misses <= 0.1
 
 
+@pytest.mark.parametrize(
+    ("errors", "trials", "confidence", "message"),
+    [
+        (4, 3, 0.95, "for `errors`"),
+        (-1, 3, 0.95, "for `errors`"),
+        ([0, np.nan], 3, 0.95, "for `errors`"),
+        (1, 3, 95, "for `confidence`"),
+        (1, 3, np.nan, "for `confidence`"),
+    ],
+)
+def test_bound_refuses(errors, trials, confidence, message):
+    with pytest.raises(ValueError, match=message):
+        risk_bound(errors, trials, confidence)
+
+
 @pytest.mark.filterwarnings("ignore:No label is trusted")
 @pytest.mark.parametrize("risk", [0.03, 0.1])
 def test_the_risk_is_exceeded_as_seldom_as_promised(risk):

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+
+from tfp_bayes.uncertainty import risk_bound
 
 LEVEL = 0.95
 
@@ -136,6 +137,5 @@ def exact_interval(share: float, num_rows: int) -> Estimate:
     """
     count = round(share * num_rows)
     tail = (1 - LEVEL) / 2
-    low = beta.ppf(tail, count, num_rows - count + 1) if count else 0.0
-    high = beta.ppf(1 - tail, count + 1, num_rows - count) if count < num_rows else 1.0
-    return Estimate(share, float(low), float(high))
+    low = 1 - risk_bound(num_rows - count, num_rows, 1 - tail)
+    return Estimate(share, float(low), float(risk_bound(count, num_rows, 1 - tail)))

@@ -43,6 +43,10 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
     Returns:
         Float64, of the shape of the arguments.
 
+    Raises:
+        ValueError: If these are not numbers of errors among as many trials or more, or
+            `confidence` is out of range.
+
     Reference:
         Clopper and Pearson 1934, "The Use of Confidence or Fiducial Limits Illustrated in the Case
         of the Binomial", one-sided.
@@ -53,6 +57,16 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
     0.01
     """
     errors, trials = np.asarray(errors), np.asarray(trials)
+    if not np.all((errors >= 0) & (errors <= trials)):  # NaN fails too
+        raise ValueError(
+            "Expected from 0 to `trials` for `errors`. "
+            f"Received: errors={errors}, trials={trials}. Hint: numbers of examples, not shares."
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(
+            "Expected a probability in (0, 1) for `confidence`. "
+            f"Received: confidence={confidence!r}. Hint: 0.95 is usual."
+        )
     rest = np.maximum(trials - errors, 1)
     return np.where(errors < trials, beta.ppf(confidence, errors + 1, rest), 1.0)
 

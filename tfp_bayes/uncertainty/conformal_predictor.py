@@ -22,7 +22,7 @@ from tfp_bayes.uncertainty.conformal import (
     normalized_scores,
     row_uniforms,
 )
-from tfp_bayes.uncertainty.fingerprint import fingerprint
+from tfp_bayes.uncertainty.fingerprint import check_unchanged, fingerprint
 
 _FORMAT = "tfp_bayes.conformal 1"
 _RECORD = "record"
@@ -274,11 +274,7 @@ class Conformal:
                 f"{'fitted' if self._fitted else 'not fitted'}. "
                 "Hint: 'lac', 'aps' and 'raps' give sets, 'normalized' and 'cqr' intervals."
             )
-        if self._fitted["weights"] != fingerprint(self.predictor):
-            raise ValueError(
-                "Expected the predictor as it was in `fit`. Received: other weights, for which "
-                "the coverage is not known. Hint: fit(x, y) again after training or calibrating."
-            )
+        check_unchanged(self.predictor, self._fitted["weights"], "coverage")
 
     def _warn_of_few(self) -> None:
         infinite = np.flatnonzero(np.isinf(np.atleast_1d(self.quantile)))

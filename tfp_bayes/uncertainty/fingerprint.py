@@ -17,3 +17,18 @@ def fingerprint(predictor: Any) -> str | None:
     arrays = [w.numpy() for w in model.weights]
     arrays += [] if temperature is None else [np.asarray(temperature)]
     return digest([arrays, None if state is None else state()])
+
+
+def check_unchanged(predictor: Any, fitted: str | None, unknown: str) -> None:
+    """Raises ValueError unless a predictor has the fingerprint that it had in `fit`.
+
+    Args:
+        predictor: That of today.
+        fitted: Its fingerprint in `fit`.
+        unknown: What is not known of any other.
+    """
+    if fitted != fingerprint(predictor):
+        raise ValueError(
+            "Expected the predictor as it was in `fit`. Received: other weights, for which the "
+            f"{unknown} is not known. Hint: fit(x, y) again after training or calibrating."
+        )

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from tfp_bayes._plumbing.files import write_json
 from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
-from tfp_bayes.uncertainty.fingerprint import fingerprint
+from tfp_bayes.uncertainty.fingerprint import check_unchanged, fingerprint
 
 _FORMAT = "tfp_bayes.selective 1"
 _SELECTED = ("threshold", "coverage", "risk")
@@ -206,11 +206,7 @@ class SelectiveClassifier:
             ValueError: If this is not fitted, or its model has changed since.
         """
         self._check_fitted()
-        if self._weights != fingerprint(self.predictor):
-            raise ValueError(
-                "Expected the predictor as it was in `fit`. Received: other weights, for which the "
-                "risk is not known. Hint: fit(x, y) again after training or calibrating."
-            )
+        check_unchanged(self.predictor, self._weights, "risk")
         probs, uncertainty = self._predict(x, allow_nan=True)
         return Selected(probs.argmax(axis=1), uncertainty < self.threshold, uncertainty)
 

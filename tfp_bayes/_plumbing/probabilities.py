@@ -46,6 +46,12 @@ def as_probabilities(probs: ArrayLike) -> np.ndarray:
     return probs
 
 
+def two_classes(probs: np.ndarray) -> np.ndarray:
+    """Returns probabilities (N, 2) of no and yes, float64, of one sigmoid (N, 1)."""
+    yes = probs.astype("float64")
+    return np.hstack([1 - yes, yes])
+
+
 def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns labels (N,) int64 and probabilities (N, K) float64.
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from tfp_bayes import metrics
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, two_classes
 from tfp_bayes.evaluation.bootstrap import Resampler, averages, detection, selective
 from tfp_bayes.evaluation.table import COVERAGES, SCORES
 from tfp_bayes.metrics.bins import assign_bins
@@ -36,8 +36,7 @@ class Scored:
 
 def class_probabilities(p: Prediction) -> np.ndarray:
     """Returns probabilities (N, K); one sigmoid becomes two classes."""
-    mean = p.mean.astype("float64")
-    return np.hstack([1 - mean, mean]) if p.likelihood == "bernoulli" else mean
+    return two_classes(p.mean) if p.likelihood == "bernoulli" else p.mean.astype("float64")
 
 
 def uncertainty_scores(p: Prediction, num_samples: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.probabilities import two_classes
 from tfp_bayes.export import PREDICT_SEED
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, Predictor
@@ -148,8 +149,7 @@ def _as_classes(y: np.ndarray, mean: np.ndarray, likelihood: str) -> tuple[np.nd
     """Returns class numbers (n,) and probabilities (n, K), of all positions and outputs."""
     if likelihood == "bernoulli":
         labels = get_likelihood(likelihood).targets(mean, y).check(y, len(mean))
-        p = mean.reshape(-1).astype("float64")
-        return labels.reshape(-1), np.stack([1 - p, p], axis=1)
+        return labels.reshape(-1), two_classes(mean.reshape(-1, 1))
     if y.shape == (*mean.shape[:-1], 1):
         y = y[..., 0]
     if y.shape == mean.shape[:-1]:

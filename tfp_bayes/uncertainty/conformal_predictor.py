@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.files import write_atomically
-from tfp_bayes._plumbing.probabilities import as_labelled
+from tfp_bayes._plumbing.probabilities import as_labelled, two_classes
 from tfp_bayes.uncertainty.conformal import (
     aps_scores,
     check_coverage,
@@ -264,8 +264,8 @@ class Conformal:
 
     def _probabilities(self, x: Any) -> np.ndarray:
         prediction = self._predict(x)
-        p = prediction.mean.astype("float64")
-        return np.hstack([1 - p, p]) if prediction.likelihood == "bernoulli" else p
+        mean = prediction.mean
+        return two_classes(mean) if prediction.likelihood == "bernoulli" else mean.astype("float64")
 
     def _check_fitted(self, is_right_method: bool, what: str) -> None:
         if self._fitted is None or not is_right_method:

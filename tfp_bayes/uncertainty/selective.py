@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import beta
 
 from tfp_bayes._plumbing.files import write_json
-from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
+from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities, two_classes
 from tfp_bayes.uncertainty.fingerprint import check_unchanged, fingerprint
 
 _FORMAT = "tfp_bayes.selective 1"
@@ -264,7 +264,7 @@ class SelectiveClassifier:
                 f"likelihood={likelihood!r}, mean of shape {mean.shape}. "
                 "Hint: uncertainty.Conformal gives intervals of real targets."
             )
-        probs = np.hstack([1 - mean, mean]) if is_binary else mean
+        probs = two_classes(mean) if is_binary else mean
         known = np.isfinite(probs).all(axis=1)
         if not allow_nan:
             as_probabilities(probs)

@@ -222,10 +222,16 @@ def calibration_floor(
     check_integers(1, num_draws=num_draws)
     confidence = probs.max(axis=-1)
     bin_of = assign_bins(confidence, num_bins, bins)
+    return floor_of(calibrated_accuracies(confidence, bin_of, num_draws, seed), confidence, bin_of)
+
+
+def floor_of(
+    accuracies: np.ndarray, confidence: np.ndarray, bin_of: np.ndarray
+) -> CalibrationFloor:
+    """Returns the floor by accuracies that `calibrated_accuracies` drew of the other two."""
     _, group, counts = np.unique(bin_of, return_inverse=True, return_counts=True)
     expected = np.bincount(group, confidence)
-    hits = calibrated_accuracies(confidence, bin_of, num_draws, seed) * counts
-    found = np.abs(hits - expected).sum(axis=1) / len(confidence)
+    found = np.abs(accuracies * counts - expected).sum(axis=1) / len(confidence)
     return CalibrationFloor(float(found.mean()), float(np.quantile(found, 0.95)))
 
 

@@ -8,7 +8,7 @@ from tfp_bayes import metrics
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import as_labelled
 from tfp_bayes.metrics.bins import assign_bins
-from tfp_bayes.metrics.calibration import calibrated_accuracies
+from tfp_bayes.metrics.calibration import calibrated_accuracies, floor_of
 from tfp_bayes.plots.canvas import RIGHT, WRONG, check_axes, legend_above
 from tfp_bayes.prediction import Prediction
 
@@ -69,7 +69,7 @@ def reliability_diagram(
     drawn = calibrated_accuracies(confidence, bin_of, _NUM_DRAWS, seed)
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     error = metrics.expected_calibration_error(y_true, probs, num_bins)
-    floor = metrics.calibration_floor(probs, num_bins, seed=seed).quantile_95
+    floor = floor_of(drawn, confidence, bin_of).quantile_95
     ax.plot([0, 1], [0, 1], color="gray", lw=0.8, ls="--")
     ax.bar(
         table.confidence[shown],

@@ -7,10 +7,10 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from tfp_bayes import metrics
+from tfp_bayes._plumbing.bins import assign_bins
 from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, two_classes
 from tfp_bayes.evaluation.bootstrap import Resampler, averages, detection, selective
 from tfp_bayes.evaluation.table import COVERAGES, SCORES
-from tfp_bayes.metrics.bins import assign_bins
 from tfp_bayes.metrics.regression import QUANTILES
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature

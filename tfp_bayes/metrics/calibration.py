@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.bins import assign_bins
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import as_labelled
-from tfp_bayes.metrics.bins import assign_bins
 
 SMALLEST_BIN = 10  # rows; the gap of fewer is mostly chance
 _ROWS_AT_ONCE = 2**22  # random numbers held in memory

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.bins import assign_bins
 from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
-from tfp_bayes.metrics.bins import assign_bins
 
 
 def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:

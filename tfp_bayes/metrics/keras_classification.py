@@ -9,9 +9,9 @@ are refused; under XLA, which cannot refuse, the result is NaN.
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing.bins import inner_edges
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY
-from tfp_bayes.metrics.bins import inner_edges
 from tfp_bayes.metrics.calibration import SMALLEST_BIN
 from tfp_bayes.metrics.streaming import MeanOfRows, StreamingMetric, classified_rows
 

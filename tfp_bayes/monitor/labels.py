@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.bins import equal_width
 from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
 
 _NUM_BINS = 15
-_EDGES = np.linspace(0, 1, _NUM_BINS + 1)[1:-1]  # of bins (lo, hi]
 
 
 class Calibration(NamedTuple):
@@ -67,7 +67,7 @@ class LabelledStream:
         weights = decay ** np.arange(len(probs) - 1, -1, -1)
         of_label = np.maximum(probs[np.arange(len(probs)), labels], SMALLEST_PROBABILITY)
         correct = probs.argmax(-1) == labels
-        bins = np.searchsorted(_EDGES, confidence, side="left")
+        bins = equal_width(confidence, _NUM_BINS)
         columns = (np.ones(len(probs)), confidence, correct, -np.log(of_label))
         new = [np.bincount(bins, weights * each, _NUM_BINS) for each in columns]
         self.sums = self.sums * decay ** len(probs) + np.array(new)

@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from tfp_bayes import metrics
+from tfp_bayes._plumbing.bins import assign_bins
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import as_labelled
-from tfp_bayes.metrics.bins import assign_bins
 from tfp_bayes.metrics.calibration import calibrated_accuracies, floor_of
 from tfp_bayes.plots.canvas import RIGHT, WRONG, check_axes, legend_above
 from tfp_bayes.prediction import Prediction

@@ -74,6 +74,12 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
     return y_true.astype("int64"), probs
 
 
+def log_losses(y_true: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Returns negative log likelihoods (N,) in nats of labels (N,) under probabilities (N, K)."""
+    chosen = probs[np.arange(len(y_true)), y_true]
+    return -np.log(np.maximum(chosen, SMALLEST_PROBABILITY))
+
+
 def _check_distributions(p: np.ndarray, name: str) -> None:
     # Written so that NaN fails too.
     if not (np.all(p >= 0) and np.all(np.abs(p.sum(-1) - 1) < TOLERANCE)):

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from tfp_bayes import metrics
 from tfp_bayes._plumbing.bins import assign_bins
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, two_classes
+from tfp_bayes._plumbing.probabilities import log_losses, two_classes
 from tfp_bayes.evaluation.bootstrap import Resampler, averages, detection, selective
 from tfp_bayes.evaluation.table import COVERAGES, SCORES
-from tfp_bayes.metrics.regression import QUANTILES
+from tfp_bayes.metrics.crps import normal_scores
+from tfp_bayes.metrics.regression import QUANTILES, normal_log_losses
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
@@ -77,7 +78,7 @@ def score_classes(
     one_hot = np.eye(probs.shape[1])[labels]
     columns: dict[str, tuple[np.ndarray, Callable]] = {
         "accuracy": (1 - wrong[:, None], _only),
-        "nll": (_log_loss(labels, probs), _only),
+        "nll": (log_losses(labels, probs)[:, None], _only),
         "brier": (((probs - one_hot) ** 2).sum(-1, keepdims=True), _only),
         "ece_10": (_gaps(probs, wrong, 10), _absolute_sum),
         "ece_15": (_gaps(probs, wrong, 15), _absolute_sum),
@@ -95,7 +96,7 @@ def score_classes(
         floor = metrics.calibration_floor(probs, bins, seed=seed)
         scored.values[f"ece_{bins}_floor"] = floor.quantile_95
     if calibrated is not None:
-        columns["nll_calibrated"] = _log_loss(labels, calibrated), _only
+        columns["nll_calibrated"] = log_losses(labels, calibrated)[:, None], _only
         scored.values["nll_calibrated"] = metrics.nll(labels, calibrated)
     scored.resamplers.append(_averages(columns))
     _add_selective(scored, wrong, uncertainty_scores(p, num_samples))
@@ -140,18 +141,18 @@ def score_targets(targets: np.ndarray, p: Prediction, seed: int) -> Scored:
         seed: Seed of what calibrated models score.
     """
     loc, scale = p.mean.astype("float64"), p.std.astype("float64")
-    z = (targets - loc) / scale
-    pit = metrics.normal_pit(targets, loc, scale)
+    normal = targets, loc, scale
+    pit = metrics.normal_pit(*normal)
     columns: dict[str, tuple[np.ndarray, Callable]] = {
-        "nll": (_normal_nll(z, scale), _only),
+        "nll": (normal_log_losses(*normal).sum(-1, keepdims=True), _only),
         "rmse": (((targets - loc) ** 2).mean(-1, keepdims=True), lambda m: np.sqrt(m[:, 0])),
-        "crps": (_normal_crps(z, scale), _only),
+        "crps": (normal_scores(*normal).mean(-1, keepdims=True), _only),
     }
     scored = Scored()
     scored.values |= {
-        "nll": metrics.normal_nll(targets, loc, scale),
+        "nll": metrics.normal_nll(*normal),
         "rmse": metrics.rmse(targets, loc),
-        "crps": metrics.crps_normal(targets, loc, scale),
+        "crps": metrics.crps_normal(*normal),
     }
     for key, level in COVERAGES.items():
         half = ndtri((1 + level) / 2) * scale
@@ -214,11 +215,6 @@ def _absolute_sum(means: np.ndarray) -> np.ndarray:
     return np.abs(means).sum(-1)
 
 
-def _log_loss(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    chosen = np.take_along_axis(probs, labels[:, None], axis=1)
-    return -np.log(np.maximum(chosen, SMALLEST_PROBABILITY))
-
-
 def _gaps(probs: np.ndarray, wrong: np.ndarray, num_bins: int) -> np.ndarray:
     """Returns (N, num_bins): right minus confidence in the column of a row's bin, else 0.
 
@@ -230,13 +226,3 @@ def _gaps(probs: np.ndarray, wrong: np.ndarray, num_bins: int) -> np.ndarray:
         1 - wrong - confidence
     )
     return gaps
-
-
-def _normal_nll(z: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return (np.log(scale) + (z**2 + np.log(2 * np.pi)) / 2).sum(-1, keepdims=True)
-
-
-def _normal_crps(z: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    scores = scale * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / np.sqrt(np.pi))
-    return scores.mean(-1, keepdims=True)

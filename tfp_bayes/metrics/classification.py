@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.bins import assign_bins
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
+from tfp_bayes._plumbing.probabilities import as_labelled, log_losses
 
 
 def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:
@@ -59,9 +59,7 @@ def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
     >>> round(nll([0, 1], [[0.5, 0.5], [0.0, 1.0]]), 4)
     0.3466
     """
-    y_true, probs = as_labelled(y_true, probs)
-    chosen = probs[np.arange(len(y_true)), y_true]
-    return float(-np.log(np.maximum(chosen, SMALLEST_PROBABILITY)).mean())
+    return float(log_losses(*as_labelled(y_true, probs)).mean())
 
 
 def brier(y_true: ArrayLike, probs: ArrayLike) -> float:

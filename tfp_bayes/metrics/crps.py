@@ -33,8 +33,13 @@ def crps_normal(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     0.2337
     """
     y, loc, scale = as_normal(y_true, loc, scale)
+    return float(normal_scores(y, loc, scale).mean())
+
+
+def normal_scores(y: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Returns the score of each target under its normal, of the shape of all three."""
     # E|Y - y| - E|Y - Y'| / 2, where Y - Y' has twice the variance and E|Y - Y'| = 2 scale / √π.
-    return float((_mean_distance(y - loc, scale) - scale / math.sqrt(math.pi)).mean())
+    return _mean_distance(y - loc, scale) - scale / math.sqrt(math.pi)
 
 
 def crps_mixture(

@@ -65,8 +65,12 @@ def normal_nll(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     0.9189
     """
     y, loc, scale = as_normal(y_true, loc, scale)
-    nll = np.log(scale) + (((y - loc) / scale) ** 2 + math.log(2 * math.pi)) / 2
-    return float(nll.sum() / len(y))
+    return float(normal_log_losses(y, loc, scale).sum() / len(y))
+
+
+def normal_log_losses(y: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Returns the negative log likelihood of each target in nats, of the shape of all three."""
+    return np.log(scale) + (((y - loc) / scale) ** 2 + math.log(2 * math.pi)) / 2
 
 
 def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:

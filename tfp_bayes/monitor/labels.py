@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.bins import equal_width
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
+from tfp_bayes._plumbing.probabilities import as_labelled, log_losses
 
 _NUM_BINS = 15
 
@@ -65,10 +65,9 @@ class LabelledStream:
         confidence = probs.max(-1)
         decay = 0.5 ** (1 / self.half_life)
         weights = decay ** np.arange(len(probs) - 1, -1, -1)
-        of_label = np.maximum(probs[np.arange(len(probs)), labels], SMALLEST_PROBABILITY)
         correct = probs.argmax(-1) == labels
         bins = equal_width(confidence, _NUM_BINS)
-        columns = (np.ones(len(probs)), confidence, correct, -np.log(of_label))
+        columns = (np.ones(len(probs)), confidence, correct, log_losses(labels, probs))
         new = [np.bincount(bins, weights * each, _NUM_BINS) for each in columns]
         self.sums = self.sums * decay ** len(probs) + np.array(new)
 

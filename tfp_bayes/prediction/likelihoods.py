@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import logsumexp, ndtr, ndtri
 
-from tfp_bayes.metrics.classification import SMALLEST_PROBABILITY
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY
 from tfp_bayes.prediction.targets import (
     ClassNumbers,
     RealNumbers,

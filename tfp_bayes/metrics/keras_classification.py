@@ -120,8 +120,22 @@ class _BinnedCalibration(StreamingMetric):
         return {**super().get_config(), "num_bins": self.num_bins}
 
 
+class _OfGuesses(_BinnedCalibration):
+    """Bins of the confidence in the most probable class, whose outcome is whether it is right."""
+
+    def __init__(self, num_bins: int, name: str | None, dtype: str):
+        super().__init__(num_bins, 1, name, dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Adds labels and probabilities of a batch."""
+        y, p, weights = classified_rows(y_true, y_pred, sample_weight)
+        guess = tf.argmax(p, -1, "int32")
+        confidence = tf.gather(p, guess, axis=1, batch_dims=1)
+        self.add_forecasts(confidence[:, None], (guess == y)[:, None], weights)
+
+
 @keras.saving.register_keras_serializable("tfp_bayes")
-class ExpectedCalibrationError(_BinnedCalibration):
+class ExpectedCalibrationError(_OfGuesses):
     """Mean gap between confidence and accuracy; see `expected_calibration_error`.
 
     Use it in `compile(metrics=[...])` to see when a network becomes too sure. It keeps three sums
@@ -144,11 +158,7 @@ class ExpectedCalibrationError(_BinnedCalibration):
     """
 
     def __init__(self, num_bins: int = 15, name: str = "ece", dtype: str = "float64"):
-        super().__init__(num_bins, 1, name, dtype)
-
-    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
-        _add_guesses(self, y_true, y_pred, sample_weight)
+        super().__init__(num_bins, name, dtype)
 
     def result(self) -> tf.Tensor:
         """Returns the error, a scalar."""
@@ -156,7 +166,7 @@ class ExpectedCalibrationError(_BinnedCalibration):
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
-class MaximumCalibrationError(_BinnedCalibration):
+class MaximumCalibrationError(_OfGuesses):
     """Largest gap among bins of ten rows or more; see `maximum_calibration_error`.
 
     Use it where the worst confidence matters.
@@ -178,11 +188,7 @@ class MaximumCalibrationError(_BinnedCalibration):
     """
 
     def __init__(self, num_bins: int = 15, name: str = "mce", dtype: str = "float64"):
-        super().__init__(num_bins, 1, name, dtype)
-
-    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
-        _add_guesses(self, y_true, y_pred, sample_weight)
+        super().__init__(num_bins, name, dtype)
 
     def result(self) -> tf.Tensor:
         """Returns the largest gap, a scalar."""
@@ -249,11 +255,3 @@ class ClasswiseCalibrationError(_BinnedCalibration):
     def get_config(self) -> dict:
         """Returns the constructor arguments, plain JSON."""
         return {**super().get_config(), "num_classes": self.num_classes}
-
-
-def _add_guesses(metric: _BinnedCalibration, y_true, y_pred, sample_weight) -> None:
-    """Adds confidence and correctness of the most probable class."""
-    y, p, weights = classified_rows(y_true, y_pred, sample_weight)
-    correct = tf.argmax(p, -1, "int32") == y
-    confidence = tf.gather(p, tf.argmax(p, -1, "int32"), axis=1, batch_dims=1)
-    metric.add_forecasts(confidence[:, None], correct[:, None], weights)

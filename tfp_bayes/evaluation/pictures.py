@@ -92,16 +92,15 @@ def _ranking(pictured: Pictured) -> Iterator[Picture]:
 def _quantiles(pictured: Pictured) -> Picture:
     """Draws the share of targets below each predicted quantile."""
     from tfp_bayes import metrics
-    from tfp_bayes.metrics.regression import QUANTILES
+    from tfp_bayes.metrics.regression import QUANTILES, shares_below
     from tfp_bayes.plots.canvas import legend_above, next_style
 
     figure, ax = _figure()
     ax.plot([0, 1], [0, 1], color="gray", lw=0.8, ls="--")
     for name, p in pictured.predictions.items():
         pit = metrics.normal_pit(pictured.labels, p.mean, p.std).ravel()
-        below = np.searchsorted(np.sort(pit), QUANTILES, side="right") / pit.size
-        style = next_style(ax)
-        ax.plot(QUANTILES, below, label=_plain(name), markevery=[49], markersize=4, **style)
+        shares, style = shares_below(pit), next_style(ax)
+        ax.plot(QUANTILES, shares, label=_plain(name), markevery=[49], markersize=4, **style)
     ax.set(xlabel="predicted quantile", ylabel="share of targets below", xlim=(0, 1), ylim=(0, 1))
     legend_above(ax)
     return Picture("", "Calibration of quantiles: on the diagonal if calibrated", figure)

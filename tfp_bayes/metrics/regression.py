@@ -222,8 +222,12 @@ def pit_calibration_error(pit: ArrayLike) -> float:
             + (f" from {pit.min():.4g} to {pit.max():.4g}. " if pit.size else ". ")
             + "Hint: normal_pit or sample_pit makes them of targets and predictions."
         )
-    below = np.searchsorted(np.sort(pit), QUANTILES, side="right") / pit.size
-    return float(np.abs(below - QUANTILES).mean())
+    return float(np.abs(shares_below(pit) - QUANTILES).mean())
+
+
+def shares_below(pit: np.ndarray) -> np.ndarray:
+    """Returns the share of transforms (n,) at or below each of `QUANTILES`."""
+    return np.searchsorted(np.sort(pit), QUANTILES, side="right") / pit.size
 
 
 def _as_intervals(

@@ -115,6 +115,20 @@ def test_temperature_is_found_again():
         assert worse > best
 
 
+@pytest.mark.parametrize(
+    ("probs", "message"),
+    [
+        ([[2.0, -1.0]], "Hint: apply a softmax"),
+        ([[0.9], [0.2]], "two classes"),  # a softmax of one number is 1
+        (np.full((2, 3, 3, 2), 0.5), r"Expected \(N, K\)"),
+        ([[np.nan, 1.0]], "Expected probabilities"),
+    ],
+)
+def test_temperature_is_for_rows_of_probabilities(probs, message):
+    with pytest.raises(ValueError, match=message):
+        uncertainty.apply_temperature(probs, 2.0)
+
+
 def test_temperature_of_probabilities_that_are_zero():
     p = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert np.isfinite(uncertainty.fit_temperature(np.array([0, 1, 1]), p))

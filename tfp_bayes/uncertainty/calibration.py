@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled, as_probabilities
 
 _LARGEST = np.log(20.0)
 
@@ -48,7 +48,7 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
         temperature: T, positive.
 
     Raises:
-        ValueError: If T is not positive.
+        ValueError: If T is not positive, or these are no probabilities of two classes or more.
 
     Example:
 
@@ -60,4 +60,5 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
             "Expected a positive, finite number for `temperature`. "
             f"Received: temperature={temperature!r}. Hint: fit_temperature finds it."
         )
+    probs = as_probabilities(probs)
     return softmax(np.log(np.maximum(probs, SMALLEST_PROBABILITY)) / temperature, axis=1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tfp_bayes import __version__
 from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
+from tfp_bayes._plumbing.files import check_folder
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import NONE, add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
@@ -214,19 +215,9 @@ def _experiment(options: argparse.Namespace) -> int:
     for method in config.methods.values():
         check_dataset_name(method.get("dataset", RunConfig.dataset))
     out = options.out or Path("runs", options.config.stem)
-    _check_folder(out)
+    check_folder(out)
     start_tensorflow()
     return _run_experiment(config, out, options)
-
-
-def _check_folder(out: Path) -> None:
-    """Raises ValueError if a file stands where a folder is to be made."""
-    for path in (out, *out.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(
-                f"Expected a folder for --out. Received: --out={out}, where {path} is a file. "
-                "Hint: choose another name."
-            )
 
 
 def _run_experiment(config: ExperimentConfig, out: Path, options: argparse.Namespace) -> int:
@@ -284,7 +275,7 @@ def _active_learning(options: argparse.Namespace) -> int:
         )
     stop = stopping.get(options.stop)
     check_dataset_name(config.dataset, options.data_dir)
-    _check_folder(out)
+    check_folder(out)
     start_tensorflow()
     return _run(config, stop, out, options)
 

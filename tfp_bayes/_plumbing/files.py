@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 _PREFIX = ".unfinished-"
 
 
+def check_folder(out: Path) -> None:
+    """Raises ValueError if a file stands where the folder of `--out` is to be made."""
+    for path in (out, *out.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(
+                f"Expected a folder for --out. Received: --out={out}, where {path} is a file. "
+                "Hint: choose another name."
+            )
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Calls `write` on a temporary file beside `path`, then renames it to `path`."""
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
+from tfp_bayes._plumbing.files import check_folder
 from tfp_bayes._plumbing.model_files import model_files, model_name
 from tfp_bayes._plumbing.quiet import start_tensorflow
-from tfp_bayes.commands.predict import BATCH, say_scale
+from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
 
 if TYPE_CHECKING:
     from tfp_bayes.datasets import Dataset
@@ -67,13 +68,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
     models = {name: as_predictor(path, name) for name, path in zip(names, options.models)}
     data = _load(options, options.dataset)
-    for each in models.values():
-        if _is_image(data):
+    if _is_image(data):
+        for each in models.values():
             say_scale(getattr(each, "model", each), options.divide_by)
     with _Progress() as progress:
         report = evaluate(
             models,
-            _scaled(data.x_test, data.y_test, options.divide_by),
+            scaled(data.x_test, data.y_test, options.divide_by),
             _ood(options, data),
             _calibration(options, data),
             options.num_samples,
@@ -96,11 +97,7 @@ def _check(options: argparse.Namespace) -> list[str]:
     names = [model_name(path) for path in options.models]
     if len(set(names)) < len(names):
         names = options.models
-    if not options.divide_by > 0:
-        raise ValueError(
-            f"Expected a positive number for --divide-by. Received: {options.divide_by}. "
-            "Hint: 255 for a model of pixels from 0 to 1."
-        )
+    check_divisor(options.divide_by)
     for name in (options.dataset, options.ood, options.calibration):
         if name not in (None, VALIDATION):
             check_dataset_name(name, options.data_dir)
@@ -110,12 +107,7 @@ def _check(options: argparse.Namespace) -> list[str]:
             f"--calibration={options.calibration}, which is --dataset too. "
             f"Hint: --calibration {VALIDATION}, or leave it out."
         )
-    for path in (options.out, *options.out.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(
-                f"Expected a folder for --out. Received: --out={options.out}, where {path} is a "
-                "file. Hint: choose another name."
-            )
+    check_folder(options.out)
     return names
 
 
@@ -147,7 +139,7 @@ def _ood(options: argparse.Namespace, data: Dataset) -> Any:
             f"Received: {x.shape[1:]} from {options.ood}. Hint: gray and color images are not "
             "told apart by what they show; convert one of them."
         )
-    return _scaled(x, None, options.divide_by)
+    return scaled(x, None, options.divide_by)
 
 
 def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
@@ -164,27 +156,11 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
         )
     if x is None:
         x, y = held.x_test, held.y_test
-    return _scaled(x, y, options.divide_by)
+    return scaled(x, y, options.divide_by)
 
 
 def _is_image(data: Dataset) -> bool:
     return data.x_test.ndim == 4
-
-
-def _scaled(x: Any, y: Any, divide_by: float) -> Any:
-    """Returns inputs, with labels if there are some, divided by a number."""
-    from tfp_bayes.datasets import ImageFiles
-
-    if divide_by != 1 and isinstance(x, ImageFiles):
-        import tensorflow as tf
-
-        rows = x.as_dataset(y).batch(BATCH)
-        if y is None:
-            return rows.map(lambda x: tf.cast(x, tf.float32) / divide_by)
-        return rows.map(lambda x, y: (tf.cast(x, tf.float32) / divide_by, y))
-    if divide_by != 1:
-        x = x.astype("float32") / divide_by
-    return x if y is None else (x, y)
 
 
 class _Progress:

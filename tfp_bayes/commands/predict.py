@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
 
 if TYPE_CHECKING:
     import keras
 
     from tfp_bayes.datasets import ImageFiles
     from tfp_bayes.datasets.image_files import Look
-
-BATCH = 288  # images in memory where pixels are scaled
+    from tfp_bayes.prediction import Prediction
 
 
 def add_predict(commands, at_least) -> None:
@@ -63,13 +63,15 @@ def predict(options: argparse.Namespace) -> int:
     images, looks, skipped = _find(options)
     start_tensorflow()
     from tfp_bayes._plumbing.files import write_png
+    from tfp_bayes.evaluation.sources import as_predictor
     from tfp_bayes.studies.predictions import plot_least_certain, write_predictions
 
-    model = _load(options.model)
+    predictor = as_predictor(options.model, "MODEL")
+    model = getattr(predictor, "model", predictor)
     images = _fit_to(images, looks, _shape(model), options.resize)
     class_names = _class_names(options, _num_classes(model))
     say_scale(model, options.divide_by)
-    prediction = _predict(model, _scaled(images, options.divide_by), options)
+    prediction = _predict(predictor, scaled(images, None, options.divide_by), options)
     names = images.names.tolist()
     sheet = options.out.with_suffix(".png")
     figure = plot_least_certain(images, names, prediction, class_names, options.sort_by)
@@ -93,11 +95,7 @@ def _check(options: argparse.Namespace) -> None:
             f"Expected a CSV file for --out. Received: --out={options.out}. "
             "Hint: --out table.csv; the picture is written beside it."
         )
-    if not options.divide_by > 0:
-        raise ValueError(
-            f"Expected a positive number for --divide-by. Received: {options.divide_by}. "
-            "Hint: 255 for a model of pixels from 0 to 1."
-        )
+    check_divisor(options.divide_by)
 
 
 def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str]]:
@@ -117,18 +115,6 @@ def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str
     for reason in found.skipped:
         print(f"Left out {reason}", file=sys.stderr)
     return ImageFiles(found.paths, (1, 1, 1), found.folder), looks, found.skipped
-
-
-def _load(path: Path) -> keras.Model:
-    import keras
-
-    # Keras finds the classes of a saved model once their modules are imported.
-    import tfp_bayes.inference
-    import tfp_bayes.losses
-    import tfp_bayes.metrics
-    import tfp_bayes.networks  # noqa: F401
-
-    return keras.models.load_model(path)
 
 
 def _shape(model: keras.Model) -> tuple[int | None, ...]:
@@ -183,32 +169,9 @@ def _fit_to(
     return ImageFiles(images.paths, wanted, images.folder)  # type: ignore[arg-type]
 
 
-def say_scale(model: keras.Model, divide_by: float) -> None:
-    """Says which pixels a model gets that scales none itself, as no error would tell."""
-    import keras
-
-    scaling = (keras.layers.Rescaling, keras.layers.Normalization)
-    if divide_by == 1 and not any(isinstance(e, scaling) for e in model._flatten_layers()):
-        print(
-            "Note: the model has no layer that scales pixels; it gets them from 0 to 255. "
-            "If it was trained on 0 to 1, add --divide-by 255.",
-            file=sys.stderr,
-        )
-
-
-def _scaled(images: ImageFiles, divide_by: float):
-    if divide_by == 1:
-        return images
-    import tensorflow as tf
-
-    return images.as_dataset().batch(BATCH).map(lambda x: tf.cast(x, tf.float32) / divide_by)
-
-
-def _predict(model: keras.Model, x, options: argparse.Namespace):
-    from tfp_bayes.prediction import Predictor
-
-    source = model if hasattr(model, "predict_uncertainty") else Predictor(model)
-    prediction = source.predict_uncertainty(x, num_samples=options.num_samples, seed=options.seed)
+def _predict(predictor: Any, x: Any, options: argparse.Namespace) -> Prediction:
+    given = {"num_samples": options.num_samples, "seed": options.seed}
+    prediction = predictor.predict_uncertainty(x, **given)
     if prediction.likelihood != "categorical":
         raise ValueError(
             "Expected a model of one class an image, likelihood 'categorical'. "

@@ -7,10 +7,8 @@ from pathlib import Path
 from tfp_bayes.active import Query
 from tfp_bayes.active.round import Round
 from tfp_bayes.studies.configuration import RunConfig, load_config
-from tfp_bayes.studies.curves import images_to_error
+from tfp_bayes.studies.curves import LEVELS, images_to_error
 from tfp_bayes.studies.report import read_history
-
-LEVELS = (0.10, 0.05)  # test errors
 
 
 def baseline(config: RunConfig, acquisition: str) -> RunConfig | None:

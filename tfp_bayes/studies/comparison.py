@@ -19,10 +19,16 @@ from tfp_bayes._plumbing.files import (
 from tfp_bayes._plumbing.lock import Lock
 from tfp_bayes._plumbing.workers import run_all
 from tfp_bayes.active.round import Round, filter_quality
-from tfp_bayes.studies.curves import Interval, mean_area, mean_crossing, paired_difference
+from tfp_bayes.studies.curves import (
+    LEVELS,
+    Interval,
+    level_name,
+    mean_area,
+    mean_crossing,
+    paired_difference,
+)
 from tfp_bayes.studies.report import learning_curve_axes, read_history, read_round
 
-LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
 DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
 Run = Callable[[str, int, Path], None]
 Histories = dict[str, dict[int, list[Round]]]  # by method and seed
@@ -147,7 +153,7 @@ def summarize(histories: Histories) -> dict[str, dict]:
             "area": _as_json(mean_area(acquired, errors)),
         }
         for level in LEVELS:
-            row[_level_name(level)] = _as_json(mean_crossing(acquired, errors, level))
+            row[level_name(level)] = _as_json(mean_crossing(acquired, errors, level))
         shared = sorted(set(runs) & set(histories[baseline]))
         if shared:
             ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
@@ -180,7 +186,7 @@ def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
 
 def to_markdown(table: dict[str, dict]) -> str:
     """Returns `summarize`'s table for people."""
-    levels = [_level_name(level) for level in LEVELS]
+    levels = [level_name(level) for level in LEVELS]
     baseline, *_ = table
     lines = [
         "| method | seeds | test accuracy at the start | at the end | images to 10 % error "
@@ -213,10 +219,6 @@ def to_markdown(table: dict[str, dict]) -> str:
         least = f"{best} ({validated[best]:.3f})"
         lines += ["", f"Smallest NLL on validation data at the end: {least}."]
     return "\n".join(lines) + "\n"
-
-
-def _level_name(level: float) -> str:
-    return f"images_to_{100 * level:.0f}_percent_error"
 
 
 def _known(value: float | np.floating) -> float | None:

@@ -8,6 +8,8 @@ import numpy as np
 from tfp_bayes._plumbing.t_interval import t_margin
 from tfp_bayes.active.round import Round
 
+LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
+
 
 class Interval(NamedTuple):
     """An estimate from several seeds with its 95 % confidence interval by Student's t.
@@ -50,6 +52,11 @@ def crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> float:
         return float(acquired[0])
     share = (errors[i - 1] - level) / (errors[i - 1] - errors[i])
     return float(acquired[i - 1] + (acquired[i] - acquired[i - 1]) * share)
+
+
+def level_name(level: float) -> str:
+    """Returns how files call the crossing of a level."""
+    return f"images_to_{100 * level:.0f}_percent_error"
 
 
 def images_to_error(history: Sequence[Round], error: float) -> float | None:

@@ -33,7 +33,7 @@ from tfp_bayes.active.stopping import Criterion
 from tfp_bayes.networks import BayesianBasisRegression, BayesianCNN
 from tfp_bayes.studies.baseline import read_baselines
 from tfp_bayes.studies.configuration import CHECKPOINT, CLOSED_FORM, RunConfig, load_config
-from tfp_bayes.studies.curves import images_to_error
+from tfp_bayes.studies.curves import LEVELS, images_to_error, level_name
 from tfp_bayes.studies.predictions import write_class_names
 from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.tensorboard import TensorBoard
@@ -203,7 +203,9 @@ def run_active_learning(
     def report(row: Round) -> None:
         nonlocal drawn
         now = pictures and time.monotonic() - drawn > SECONDS_BETWEEN_PICTURES
-        write_report(learner, folder, data.class_names, now, read_baselines(folder))
+        write_report(
+            learner, folder, data.class_names, now, read_baselines(folder) if now else None
+        )
         if now:
             drawn = time.monotonic()
         if board is not None:
@@ -287,8 +289,7 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
     return {
         "configuration": dataclasses.asdict(config),
         "rounds": len(history) - 1,
-        "images_to_10_percent_error": images_to_error(history, 0.10),
-        "images_to_5_percent_error": images_to_error(history, 0.05),
+        **{level_name(level): images_to_error(history, level) for level in LEVELS},
         "filter": _without_nan(filter_quality(history)),
         "final": _without_nan(dataclasses.asdict(history[-1])),
         "seconds": sum(r.fit_seconds + r.score_seconds + r.evaluate_seconds for r in history),

@@ -304,6 +304,8 @@ def _run(
     from tfp_bayes.studies.baseline import baseline, describe, method_of
     from tfp_bayes.studies.report import plot_learning_curves
 
+    # At once: an impossible one would else be an error when the first run is complete.
+    other = None if options.compare == NONE else baseline(config, options.compare)
     data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
     results = {}
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -327,7 +329,6 @@ def _run(
 
         run(config, options.rounds, out, stop=stop, tensorboard=options.tensorboard)
         ((_, history),) = results.items()
-        other = None if options.compare == NONE else baseline(config, options.compare)
         if other is not None and len(history) > 1:
             run(other, len(history) - 1, out / options.compare, pictures=False)
             write_png(out / "learning_curve.png", plot_learning_curves(results))

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from tfp_bayes import cli
 from tfp_bayes._plumbing.files import write_json
 from tfp_bayes.active import Round
 from tfp_bayes.studies.baseline import baseline, describe, method_of, read_baselines
@@ -59,3 +60,10 @@ def test_histories_beside_a_run(tmp_path):
     # An error of 25 % with 20 labels, 3 % with 30: linear in between.
     levels = "10 % error with 27, 5 % error with 29"
     assert describe(method, read) == f"random     test accuracy 97.00% with 30 labels; {levels}"
+
+
+def test_a_comparison_that_cannot_be_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tfp_bayes.datasets.load", lambda *_: pytest.fail("late"))
+    given = ["--inference", "deterministic", "--acquisition", "max_entropy", "--compare", "bald"]
+    assert cli.main(["active-learning", *given, "--out", str(tmp_path / "run")]) == 1
+    assert "Expected an acquisition other than" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from tfp_bayes.commands.label_pool import (
     add_pool_options,
     has_no_labels,
     label_pool,
+    labelled_folder,
     serve,
 )
 from tfp_bayes.commands.predict import add_predict
@@ -265,7 +266,7 @@ def _active_learning(options: argparse.Namespace) -> int:
     if options.data is not None:
         if has_no_labels(options):
             return label_pool(options, given)
-        given["dataset"] = str(options.data.resolve())
+        given["dataset"] = labelled_folder(options)
     out = options.out or _usual_folder(complete(given))
     config = dataclasses.replace(load_config(out), **given) if options.resume else complete(given)
     if not options.resume and (out / "config.json").exists():

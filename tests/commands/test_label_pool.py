@@ -132,12 +132,19 @@ def test_what_is_refused(tmp_path, photos, monkeypatch, capsys):
     assert "files=" in other
 
 
-def test_images_with_labels_are_a_data_set(tmp_path, monkeypatch):
+def test_images_with_labels_are_a_data_set(tmp_path, monkeypatch, capsys):
     class_folders(tmp_path / "photos", {"cat": 2, "owl": 2})
     seen = {}
     monkeypatch.setattr(cli, "_run", lambda config, *rest: seen.update(config=config) or 0)
     assert cli.main(["active-learning", "--data", str(tmp_path / "photos"), "--out", "x"]) == 0
     assert seen["config"].dataset == str(tmp_path / "photos")
+    data = ["--data", tmp_path / "photos", "--out", "x"]
+    for flag in (
+        ["--image-size", "16"],
+        ["--skip-bad"],
+        ["--dataset", "mnist"],
+    ):  # none would count
+        assert f"Expected no {flag[0]} with --data" in fails(capsys, *data, *flag)
 
 
 class FakeSession:

@@ -166,6 +166,23 @@ def has_no_labels(options: argparse.Namespace) -> bool:
     return find(options.data.expanduser(), FileOptions(skip_bad=options.skip_bad)).labels is None
 
 
+def labelled_folder(options: argparse.Namespace) -> str:
+    """Returns what `datasets.load` takes for --data, images with labels.
+
+    Raises:
+        ValueError: If something else was given that would not count.
+    """
+    for name in ("dataset", "image_size", "skip_bad"):
+        if getattr(options, name, None):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"Expected no {flag} with --data={options.data}, whose images have labels. "
+                f"Received: {flag}={getattr(options, name)}. Hint: the files are taken as they "
+                "are, so change them, or add --classes to label them anew."
+            )
+    return str(options.data.expanduser().resolve())
+
+
 def _continued(folder: Path, given: dict[str, Any]) -> RunConfig:
     """Returns the configuration of a run, of which what is not given is as when it began."""
     try:

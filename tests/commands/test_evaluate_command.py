@@ -1,6 +1,8 @@
 """`tfp-bayes evaluate`: saved models and data sets in, a page, a table and a CSV file out."""
 
 import csv
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import tfp_bayes
 from tfp_bayes import cli
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
-from photos import picture, save
+from photos import class_folders, picture, save
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,21 @@ def test_data_that_do_not_fit(folder, capsys):
     assert "which has none" in capsys.readouterr().err
     assert run(folder, "--ood", "mnist", data="without.npz") == 1
     assert "of the shape (8, 8, 3) of --dataset for --ood" in capsys.readouterr().err
+
+
+def test_classes_of_another_order_are_refused(folder, tmp_path, capsys):
+    """Folders are numbered by name, a model's outputs as it was trained."""
+    for split, count in (("train", 1), ("test", 3)):
+        class_folders(tmp_path / "cells" / split, {"cat": count, "owl": count}, size=(8, 8))
+    shutil.copy(folder / "model.keras", tmp_path)
+    given = {"models": ["model.keras"], "data": "cells"}
+    for names, status in ((["owl", "cat"], 1), (["cat", "owl"], 0), (["cat"], 1)):
+        (tmp_path / "class_names.json").write_text(json.dumps(names))
+        assert run(tmp_path, **given) == status
+        assert (f"Expected the classes {names} of" in capsys.readouterr().err) == status
+    shutil.copy(folder / "data.npz", tmp_path)  # whose classes have no names
+    (tmp_path / "class_names.json").write_text(json.dumps(["owl", "cat"]))
+    assert run(tmp_path, models=["model.keras"]) == 0
 
 
 def test_help_needs_no_tensorflow():

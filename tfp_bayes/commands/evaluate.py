@@ -68,6 +68,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
     models = {name: as_predictor(path, name) for name, path in zip(names, options.models)}
     data = _load(options, options.dataset)
+    _check_classes(options, data)
     if _is_image(data):
         for each in models.values():
             say_scale(getattr(each, "model", each), options.divide_by)
@@ -119,6 +120,25 @@ def _load(options: argparse.Namespace, name: str, **given: Any) -> Dataset:
         if given.get("labels") is False:  # a folder of images without labels has no target
             given |= {"target": None, "task": None}
     return datasets.load(name, options.data_dir, options.manual_dir, **given)
+
+
+def _check_classes(options: argparse.Namespace, data: Dataset) -> None:
+    """Raises ValueError if a model was trained on classes of other names, or in another order.
+
+    Every metric would be computed, and wrong. A data set without names has numbers.
+    """
+    from tfp_bayes.studies.predictions import CLASS_NAMES, known_class_names
+
+    for path in options.models:
+        folder = model_files(path)[0].parent
+        names = known_class_names(folder)
+        numbers = [str(k) for k in range(len(data.class_names))]
+        if names is not None and list(data.class_names) not in (names, numbers):
+            raise ValueError(
+                f"Expected the classes {names} of {folder / CLASS_NAMES} in --dataset, in that "
+                f"order. Received: {list(data.class_names)}. Hint: name and number the classes of "
+                "the data like those of the model; correct the file if it is of another model."
+            )
 
 
 def _ood(options: argparse.Namespace, data: Dataset) -> Any:

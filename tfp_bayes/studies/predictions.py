@@ -38,17 +38,24 @@ def read_class_names(folder: Path, num_classes: int) -> tuple[list[str], bool]:
     Raises:
         ValueError: If the file there is no list of that many different strings.
     """
+    names = known_class_names(folder)
+    if names is None:
+        return [str(k) for k in range(num_classes)], False
+    check_class_names(names, num_classes, str(folder / CLASS_NAMES))
+    return names, True
+
+
+def known_class_names(folder: Path) -> list[str] | None:
+    """Returns the names that lie beside a model, none of a damaged file; None without a file."""
     path = folder / CLASS_NAMES
     if not path.exists():
-        return [str(k) for k in range(num_classes)], False
+        return None
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        names = []
-    check_class_names(names, num_classes, str(path))
-    return names, True
+        return []
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list else []
 
 
 def check_class_names(names: Sequence[str], num_classes: int, where: str) -> None:

@@ -5,17 +5,14 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from photos import class_folders, picture, save
 
 import tfp_bayes
 from tfp_bayes import cli
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
-from photos import class_folders, picture, save
 
 
 @pytest.fixture(scope="module")

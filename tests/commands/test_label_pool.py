@@ -2,20 +2,16 @@
 
 import gc
 import json
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from photos import class_folders, picture, save
 
 from tfp_bayes import cli, datasets
 from tfp_bayes.commands import label_pool
 from tfp_bayes.label import StartSession
 from tfp_bayes.label.server import make_app
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
-from photos import class_folders, picture, save
 
 QUICK = ["--steps", "3", "--num-samples", "2", "--query-size", "3", "--candidates", "10"]
 QUICK += ["--initial-size", "4", "--architecture", "gal"]

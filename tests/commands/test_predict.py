@@ -2,20 +2,16 @@
 
 import csv
 import json
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+from photos import picture, save
 
 import tfp_bayes
 from tfp_bayes import cli
 from tfp_bayes.layers import MCDropout
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "datasets"))
-from photos import picture, save
 
 NAMES = ["ox", "cat, tame", "owl"]
 

@@ -79,6 +79,10 @@ def test_npz_without_tests_or_labels(tmp_path):
             "3 examples for test.*Received: none",
         ),
         (
+            {"x_train": images(3, 4, 4), "x_test": images(2, 4, 4), "y_test": np.arange(2)},
+            "3 examples for train.*Received: none",  # a pool has nothing beside it
+        ),
+        (
             {
                 "x_train": images(3, 4, 4),
                 "y_train": np.arange(3),

@@ -23,8 +23,8 @@ _NAMES = {
 
 def load_npz(path: Path, options: FileOptions) -> Dataset:
     """Loads a `.npz` file into memory, see `datasets.load`."""
-    options.refuse("a .npz file", "channels", "labels", "target", "task", "group", "skip_bad")
-    options.refuse("a .npz file", "lazy")
+    refused = ("channels", "labels", "target", "task", "group", "skip_bad", "lazy")
+    options.refuse("a .npz file", *refused)
     arrays = _read(path)
     x, given = {}, {}
     for split in SPLITS:
@@ -45,7 +45,7 @@ def load_npz(path: Path, options: FileOptions) -> Dataset:
                     f"{each.dtype} of shape {each.shape}. Hint: leave image_size out."
                 )
         x = {split: resize_all(each, options.image_size) for split, each in x.items()}
-    if given["train"] is None:
+    if given["train"] is None and len(x) == 1:
         return Dataset(x["train"], np.zeros(0, "int64"), x["train"][:0], np.zeros(0, "int64"), ())
     y = {split: _labels(each, len(x[split]), split, path) for split, each in given.items()}
     return _dataset(x, y, _class_names(arrays.get("class_names"), y, path))

@@ -371,8 +371,12 @@ def test_names_and_paths(tmp_path, monkeypatch):
     assert len(load("mnist").x_train) == 60_000  # the name goes before a folder of that name
     with pytest.raises(ValueError, match="Expected images in mnist"):
         load("mnist/")
+    from tfp_bayes._plumbing import dataset_names
     from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
+    from tfp_bayes.datasets import packaged, registry
 
+    assert set(dataset_names._OWN) == set(packaged.LOADERS)  # known without importing these
+    assert set(dataset_names._ENDINGS) == set(registry._FILES)
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "eurosat").mkdir()
     assert as_path("cifar10") is None

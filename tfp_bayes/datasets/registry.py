@@ -52,12 +52,12 @@ def load(
       becomes a column of zeros and ones. Scale them before a network.
 
     Args:
-        name: A path: a `Path`, or a string with "/" in it or one of these endings, or the name
-            of a folder. Or "mnist"; "blood_cells", color crops of stained blood smears in three
-            unequal classes, split by smear; "fashion_mnist", "cifar10", "svhn_cropped", "kmnist",
-            "malaria" ...; or "repeated_mnist", whose training images are those of MNIST three
-            times in a row, each copy with a little noise of its own (Kirsch et al. 2019, section
-            4.1).
+        name: A path: a `Path`, or a string that begins with "/", "." or "~", ends in "/" or one
+            of these endings, or names a folder that exists. Or "mnist"; "blood_cells", color crops
+            of stained blood smears in three unequal classes, split by smear; "fashion_mnist",
+            "cifar10", "svhn_cropped", "kmnist", "malaria" ...; or "repeated_mnist", whose training
+            images are those of MNIST three times in a row, each copy with a little noise of its
+            own (Kirsch et al. 2019, section 4.1).
         data_dir: Where TensorFlow Datasets keeps prepared data; None is its default. Not used
             for what is packaged.
         manual_dir: Folder with the data set's files as downloaded by hand, under their original

@@ -23,6 +23,7 @@ class StartSession:
         path: JSON file of the answers, index to class number, or None for what was skipped.
         make_session: From indices and labels to the session of the learner that they make.
         picture: From an index to its image (H, W, C) uint8, None if there is none.
+        answers: What that file held when the start was interrupted.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ INFERENCES = (
 # Scores of what samples disagree on, which is nothing where there is one function.
 OF_SAMPLES = ("bald", "epig", "mean_std")
 
-# What the command runs if nothing is said: the most accurate network that five minutes on two
-# cores brought. The defaults of `RunConfig` are those of the study.
+# What the command runs if nothing is said: BatchBALD with the network of its paper. The defaults of
+# `RunConfig` are those of the study.
 FIRST_RUN = {
     "selector": "batch_bald",
     "architecture": "kirsch",

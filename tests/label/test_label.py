@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import io
 import json
 import os
 import shutil
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 from learners import arranged
 from werkzeug.serving import make_server
 
 from tfp_bayes import BayesianModel, cli
+from tfp_bayes._plumbing.images import SIDE, png
 from tfp_bayes.active import ActiveLearner
 from tfp_bayes.label import Session, StartSession, export_tasks, import_labels
 from tfp_bayes.label.server import make_app
@@ -303,6 +306,12 @@ def test_a_start_without_labels_in_a_browser(browser, tmp_path):
         assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
     finally:
         server.shutdown()
+
+
+def test_a_photograph_keeps_its_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype="uint8")
+    shown = PIL.Image.open(io.BytesIO(png(image))).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(shown), image)
 
 
 class Page:

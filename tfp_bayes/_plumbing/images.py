@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+SIDE = 448  # pixels of an image that a browser shows, and of the longer side of larger ones
+
 
 def draw_image(axes: Axes, image: np.ndarray) -> None:
     """Draws an image (H, W, C) without axes; one channel is drawn dark on light."""
@@ -15,8 +17,8 @@ def draw_image(axes: Axes, image: np.ndarray) -> None:
 
 def png(image: np.ndarray) -> bytes:
     """Returns an image (H, W, C) as a PNG file that a browser shows."""
-    figure = Figure(figsize=(2.8, 2.8))
+    figure = Figure(figsize=(1, 1))
     draw_image(figure.add_axes((0, 0, 1, 1)), image)
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
+    figure.savefig(file, format="png", dpi=SIDE)
     return file.getvalue()

@@ -11,18 +11,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.studies.configuration import CHECKPOINT, POOL, RunConfig, complete
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from tfp_bayes.datasets import Dataset, ImageFiles
     from tfp_bayes.label import Session, StartSession
     from tfp_bayes.studies.pools import PoolRun
-
-SIDE = 448  # pixels of the longer side of what a person sees
 
 
 def add_pool_options(parser: argparse.ArgumentParser, at_least) -> None:
@@ -84,7 +82,7 @@ def label_pool(options: argparse.Namespace, given: dict[str, Any]) -> int:
 def _load(options: argparse.Namespace) -> tuple[ImageFiles, Dataset]:
     """Returns the pool in its files, and the same as a data set."""
     from tfp_bayes.datasets import load
-    from tfp_bayes.datasets.folder import IN_MEMORY
+    from tfp_bayes.datasets.folder import in_memory
 
     size = None if options.image_size is None else (options.image_size,) * 2
     data = load(
@@ -95,9 +93,7 @@ def _load(options: argparse.Namespace) -> tuple[ImageFiles, Dataset]:
         lazy=True,
     )
     images: ImageFiles = data.x_train  # type: ignore[assignment]
-    if np.prod(images.shape, dtype="int64") <= IN_MEMORY:
-        data = data._replace(x_train=images[:])
-    return images, data
+    return images, data._replace(x_train=in_memory(images))
 
 
 def _session(run: PoolRun, answers: dict[int, int | None]) -> StartSession:
@@ -117,7 +113,8 @@ def _session(run: PoolRun, answers: dict[int, int | None]) -> StartSession:
 
 
 def _picture(images: ImageFiles, index: int) -> np.ndarray | None:
-    """Returns an image as a person sees it best: with all its pixels, up to a size."""
+    """Returns an image as a person sees it best: with all its pixels, up to `SIDE`."""
+    from tfp_bayes._plumbing.images import SIDE
     from tfp_bayes.datasets.image_files import decode, look
 
     if not 0 <= index < len(images):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def load_folder(folder: Path, options: FileOptions) -> Dataset:
         options.refuse("images without labels", "group", "target")
         none = images[:0]
         return Dataset(
-            _in_memory(images, options.lazy),
+            in_memory(images, options.lazy),
             np.zeros(0, "int64"),
             none,
             np.zeros(0, "int64"),
@@ -92,7 +93,7 @@ def load_folder(folder: Path, options: FileOptions) -> Dataset:
         )
     rows = divide(y, found.splits, found.groups, classes=True)
     skipped = tuple(found.skipped)
-    x = _in_memory(images, options.lazy)
+    x = in_memory(images, options.lazy)
     return dataset(x, y, rows, images.names, class_names, skipped=skipped)
 
 
@@ -201,7 +202,8 @@ def warn_of_skipped(skipped: list[str], where: Path) -> None:
         )
 
 
-def _in_memory(images: ImageFiles, lazy: bool | None):
+def in_memory(images: ImageFiles, lazy: bool | None = None) -> Any:
+    """Reads images into memory, unless they are many or `lazy` says otherwise."""
     lazy = int(np.prod(images.shape, dtype="int64")) > IN_MEMORY if lazy is None else lazy
     return images if lazy else images[:]
 

@@ -1,6 +1,7 @@
 """Checks of single arguments."""
 
 import math
+from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
@@ -23,6 +24,16 @@ def check_function(given: object, name: str, what: str) -> None:
             f"Expected a function {what} for `{name}`. Received: {name}={given!r}. "
             f"Hint: leave out `{name}` if there is none."
         )
+
+
+def check_absent(owner: str, arguments: Mapping, reasons: Mapping[str, str]) -> None:
+    """Raises ValueError if an argument is given that its owner cannot honor, with the reason."""
+    for name, reason in reasons.items():
+        if arguments.get(name):
+            raise ValueError(
+                f"Expected no `{name}` for {owner}. Received: {name}={arguments[name]!r}. "
+                f"Hint: {reason}."
+            )
 
 
 def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") -> np.ndarray:

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes import posteriors, priors
-from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.checks import check_absent, check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.keras_internals import replace_projections
 from tfp_bayes.layers.attention import projection_seed
@@ -32,12 +32,7 @@ REFUSED = {
 
 def check_kept(owner: str, arguments: dict) -> None:
     """Raises ValueError if arguments of a Keras layer ask for what an update would break."""
-    for name, reason in REFUSED.items():
-        if arguments.get(name):
-            raise ValueError(
-                f"Expected no `{name}` for {owner}. Received: {name}={arguments[name]!r}. "
-                f"Hint: {reason}."
-            )
+    check_absent(owner, arguments, REFUSED)
 
 
 class _Frozen(keras.layers.Layer):

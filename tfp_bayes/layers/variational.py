@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes import posteriors, priors
+from tfp_bayes._plumbing.checks import check_absent
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.prior_term import add_kl_weight, state_prior_term
 from tfp_bayes.layers.random_weight import Draw, RandomWeight
@@ -43,12 +44,7 @@ _REFUSED = {
 
 def check_honoured(owner: str, arguments: dict) -> None:
     """Raises ValueError if arguments of a Keras layer ask for what random weights cannot do."""
-    for name, reason in _REFUSED.items():
-        if arguments.get(name):
-            raise ValueError(
-                f"Expected no `{name}` for {owner}. Received: {name}={arguments[name]!r}. "
-                f"Hint: {reason}."
-            )
+    check_absent(owner, arguments, _REFUSED)
 
 
 class VariationalLayer(StochasticLayer):

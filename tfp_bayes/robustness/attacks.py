@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import as_seed
 from tfp_bayes.prediction import DEFAULT_BATCH_SIZE, Predictor
 from tfp_bayes.prediction.gradient import MeanGradient
 from tfp_bayes.prediction.likelihoods import get_likelihood
-from tfp_bayes.robustness.images import check_images, check_positive
+from tfp_bayes.robustness.images import check_images
 
 # Below this a probability counts as 0, and its logarithm as flat.
 _TINY = 1e-30
@@ -139,8 +140,9 @@ def pgd(
     ((5, 8, 8, 1), True)
     """
     check_integers(1, steps=steps)
+    check_positive(eps=eps)
     size = eps / 4 if step_size is None else step_size
-    check_positive(eps=eps, step_size=size)
+    check_positive(step_size=size)
     attack = _Attack(model, x, y, eps, max_pixel, num_samples, seed, targeted)
 
     def climb(images, rows):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tfp_bayes._plumbing.configured import check_positive
+
 # So that a pixel value that went through [0, 1] and back is not rounded down to the next one.
 _ROUNDING = 1e-6
 MIN_SIZE = 8
@@ -29,17 +31,6 @@ def check_images(x: np.ndarray, max_pixel: float) -> np.ndarray:
     if x.size:
         _check_range(x, max_pixel)
     return x
-
-
-def check_positive(**arguments: float) -> None:
-    """Raises ValueError unless every argument is a finite number above 0."""
-    for name, value in arguments.items():
-        number = np.asarray(value)
-        if number.shape or number.dtype.kind not in "iuf" or not 0 < number < np.inf:
-            raise ValueError(
-                f"Expected a positive number for `{name}`. Received: {name}={value!r}. "
-                "Hint: it is in units of pixels, 255 is the brightest of uint8 images."
-            )
 
 
 def to_unit(x: np.ndarray, max_pixel: float) -> np.ndarray:

@@ -16,7 +16,13 @@ from tfp_bayes.export.runtimes import RUNTIMES, Runtime, check_installed
 from tfp_bayes.export.saved_model import SERVED_MEASURES, check_single_output
 from tfp_bayes.prediction import Predictor
 from tfp_bayes.prediction.finite import nan_unless
-from tfp_bayes.prediction.likelihoods import Likelihood, clip_below_zero, get_likelihood
+from tfp_bayes.prediction.likelihoods import (
+    Bernoulli,
+    Likelihood,
+    Normal,
+    clip_below_zero,
+    get_likelihood,
+)
 from tfp_bayes.prediction.temperature import temperature_of
 
 DEFAULT_NUM_SAMPLES = 10
@@ -187,11 +193,11 @@ def _measures(
     noise = likelihood.noise_variance(samples)
     noise = tf.reduce_mean(noise, axis=0) if noise.shape.rank else noise
     aleatoric = likelihood.aleatoric_variance(mean, epistemic, noise)
-    if isinstance(likelihood, type(get_likelihood("normal"))):
+    if isinstance(likelihood, Normal):
         predictive = likelihood.predictive_entropy(mean, epistemic + aleatoric)
         expected = tf.reduce_mean(likelihood.entropy(samples), axis=0)
     else:
-        both = isinstance(likelihood, type(get_likelihood("bernoulli")))
+        both = isinstance(likelihood, Bernoulli)
         predictive = _entropy(mean, both)
         expected = tf.reduce_mean(_entropy(samples, both), axis=0)
     values = (

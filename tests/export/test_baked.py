@@ -223,11 +223,18 @@ def test_arguments(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_answer_is_not_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("format", "name", "more", "runtime"),
+    [
+        ("onnx", "model.onnx", {}, "ONNX Runtime"),
+        ("litert", "model.tflite", {"int8": True}, "LiteRT"),
+    ],
+)
+def test_a_wrong_answer_is_not_written(format, name, more, runtime, tmp_path, monkeypatch):
     outputs = DrawnFunctions.outputs
     monkeypatch.setattr(
         DrawnFunctions, "outputs", lambda *args: [p[:, ::-1] for p in outputs(*args)]
     )
-    with pytest.raises(ValueError, match=r"Expected the .* of the predictor from ONNX Runtime"):
-        export_baked(Predictor(mlp()), tmp_path / "model.onnx", "onnx", 2)
+    with pytest.raises(ValueError, match=rf"Expected the .* of the predictor from {runtime}"):
+        export_baked(Predictor(mlp()), tmp_path / name, format, 2, **more)
     assert not list(tmp_path.iterdir())

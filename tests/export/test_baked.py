@@ -142,6 +142,11 @@ def test_model_export(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["model.tflite"]
 
 
+def test_fresh_functions_are_compared_with_themselves(tmp_path):
+    export_baked(Predictor(mlp()), tmp_path / "model.onnx", "onnx", 2, seed=None)
+    assert (tmp_path / "model.onnx").exists()
+
+
 def test_int8(tmp_path):
     model, path = (
         tfp_bayes.BayesianMLP((64,), 3, hidden_units=(256,), seed=0),

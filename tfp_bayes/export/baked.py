@@ -38,7 +38,7 @@ def export_baked(
     filepath: str | Path,
     format: str,
     num_samples: int | None = None,
-    seed: int | tuple[int, int] = 0,
+    seed: int | tuple[int, int] | None = 0,
     int8: bool = False,
     verbose: bool = False,
     input_signature: Any = None,
@@ -89,14 +89,14 @@ def export_baked(
     check_single_output(model)
     if num_samples is None and getattr(predictor.posterior, "num_draws", None) is None:
         num_samples = DEFAULT_NUM_SAMPLES if predictor.is_random else 1
-    num_samples = predictor.resolve_num_samples(num_samples)
+    num_samples, theta_seed = predictor.resolve_num_samples(num_samples), as_seed(seed)
     _refuse_half_precision(model)
     _refuse_temperature(predictor)
     structure = model.inputs[0] if len(model.inputs) == 1 else model.input
     if input_signature is not None:
         structure = input_signature[0]
     specs = _specs(keras.tree.flatten(structure), format)
-    functions = draw_functions(predictor, specs, structure, num_samples, as_seed(seed))
+    functions = draw_functions(predictor, specs, structure, num_samples, theta_seed)
     likelihood = get_likelihood(*predictor.likelihood_names(1))
 
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -108,7 +108,9 @@ def export_baked(
     function = tf.function(answer, input_signature=specs, autograph=False)
     for rounded in (False, True) if int8 else (False,):  # operations are checked in full precision
         content = _convert(function, runtime, rounded, model)
-        _check_answer(content, runtime, predictor, specs, structure, num_samples, seed, rounded)
+        _check_answer(
+            content, runtime, predictor, specs, structure, num_samples, theta_seed, rounded
+        )
     write_atomically(Path(filepath), lambda file: file.write(content))
     if verbose:
         print(f"Saved {num_samples} functions, {len(content):,} bytes, at {filepath}")
@@ -240,7 +242,7 @@ def _check_answer(
     specs: list[tf.TensorSpec],
     structure,
     num_samples: int,
-    seed: int | tuple[int, int],
+    seed: np.ndarray,
     int8: bool,
 ) -> None:
     """Raises ValueError unless a file answers as the predictor does, for a few rows of noise.
@@ -261,7 +263,8 @@ def _check_answer(
             f"model={predictor.model.name!r}, {_reason(error)}. Hint: {_HINT}."
         ) from error
     x = keras.tree.pack_sequence_as(structure, list(inputs.values()))
-    expected = predictor.predict_uncertainty(x, num_samples, seed)
+    low, high = seed.tolist()
+    expected = predictor.predict_uncertainty(x, num_samples, (low, high))
     for name, value in answer.items():
         exact = getattr(expected, name)
         if int8:

@@ -50,6 +50,8 @@ def test_small_kernels_stay_and_large_ones_are_scaled():
     small, zero = 0.1 * np.eye(5, dtype="float32"), np.zeros((3, 3, 2, 2), "float32")
     np.testing.assert_array_equal(CONSTRAINT(small), small)
     np.testing.assert_array_equal(CONSTRAINT(zero), zero)
+    tiny = 1e-23 * np.eye(5, dtype="float32")  # as decay leaves them; squares are 0 in float32
+    np.testing.assert_array_equal(CONSTRAINT(tiny), tiny)
     large = RNG.normal(size=(6, 5))
     ratio = CONSTRAINT(large) / large
     np.testing.assert_allclose(ratio, ratio[0, 0])

@@ -86,10 +86,11 @@ def _matrix_norm(matrix: tf.Tensor) -> tf.Tensor:
     rows, columns = matrix.shape
     gram = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
     trace = tf.linalg.trace(gram)
+    is_zero = trace < np.finfo("float32").tiny  # squares are lost: a norm of 1e-19 counts as 0
     result = tf.sqrt(trace)
     for i in range(1, _NUM_SQUARINGS + 1):
         gram /= trace
         gram = gram @ gram
         trace = tf.linalg.trace(gram)
         result *= trace ** (0.5 ** (i + 1))
-    return tf.where(tf.reduce_all(matrix == 0), 0.0, result)
+    return tf.where(is_zero, 0.0, result)

@@ -48,7 +48,8 @@ def to_sngp(
         length_scale: Of the kernel, see `RandomFeatures`.
         bound: Of the kernels of Dense and convolution layers that have no constraint of their own,
             see `SpectralNormConstraint`; None leaves all as they are. Below 1, only networks with
-            skip connections learn well.
+            skip connections learn well. Depthwise, separable and transposed convolutions,
+            EinsumDense, recurrent layers and attention are not bounded.
         seed: Of the random features, integer or None.
 
     Returns:

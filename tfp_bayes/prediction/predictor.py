@@ -48,8 +48,8 @@ class Predictor:
         linearize: Whether samples are f(x; center) + J (theta_s - center), where J are the
             derivatives of the logits (of the locations under "normal", whose scales stay those of
             the center) with respect to the weights, instead of f(x; theta_s). No derivative is
-            kept: a sample takes some five forward passes. None asks `posterior.linearize`, if it
-            has that.
+            kept: a sample takes one forward and two backward passes. None asks
+            `posterior.linearize`, if it has that.
 
     Raises:
         ValueError: If `likelihood` is unknown, `posterior` is none over this model, or the outputs

@@ -129,7 +129,7 @@ def corrupt(
 
     Use it to see how accuracy, calibration and uncertainty hold under shift: over all kinds and
     severities, against the clean test set. `MNIST_C` has every kind of the published MNIST-C but
-    canny_edges, and seven more that its authors wrote; `CIFAR_C` lacks frost, snow, spatter and
+    canny_edges, and eight more that its authors wrote; `CIFAR_C` lacks frost, snow, spatter and
     JPEG of CIFAR-10-C and its extra kinds. Images are of the same kind as the published ones, not
     the same bits. Both blurs of MNIST-C's code act down the columns only, ours also across.
 

@@ -18,7 +18,7 @@ from tfp_bayes.prediction.likelihoods import Likelihood, get_likelihood
 from tfp_bayes.prediction.linearized import linearized
 from tfp_bayes.prediction.posterior import Posterior, check_posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate
-from tfp_bayes.prediction.split import SplitModel
+from tfp_bayes.prediction.split import SplitModel, check_ranks
 from tfp_bayes.prediction.temperature import temperature_of, tempered
 
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
@@ -176,7 +176,14 @@ class Predictor:
         prediction = self.predict_uncertainty(x, num_samples, seed, batch_size, return_samples=True)
         return keras.tree.map_structure(lambda p: p.samples, prediction)
 
-    def stream(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor, keep_samples: bool = False):
+    def stream(
+        self,
+        inputs,
+        num_samples: tf.Tensor,
+        seed: tf.Tensor,
+        keep_samples: bool = False,
+        valid: tf.Tensor | None = None,
+    ):
         """Builds the graph of a prediction, to call inside a `tf.function` without `jit_compile`.
 
         Args:
@@ -184,6 +191,8 @@ class Predictor:
             num_samples: int32 scalar >= 1.
             seed: int32 (2,).
             keep_samples: Whether to return all samples (S, N, K) too.
+            valid: Boolean for each row, the others get NaN; None asks whether its inputs and all
+                weights are finite, as nobody else does for Keras' `predict` and for exports.
 
         Returns:
             A dictionary of tensors named as the attributes of `Prediction`; for a model with
@@ -191,8 +200,8 @@ class Predictor:
         """
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         with tf.control_dependencies(self._num_samples_assertions(num_samples)):
-            # `predict` and `evaluate` of Keras, and exports, have no other check of the weights.
-            finite = finite_rows(inputs) & FiniteWeights(self.model.weights).all_finite()
+            if valid is None:
+                valid = finite_rows(inputs) & FiniteWeights(self.model.weights).all_finite()
         inputs, num_rows = whole_blocks(inputs)
         values = self.share(inputs)
 
@@ -220,9 +229,9 @@ class Predictor:
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
             result = streaming.measures(m, num_samples, each, flat[i].dtype)
             result = tempered(result, each, temperature)
-            result = {name: nan_unless(finite, value[:num_rows]) for name, value in result.items()}
+            result = {name: nan_unless(valid, value[:num_rows]) for name, value in result.items()}
             if keep_samples:
-                result["samples"] = nan_unless(finite, kept[i].stack()[:, :num_rows], axis=1)
+                result["samples"] = nan_unless(valid, kept[i].stack()[:, :num_rows], axis=1)
             results.append(result)
         return keras.tree.pack_sequence_as(self._structure, results)
 
@@ -263,7 +272,7 @@ class Predictor:
             replaced = [] if self.posterior is None else self.posterior.variables
             given = [*state, *zip(replaced, weights, strict=True)]
             outputs = run_isolated(self.model, self._split.suffix, values, given)
-            _check_ranks(outputs)
+            check_ranks(outputs)
             return outputs
 
         if self.posterior is None:
@@ -329,14 +338,12 @@ class Predictor:
             if len(self._compiled) == MAX_GRAPHS:
                 del self._compiled[next(iter(self._compiled))]
             arguments = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
-            self._compiled[key] = tf.function(
-                lambda x, num_samples, seed: (
-                    self.stream(x, num_samples, seed, keep_samples),
-                    finite_rows(x),
-                ),
-                input_signature=arguments,
-                autograph=False,
-            )
+
+            def answer(x, num_samples, seed):
+                finite = finite_rows(x)  # weights are known to be
+                return self.stream(x, num_samples, seed, keep_samples, finite), finite
+
+            self._compiled[key] = tf.function(answer, input_signature=arguments, autograph=False)
         return self._compiled[key]
 
     def resolve_num_samples(self, num_samples: int | None) -> int:
@@ -389,13 +396,3 @@ class Predictor:
             message = f"num_samples, of a posterior of {self.posterior.num_draws} draws"
             assertions.append(tf.debugging.Assert(self._is_balanced(num_samples), [message]))
         return assertions
-
-
-def _check_ranks(outputs) -> None:
-    for p in keras.tree.flatten(outputs):
-        if p.shape.rank is not None and p.shape.rank < 2:
-            raise ValueError(
-                "Expected outputs (N, ..., K) with one row an example. "
-                f"Received: outputs of shape {tuple(p.shape)}. "
-                "Hint: keep the last axis, (N, 1) for a single number."
-            )

@@ -144,6 +144,17 @@ class SplitModel:
         return any(id(variable) in self._random_weights for variable in layer.variables)
 
 
+def check_ranks(outputs) -> None:
+    """Raises ValueError if an output of a model has no axis beside that of examples."""
+    for p in keras.tree.flatten(outputs):
+        if p.shape.rank is not None and p.shape.rank < 2:
+            raise ValueError(
+                "Expected outputs (N, ..., K) with one row an example. "
+                f"Received: outputs of shape {tuple(p.shape)}. "
+                "Hint: keep the last axis, (N, 1) for a single number."
+            )
+
+
 def _run_inside(model: keras.Model, inputs, training: bool | None = None, mask=None, **_):
     """Calls a model that is a layer of another one, each of its operations in inference mode."""
     graph = graph_of(model)

@@ -26,10 +26,12 @@ class SpectralNormConstraint(keras.constraints.Constraint):
     - Of a kernel (..., F, U) of a convolution, the norm of the operator on images of any size,
       with zero padding and any stride, is at most sqrt(k) times that of the kernel as a matrix
       with U columns, or with F columns, where k is the number of its positions (9 of 3 x 3). The
-      smaller one is taken; with kernels of more than one position it is about 1.5 to 2 times the
-      norm. A larger bound than for Dense layers makes up for that.
+      smaller one is taken; with kernels of more than one position it is too large, by up to
+      sqrt(k). A larger bound than for Dense layers makes up for that.
 
-    Normalization layers, which scale too, and activations are not part of it.
+    Normalization layers, which scale too, and activations are not part of it. Kernels of
+    EinsumDense and attention are other maps: their axes look like those of a convolution, but the
+    bound does not hold for them.
 
     Args:
         bound: Positive number, such as 0.95.

@@ -46,8 +46,9 @@ SUMMARY = "summary.json"
 def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
     """Builds a network and a learner on a data set: the protocol of Gal et al. 2017, 5.1.
 
-    A balanced validation set of 100 images and the initial set are taken from the training
-    images; both depend on the seed alone, so runs that differ in acquisition are paired.
+    A balanced validation set of 100 images, or of half the rarest class and as many of each other
+    if it has too few for that, and the initial set are taken from the training images; both depend
+    on the seed alone, so runs that differ in acquisition are paired.
 
     Args:
         config: The run.
@@ -56,7 +57,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
     """
     if config.pool_size is not None:
         data = _first_images(data, config.pool_size)
-    validation_size = max(VALIDATION_SIZE, len(data.class_names))
+    validation_size = _validation_size(data.y_train, len(data.class_names))
     held_out = initial.balanced(data.y_train, validation_size, config.seed)
     model = make_model(config, data)
     if config.reinit != "fresh":  # which would start from these
@@ -91,6 +92,14 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
         seed=config.seed,
         **kwargs,
     )
+
+
+def _validation_size(labels: np.ndarray, num_classes: int) -> int:
+    """Returns how many images to hold out, so that some of each class are left to be labelled."""
+    size = max(VALIDATION_SIZE, num_classes)
+    counts = np.unique(labels, return_counts=True)[1]
+    half = max(int(counts.min()) // 2, 1)
+    return size if counts.min() >= -(-size // len(counts)) else half * len(counts)
 
 
 def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:

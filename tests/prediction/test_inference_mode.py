@@ -228,4 +228,6 @@ def test_an_error_leaves_no_broken_graph_behind():
     predictor = Predictor(mlp())
     with pytest.raises(ValueError, match="incompatible"):
         predictor.sample(vectors(4, 7), 2, seed=0)
+    with pytest.raises((TypeError, ValueError, tf.errors.OpError)):  # while it is traced
+        predictor.sample(np.full((4, 5), "word"), 2, seed=0)
     assert predictor.sample(vectors(4), 2, seed=0).shape == (2, 4, 3)

@@ -311,3 +311,16 @@ def test_outputs_without_a_last_axis_are_refused():
     model = keras.Sequential([keras.Input((5,)), *parts])
     with pytest.raises(ValueError, match=r"Received: outputs of shape \(None,\)\. Hint: keep"):
         Predictor(model, likelihood="bernoulli").predict(vectors(4), 2)
+
+
+def test_images_of_another_size_than_the_model_takes_are_refused():
+    """As Keras does: convolutions that are averaged over the image would answer all the same."""
+    inputs = keras.Input((8, 8, 3))
+    hidden = MCDropout(0.5)(keras.layers.Conv2D(4, 3)(inputs))
+    outputs = keras.layers.Dense(3, "softmax")(keras.layers.GlobalAveragePooling2D()(hidden))
+    model = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match="incompatible"):
+        model.predict(np.zeros((2, 16, 8, 3)), verbose=0)
+    for shape in ((2, 16, 8, 3), (2, 8, 8, 1)):
+        with pytest.raises(ValueError, match=r"\(None, 8, 8, 3\) for input.*Received: shape \(2, "):
+            Predictor(model).predict_uncertainty(np.zeros(shape), num_samples=2, seed=0)

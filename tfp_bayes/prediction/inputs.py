@@ -47,7 +47,13 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
             "Hint: dataset.batch(256), or x[None] for one example."
         )
     if symbol is not None and len(symbol.shape) == len(shape):
-        # Sizes that the model fixes are the array's own here, so that errors show both.
+        if any(fixed not in (None, n) for n, fixed in zip(shape[1:], symbol.shape[1:])):
+            # Convolutions would answer all the same. Keras refuses, whose graph is not called.
+            raise ValueError(
+                f"Expected batches of shape {symbol.shape} for input {symbol.name!r}. "
+                f"Received: shape {tuple(shape)}, which is incompatible. Hint: resize or convert "
+                "the inputs; a model of keras.Input((None, None, 3)) takes images of any size."
+            )
         shape = [None if fixed is None else size for size, fixed in zip(shape, symbol.shape)]
     return tf.TensorSpec([None, *shape[1:]], array.dtype)
 

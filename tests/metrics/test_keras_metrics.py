@@ -181,6 +181,17 @@ def test_what_is_no_probability_is_refused(metric, function):
     assert not np.isnan(stream(metric, LABELS, PROBS))
 
 
+@pytest.mark.parametrize("metric", [metrics.BrierScore(), metrics.RootMeanSquaredError()])
+def test_outputs_without_an_axis_of_columns_are_refused(metric):
+    """Sigmoids (N,) that sum to 1 would pass for one row of N classes."""
+    for run in (metric.update_state, tf.function(metric.update_state)):
+        with pytest.raises(ValueError, match=r"\(N, ..., K\), for `y_pred`.* shape \(3,\)"):
+            run([0.0, 1.0, 0.0], [0.2, 0.5, 0.3])
+    specs = [tf.TensorSpec([None], "float32")] * 2  # as of a batch of any size
+    with pytest.raises(ValueError, match=r"shape \(None,\).*Dense\(1\)"):
+        tf.function(metric.update_state).get_concrete_function(*specs)
+
+
 def test_other_numbers_of_classes_are_refused():
     with pytest.raises(ValueError, match="Expected 4 classes"):
         metrics.ClasswiseCalibrationError(4).update_state([0], [[0.5, 0.5]])

@@ -92,7 +92,7 @@ def classified_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor
         InvalidArgumentError: If a row has no probabilities or no label. XLA drops such checks;
             there, and where predictions are NaN, probabilities become NaN instead.
     """
-    y, p = tf.convert_to_tensor(y_true), tf.cast(y_pred, "float64")
+    y, p = tf.convert_to_tensor(y_true), _outputs(y_pred)
     one_hot = p.shape[-1] > 1 and y.shape.rank == p.shape.rank and y.shape[-1] != 1
     _check_shapes(y, p.shape if one_hot else p.shape[:-1], column=not one_hot)
     if one_hot:
@@ -143,7 +143,7 @@ def normal_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf
         InvalidArgumentError: If a scale is not positive. XLA drops such checks; there, and where
             predictions are NaN, scales become NaN instead.
     """
-    parameters = tf.cast(y_pred, "float64")
+    parameters = _outputs(y_pred)
     if parameters.shape[-1] % 2:
         raise ValueError(
             "Expected locations and scales, 2 D columns, for `y_pred`. Received: y_pred of shape "
@@ -166,6 +166,21 @@ def normal_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf
     rows = (tf.where(counts, y, zero), tf.where(counts, loc, zero), tf.where(counts, scale, one))
     y, loc, scale = (tf.reshape(each, [-1, loc.shape[-1]]) for each in rows)
     return y, loc, scale, tf.reshape(weights, [-1])
+
+
+def _outputs(y_pred) -> tf.Tensor:
+    """Returns outputs (N, ..., K) as float64.
+
+    Raises:
+        ValueError: If they are (N,), which would be read as one row of N columns.
+    """
+    outputs = tf.cast(y_pred, "float64")
+    if outputs.shape.rank in (0, 1) or outputs.shape[-1] is None:
+        raise ValueError(
+            "Expected outputs with an axis of columns, (N, ..., K), for `y_pred`. Received: y_pred "
+            f"of shape {outputs.shape}. Hint: a model of one output ends in (N, 1), as Dense(1) is."
+        )
+    return outputs
 
 
 def _check_shapes(y: tf.Tensor, expected: tf.TensorShape, column: bool) -> None:

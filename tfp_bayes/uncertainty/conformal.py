@@ -205,13 +205,22 @@ def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
         probs: (N, K).
         seed: Integer.
 
+    Raises:
+        ValueError: If these are no rows.
+
     Example:
 
     >>> u = row_uniforms([[0.5, 0.5], [0.4, 0.6], [0.5, 0.5]])
     >>> bool(u[0] == u[2]), bool(u[0] == u[1])
     (True, False)
     """
-    bits = (np.ascontiguousarray(probs, dtype="float64") + 0.0).view("uint64")  # -0 becomes 0
+    rows = np.ascontiguousarray(probs, dtype="float64") + 0.0  # -0 becomes 0
+    if rows.ndim != 2:
+        raise ValueError(
+            f"Expected (N, K) for `probs`. Received: probs of shape {rows.shape}. "
+            "Hint: one row for each example."
+        )
+    bits = rows.view("uint64")
     state = _mix(np.full(len(bits), seed % 2**64, dtype="uint64"))
     for column in bits.T:
         state = _mix(state ^ column)

@@ -67,6 +67,21 @@ def test_the_risk_is_exceeded_as_seldom_as_promised(risk):
         assert 0.09 < np.mean(coverage) < 0.4  # 0.4 is what knowing everything would give
 
 
+def test_no_threshold_is_tried_after_the_first_that_fails():
+    """Choosing the largest that passes among all would need a correction for trying many."""
+    p, y = np.linspace(0.99, 0.51, 1050), np.zeros(1050, "int64")
+    y[40:50] = 1  # 1 of 41 passes and 2 of 42 fails; 10 of all 1050 would pass again
+    bounds = [
+        binomtest(errors, trials, alternative="less").proportion_ci(0.9, "exact").high
+        for errors, trials in ((1, 41), (2, 42), (10, 1050))
+    ]
+    assert [bound <= 0.1 for bound in bounds] == [True, False, True]
+    x = np.stack([p, 1 - p], 1)
+    selective = SelectiveClassifier(Given()).fit(x, y, risk=0.1, confidence=0.9)
+    assert selective.coverage == 41 / 1050
+    assert selective.risk == 1 / 41
+
+
 def test_coverage_is_a_share_and_ties_stay_together():
     p = np.array([0.9, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6])
     x, y = np.stack([p, 1 - p], 1), np.zeros(10, "int64")
@@ -121,8 +136,30 @@ def test_a_model_saved_and_changed(tmp_path):
     for a, b in zip(loaded.predict(x), selective.predict(x)):
         np.testing.assert_array_equal(a, b)
     model.output_temperature.assign(2.0)
-    with pytest.raises(ValueError, match="other weights"):
-        selective.predict(x)
+    reloaded = SelectiveClassifier.load(tmp_path / "selective.json", model)
+    for each in (selective, reloaded):
+        with pytest.raises(ValueError, match="other weights"):
+            each.predict(x)
+
+
+@pytest.mark.parametrize("score", ["predictive_entropy", "mutual_information"])
+def test_the_score_asked_for_decides_on_samples_asked_for(score):
+    """Two scores of opposite order, and a predictor that tells what it was called with."""
+    x, y = binary(50, np.random.default_rng(0))
+    entropy, calls = np.linspace(0, 1, 50), []
+
+    def predict_uncertainty(x, **settings):
+        calls.append(settings)
+        measures = {"predictive_entropy": entropy, "mutual_information": 1 - entropy}
+        return SimpleNamespace(mean=x, likelihood="categorical", **measures)
+
+    predictor = SimpleNamespace(predict_uncertainty=predict_uncertainty)
+    selective = SelectiveClassifier(predictor, score, num_samples=7, seed=3)
+    _, trusted, uncertainty = selective.fit(x, y, coverage=0.4).predict(x)
+    expected = entropy if score == "predictive_entropy" else 1 - entropy
+    np.testing.assert_array_equal(uncertainty, expected)
+    np.testing.assert_array_equal(trusted, np.argsort(np.argsort(expected)) < 20)
+    assert calls == [{"num_samples": 7, "seed": 3}] * 2
 
 
 @pytest.mark.parametrize(

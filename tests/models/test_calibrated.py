@@ -224,6 +224,14 @@ def test_refuses(make, y, message):
     assert model.output_temperature is None or model.output_temperature.numpy() == 1
 
 
+def test_a_calibration_that_fails_keeps_the_one_before():
+    model = compiled()
+    model.output_temperature.assign(2.0)
+    with pytest.raises(ValueError, match="Expected labels in"):
+        model.calibrate(X, Y + 1)
+    assert model.output_temperature.numpy() == 2
+
+
 @pytest.mark.filterwarnings("ignore:The temperature of smallest loss")
 def test_labels_of_several_sigmoids_are_one_for_each():
     """Of equal size is not enough: those of another shape would belong to other outputs."""

@@ -210,6 +210,16 @@ def test_no_bin_of_ten_rows_has_no_maximum():
     assert np.isnan(float(metric.result()))
 
 
+def test_weights_count_in_the_largest_gap_and_not_as_rows():
+    metric = metrics.MaximumCalibrationError()
+    y, p = [0] * 9 + [1], [[0.7, 0.3]] * 10
+    metric.update_state(y, p, [1.0] * 9 + [3.0])
+    assert float(metric.result()) == pytest.approx(0.05)  # right 9 of 12
+    metric.reset_state()
+    metric.update_state(y[:9], p[:9], [3.0] * 9)  # nine rows of weight 27
+    assert np.isnan(float(metric.result()))
+
+
 def classifier():
     keras.utils.set_random_seed(0)
     inputs = {"a": keras.Input((3,), name="a"), "b": keras.Input((3,), name="b")}

@@ -117,6 +117,15 @@ def test_masks_have_the_mean_of_the_rate(training):
     assert (hard.mean() > 0.9) if training else hard.all()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_are_whole_where_channels_come_first(training):
+    layer = MCConcreteSpatialDropout2D(0.5, data_format="channels_first", seed=0)
+    y = layer(np.ones((2, 16, 3, 4), "float32"), training=training).numpy()
+    assert layer.units == 16
+    assert (np.ptp(y, axis=(2, 3)) == 0).all()
+    assert (np.ptp(y, axis=1) > 1).all()
+
+
 @pytest.mark.parametrize("logit", [-1e4, -100.0, -20.0, 20.0, 100.0, 1e4])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_extreme_rates_stay_finite_and_lead_back(logit, dtype):

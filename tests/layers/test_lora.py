@@ -52,6 +52,17 @@ def test_covariance_of_outputs(training):
     assert np.abs(z_scores(products, expected)).max() < BOUND
 
 
+@pytest.mark.parametrize(("alpha", "factor"), [(None, 2.0), (1.5, 0.5)])
+def test_the_update_is_scaled(alpha, factor):
+    layer = layers.LoRADense(4, rank=3, alpha=alpha, a_prior=None, b_initializer="he_normal")
+    x = RNG.normal(size=(5, 6)).astype("float32")
+    y = layer(x)
+    a, b = (np.float64(part.kernel) for part in (layer.lora_a, layer.lora_b))
+    kernel = layer.base.kernel + factor * a @ b
+    np.testing.assert_allclose(layer.merged_kernel(), kernel, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y, x @ kernel, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("equation", "output_shape", "shape"),
     [

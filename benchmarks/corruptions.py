@@ -22,7 +22,7 @@ import numpy as np
 
 import tfp_bayes
 from tfp_bayes import metrics
-from tfp_bayes._plumbing.files import write_atomically, write_path_atomically
+from tfp_bayes._plumbing.files import write_atomically, write_json, write_path_atomically
 from tfp_bayes.robustness import MNIST_C, corrupt
 
 METHODS = ("mc_dropout", "flipout", "deterministic")
@@ -124,7 +124,7 @@ def check_same(options, folder):
     known = {k: v for k, v in vars(options).items() if k not in ("out", "repeats")}
     if path.exists() and json.loads(path.read_text()) != known:
         raise SystemExit(f"{folder} has results of other options; choose another --out.")
-    path.write_text(json.dumps(known))
+    write_json(path, known)
 
 
 def main():

@@ -62,7 +62,7 @@ def export_baked(
         num_samples: S; None takes every draw of a finite posterior once, and 10 otherwise.
         seed: As in `Predictor.predict_uncertainty`.
         int8: Whether weights of large layers are rounded to 8 bits, for LiteRT only. The file is a
-            quarter of the size; probabilities change in the third digit or so.
+            quarter of the size; probabilities change a little: measure on your data.
         verbose: Whether to print the size of the file.
         input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
             those of the model. The number of rows is free in any case.

@@ -297,6 +297,7 @@ def test_black_images_and_none_are_fine():
         assert corrupt(x[:0], kind, 3).shape == x[:0].shape
 
 
-def test_the_angle_is_checked():
+@pytest.mark.parametrize("degrees", [np.nan, None, [10, 20]])
+def test_the_angle_is_checked(degrees):
     with pytest.raises(ValueError, match="for `degrees`"):
-        rotate_images(np.zeros((1, 8, 8, 1), "uint8"), np.nan)
+        rotate_images(np.zeros((1, 8, 8, 1), "uint8"), degrees)

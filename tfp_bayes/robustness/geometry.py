@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
+from tfp_bayes._plumbing.configured import check_finite
 from tfp_bayes.robustness.images import check_images, from_unit, to_unit
 from tfp_bayes.robustness.noise import Generators, drawn
 
@@ -40,10 +41,7 @@ def rotate_images(x: np.ndarray, degrees: float, max_pixel: float = 255) -> np.n
     np.True_
     """
     x = check_images(x, max_pixel)
-    if not np.isfinite(degrees):
-        raise ValueError(
-            f"Expected a finite angle for `degrees`. Received: degrees={degrees!r}. Hint: 15."
-        )
+    check_finite(degrees=degrees)
     turned = _warp(to_unit(x, max_pixel), [_rotation(np.deg2rad(degrees))] * len(x))
     return from_unit(turned, max_pixel, x.dtype)
 

@@ -55,6 +55,14 @@ def test_directions_are_normal_and_orthogonal():
     assert orthogonal_normal(3, 5, np.random.default_rng(0)).shape == (3, 5)
 
 
+def test_offsets_are_uniform_on_a_whole_turn():
+    layer = RandomFeatures(10_000, seed=0)
+    layer(X)
+    for power, moment, spread in ((1, 1 / 2, 1 / 12), (2, 1 / 3, 4 / 45)):
+        found = np.mean((layer.offset / (2 * np.pi)) ** power)
+        assert abs(found - moment) / np.sqrt(spread / 10_000) < 5.5
+
+
 def test_seeds_and_saving(tmp_path):
     inputs = keras.Input((7, 3))
     model = keras.Model(inputs, RandomFeatures(20, dtype="mixed_float16")(inputs))

@@ -42,6 +42,9 @@ def test_convolutions(shape, positive):
     ]
     assert max(norms) <= found * (1 + 1e-5)
     assert found < 2.5 * max(norms)
+    matrices = kernel.reshape(-1, shape[3]), kernel.swapaxes(2, 3).reshape(-1, shape[2])
+    expected = np.sqrt(shape[0] * shape[1]) * min(np.linalg.norm(m, 2) for m in matrices)
+    assert expected * (1 - 1e-5) <= found <= expected * 4 ** (1 / 512) * (1 + 1e-5)
     if shape[:2] == (1, 1):
         assert found < 1.01 * max(norms)
 

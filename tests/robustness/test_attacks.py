@@ -125,6 +125,20 @@ def test_pgd_stays_in_the_box_and_beats_fgsm(posterior, dropout_network):
     assert metrics.nll(y, clean) < first <= second
 
 
+def test_pgd_keeps_the_best_image_on_the_way():
+    kernels = [keras.initializers.RandomNormal(stddev=0.5, seed=i) for i in (0, 1)]
+    waves = L.Dense(8, keras.ops.sin, kernel_initializer=kernels[0])  # steps overshoot
+    last = L.Dense(3, "softmax", kernel_initializer=kernels[1])
+    predictor = Predictor(keras.Sequential([keras.Input(SHAPE), L.Flatten(), waves, last]))
+    x, y = images(20), labels(20)
+    losses = []
+    for steps in (1, 2, 4):
+        attacked = pgd(predictor, x, y, 0.5, 1, num_samples=1, steps=steps, step_size=0.4)
+        losses.append(-np.log(predictor.predict(attacked, 1)[np.arange(20), y]))
+    assert (np.diff(losses, axis=0) > -1e-5).all()
+    assert np.diff(losses, axis=0).max() > 0.1
+
+
 def test_a_targeted_attack_leads_to_the_target(dropout_network):
     x, y = images(8), np.full((8, 1), 2)  # a column of labels, as some data sets have
     found = pgd(dropout_network, x, y, 0.3, 1, num_samples=8, steps=5, targeted=True)

@@ -225,6 +225,8 @@ def test_a_rate_whose_units_reach_no_kernel_is_refused():
     fit_error(model(lambda inputs, x: layers.DenseFlipout(3)(x)), match)
     shared = L.Dense(3)
     fit_error(model(lambda inputs, x: shared(x) + shared(inputs)), match)
+    last = L.Dense(3)
+    fit_error(model(lambda inputs, x: last(inputs) + last(x)), match)
 
 
 def test_inputs_that_are_no_units_are_refused():

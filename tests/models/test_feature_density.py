@@ -18,6 +18,7 @@ from sklearn.discriminant_analysis import (
 from tfp_bayes import BayesianModel, FeatureDensity, StoredPosterior, metrics, to_deterministic
 from tfp_bayes.layers import MCDropout
 from tfp_bayes.models import FittedFeatureDensity
+from tfp_bayes.models.class_normals import ClassMoments
 
 L = keras.layers
 K, F = 3, 4
@@ -63,6 +64,15 @@ def test_a_shared_covariance_is_linear_discriminant_analysis():
     lda = LinearDiscriminantAnalysis("lsqr", store_covariance=True).fit(h, Y)
     expected = log_joint(h, lda.priors_, lda.means_, [lda.covariance_] * K)
     np.testing.assert_allclose(density.class_log_densities(X), expected, atol=1e-4)
+
+
+def test_a_covariance_of_its_own_needs_more_examples_than_features():
+    moments = ClassMoments(2, own=True)
+    for label, count in enumerate((F, F + 1)):
+        moments.add(vectors(count, F, seed=label).astype("float64"), np.full(count, label))
+    normals, small = moments.normals(1e-3)
+    assert small.tolist() == [0]
+    assert len(set(normals.groups.tolist())) == 2
 
 
 @pytest.mark.parametrize("covariance", ["own", "shared"])

@@ -177,19 +177,6 @@ class CyclicalSGHMC(Configured):
             )
         return length
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "num_cycles": self.num_cycles,
-            "snapshots_per_cycle": self.snapshots_per_cycle,
-            "learning_rate": self.learning_rate,
-            "friction": self.friction,
-            "temperature": self.temperature,
-            "noise_epochs": self.noise_epochs,
-            "seed": self.seed,
-            "directory": self.directory,
-        }
-
 
 @contextlib.contextmanager
 def _optimized_by(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:

@@ -101,18 +101,6 @@ class DeepEnsemble(Configured):
         self.workers = workers
         self.directory = None if directory is None else str(directory)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "num_members": self.num_members,
-            "seed": self.seed,
-            "bootstrap": self.bootstrap,
-            "combine": self.combine,
-            "adversarial": self.adversarial,
-            "workers": self.workers,
-            "directory": self.directory,
-        }
-
     def fit(
         self,
         model: keras.Model,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfp_bayes._plumbing.batches import labelled_batches
-from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
@@ -27,7 +27,7 @@ _LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 11)
 _NUM_SAMPLES = 32  # functions that validation data are predicted with
 
 
-class Laplace:
+class Laplace(Configured):
     """A normal posterior around trained weights, from one pass over the data.
 
     Use it where a network is trained already: the network stays as it is, and a `Predictor` gives
@@ -156,16 +156,6 @@ class Laplace:
         else:
             posterior.set_prior_scale(prior_scale)
         return posterior
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "covariance": self.covariance,
-            "prior_scale": self.prior_scale,
-            "variables": self.variables,
-            "likelihood": self.likelihood,
-            "seed": self.seed,
-        }
 
     def _resolve_prior_scale(self, model: keras.Model, validation_data: Any) -> Any:
         """Returns a number, "evidence" or "validation"."""

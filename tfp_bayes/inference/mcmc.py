@@ -132,18 +132,6 @@ class HMC(Configured):
         self.seed = seed
         self.directory = None if directory is None else str(directory)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "num_chains": self.num_chains,
-            "num_samples": self.num_samples,
-            "num_burnin": self.num_burnin,
-            "kernel": self.kernel,
-            "variables": self.variables,
-            "seed": self.seed,
-            "directory": self.directory,
-        }
-
     def fit(
         self,
         model: keras.Model,

@@ -180,17 +180,6 @@ class SWAG(Configured):
             del settings[name]
         return {"method": type(self).__name__, **settings}
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "rank": self.rank,
-            "num_snapshots": self.num_snapshots,
-            "learning_rate": self.learning_rate,
-            "num_draws": self.num_draws,
-            "seed": self.seed,
-            "directory": self.directory,
-        }
-
 
 class MultiSWAG(Configured):
     """A mixture of several SWAG posteriors, each from a training of its own.

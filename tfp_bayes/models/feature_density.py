@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from tfp_bayes._plumbing.checks import check_labels
-from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes.inference.features import Features
 from tfp_bayes.inference.saved import SavedPosterior, load_posterior, saved_as
@@ -20,7 +20,7 @@ from tfp_bayes.models.embedding import Embedding
 _COVARIANCES = ("own", "shared")
 
 
-class FeatureDensity:
+class FeatureDensity(Configured):
     """A score of strangeness for any trained classifier, from one pass over its training data.
 
     Use it to find inputs unlike all that the network was trained on. It fits a normal distribution
@@ -108,10 +108,6 @@ class FeatureDensity:
                 stacklevel=2,
             )
         return FittedFeatureDensity(model, features, normals)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"covariance": self.covariance, "ridge": self.ridge}
 
 
 @saved_as

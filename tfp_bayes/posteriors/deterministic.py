@@ -37,7 +37,3 @@ class Deterministic(Posterior):
     def distribution(self, variables: dict) -> tfd.Distribution:
         """Returns the distribution, whose density counts as 1 at its value."""
         return tfd.Deterministic(self.mean(variables))
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments: none."""
-        return {}

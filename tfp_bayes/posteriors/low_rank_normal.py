@@ -72,7 +72,3 @@ class LowRankNormal(Posterior):
             cov_perturb_factor=tf.convert_to_tensor(variables["factor"]),
         )
         return tfd.TransformedDistribution(flat, tfb.Reshape(loc.shape))
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"rank": self.rank, "initial_scale": self.initial_scale}

@@ -61,7 +61,3 @@ class MeanFieldNormal(Posterior):
         loc = distribution.loc
         noise = tf.random.stateless_normal(loc.shape, seed, dtype=loc.dtype, alg="philox")
         return loc + distribution.scale * noise
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"initial_scale": self.initial_scale}

@@ -97,14 +97,6 @@ class NormalizingFlow(Posterior):
         """Returns the average of 1,000 draws, the same ones at each call."""
         return tf.reduce_mean(self.distribution(variables).sample(MEAN_SAMPLES, seed=[0, 0]), 0)
 
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "num_couplings": self.num_couplings,
-            "hidden_units": self.hidden_units,
-            "initial_scale": self.initial_scale,
-        }
-
 
 def _coupling(variables: dict, i: int) -> Callable:
     """Returns the network of coupling `i`: the half that stays -> shift and log scale."""

@@ -100,12 +100,3 @@ class HierarchicalNormal(Prior):
         draw = posterior.sample(seed=seed)
         kl = posterior.log_prob(draw) - hyperprior.log_prob(draw)
         return tfd.Normal(tf.zeros_like(draw), draw ** (1 / power)), kl
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {
-            "initial_scale": self.initial_scale,
-            "hyperprior": self.hyperprior,
-            "hyperprior_scale": self.hyperprior_scale,
-            "concentration": self.concentration,
-        }

@@ -39,7 +39,3 @@ class Normal(Prior):
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
         """Returns the distribution of one weight."""
         return tfd.Normal(tf.cast(self.loc, dtype), tf.cast(self.scale, dtype))
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"loc": self.loc, "scale": self.scale}

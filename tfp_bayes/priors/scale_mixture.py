@@ -50,7 +50,3 @@ class ScaleMixture(Prior):
             tfd.Categorical(probs=tf.cast([self.pi, 1 - self.pi], dtype)),
             tfd.Normal(tf.cast(0, dtype), tf.cast([self.scale1, self.scale2], dtype)),
         )
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"pi": self.pi, "scale1": self.scale1, "scale2": self.scale2}

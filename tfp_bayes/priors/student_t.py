@@ -42,7 +42,3 @@ class StudentT(Prior):
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
         """Returns the distribution of one weight."""
         return tfd.StudentT(*(tf.cast(each, dtype) for each in (self.df, self.loc, self.scale)))
-
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
-        return {"df": self.df, "loc": self.loc, "scale": self.scale}

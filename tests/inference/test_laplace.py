@@ -265,6 +265,14 @@ def test_arguments_of_fit_are_checked(settings, arguments, message, model):
         Laplace(**settings).fit(model, X, Y, **arguments)
 
 
+def test_weights_and_odd_pairs_of_validation_data_are_refused(model):
+    weighted = tf.data.Dataset.from_tensor_slices((X, Y, np.ones(len(Y)))).batch(8)
+    with pytest.raises(ValueError, match="examples of equal weight"):
+        Laplace().fit(model, X, Y, validation_data=weighted)
+    with pytest.raises(ValueError, match=r"dataset for `validation_data`\. Received: 3 values"):
+        Laplace().fit(model, X, Y, validation_data=(X, Y, Y))
+
+
 def test_models_that_it_does_not_describe_are_refused():
     dense = L.Dense(3, "softmax")
     random = keras.Sequential([keras.Input((2,)), MCDropout(0.5), dense])

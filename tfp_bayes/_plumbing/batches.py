@@ -1,6 +1,7 @@
 """Batches of model inputs from whatever Keras users hold: arrays, tf.data, PyDataset."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -49,6 +50,48 @@ def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
     parts = {name: part for name, part in given.items() if part is not None}
     for batch in batches(parts, batch_size):
         yield tuple(batch.get(name) for name in given)
+
+
+def unweighted_batches(x, y, batch_size: int) -> Iterator[tuple]:
+    """Yields batches of inputs and targets, where examples must count alike; see `labelled_batches`.
+
+    Raises:
+        ValueError: As `labelled_batches`, or if a dataset has sample weights.
+    """
+    for inputs, targets, sample_weight in labelled_batches(x, y, None, batch_size):
+        if sample_weight is not None:
+            raise ValueError(
+                "Expected examples of equal weight. Received: a dataset with sample weights. "
+                "Hint: dataset.map(lambda x, y, weight: (x, y))."
+            )
+        yield inputs, targets
+
+
+def unpack_validation_data(validation_data: Any) -> tuple[Any, Any]:
+    """Returns x and y of a pair, or a dataset and None.
+
+    Raises:
+        ValueError: If there are more or fewer than two values.
+    """
+    if not isinstance(validation_data, tuple | list):
+        return validation_data, None
+    if len(validation_data) != 2:
+        raise ValueError(
+            "Expected (x, y) or a dataset for `validation_data`. Received: "
+            f"{len(validation_data)} values. Hint: validation_data=(x_val, y_val)."
+        )
+    x, y = validation_data
+    return x, y
+
+
+def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset whose pipeline TensorFlow does not tune while it runs.
+
+    The tuner's thread may keep `fit` waiting at its end for as long as it ran.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def has_end(x) -> bool:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.batches import without_tuning
 from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
@@ -207,11 +208,7 @@ class Trainer:
         # Endless and shuffled anew at each pass: the budget counts steps, so it does not matter
         # how batches divide the data.
         data = tf.data.Dataset.from_tensor_slices((x, y))
-        data = data.shuffle(len(x), seed=seed).repeat().batch(batch_size)
-        # Nothing to tune, and the tuner's thread may keep `fit` waiting for as long as it ran.
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        data = data.with_options(options)
+        data = without_tuning(data.shuffle(len(x), seed=seed).repeat().batch(batch_size))
         arguments: dict[str, Any] = {}  # of `fit`
         epochs, steps_per_epoch = 1, settings.steps
         if settings.max_steps is not None:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import labelled_batches
+from tfp_bayes._plumbing.batches import unweighted_batches
 from tfp_bayes.prediction.finite import finite_rows
 from tfp_bayes.prediction.inference_mode import run_isolated
 from tfp_bayes.prediction.inputs import signature
@@ -32,18 +32,13 @@ class Features:
         Rows whose inputs are not finite are NaN.
 
         Args:
-            x: Arrays or a dataset, see `labelled_batches`.
+            x: Arrays or a dataset, see `unweighted_batches`.
             y: Targets beside arrays.
 
         Raises:
             ValueError: If there are sample weights, or inputs do not fit.
         """
-        for inputs, targets, sample_weight in labelled_batches(x, y, None, _BATCH_SIZE):
-            if sample_weight is not None:
-                raise ValueError(
-                    "Expected examples of equal weight. Received: a dataset with sample weights. "
-                    "Hint: dataset.map(lambda x, y, weight: (x, y))."
-                )
+        for inputs, targets in unweighted_batches(x, y, _BATCH_SIZE):
             signature(self._network, inputs)  # refuses single examples
             phi, finite = self._run(inputs)
             yield np.where(finite.numpy()[:, None], np.asarray(phi, "float64"), np.nan), targets

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import labelled_batches
+from tfp_bayes._plumbing.batches import unpack_validation_data, unweighted_batches
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
@@ -184,8 +184,7 @@ class Laplace(Configured):
 
     def _maximize_validation(self, posterior: LaplacePosterior, likelihood: str, data: Any) -> None:
         """Sets the prior scale that predicts data best, by samples that are the same for all."""
-        x, y = data if isinstance(data, tuple | list) else (data, None)
-        parts = [(inputs, y) for inputs, y, _ in labelled_batches(x, y, None, DEFAULT_BATCH_SIZE)]
+        parts = list(unweighted_batches(*unpack_validation_data(data), DEFAULT_BATCH_SIZE))
         predictor = Predictor(posterior.model, likelihood, posterior)
 
         def objective(log_scale: float) -> float:

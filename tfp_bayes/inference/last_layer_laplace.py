@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+from tfp_bayes._plumbing.batches import unpack_validation_data
 from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
@@ -219,14 +220,7 @@ class LastLayerLaplace(SavedPosterior):
         return float(np.exp(best))
 
     def _scale_of_validation(self, validation_data) -> float:
-        x, y = validation_data, None
-        if isinstance(validation_data, tuple | list):
-            if len(validation_data) != 2:
-                raise ValueError(
-                    "Expected (x, y) or a dataset for `validation_data`. Received: "
-                    f"{len(validation_data)} values. Hint: validation_data=(x_val, y_val)."
-                )
-            x, y = validation_data
+        x, y = unpack_validation_data(validation_data)
         parts = list(self._labelled(x, y, "validation_data"))
 
         def objective(log_scale: float) -> float:

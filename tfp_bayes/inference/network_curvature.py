@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import labelled_batches
+from tfp_bayes._plumbing.batches import unweighted_batches
 from tfp_bayes.inference.network_layers import LinearLayer, find_linear_layers, recorded
 from tfp_bayes.inference.observations import Observations
 from tfp_bayes.prediction.finite import finite_rows
@@ -143,12 +143,7 @@ def _runner(model: keras.Model) -> Callable:
 
 def _batches(x: Any, y: Any) -> Iterator[tuple]:
     y = np.asarray(y) if isinstance(y, list | tuple) else y
-    for inputs, targets, sample_weight in labelled_batches(x, y, None, _BATCH_SIZE):
-        if sample_weight is not None:
-            raise ValueError(
-                "Expected examples of equal weight. Received: a dataset with sample weights. "
-                "Hint: dataset.map(lambda x, y, weight: (x, y))."
-            )
+    for inputs, targets in unweighted_batches(x, y, _BATCH_SIZE):
         if len(keras.tree.flatten(inputs)[0]):
             yield inputs, targets
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing import checkpoint
-from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.batches import count_rows, without_tuning
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.lock import lock_of
@@ -125,10 +125,7 @@ def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.da
     data = data.map(
         lambda rows: keras.tree.map_structure(lambda column: tf.gather(column, rows), columns)
     )
-    # Nothing to tune, and the tuner's thread may keep `fit` waiting for as long as it ran.
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return data.prefetch(2).with_options(options)
+    return without_tuning(data.prefetch(2))
 
 
 class _Saver(keras.callbacks.Callback):

@@ -53,7 +53,7 @@ def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
 
 
 def unweighted_batches(x, y, batch_size: int) -> Iterator[tuple]:
-    """Yields batches of inputs and targets, where examples must count alike; see `labelled_batches`.
+    """Yields batches as `labelled_batches` does, inputs and targets, of examples that count alike.
 
     Raises:
         ValueError: As `labelled_batches`, or if a dataset has sample weights.

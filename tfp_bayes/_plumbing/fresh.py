@@ -1,6 +1,8 @@
 """New initial weights for a model that exists, without touching what it did not learn in `fit`."""
 
+import contextlib
 import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -47,9 +49,24 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
 
 def initialize(model: keras.Model, seed: int, own_seeds: bool = True) -> None:
     """Gives a model new initial weights and noise in place, see `fresh_values`."""
-    values = fresh_values(model, seed, own_seeds)
-    for variable, value in zip(model.variables, values, strict=True):
+    assign_values(model.variables, fresh_values(model, seed, own_seeds))
+
+
+def assign_values(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
+    """Assigns one value to each variable."""
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+@contextlib.contextmanager
+def fresh_optimizer(model: keras.Model) -> Iterator[None]:
+    """Lets the optimizer of a compiled model start anew, and leaves it as if it had not trained."""
+    values = fresh_optimizer_values(model)
+    assign_values(model.optimizer.variables, values)
+    try:
+        yield
+    finally:
+        assign_values(model.optimizer.variables, values)
 
 
 def fresh_optimizer_values(model: keras.Model) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from tfp_bayes._plumbing.batches import without_tuning
 from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
-from tfp_bayes._plumbing.fresh import fresh_optimizer_values, fresh_values
+from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values, fresh_values
 from tfp_bayes.active.built_in import REINIT
 from tfp_bayes.active.fitted import Fitted
 from tfp_bayes.inference import Method
@@ -236,8 +236,7 @@ class Trainer:
         return len(history.epoch) * steps_per_epoch
 
     def _restart(self, seed: int) -> None:
-        for variable, value in zip(self.model.optimizer.variables, self._initial_optimizer):
-            variable.assign(value)
+        assign_values(self.model.optimizer.variables, self._initial_optimizer)
         fresh = fresh_values(self.model, seed)
         trainable = {id(v) for v in self.model.trainable_variables}
         weights = {id(v) for v in self.model.weights}

@@ -14,7 +14,7 @@ import tensorflow_probability as tfp
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest, digest_network
-from tfp_bayes._plumbing.fresh import fresh_optimizer_values, initialize
+from tfp_bayes._plumbing.fresh import fresh_optimizer, initialize
 from tfp_bayes._plumbing.lock import Lock
 from tfp_bayes.inference.chain import ChainSettings, Sampler, Trace
 from tfp_bayes.inference.log_posterior import (
@@ -303,10 +303,8 @@ def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
 
 def _train(model, data, seed: int, path: Path | None, identity: dict, arguments: dict) -> None:
     """Trains in place, and leaves the optimizer as if it had not."""
-    optimizer = fresh_optimizer_values(model)
-    _assign(model.optimizer.variables, optimizer)
     x, y, sample_weight = data
-    try:
+    with fresh_optimizer(model):
         train(
             model,
             x,
@@ -317,13 +315,6 @@ def _train(model, data, seed: int, path: Path | None, identity: dict, arguments:
             settings=identity,
             **arguments,
         )
-    finally:
-        _assign(model.optimizer.variables, optimizer)
-
-
-def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def _check_start(log_density: tf.Tensor) -> None:

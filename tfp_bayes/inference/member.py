@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfp_bayes._plumbing.batches import count_rows
-from tfp_bayes._plumbing.fresh import fresh_optimizer_values, initialize
+from tfp_bayes._plumbing.fresh import fresh_optimizer, initialize
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.inference.adversarial import adversarial_training
 from tfp_bayes.inference.saved import load_posterior
@@ -66,12 +66,10 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
         data: Data of all members.
         arguments: Arguments of `train`.
     """
-    optimizer = fresh_optimizer_values(model)
     initialize(model, member.seed, own_seeds=False)
-    _assign(model.optimizer.variables, optimizer)
     epochs = None if member.settings is None else member.path.with_suffix(".epochs.npz")
     x, y, sample_weight = member.choose(data)
-    try:
+    with fresh_optimizer(model):
         train(
             model,
             x,
@@ -82,8 +80,6 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
             settings=member.settings,
             **arguments,
         )
-    finally:
-        _assign(model.optimizer.variables, optimizer)
     StoredPosterior(model, [weight[None] for weight in model.get_weights()]).save(member.path)
     if epochs is not None:
         for path in (epochs, lock_of(epochs).path):
@@ -96,8 +92,3 @@ def train_in_worker(
     """Trains a member in a process of its own; see `adversarial_training` for the share."""
     with adversarial_training(model, data[0], adversarial):
         train_member(member, model, data, arguments)
-
-
-def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
-from tfp_bayes._plumbing.fresh import fresh_optimizer_values, initialize
+from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values, initialize
 from tfp_bayes.inference.batch_statistics import BatchStatistics
 from tfp_bayes.inference.materialize import check_finite_draws, keep_draws
+from tfp_bayes.inference.member import member_seed
 from tfp_bayes.inference.snapshots import Moments, current_rate
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.swag_posterior import SWAGPosterior
@@ -269,11 +270,9 @@ class MultiSWAG(Configured):
         unused = fresh_optimizer_values(model)
         members = []
         for i in range(self.num_members):
-            state = np.random.SeedSequence([self._member.seed, i]).generate_state(1)
-            seed = int(state[0] >> 1)
+            seed = member_seed(self._member.seed, i)
             initialize(model, seed, own_seeds=False)
-            for variable, value in zip(model.optimizer.variables, unused, strict=True):
-                variable.assign(value)
+            assign_values(model.optimizer.variables, unused)
             name = f"member_{i}"
             members.append(
                 self._member._fit(model, x, y, seed, name, epochs, batch_size, dict(fit_arguments))

@@ -253,3 +253,13 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="finite log posterior"):
         HMC().fit(classifier(), nan, Y, epochs=1, verbose=0)
     assert HMC(**HMC(2, seed=3).get_config()).get_config() == HMC(2, seed=3).get_config()
+
+
+def test_chains_start_apart_where_initializers_have_seeds(monkeypatch):
+    starts = []
+    monkeypatch.setattr(module, "_train", lambda model, *_: starts.append(model.get_weights()[0]))
+    initializer = keras.initializers.GlorotUniform(seed=3)
+    model = model_of(L.Dense(2, "softmax", kernel_initializer=initializer))
+    x = RNG.normal(size=(10, 2)).astype("float32")
+    HMC(2, num_samples=4, num_burnin=10).fit(model, x, np.arange(10) % 2, epochs=1)
+    assert np.abs(starts[0] - starts[1]).min() > 0.01

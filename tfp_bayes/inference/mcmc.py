@@ -205,7 +205,7 @@ class HMC(Configured):
         for chain in range(self.num_chains):
             seed = member_seed(self.seed, chain)
             if not trained:
-                initialize(model, seed)
+                initialize(model, seed, own_seeds=False)
                 path = folder and folder / f"start-{chain + 1}.npz"
                 _train(model, data, seed, path, identity, arguments)
             jitter = np.random.default_rng(seed).normal(size=target.size)

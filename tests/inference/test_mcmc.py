@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo against posteriors that are known, and across an interruption."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -257,9 +258,10 @@ def test_bad_arguments():
 
 def test_chains_start_apart_where_initializers_have_seeds(monkeypatch):
     starts = []
-    monkeypatch.setattr(module, "_train", lambda model, *_: starts.append(model.get_weights()[0]))
-    initializer = keras.initializers.GlorotUniform(seed=3)
-    model = model_of(L.Dense(2, "softmax", kernel_initializer=initializer))
+    dense = L.Dense(2, "softmax", kernel_initializer=keras.initializers.GlorotUniform(seed=3))
+    monkeypatch.setattr(module, "_train", lambda *_: starts.append(dense.kernel.numpy()))
+    model = model_of(dense)
     x = RNG.normal(size=(10, 2)).astype("float32")
-    HMC(2, num_samples=4, num_burnin=10).fit(model, x, np.arange(10) % 2, epochs=1)
-    assert np.abs(starts[0] - starts[1]).min() > 0.01
+    with warnings.catch_warnings(action="ignore"):  # so few steps mix badly
+        HMC(2, num_samples=4, num_burnin=10).fit(model, x, np.arange(10) % 2, epochs=1)
+    assert np.abs(starts[0] - starts[1]).max() > 0.1

@@ -8,7 +8,14 @@ import tensorflow as tf
 
 import tfp_bayes
 from tfp_bayes import Predictor
-from tfp_bayes.inference import SWAG, MultiSWAG, StoredPosterior, SWAGPosterior, load_posterior
+from tfp_bayes.inference import (
+    SWAG,
+    MultiSWAG,
+    StoredPosterior,
+    SWAGPosterior,
+    load_posterior,
+    materialize,
+)
 from tfp_bayes.inference.snapshots import Moments
 
 RNG = np.random.default_rng(0)
@@ -330,3 +337,20 @@ def test_bad_arguments():
     model = network()
     with pytest.raises(ValueError, match="Expected arrays of shapes"):
         SWAGPosterior(model, [np.zeros(3)], [np.zeros(3)], [np.zeros((2, 3))])
+
+
+def test_a_posterior_made_by_hand_is_refused_without_statistics():
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.BatchNormalization(), keras.layers.Dense(2, "softmax")]
+    )
+    draws = [RNG.normal(size=(4, *v.shape)) for v in model.trainable_variables]
+    mean = [each.mean(0) for each in draws]
+    by_hand = SWAGPosterior(
+        model, mean, [each.std(0) for each in draws], [d - m for d, m in zip(draws, mean)]
+    )
+    for posterior in (by_hand, tfp_bayes.StoredPosterior(model, draws, model.trainable_variables)):
+        with pytest.raises(ValueError, match="Expected moving statistics in each draw"):
+            Predictor(model, posterior=posterior)
+    x = RNG.normal(size=(20, 3)).astype("float32")
+    kept = materialize(by_hand, 5, refresh_batchnorm=x)
+    assert Predictor(model, posterior=kept).predict(x).shape == (20, 2)

@@ -23,8 +23,9 @@ class SWAGPosterior(SavedPosterior):
     so the covariance is the mean of diag(scale^2) and of that of the K rows of D, as the paper has
     it. z2 is the same for all variables, which keeps covariances between layers.
 
-    Its draws leave the statistics of `BatchNormalization` alone, which are wrong for them: `SWAG`
-    returns stored draws for a network that has any, see `materialize`.
+    Its draws leave the statistics of `BatchNormalization` alone, which are wrong for them, so a
+    `Predictor` refuses it for a network that has any; `SWAG` returns stored draws then, see
+    `materialize`.
 
     Args:
         model: The built model whose weights they are.

@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing.keras_internals import flatten_layers
+
 
 @runtime_checkable
 class Posterior(Protocol):
@@ -40,8 +42,14 @@ class Posterior(Protocol):
         """Returns the posterior mean, one tensor for each of `variables`."""
 
 
-def check_posterior(posterior: Posterior, model: keras.Model) -> None:
-    """Raises ValueError unless this is a posterior over variables of that model."""
+def check_posterior(posterior: Posterior, model: keras.Model, linearize: bool = False) -> None:
+    """Raises ValueError unless this is a posterior over variables of that model.
+
+    Args:
+        posterior: The posterior.
+        model: The model.
+        linearize: Whether the model is taken at the posterior's center only.
+    """
     if not isinstance(posterior, Posterior):
         raise ValueError(
             "Expected an object with `variables`, `num_draws`, `draw` and `center` for "
@@ -56,4 +64,25 @@ def check_posterior(posterior: Posterior, model: keras.Model) -> None:
             f"{len(foreign)} of its {len(posterior.variables)} variables that are not the "
             f"model's, {foreign[:3]}. "
             "Hint: bind the posterior to this very model, as in Ensemble(members, model=model)."
+        )
+    if not linearize:
+        _check_statistics(posterior, model)
+
+
+def _check_statistics(posterior: Posterior, model: keras.Model) -> None:
+    """Refuses draws of `BatchNormalization` without its statistics, which are of other weights."""
+    drawn = {id(variable) for variable in posterior.variables}
+    names = [
+        layer.name
+        for layer in flatten_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and any(id(v) in drawn for v in layer.weights)
+        and id(layer.moving_mean) not in drawn
+    ]
+    if names:
+        raise ValueError(
+            "Expected moving statistics in each draw of a `posterior` over weights of "
+            f"BatchNormalization. Received: layers {names}, whose statistics belong to other "
+            "weights. Hint: materialize(posterior, num_draws=30, refresh_batchnorm=x_train) of "
+            "tfp_bayes.inference estimates those of each draw."
         )

@@ -82,14 +82,14 @@ class Predictor:
         self.likelihood = likelihood
         self.posterior = posterior
         self._layers = stochastic_layers(model)
+        self.linearize = getattr(posterior, "linearize", False) if linearize is None else linearize
         if posterior is not None:
-            check_posterior(posterior, model)
+            check_posterior(posterior, model, self.linearize)
         elif linearize:
             raise ValueError(
                 "Expected a `posterior` for linearize=True. Received: posterior=None. "
                 "Hint: Predictor(model, posterior=Ensemble(members))."
             )
-        self.linearize = getattr(posterior, "linearize", False) if linearize is None else linearize
         self._split = self._split_model()
         self._structure = None  # of the model's outputs, known once traced
         self._weights: list[keras.Variable] = []

@@ -14,8 +14,8 @@ from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values, fresh_values
 from tfp_bayes.active.built_in import REINIT
-from tfp_bayes.active.fitted import Fitted
 from tfp_bayes.inference import Method
+from tfp_bayes.inference.refitted import Refitted
 from tfp_bayes.metrics import accuracy
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.targets import Targets
@@ -103,10 +103,10 @@ class Refit(Configured):
         return Trainer(predictor, self, validation_data)
 
     def make_predictor(self, model: keras.Model) -> Any:
-        """Returns what predicts after such a training: the model, or a `Fitted` of it."""
+        """Returns what predicts after such a training: the model, or a `Refitted` of it."""
         if self.posterior is None:
             return model
-        return Fitted(model, self.posterior, self.fit_arguments)
+        return Refitted(model, self.posterior, self.fit_arguments)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, those of a posterior only if there is one."""
@@ -156,7 +156,7 @@ class Trainer:
     """Trains a compiled model again and again, in place, so that nothing is traced twice.
 
     Args:
-        predictor: A compiled `BayesianModel`, or a `Fitted` of a compiled model.
+        predictor: A compiled `BayesianModel`, or a `Refitted` of a compiled model.
         settings: Where training starts and how far it goes.
         validation_data: (x, y) as `fit` takes them, or None.
 
@@ -165,7 +165,7 @@ class Trainer:
     """
 
     def __init__(self, predictor: Any, settings: Refit, validation_data: Data | None):
-        model: keras.Model = predictor.model if isinstance(predictor, Fitted) else predictor
+        model: keras.Model = predictor.model if isinstance(predictor, Refitted) else predictor
         if not getattr(model, "compiled", False):
             raise ValueError(
                 f"Expected a compiled `model`. Received: model={model!r}. "
@@ -184,14 +184,14 @@ class Trainer:
         """
         self._restart(seed)
         steps = self._take_steps(x, y, seed) if self.settings.steps else 0
-        if isinstance(self.predictor, Fitted):
+        if isinstance(self.predictor, Refitted):
             self.predictor.fit(x, y, seed)
         return steps
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns the weights, and the posterior over them if there is one."""
         state = {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
-        if isinstance(self.predictor, Fitted):
+        if isinstance(self.predictor, Refitted):
             state |= self.predictor.get_state()
         return state
 
@@ -199,7 +199,7 @@ class Trainer:
         """Takes what `get_state` gave."""
         for i, variable in enumerate(self.model.variables):
             variable.assign(state[f"weight_{i}"])
-        if isinstance(self.predictor, Fitted):
+        if isinstance(self.predictor, Refitted):
             self.predictor.set_state(state)
 
     def _take_steps(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:

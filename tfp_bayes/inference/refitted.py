@@ -1,4 +1,4 @@
-"""A model in active learning whose predictions are those under a posterior over its weights."""
+"""A model whose predictions are those under a posterior that is fitted again as data come in."""
 
 import tempfile
 from collections.abc import Mapping
@@ -8,13 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfp_bayes.inference import Method, load_posterior
+from tfp_bayes.inference.method import Method
+from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.prediction import Posterior, Prediction, Predictor
 
 _FILE = "posterior"
 
 
-class Fitted:
+class Refitted:
     """A model that predicts under the posterior which a method fits, round by round.
 
     Before the first fit it predicts with its weights as they are.

@@ -43,7 +43,7 @@ def _training(epochs: int) -> dict[str, Any]:
 CASES = {
     "deep_ensemble": Case(lambda **more: DeepEnsemble(2, **more), _training(2), stop_at=3),
     "swag": Case(
-        lambda **more: SWAG(2, num_snapshots=2, num_draws=3, **more),
+        lambda **more: SWAG(2, num_snapshots=2, temperature=0.5, **more),
         _training(3),
         steps=4,
         stop_at=2,
@@ -58,9 +58,11 @@ CASES = {
         _training(4),
         stop_at=3,
     ),
-    "laplace": Case(lambda **more: Laplace(prior_scale=0.5, **more), {}, steps=20),
+    "laplace": Case(lambda **more: Laplace(prior_scale=0.5, temperature=0.5, **more), {}, steps=20),
     "last_layer_laplace": Case(
-        lambda **more: Laplace("full", 0.5, variables="last_layer", **more), {}, steps=20
+        lambda **more: Laplace("full", 0.5, "last_layer", temperature=2.0, **more),
+        {},
+        steps=20,
     ),
     # NUTS hardly ever stays where it is, so that draws differ.
     "hmc": Case(

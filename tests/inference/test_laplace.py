@@ -99,6 +99,26 @@ def test_linearized_samples_have_the_covariance_of_explicit_jacobians(covariance
     assert np.abs(sampled - linear).max(axis=(1, 2)).min() > 1e-3
 
 
+def test_temperature_multiplies_the_covariance(model):
+    bayes = Laplace(prior_scale=0.7).fit(model, X, Y)
+    cold = Laplace(prior_scale=0.7, temperature=0.25).fit(model, X, Y)
+    last = [LastLayerLaplace(model, X, Y, prior_scale=0.7, temperature=t) for t in (1.0, 0.25)]
+    for one, other in ((bayes, cold), last):
+        seed = tf.constant([1, 2])
+        draws = zip(one.draw(0, seed), other.draw(0, seed), one.center(), other.center())
+        for a, b, center, same in draws:
+            np.testing.assert_array_equal(center, same)
+            np.testing.assert_allclose(b - center, (a - center) / 2, rtol=1e-12, atol=1e-15)
+        assert one.log_marginal_likelihood() == other.log_marginal_likelihood()
+        assert not one.assign(other)  # graphs of one would keep its temperature
+    np.testing.assert_array_equal(last[1].variances, last[0].variances / 4)
+    entropies = [-(p * np.log(p)).sum() for p in (each.predict(X) for each in last)]
+    assert entropies[1] < entropies[0]
+    for make in (Laplace, lambda **more: LastLayerLaplace(model, X, Y, **more)):
+        with pytest.raises(ValueError, match="positive, finite number for `temperature`"):
+            make(temperature=-1.0)
+
+
 def test_narrow_priors_and_many_examples_give_the_network(model):
     posterior = Laplace(prior_scale=1e-5).fit(model, X, Y)
     predictor = Predictor(model, posterior=posterior)

@@ -55,16 +55,17 @@ def z_scores(draws, values, exact):
     return (values.mean((0, 1)) - exact) / (values.std((0, 1)) / np.sqrt(size))
 
 
-@pytest.mark.parametrize("kernel", ["hmc", "nuts"])
-def test_moments_of_a_linear_gaussian_model(kernel):
+@pytest.mark.parametrize(("kernel", "temperature"), [("hmc", 0.3), ("nuts", 1.0)])
+def test_moments_of_a_linear_gaussian_model(kernel, temperature):
     model = linear_model()
     before = model.get_weights()
     num_samples = 400 if kernel == "hmc" else 150
-    hmc = HMC(2, num_samples, 100, kernel=kernel, seed=1)
+    hmc = HMC(2, num_samples, 100, kernel=kernel, temperature=temperature, seed=1)
     posterior = hmc.fit(model, LINEAR_X, LINEAR_Y, epochs=1, verbose=0)
     phi = np.column_stack([LINEAR_X, np.ones(20)]).astype("float64")  # the bias has the prior too
     covariance = np.linalg.inv(phi.T @ phi / 0.25 + np.eye(4) / 0.49)
     mean = covariance @ phi.T @ LINEAR_Y[:, 0] / 0.25
+    covariance *= temperature  # likelihood and prior to the power 1 / T
     kernels, biases = (stack.numpy() for stack in posterior._stacked)
     draws = np.column_stack([kernels[:, :, 0], biases]).reshape(2, num_samples, 4).astype("float64")
     assert np.abs(z_scores(draws, draws, mean)).max() < 5
@@ -74,6 +75,7 @@ def test_moments_of_a_linear_gaussian_model(kernel):
     assert np.abs(z_scores(draws, products, covariance.ravel())).max() < 5
     assert posterior.diagnostics["max_r_hat"] < 1.05
     assert posterior.diagnostics["num_divergent"] == 0
+    assert posterior.diagnostics["temperature"] == temperature
     assert 0.6 < np.mean(posterior.diagnostics["acceptance"]) < 0.97
     for a, b in zip(before, model.get_weights()):
         np.testing.assert_array_equal(a, b)
@@ -242,6 +244,7 @@ def test_bad_arguments():
         ({"kernel": "gibbs"}, "kernel='gibbs'"),
         ({"variables": "first"}, "variables='first'"),
         ({"num_chains": 0}, "num_chains=0"),
+        ({"temperature": 0}, "positive, finite number for `temperature`"),
     ):
         with pytest.raises(ValueError, match=match):
             HMC(**arguments)

@@ -78,6 +78,25 @@ def test_covariance_of_draws_is_the_papers():
     assert np.abs(expected[0, 3]) > 50 * products[:, 0, 3].std() / np.sqrt(len(draws)) / MAX_Z
 
 
+def test_temperature_multiplies_the_covariance(tmp_path):
+    model = network()
+    bayes, cold = (
+        fitted(SWAG(3, num_snapshots=3, temperature=t, directory=tmp_path), model)
+        for t in (1.0, 0.25)  # the second takes the training of the first
+    )
+    seed = tf.constant([1, 2])
+    for a, b, center in zip(bayes.draw(0, seed), cold.draw(0, seed), bayes.center()):
+        assert np.abs(a - center).max() > 1e-3
+        np.testing.assert_allclose(b - center, (a - center) / 2, atol=1e-6)
+    cold.save(tmp_path / "cold.npz")
+    assert load_posterior(tmp_path / "cold.npz", model).temperature == 0.25
+    with pytest.raises(ValueError, match="positive, finite number for `temperature`"):
+        SWAG(temperature=0.0)
+    with pytest.raises(ValueError, match="temperature=1 with rank=0"):
+        MultiSWAG(rank=0, temperature=0.5)
+    assert MultiSWAG(temperature=0.5)._member.temperature == 0.5
+
+
 class NoStatistics:
     variables: list = []
 

@@ -48,6 +48,8 @@ class Laplace(Configured):
         likelihood: What the outputs mean, see `Predictor`; None asks a `BayesianModel` and is
             "categorical" for others.
         seed: Integer, of training and of the samples that predict validation data.
+        temperature: T, that the covariance is multiplied by, after the prior scale is found by
+            evidence and while it is found by validation. 1 is Bayes.
 
     Raises:
         ValueError: If an argument is none of these.
@@ -74,6 +76,7 @@ class Laplace(Configured):
         variables: str = "all",
         likelihood: str | None = None,
         seed: int = 0,
+        temperature: float = 1.0,
     ):
         if variables not in list(_COVARIANCES):
             raise ValueError(
@@ -97,11 +100,13 @@ class Laplace(Configured):
             check_positive(prior_scale=prior_scale)
         if likelihood is not None:
             get_likelihood(likelihood)
+        check_positive(temperature=temperature)
         self.covariance = covariance
         self.prior_scale = prior_scale
         self.variables = variables
         self.likelihood = likelihood
         self.seed = seed
+        self.temperature = float(temperature)
 
     def fit(
         self,
@@ -138,7 +143,7 @@ class Laplace(Configured):
         if self.variables == "last_layer":
             scale = None if isinstance(prior_scale, str) else prior_scale
             return LastLayerLaplace(
-                model, x, y, self.covariance, prior_scale=scale, validation_data=validation_data
+                model, x, y, self.covariance, scale, validation_data, self.temperature
             )
         likelihood = self._resolve_likelihood(model)
         _check_model(model)
@@ -147,7 +152,14 @@ class Laplace(Configured):
         _warn_of_kernels(found.left)
         means = [layer.read() for layer in found.layers]
         posterior = LaplacePosterior(
-            model, found.layers, means, found.blocks, found.left, found.log_likelihood, 1.0
+            model,
+            found.layers,
+            means,
+            found.blocks,
+            found.left,
+            found.log_likelihood,
+            prior_scale=1.0,
+            temperature=self.temperature,
         )
         if prior_scale == "validation":
             self._maximize_validation(posterior, likelihood, validation_data)

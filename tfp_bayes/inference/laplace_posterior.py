@@ -26,6 +26,7 @@ class LaplacePosterior(SavedPosterior):
         left_at_map: Paths of the trainable variables that keep their trained values: those of
             `BatchNormalization`, of embeddings, of recurrent cells, of layers used twice.
         prior_scale: Standard deviation of each of the weights before data.
+        temperature: T, that the covariance is multiplied by; the evidence is that of 1.
         log_likelihood: Of the training data, sum in nats.
         num_draws: None: every draw is new.
         linearize: True, see `Predictor`.
@@ -47,10 +48,12 @@ class LaplacePosterior(SavedPosterior):
         left: Sequence[keras.Variable],
         log_likelihood: float,
         prior_scale: float,
+        temperature: float = 1.0,
     ):
         self.model = model
         self.variables = [v for matrix in matrices for v in matrix.variables]
         self.log_likelihood = log_likelihood
+        self.temperature = float(temperature)
         self._left = list(left)
         self._matrices, self._means, self._blocks = list(matrices), list(means), list(blocks)
         self._constants: list[list[Any]] = [
@@ -86,6 +89,7 @@ class LaplacePosterior(SavedPosterior):
             dtype = mean.dtype
             noise = tf.random.stateless_normal(matrix.shape, fold_in(seed, i), dtype=dtype)
             noise *= tf.math.rsqrt(eigenvalues + tf.cast(self._prior_precision, dtype))
+            noise *= self.temperature**0.5
             if input_vectors is not None:
                 noise = input_vectors @ tf.matmul(noise, output_vectors, transpose_b=True)
             weights += matrix.split(mean + noise)
@@ -117,6 +121,7 @@ class LaplacePosterior(SavedPosterior):
             isinstance(other, LaplacePosterior)
             and list(map(id, other.variables)) == list(map(id, self.variables))
             and other._form() == self._form()
+            and other.temperature == self.temperature
         )
         if alike:
             for own, new in zip(self._constants, other._constants, strict=True):
@@ -144,6 +149,7 @@ class LaplacePosterior(SavedPosterior):
             "left": [position[id(v)] for v in self._left],
             "log_likelihood": self.log_likelihood,
             "prior_scale": self.prior_scale,
+            "temperature": self.temperature,
         }
         return arrays, settings
 
@@ -161,6 +167,7 @@ class LaplacePosterior(SavedPosterior):
             [model.weights[i] for i in settings["left"]],
             settings["log_likelihood"],
             settings["prior_scale"],
+            settings.get("temperature", 1.0),  # earlier files name none
         )
 
 

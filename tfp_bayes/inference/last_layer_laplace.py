@@ -50,9 +50,12 @@ class LastLayerLaplace(SavedPosterior):
         prior_scale: Standard deviation of each weight and bias of the layer before data; None
             finds it, from `validation_data` if there are any, by evidence otherwise.
         validation_data: (x, y) or a dataset that the network was not trained on.
+        temperature: T, that the covariance is multiplied by; the evidence is that of 1, which is
+            Bayes.
 
     Attributes:
         prior_scale: As given or found.
+        temperature: As given.
         linearize: False: logits are linear in these weights already.
         num_draws: None: every draw is new.
 
@@ -85,6 +88,7 @@ class LastLayerLaplace(SavedPosterior):
         covariance: str = "full",
         prior_scale: float | None = None,
         validation_data: Any = None,
+        temperature: float = 1.0,
     ):
         if covariance not in list(CURVATURES):
             raise ValueError(
@@ -98,6 +102,8 @@ class LastLayerLaplace(SavedPosterior):
                     "Expected `prior_scale` or `validation_data`, which finds it. Received: "
                     f"both, prior_scale={prior_scale!r}. Hint: leave one out."
                 )
+        check_positive(temperature=temperature)
+        self.temperature = float(temperature)
         self._bind(model)
         self.mean = self._layer.weights  # (F, K), the bias as the last row
         self.log_likelihood, self._num_train = 0.0, 0
@@ -109,7 +115,8 @@ class LastLayerLaplace(SavedPosterior):
             self._set_scale(self._scale_of_validation(validation_data))
         elif prior_scale is None:
             self._set_scale(self._scale_of_evidence())
-            self._check_evidence()
+            if self.temperature <= 1:  # above, even an exact posterior may predict them worse
+                self._check_evidence()
         self._prepare_draws()
 
     def _bind(self, model: keras.Model) -> None:
@@ -169,6 +176,7 @@ class LastLayerLaplace(SavedPosterior):
             isinstance(other, LastLayerLaplace)
             and list(map(id, other.variables)) == list(map(id, self.variables))
             and type(other.curvature) is type(self.curvature)
+            and other.temperature == self.temperature
             and np.array_equal(other._layer.offset, self._layer.offset)
         )
         if alike:
@@ -187,6 +195,7 @@ class LastLayerLaplace(SavedPosterior):
         return arrays, {
             "covariance": names[type(self.curvature)],
             "prior_scale": self.prior_scale,
+            "temperature": self.temperature,
             "log_likelihood": float(self.log_likelihood),
         }
 
@@ -195,6 +204,7 @@ class LastLayerLaplace(SavedPosterior):
         """See `SavedPosterior.from_state`."""
         posterior = cls.__new__(cls)
         posterior._bind(model)
+        posterior.temperature = settings.get("temperature", 1.0)  # earlier files name none
         posterior.mean = arrays.pop("mean")
         posterior.log_likelihood = settings["log_likelihood"]
         posterior.curvature = CURVATURES[settings["covariance"]](**arrays)
@@ -204,7 +214,7 @@ class LastLayerLaplace(SavedPosterior):
 
     def _set_scale(self, prior_scale: float) -> None:
         self.prior_scale = prior_scale
-        self.variances = 1 / (self.curvature.eigenvalues + prior_scale**-2)
+        self.variances = self.temperature / (self.curvature.eigenvalues + prior_scale**-2)
 
     def _scale_of_evidence(self) -> float:
         def objective(log_scale: float) -> float:

@@ -18,7 +18,7 @@ Data = tuple[Any, Any, Any]  # x, y and sample_weight, all rows
 
 
 class LogPosterior:
-    """log p(y | x, w) - |w|^2 / (2 s^2), in nats and up to a constant, of weights w in one vector.
+    """(log p(y | x, w) - |w|^2 / (2 s^2)) / T in nats, up to a constant, of weights w in a vector.
 
     The likelihood is that of the model's compiled loss, and s its `prior_scale`, which is that of
     biases here too: without a prior of theirs there would be no posterior to sample. What does not
@@ -28,9 +28,16 @@ class LogPosterior:
         model: A compiled `BayesianModel` with a `prior_scale` and nothing random in it.
         variables: Those of its trainable variables that w holds, in this order.
         data: All rows.
+        temperature: T.
     """
 
-    def __init__(self, model: keras.Model, variables: list[keras.Variable], data: Data):
+    def __init__(
+        self,
+        model: keras.Model,
+        variables: list[keras.Variable],
+        data: Data,
+        temperature: float = 1.0,
+    ):
         self.variables = variables
         self._model = model
         self._split = SplitModel(model, variables)
@@ -38,6 +45,7 @@ class LogPosterior:
         self._values = run_isolated(model, self._split.prefix, x)
         self._sizes = [int(np.prod(v.shape)) for v in variables]
         self._scale = model.prior_scale
+        self._temperature = temperature
         with tf.GradientTape() as tape:
             divergence = model.kl_divergence()
         gradients = tape.gradient(divergence, [v.value for v in variables])
@@ -75,7 +83,7 @@ class LogPosterior:
         for part, alone in zip(tf.split(position, self._sizes), self._without_prior):
             if alone:
                 total += tf.reduce_sum(tf.square(part)) / (2 * self._scale**2)
-        return -total
+        return -total / self._temperature
 
     def predict(self, position: tf.Tensor) -> tf.Tensor:
         """Returns the outputs at weights (P,) for all rows, one after another, float64."""

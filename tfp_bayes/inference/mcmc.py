@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_bayes._plumbing.checks import check_integers
-from tfp_bayes._plumbing.configured import Configured
+from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import fresh_optimizer, initialize
 from tfp_bayes._plumbing.lock import Lock
@@ -44,7 +44,7 @@ class ChainPosterior(StoredPosterior):
         diagnostics: Plain numbers: "max_r_hat" and "min_ess" over what the draws predict for
             training inputs (weights themselves may differ by permutations that predict the same),
             "num_divergent" trajectories among those kept, "acceptance" and "step_size" of each
-            chain, and "num_gradients" of the whole run.
+            chain, "num_gradients" of the whole run, and "temperature".
     """
 
     diagnostics: dict[str, Any]
@@ -78,6 +78,7 @@ class HMC(Configured):
             finds their length and is slower for each draw.
         variables: "all" trainable weights; or "last_layer", of the network as it is trained, whose
             other layers run once.
+        temperature: T, by which the log posterior, prior included, is divided. 1 is Bayes.
         seed: Integer.
         directory: Folder that keeps each chain as far as it is: `fit` called again with the same
             model and data goes on, to the same bits on a CPU. None keeps nothing.
@@ -115,6 +116,7 @@ class HMC(Configured):
         *,
         kernel: str = "hmc",
         variables: str = "all",
+        temperature: float = 1.0,
         seed: int = 0,
         directory: str | Path | None = None,
     ):
@@ -124,11 +126,13 @@ class HMC(Configured):
         check_integers(0, seed=seed)
         _check_choice("kernel", kernel, ("hmc", "nuts"))
         _check_choice("variables", variables, ("all", "last_layer"))
+        check_positive(temperature=temperature)
         self.num_chains = num_chains
         self.num_samples = num_samples
         self.num_burnin = num_burnin
         self.kernel = kernel
         self.variables = variables
+        self.temperature = float(temperature)
         self.seed = seed
         self.directory = None if directory is None else str(directory)
 
@@ -189,7 +193,7 @@ class HMC(Configured):
                 raise
         if self.variables == "all":
             model.set_weights(before)
-        return self._posterior(LogPosterior(model, variables, data), model, traces)
+        return self._posterior(self._target(model, variables, data), model, traces)
 
     def _run(
         self, model, variables, data, arguments: dict, folder: Path | None, identity: dict
@@ -199,8 +203,9 @@ class HMC(Configured):
         if trained and arguments["epochs"] is not None:
             path = folder and folder / "start.npz"
             _train(model, data, self.seed, path, identity, arguments)
-        target = LogPosterior(model, variables, data)
-        sampler = Sampler(target, self._settings(model.prior_scale, target.size))
+        target = self._target(model, variables, data)
+        scale = model.prior_scale * math.sqrt(self.temperature)  # of the prior that is sampled
+        sampler = Sampler(target, self._settings(scale, target.size))
         traces = []
         for chain in range(self.num_chains):
             seed = member_seed(self.seed, chain)
@@ -209,11 +214,14 @@ class HMC(Configured):
                 path = folder and folder / f"start-{chain + 1}.npz"
                 _train(model, data, seed, path, identity, arguments)
             jitter = np.random.default_rng(seed).normal(size=target.size)
-            start = target.position() + _JITTER * model.prior_scale * jitter
+            start = target.position() + _JITTER * scale * jitter
             _check_start(target(tf.constant(start)))
             path = folder and folder / f"chain-{chain + 1}.npz"
             traces.append(sampler.run(start, seed, path, identity))
         return traces
+
+    def _target(self, model, variables, data) -> LogPosterior:
+        return LogPosterior(model, variables, data, self.temperature)
 
     def _settings(self, prior_scale: float, size: int) -> ChainSettings:
         length = prior_scale * math.pi / 2
@@ -233,6 +241,7 @@ class HMC(Configured):
             "acceptance": [float(trace.acceptances.mean()) for trace in kept],
             "step_size": [float(trace.step_sizes[-1]) for trace in kept],
             "num_gradients": int(sum(trace.num_gradients.sum() for trace in traces)),
+            "temperature": self.temperature,
         }
         _warn(posterior.diagnostics)
         return posterior

@@ -43,6 +43,8 @@ class SWAG(Configured):
             with momentum; None leaves it to the model's optimizer, and a fall is warned of.
         num_draws: S, to return stored draws for any network. None returns a posterior that is
             sampled, and 30 stored draws for a network with batch normalization.
+        temperature: T, that the covariance is multiplied by. 1 is the paper's; below it weights are
+            drawn closer to their mean.
         seed: Integer: order of the examples, and stored draws.
         directory: Folder for the state of training, from which a killed `fit` goes on to the same
             bits; None keeps none.
@@ -73,6 +75,7 @@ class SWAG(Configured):
         num_snapshots: int = 20,
         learning_rate: float | None = None,
         num_draws: int | None = None,
+        temperature: float = 1.0,
         seed: int = 0,
         directory: str | Path | None = None,
     ):
@@ -88,10 +91,17 @@ class SWAG(Configured):
             check_positive(learning_rate=learning_rate)
         if num_draws is not None:
             check_integers(1, num_draws=num_draws)
+        check_positive(temperature=temperature)
+        if not rank and temperature != 1:
+            raise ValueError(
+                "Expected temperature=1 with rank=0, the mean alone, which has no covariance. "
+                f"Received: temperature={temperature!r}. Hint: rank=20 is usual."
+            )
         self.rank = rank
         self.num_snapshots = num_snapshots
         self.learning_rate = learning_rate
         self.num_draws = num_draws
+        self.temperature = float(temperature)
         self.seed = seed
         self.directory = None if directory is None else str(directory)
 
@@ -168,7 +178,9 @@ class SWAG(Configured):
                 model, [v[np.newaxis] for v in values], [*variables, *statistics.variables]
             )
         scale = [np.sqrt(each / (moments.count - 1)) for each in moments.squares]
-        posterior = SWAGPosterior(model, moments.mean, scale, moments.deviations(), variables)
+        posterior = SWAGPosterior(
+            model, moments.mean, scale, moments.deviations(), variables, self.temperature
+        )
         if self.num_draws is None and not statistics.variables:
             return posterior
         num_draws = self.num_draws or DEFAULT_NUM_DRAWS
@@ -177,7 +189,7 @@ class SWAG(Configured):
     def _identity(self) -> dict[str, Any]:
         """Returns what a resumed run must have in common with the one before."""
         settings = self.get_config()
-        for name in ("seed", "directory", "num_draws"):
+        for name in ("seed", "directory", "num_draws", "temperature"):
             del settings[name]
         return {"method": type(self).__name__, **settings}
 
@@ -194,6 +206,7 @@ class MultiSWAG(Configured):
         rank: As of `SWAG`; 0 takes the mean of each member (MultiSWA), one draw.
         num_snapshots: As of `SWAG`.
         learning_rate: As of `SWAG`.
+        temperature: As of `SWAG`, of each member's covariance.
         seed: Integer; a member follows from (`seed`, its number).
         directory: As of `SWAG`, with a file for each member.
 
@@ -222,6 +235,7 @@ class MultiSWAG(Configured):
         rank: int = 20,
         num_snapshots: int = 20,
         learning_rate: float | None = None,
+        temperature: float = 1.0,
         seed: int = 0,
         directory: str | Path | None = None,
     ):
@@ -233,6 +247,7 @@ class MultiSWAG(Configured):
             num_snapshots=num_snapshots,
             learning_rate=learning_rate,
             num_draws=draws_per_member,
+            temperature=temperature,
             seed=seed,
             directory=directory,
         )

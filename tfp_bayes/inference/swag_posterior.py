@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.inference.saved import SavedPosterior, saved_as
 
@@ -18,10 +19,10 @@ class SWAGPosterior(SavedPosterior):
 
     What `SWAG` returns. Each draw is
 
-        mean + scale * z1 / sqrt(2) + D^T z2 / sqrt(2 (K - 1)),
+        mean + sqrt(T) (scale * z1 / sqrt(2) + D^T z2 / sqrt(2 (K - 1))),
 
-    so the covariance is the mean of diag(scale^2) and of that of the K rows of D, as the paper has
-    it. z2 is the same for all variables, which keeps covariances between layers.
+    so the covariance is T times the mean of diag(scale^2) and of that of the K rows of D, as the
+    paper has it for T = 1. z2 is the same for all variables, to keep covariances between layers.
 
     Its draws leave the statistics of `BatchNormalization` alone, which are wrong for them, so a
     `Predictor` refuses it for a network that has any; `SWAG` returns stored draws then, see
@@ -33,13 +34,15 @@ class SWAGPosterior(SavedPosterior):
         scale: Standard deviations of single weights, likewise.
         deviations: D, (K, ...) for each variable, deviations of K >= 2 snapshots from the mean.
         variables: The variables of `model` that are drawn; None takes `model.trainable_variables`.
+        temperature: T, that the covariance is multiplied by.
 
     Attributes:
         variables: As given.
+        temperature: As given.
         num_draws: None: each draw is new.
 
     Raises:
-        ValueError: If number or shapes do not match.
+        ValueError: If number or shapes do not match, or the temperature is not positive.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
@@ -66,7 +69,10 @@ class SWAGPosterior(SavedPosterior):
         scale: Sequence[ArrayLike],
         deviations: Sequence[ArrayLike],
         variables: Sequence[keras.Variable] | None = None,
+        temperature: float = 1.0,
     ):
+        check_positive(temperature=temperature)
+        self.temperature = float(temperature)
         self.model = model
         self.variables = list(model.trainable_variables if variables is None else variables)
         shapes = [tuple(v.shape) for v in self.variables]
@@ -90,12 +96,12 @@ class SWAGPosterior(SavedPosterior):
         """Returns a draw that follows from `seed` alone, see `Posterior.draw`."""
         del index
         z2 = tf.random.stateless_normal([self.rank], fold_in(seed, 0), dtype=tf.float64)
-        z2 /= np.sqrt(2 * (self.rank - 1))
+        z2 /= np.sqrt(2 * (self.rank - 1) / self.temperature)
         draws = []
         for i, variable in enumerate(self.variables):
             mean, scale, deviations = self._mean[i], self._scale[i], self._deviations[i]
             z1 = tf.random.stateless_normal(mean.shape, fold_in(seed, i + 1), dtype=mean.dtype)
-            value = mean + scale * z1 / np.sqrt(2)
+            value = mean + scale * z1 / np.sqrt(2 / self.temperature)
             value += tf.tensordot(tf.cast(z2, mean.dtype), deviations, 1)
             value = tf.cast(value, variable.dtype)
             draws.append(value if variable.constraint is None else variable.constraint(value))
@@ -113,7 +119,7 @@ class SWAGPosterior(SavedPosterior):
             for name, part in parts.items()
             for i, each in enumerate(part)
         }
-        return arrays, {}
+        return arrays, {"temperature": self.temperature}
 
     @classmethod
     def from_state(cls, model, variables, arrays, settings) -> "SWAGPosterior":
@@ -122,7 +128,8 @@ class SWAGPosterior(SavedPosterior):
             [arrays[f"{name}_{i}"] for i in range(len(variables))]
             for name in ("mean", "scale", "deviations")
         )
-        return SWAGPosterior(model, mean, scale, deviations, variables)
+        # Earlier files name no temperature, which was 1.
+        return SWAGPosterior(model, mean, scale, deviations, variables, **settings)
 
 
 def _stored(array: ArrayLike, variable: keras.Variable) -> tf.Variable:

@@ -60,7 +60,8 @@ class KLWeight(keras.callbacks.Callback):
             full value: the fit comes first, the prior later.
         cycle_epochs: If given, the rise starts anew every so many epochs (cyclical annealing).
         temperature: T, by which the weight is multiplied. Below 1 the posterior is cold: sharper
-            than Bayes' rule says, as deep networks often need.
+            than Bayes' rule says, as deep networks often need. It raises the likelihood to the
+            power 1 / T and leaves the prior, where samplers divide the logarithms of both by T.
 
     Raises:
         ValueError: If an argument is out of range, or `num_train` is not known when training

@@ -279,3 +279,12 @@ def test_class_weight_needs_one_label_an_example():
     with pytest.raises(ValueError, match="Expected one label an example with `class_weight`"):
         model.fit(x, y, class_weight={0: 2.0, 1: 1.0}, verbose=0)
     model.fit(x, y, sample_weight=np.ones((5, 7)), verbose=0)
+
+
+def test_inputs_that_are_not_finite_are_named_before_relu_hides_them():
+    model = compiled()
+    for value in (np.nan, np.inf):
+        x = X.copy()
+        x[[3, 7], 0] = value
+        with pytest.raises(ValueError, match=r"infinity in the examples \[3, 7\], 2 of the 30"):
+            model.fit(x, Y, verbose=0)

@@ -28,3 +28,9 @@ def test_fold_in_goes_from_left_to_right():
 )
 def test_both_words_of_an_integer_count(seed, pair):
     np.testing.assert_array_equal(as_seed(seed), pair)
+
+
+@pytest.mark.parametrize("seed", [True, -1, 2**64, 1.5, "7", (1, 2, 3), (0, 2**31)])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="for `seed`"):
+        as_seed(seed)

@@ -9,6 +9,7 @@ import keras
 import layer_by_layer
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 from networks import mlp, vectors
 
@@ -324,3 +325,39 @@ def test_images_of_another_size_than_the_model_takes_are_refused():
     for shape in ((2, 16, 8, 3), (2, 8, 8, 1)):
         with pytest.raises(ValueError, match=r"\(None, 8, 8, 3\) for input.*Received: shape \(2, "):
             Predictor(model).predict_uncertainty(np.zeros(shape), num_samples=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (vectors(4) + 1j, "Received: complex numbers"),
+        (vectors(4).astype(object), "Received: objects"),
+        (vectors(4).astype(str), r"Expected float32 for input .* Received: <dtype: 'string'>"),
+        (scipy.sparse.csr_matrix(vectors(4)), r"a sparse csr_matrix.*x\.toarray"),
+        (np.ma.masked_greater(vectors(4), 0), "masked entries"),
+        ((vectors(4), np.zeros(4)), "Received: tuple of 2 .*without targets"),
+        ({"other": vectors(4)}, r"Received: dict of 1 \(other\)"),
+        (
+            vectors(4).tolist(),
+            r"Received: (float, ){5}\.\.\.\. Hint: .*asarray",
+        ),
+    ],
+    ids=["complex", "objects", "text", "sparse", "masked", "targets", "names", "lists"],
+)
+def test_inputs_that_the_model_would_misread_are_refused(predictor, x, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.predict_uncertainty(x, 2)
+
+
+def test_a_dictionary_may_hold_more_than_a_model_of_a_list_takes():
+    left, right = keras.Input((5,), name="left"), keras.Input((5,), name="right")
+    outputs = layers.Dense(3, "softmax")(layers.Subtract()([MCDropout(0.4)(left), right]))
+    given = {"left": vectors(4), "right": vectors(4) + 1}
+    more = {"id": vectors(4), **given}
+    predictor = Predictor(keras.Model([left, right], outputs))
+    expected = predictor.sample(given, 2, seed=0)
+    np.testing.assert_array_equal(predictor.sample(more, 2, seed=0), expected)
+    named = Predictor(keras.Model({"left": left, "right": right}, outputs))
+    np.testing.assert_array_equal(named.sample(given, 2, seed=0), expected)
+    with pytest.raises(ValueError, match=r"Received: dict of 3 \(id, left, right\)"):
+        named.sample(more, 2, seed=0)  # Keras reads "id" as "left"

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import scipy.sparse
 import tensorflow as tf
 
 
@@ -128,11 +129,11 @@ def count_rows(x) -> int:
     lengths = {a.shape[0] if len(getattr(a, "shape", ())) else None for a in flat}
     length = lengths.pop() if len(lengths) == 1 else None
     if length is None:
-        described = [getattr(a, "shape", type(a).__name__) for a in flat]
+        described = [str(getattr(a, "shape", type(a).__name__)) for a in flat]
+        received = ", ".join(described[:5]) + (", ..." if len(described) > 5 else "")
         raise ValueError(
-            "Expected arrays of the same length for `x`. "
-            f"Received: {', '.join(map(str, described)) or 'none'}. "
-            "Hint: the first axis of each is the batch."
+            f"Expected arrays of the same length for `x`. Received: {received or 'none'}. Hint: "
+            "the first axis of each is the batch; np.asarray(x) makes an array of nested lists."
         )
     return int(length)
 
@@ -162,10 +163,12 @@ def _inputs(batch):
 
 def _check_dense(array) -> None:
     if isinstance(array, tf.RaggedTensor | tf.SparseTensor):
-        raise ValueError(
-            f"Expected dense inputs for `x`. Received: a {type(array).__name__}. "
-            "Hint: dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense."
-        )
+        hint = "dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense"
+        _refuse(f"a {type(array).__name__}", hint)
+    if scipy.sparse.issparse(array):
+        _refuse(f"a sparse {type(array).__name__}", "x.toarray()")
+    if np.ma.is_masked(array):
+        _refuse("an array with masked entries", "x.filled(value)")
 
 
 def _as_array(array):
@@ -173,6 +176,14 @@ def _as_array(array):
     _check_dense(array)
     if not tf.is_tensor(array):
         array = np.asarray(array)
+        if array.dtype.kind == "O" and not all(isinstance(v, str | bytes) for v in array.flat):
+            _refuse("objects", "np.asarray(x, dtype='float32')")
         if array.dtype.kind in "OUS":
             return tf.constant(array, tf.string)
+        if array.dtype.kind == "c":  # Keras would drop the imaginary part
+            _refuse("complex numbers", "np.abs(x), or real and imaginary parts side by side")
     return array
+
+
+def _refuse(received: str, hint: str) -> None:
+    raise ValueError(f"Expected dense numbers or text for `x`. Received: {received}. Hint: {hint}.")

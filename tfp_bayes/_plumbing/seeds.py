@@ -28,7 +28,7 @@ def as_seed(seed: int | tuple[int, int] | None) -> np.ndarray:
     """
     if seed is None:
         seed = random.getrandbits(62)
-    if isinstance(seed, int | np.integer) and 0 <= seed < 2**64:
+    if isinstance(seed, int | np.integer) and type(seed) is not bool and 0 <= seed < 2**64:
         seed = int(seed)  # NumPy's integers have no 32 bits to shift out
         return np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32).view(np.int32)
     pair = np.asarray(seed)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.checks import check_finite_rows
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
@@ -156,9 +157,13 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             Keras' History, with `nll` beside `loss`, and where there are any `kl` and `penalty`.
 
         Raises:
-            ValueError: If the number of training examples is neither given nor known, or there is
-                a `class_weight` for outputs with several observations an example.
+            ValueError: If the number of training examples is neither given nor known, there is a
+                `class_weight` for outputs with several observations an example, or an array of
+                inputs holds NaN or infinity, which layers such as ReLU would hide.
         """
+        for array in keras.tree.flatten(x):
+            if isinstance(array, np.ndarray):
+                check_finite_rows(array, np.arange(len(array)))
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
         if num_train is None:
             num_train = stated_num_train(callbacks) or count_examples(x, validation_split)

@@ -19,26 +19,50 @@ def signature(model: keras.Model, batch):
     Args:
         model: The model, which has no sizes to tell if it is subclassed.
         batch: Inputs in any structure that the model takes.
+
+    Raises:
+        ValueError: If a graph model does not take as many inputs, of these sizes, or text.
     """
     graph = graph_of(model)
-    expected = [] if graph is None else _matching(graph.input, batch)
     flat = keras.tree.flatten(batch)
-    if len(expected) != len(flat):
-        expected = [None] * len(flat)
+    expected = [None] * len(flat) if graph is None else _matching(graph.input, batch)
     specs = [_spec(array, symbol) for array, symbol in zip(flat, expected)]
     return keras.tree.pack_sequence_as(batch, specs)
 
 
-def _matching(expected, batch) -> list[keras.KerasTensor]:
-    """Lists a model's inputs in the order in which a batch of them is flattened."""
-    if isinstance(batch, dict) and not isinstance(expected, dict):
-        by_name = {symbol.name: symbol for symbol in keras.tree.flatten(expected)}
-        expected = {name: by_name[name] for name in batch if name in by_name}
-    return keras.tree.flatten(expected)
+def _matching(expected, batch) -> list[keras.KerasTensor | None]:
+    """Lists a model's inputs in the order in which a batch of them is flattened.
+
+    A dictionary may hold more than a model takes that was made from a list; None stands for what it
+    does not take. Of a model that was made from a dictionary Keras would mix up the inputs.
+    """
+    symbols = keras.tree.flatten(expected)
+    flat = keras.tree.flatten(batch)
+    if isinstance(batch, dict):
+        if isinstance(expected, dict):
+            by_name, fits = expected, set(expected) == set(batch)
+        else:
+            by_name = {symbol.name: symbol for symbol in symbols}
+            fits = set(by_name) <= set(batch)
+        if fits:
+            return keras.tree.flatten({name: by_name.get(name) for name in batch})
+    elif len(symbols) == len(flat):
+        return symbols
+    raise ValueError(
+        f"Expected the inputs {', '.join(repr(symbol.name) for symbol in symbols)} of the model. "
+        f"Received: {type(batch).__name__} of {len(flat)} "
+        f"({', '.join(batch) if isinstance(batch, dict) else 'without names'}). "
+        "Hint: pass inputs alone, without targets, in the order of model.inputs or by name."
+    )
 
 
 def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
     shape = list(array.shape)
+    if symbol is not None and (array.dtype == tf.string) != (symbol.dtype == "string"):
+        raise ValueError(
+            f"Expected {symbol.dtype} for input {symbol.name!r}. Received: {array.dtype}. "
+            "Hint: numbers that were read as text: x.astype('float32')."
+        )
     # Keras itself adds or drops a last axis of size 1.
     if symbol is not None and len(symbol.shape) == len(shape) + 1 and symbol.shape[-1] != 1:
         raise ValueError(

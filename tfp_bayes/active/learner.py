@@ -73,7 +73,7 @@ class ActiveLearner:
             whenever the state has reached the file.
 
     Attributes:
-        predictor: The model, or a `Fitted` of it where `refit` fits a posterior.
+        predictor: The model, or a `Refitted` of it where `refit` fits a posterior.
         pool: Labels and status of every example, see `Pool`.
         rows: Function from indices (n,) to inputs (n, ...), which are loaded if need be.
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING or not _runs_as_command():
         kl_divergence,
         set_kl_weight,
     )
+    from tfp_bayes.models.as_prior import as_prior
     from tfp_bayes.models.to_bayesian import to_bayesian
     from tfp_bayes.models.to_deterministic import to_deterministic
     from tfp_bayes.models.to_sngp import to_sngp
@@ -88,6 +89,7 @@ __all__ = [
     "Predictor",
     "StoredPosterior",
     "active",
+    "as_prior",
     "datasets",
     "evaluate",
     "evaluation",
@@ -130,6 +132,7 @@ _DEFINED_IN = {
     "Prediction": "prediction",
     "Predictor": "prediction",
     "StoredPosterior": "inference",
+    "as_prior": "models",
     "evaluate": "evaluation",
     "export_saved_model": "export",
     "kl_divergence": "models",

@@ -16,7 +16,8 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
 
     Weights and the states of training noise are those that `keras.utils.set_random_seed(seed)` and
     building the model would give. Frozen layers keep their values, as pretrained features must,
-    and so do layers with a state that was adapted to data, such as `keras.layers.Normalization`.
+    and so do layers with a state that was adapted to data, such as `keras.layers.Normalization`,
+    and `given_weights` of a layer, such as the arrays of a prior.
 
     Args:
         model: A built model with `get_config`.
@@ -38,8 +39,11 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
     kept = {
         id(variable)
         for layer in flatten_layers(model)
-        if not layer.trainable or hasattr(layer, "adapt")
-        for variable in layer.weights
+        for variable in (
+            layer.weights
+            if not layer.trainable or hasattr(layer, "adapt")
+            else getattr(layer, "given_weights", ())
+        )
     }
     return [
         variable.numpy() if id(variable) in kept else new.numpy()

@@ -46,10 +46,16 @@ class RandomWeight:
         posterior: Posterior,
         prior: Prior | None,
     ):
-        def add_weight(part: str, shape: tuple[int, ...], initializer) -> keras.Variable:
+        def add_weight(
+            part: str, shape: tuple[int, ...], initializer, trainable: bool = True
+        ) -> keras.Variable:
             # Never cast to half precision: a scale of 0.0067 and sums of logarithms need float32.
             variable = layer.add_weight(
-                name=f"{name}_{part}", shape=shape, initializer=initializer, autocast=False
+                name=f"{name}_{part}",
+                shape=shape,
+                initializer=initializer,
+                trainable=trainable,
+                autocast=False,
             )
             setattr(layer, variable.name, variable)
             return variable
@@ -58,7 +64,7 @@ class RandomWeight:
         self.posterior = posterior
         self.prior = prior
         self.variables = posterior.add_variables(add_weight, self.shape, initializer)
-        self._prior_variables = {} if prior is None else prior.add_variables(add_weight)
+        self.prior_variables = {} if prior is None else prior.add_variables(add_weight, self.shape)
 
     def distribution(self) -> tfd.Distribution:
         """Returns q as it is now."""
@@ -84,7 +90,7 @@ class RandomWeight:
         value, q = draw
         if self.prior is None:
             return tf.constant(0, value.dtype)
-        p, kl = self.prior.condition(self._prior_variables, seed, value.dtype)
+        p, kl = self.prior.condition(self.prior_variables, seed, value.dtype)
         kl = _sum(kl)
         try:
             return kl + _sum(tfd.kl_divergence(q, p))

@@ -127,6 +127,16 @@ class VariationalLayer(StochasticLayer):
             setattr(self, f"random_{name}", random)
         self.kl_weight = add_kl_weight(self)
 
+    @property
+    def given_weights(self) -> list[keras.Variable]:
+        """The weights that nothing trains and a new start keeps: arrays of given priors."""
+        return [
+            variable
+            for weight in self.random_weights.values()
+            if isinstance(weight.prior, priors.ElementwiseNormal)
+            for variable in weight.prior_variables.values()
+        ]
+
     def draw_weights(self, seed: tf.Tensor) -> dict[str, Draw]:
         """Draws every random weight; `seed` is int32 (2,)."""
         weights = enumerate(self.random_weights.items())

@@ -1,5 +1,6 @@
 """Models that train, predict and export with their uncertainty."""
 
+from tfp_bayes.models.as_prior import as_prior
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.feature_density import FeatureDensity, FittedFeatureDensity
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence, set_kl_weight
@@ -12,6 +13,7 @@ __all__ = [
     "FeatureDensity",
     "FittedFeatureDensity",
     "KLWeight",
+    "as_prior",
     "kl_divergence",
     "set_kl_weight",
     "to_bayesian",

@@ -3,6 +3,7 @@
 from typing import overload
 
 from tfp_bayes._plumbing.configured import get_configured
+from tfp_bayes.priors.elementwise_normal import ElementwiseNormal
 from tfp_bayes.priors.hierarchical_normal import HierarchicalNormal
 from tfp_bayes.priors.laplace import Laplace
 from tfp_bayes.priors.normal import Normal
@@ -11,6 +12,7 @@ from tfp_bayes.priors.scale_mixture import ScaleMixture
 from tfp_bayes.priors.student_t import StudentT
 
 __all__ = [
+    "ElementwiseNormal",
     "HierarchicalNormal",
     "Laplace",
     "Normal",
@@ -21,6 +23,7 @@ __all__ = [
 ]
 
 _CLASSES = {
+    "elementwise_normal": ElementwiseNormal,
     "hierarchical_normal": HierarchicalNormal,
     "laplace": Laplace,
     "normal": Normal,
@@ -37,8 +40,8 @@ def get(identifier: str | dict | Prior | None, argument: str = "prior") -> Prior
     """Returns a prior from its name, its serialized form or itself; None is a flat prior.
 
     Args:
-        identifier: "normal", "laplace", "scale_mixture", "student_t", "hierarchical_normal" (with
-            their defaults), a dictionary, a `Prior` or None.
+        identifier: "normal", "laplace", "scale_mixture", "student_t", "hierarchical_normal",
+            "elementwise_normal" (with their defaults), a dictionary, a `Prior` or None.
         argument: Name of the caller's argument, for the error.
 
     Raises:

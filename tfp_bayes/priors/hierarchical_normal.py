@@ -64,7 +64,9 @@ class HierarchicalNormal(Prior):
         self.hyperprior_scale = hyperprior_scale
         self.concentration = concentration
 
-    def add_variables(self, add_weight: Callable[..., keras.Variable]) -> dict:
+    def add_variables(
+        self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
+    ) -> dict:
         """Makes the scale, or the parameters of its log-normal posterior."""
         constant = keras.initializers.Constant
         if self.hyperprior is None:

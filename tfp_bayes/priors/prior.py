@@ -12,15 +12,19 @@ from tfp_bayes._plumbing.configured import Configured
 class Prior(Configured):
     """A distribution over every single weight of a kernel or bias, independent of each other.
 
-    A subclass implements `distribution`. One that learns something (`HierarchicalNormal`)
-    implements `add_variables`, which makes weights of the layer, and `condition`.
+    A subclass implements `distribution`. One with numbers of its own, learned
+    (`HierarchicalNormal`) or given (`ElementwiseNormal`), implements `add_variables`, which makes
+    weights of the layer, and `condition`.
     """
 
-    def add_variables(self, add_weight: Callable[..., keras.Variable]) -> dict:
-        """Makes what the prior learns: weights of the layer, by name.
+    def add_variables(
+        self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
+    ) -> dict:
+        """Makes the prior's own numbers: weights of the layer, by name.
 
         Args:
-            add_weight: `add_weight(name, shape, initializer)`, which makes a weight.
+            add_weight: `add_weight(name, shape, initializer, trainable=True)`, makes a weight.
+            shape: Shape of the weight tensor that the prior is on.
         """
         return {}
 

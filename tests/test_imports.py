@@ -22,7 +22,7 @@ ORDER = [
     ["networks"],
     ["evaluation"],
     ["label"],
-    ["studies"],
+    ["scale", "studies"],
     ["commands"],
     ["cli"],
     ["__main__"],

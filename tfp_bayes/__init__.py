@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         monitor,
         plots,
         robustness,
+        scale,
         studies,
         uncertainty,
     )
@@ -108,6 +109,7 @@ __all__ = [
     "prediction",
     "priors",
     "robustness",
+    "scale",
     "set_kl_weight",
     "studies",
     "to_bayesian",

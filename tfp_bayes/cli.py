@@ -24,6 +24,7 @@ from tfp_bayes.commands.label_pool import (
     serve,
 )
 from tfp_bayes.commands.predict import add_predict
+from tfp_bayes.commands.score import add_score
 from tfp_bayes.studies.configuration import (
     CHECKPOINT,
     FIRST_RUN,
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_label(commands)
     add_predict(commands, _at_least)
     add_evaluate(commands, _at_least)
+    add_score(commands, _at_least)
     return parser
 
 

@@ -1,0 +1,67 @@
+"""A job of parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS PAUSE."""
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tfp_bayes.scale.job import Job
+from tfp_bayes.scale.parts import to_parquet
+from tfp_bayes.scale.pool import merge
+from tfp_bayes.scale.run import run_job
+from tfp_bayes.scale.summary import Summary
+
+NUM_ROWS, ROWS_PER_PART = 115, 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Squares(Job):
+    """Scores with ties; who makes a part leaves a mark, and waits `pause` seconds."""
+
+    pause: float
+
+    def identity(self):
+        return {"task": "squares", "num_rows": self.num_rows}
+
+    def open(self, threads):
+        return self.make
+
+    def make(self, start, stop):
+        (self.folder / f"mark-{start}-{os.getpid()}").touch()
+        bad = self.folder / "bad"
+        if bad.exists() and start <= int(bad.read_text()) < stop:
+            raise ValueError(f"row {bad.read_text()} is bad")
+        time.sleep(self.pause)
+        rows = np.arange(start, stop)
+        columns = {"row": rows, "score": rows**2 % 11 / 7}
+        columns |= {f"{kind}_entropy": rows**kind_of / 3 for kind, kind_of in KINDS.items()}
+        columns["mutual_information"] = columns["score"]
+        record = {
+            "job": self.key,
+            "first_row": start,
+            "num_rows": stop - start,
+            "cpu": "",
+            "checksum": str(start),
+            "summary": Summary.of(columns).as_json(),
+        }
+        return to_parquet(columns, record)
+
+
+KINDS = {"predictive": 0.5, "expected": 0.3}
+
+
+def main(folder, engine, workers, pause):
+    job = Squares(Path(folder), NUM_ROWS, ROWS_PER_PART, float(pause))
+    run_job(job, lambda: merge(job), engine=engine, workers=int(workers), gpus_per_worker=0)
+
+
+if __name__ == "__main__":
+    from squares import main  # of the module: workers know its classes by that name
+
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

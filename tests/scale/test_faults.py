@@ -1,0 +1,172 @@
+"""Killed workers and drivers, two drivers, parts that fail: nothing is lost and nothing doubled.
+
+The job is `squares.py`, which needs no TensorFlow; nor do its processes, for which stand-ins of the
+package and of TensorFlow lie on the path.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tfp_bayes._plumbing.lock import LockedError
+from tfp_bayes.scale.run import FailedPartsError
+
+pytest.importorskip("pyarrow")
+HERE = Path(__file__).parent
+PACKAGE = HERE.parents[1] / "tfp_bayes"
+PARTS = [f"part-{n:06d}.parquet" for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("path")
+    (folder / "tfp_bayes").mkdir()
+    (folder / "tfp_bayes" / "__init__.py").write_text(
+        f"__path__ = [{str(PACKAGE)!r}]\n__version__ = '0'\n"
+    )
+    (folder / "tensorflow").mkdir()
+    (folder / "tensorflow" / "__init__.py").write_text(
+        "class config:\n    list_physical_devices = staticmethod(list)\n"
+    )
+    return {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{HERE}"}
+
+
+@pytest.fixture(scope="module")
+def run(environment):
+    """Starts the job in a process, or runs it to its end."""
+
+    def start(folder, engine="local", workers=1, pause=0.0, wait=True):
+        arguments = [sys.executable, str(HERE / "squares.py"), str(folder), engine]
+        process = subprocess.Popen(
+            [*arguments, str(workers), str(pause)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if wait:
+            _, process.errors = process.communicate(timeout=100)
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    process = run(folder)
+    assert process.returncode == 0, process.errors
+    return content(folder)
+
+
+def content(folder):
+    files = [
+        *(folder / "parts").iterdir(),
+        *(folder / name for name in ("summary.json", "_SUCCESS")),
+    ]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def parts(folder):
+    return [path for path in folder.glob("parts/part-*") if path.suffix == ".parquet"]
+
+
+def workers_of(folder):
+    return {int(path.name.split("-")[2]) for path in folder.glob("mark-*")}
+
+
+def makers(folder):
+    """Processes by the first row of the part that they have begun."""
+    return [path.name.split("-")[1] for path in folder.glob("mark-*")]
+
+
+@pytest.mark.parametrize("engine", ["processes", "ray"])
+def test_a_killed_worker_costs_a_part_that_is_made_again(engine, run, undisturbed, tmp_path):
+    if engine == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("no Ray")
+    process = run(tmp_path, engine, workers=2, pause=0.1, wait=False)
+    wait_for(lambda: len(parts(tmp_path)) >= 2)
+    before = workers_of(tmp_path)
+    os.kill(max(before), signal.SIGKILL)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert content(tmp_path) == undisturbed
+    assert workers_of(tmp_path) - before  # who went on in its place
+    begun = makers(tmp_path)
+    assert len(begun) - len(set(begun)) <= 2  # parts that were begun twice, of two workers
+
+
+def test_a_killed_driver_goes_on_where_it_was(run, undisturbed, tmp_path):
+    process = run(tmp_path, "processes", workers=2, pause=0.3, wait=False)
+    wait_for(lambda: len(parts(tmp_path)) >= 2)
+    second = run(tmp_path, "processes", workers=2)  # meanwhile
+    assert second.returncode == 1
+    assert f"LockedError: Expected to be the only writer of {tmp_path}" in second.errors
+    process.kill()
+    process.communicate()
+    (tmp_path / "parts" / f".unfinished-{process.pid}-part-000011.parquet").write_bytes(b"PAR1")
+    there = {path: path.stat().st_mtime_ns for path in parts(tmp_path)}
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert run(tmp_path).returncode == 0  # another engine, which makes the same parts
+    assert content(tmp_path) == undisturbed  # the stray file is gone, too
+    there = {path: at for path, at in there.items() if path.exists()}
+    assert len(there) >= 2
+    assert all(path.stat().st_mtime_ns == at for path, at in there.items())
+
+
+def test_a_part_that_fails_is_named_and_set_aside(run, undisturbed, tmp_path):
+    (tmp_path / "bad").write_text("57")
+    process = run(tmp_path)
+    assert process.returncode == 1
+    assert process.errors.startswith(
+        "FailedPartsError: Expected all 12 parts. Received: 1 that failed three times"
+    )
+    assert "part 5: ValueError: row 57 is bad" in process.errors
+    (path,) = (tmp_path / "failed").iterdir()
+    record = json.loads(path.read_text())
+    assert (record["part"], record["first_row"], record["last_row"]) == (5, 50, 59)
+    assert record["error"] == "ValueError: row 57 is bad"
+    assert len(parts(tmp_path)) == 11
+    assert not (tmp_path / "_SUCCESS").exists()
+    (tmp_path / "bad").unlink()
+    assert run(tmp_path).returncode == 0
+    assert content(tmp_path) == undisturbed
+    assert not list((tmp_path / "failed").iterdir())
+
+
+def test_ctrl_c_ends_the_workers_and_the_run_goes_on(run, undisturbed, tmp_path):
+    process = run(tmp_path, "processes", workers=2, pause=0.3, wait=False)
+    wait_for(lambda: len(parts(tmp_path)) >= 1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+
+    def are_gone():
+        for pid in workers_of(tmp_path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 0)
+                return False
+        return True
+
+    wait_for(are_gone)
+    assert run(tmp_path).returncode == 0
+    assert content(tmp_path) == undisturbed
+
+
+def test_errors_are_those_that_the_command_line_shows():
+    assert issubclass(FailedPartsError, ValueError)
+    assert issubclass(LockedError, OSError)

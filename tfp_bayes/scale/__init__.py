@@ -1,0 +1,40 @@
+"""Pools of any size: scored in parts by processes or a Ray cluster, and chosen from exactly."""
+
+from typing import TYPE_CHECKING
+
+from tfp_bayes._plumbing.lazy import lazy_contents
+
+if TYPE_CHECKING:
+    from tfp_bayes.scale.choice import Chosen
+    from tfp_bayes.scale.parquet_rows import ParquetRows
+    from tfp_bayes.scale.pool import ScoredPool
+    from tfp_bayes.scale.rows import ImageFolder, NpyRows, RowSource
+    from tfp_bayes.scale.run import FailedPartsError
+    from tfp_bayes.scale.score import score_pool
+    from tfp_bayes.scale.summary import Summary
+
+__all__ = [
+    "Chosen",
+    "FailedPartsError",
+    "ImageFolder",
+    "NpyRows",
+    "ParquetRows",
+    "RowSource",
+    "ScoredPool",
+    "Summary",
+    "score_pool",
+]
+
+_DEFINED_IN = {
+    "Chosen": "choice",
+    "FailedPartsError": "run",
+    "ImageFolder": "rows",
+    "NpyRows": "rows",
+    "ParquetRows": "parquet_rows",
+    "RowSource": "rows",
+    "ScoredPool": "pool",
+    "Summary": "summary",
+    "score_pool": "score",
+}
+
+__getattr__, __dir__ = lazy_contents(__name__, __all__, _DEFINED_IN)

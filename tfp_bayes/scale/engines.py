@@ -1,0 +1,78 @@
+"""Who makes the parts: this process, several, or the actors of a Ray cluster."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.workers import run_all
+from tfp_bayes.scale.job import TRIES, Job, complete
+from tfp_bayes.scale.names import ENGINES
+from tfp_bayes.scale.ray_engine import run_on_ray
+
+
+def check_engine(engine: str, workers: int | None, gpus_per_worker: float) -> None:
+    """Raises ValueError for what no engine does."""
+    if engine not in ENGINES:
+        raise ValueError(
+            f"Expected one of {ENGINES} for `engine`. Received: engine={engine!r}. "
+            "Hint: 'processes' uses the cores of this machine, 'ray' those of a cluster."
+        )
+    if workers is not None:
+        check_integers(1, workers=workers)
+    if engine == "local" and workers not in (None, 1):
+        raise ValueError(
+            f"Expected one worker for engine='local'. Received: workers={workers}. "
+            "Hint: engine='processes'."
+        )
+    if not gpus_per_worker >= 0 or (gpus_per_worker and engine != "ray"):
+        raise ValueError(
+            "Expected 0 for `gpus_per_worker`, or what each worker gets of engine='ray'. "
+            f"Received: gpus_per_worker={gpus_per_worker}, engine={engine!r}. "
+            "Hint: a single process uses the GPU that TensorFlow sees."
+        )
+
+
+def run_parts(
+    job: Job, numbers: Sequence[int], engine: str, workers: int | None, gpus_per_worker: float
+) -> Iterator[int]:
+    """Completes parts and yields the number of each, in the order in which they end.
+
+    Args:
+        job: The job.
+        numbers: Parts to make.
+        engine: One of `ENGINES`.
+        workers: Processes or actors; None is as many as there are cores, or GPUs where they get
+            some.
+        gpus_per_worker: GPUs of each actor, with Ray.
+
+    Raises:
+        ChildProcessError: If workers are killed again and again.
+    """
+    if engine == "ray":
+        yield from run_on_ray(job, numbers, workers, gpus_per_worker)
+    elif engine == "processes":
+        yield from _run_processes(job, numbers, workers)
+    else:
+        for number in numbers:
+            complete(job, number)
+            yield number
+
+
+def _run_processes(job: Job, numbers: Sequence[int], workers: int | None) -> Iterator[int]:
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    workers = min(workers or cores, len(numbers))
+    threads = None if workers == 1 else max(cores // workers, 1)
+    left = dict.fromkeys(numbers)
+    deaths = 0
+    while left:
+        try:
+            for number in run_all(complete, {n: (job, n, threads) for n in left}, workers):
+                deaths = 0
+                del left[number]
+                yield number
+        except ChildProcessError:  # what its killer left unfinished, new workers make again
+            deaths += 1
+            if deaths == TRIES:
+                raise

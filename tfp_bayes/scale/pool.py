@@ -1,0 +1,206 @@
+"""A pool that has been scored: what is known of all of it, and rows to choose from it."""
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.files import write_csv, write_json
+from tfp_bayes.scale import choice
+from tfp_bayes.scale.choice import Chosen
+from tfp_bayes.scale.job import Job
+from tfp_bayes.scale.parts import read_columns, read_record
+from tfp_bayes.scale.run import is_finished, read_manifest
+from tfp_bayes.scale.scoring import checksum
+from tfp_bayes.scale.summary import Summary
+
+SUMMARY, TOP = "summary.json", "top.csv"
+
+
+class ScoredPool:
+    """The scores of a pool in the folder that `score_pool` has written.
+
+    Nothing is scored again: each choice reads a column of the parts, in memory of one part.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If there is no finished job.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        if not is_finished(self.folder):
+            raise ValueError(
+                f"Expected a pool that is scored to its end. Received: {folder}, of which parts "
+                "are missing. Hint: start score_pool again with the same arguments."
+            )
+        self.identity: dict[str, Any] = manifest["identity"]
+        self.num_rows: int = manifest["num_rows"]
+        self.rows_per_part: int = manifest["rows_per_part"]
+
+    @property
+    def summary(self) -> Summary:
+        """Counts, means, histograms and, with labels, quality."""
+        return Summary.from_json(json.loads((self.folder / SUMMARY).read_text())["summary"])
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files, in the order of rows."""
+        num_parts = -(-self.num_rows // self.rows_per_part)
+        job = Job(self.folder, self.num_rows, self.rows_per_part)
+        return [job.part(number) for number in range(num_parts)]
+
+    def top(self, size: int, by: str = "score") -> Chosen:
+        """Returns the rows with the highest scores; of equal ones the first, and never NaN.
+
+        Args:
+            size: Number to choose; fewer are returned where there are fewer.
+            by: "score", or a measure such as "mutual_information".
+
+        Raises:
+            ValueError: If there is no such column.
+        """
+        check_integers(1, size=size)
+        return choice.top(self._blocks(by), size)
+
+    def power(self, size: int, beta: float = 1.0, seed: int = 0, by: str = "score") -> Chosen:
+        """Draws rows without replacement with probability proportional to score^beta.
+
+        As good as BatchBALD in most published comparisons, at the price of a read. The noise of a
+        row follows from seed and row, so that the draw does not depend on the parts.
+
+        Args:
+            size: Number to draw; fewer are returned where there are fewer.
+            beta: Positive; near 0 scores hardly matter, the larger the more like `top`.
+            seed: Integer of at least 0.
+            by: See `top`.
+
+        Reference:
+            Kirsch et al. 2021, "Stochastic Batch Acquisition", section 3, arXiv:2106.12059.
+        """
+        check_integers(1, size=size)
+        check_integers(0, seed=seed)
+        check_positive(beta=beta)
+        return choice.power(self._blocks(by), size, beta, seed)
+
+    def softmax(self, size: int, beta: float = 1.0, seed: int = 0, by: str = "score") -> Chosen:
+        """Draws rows with probability proportional to exp(beta score); see `power`."""
+        check_integers(1, size=size)
+        check_integers(0, seed=seed)
+        check_positive(beta=beta)
+        return choice.softmax(self._blocks(by), size, beta, seed)
+
+    def read(
+        self, rows: Sequence[int] | np.ndarray, names: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns columns (n, ...) of some rows, in their order.
+
+        Args:
+            rows: (n,) numbers.
+            names: Columns; None is all.
+        """
+        rows = np.asarray(rows, "int64")
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.num_rows:
+            raise ValueError(
+                f"Expected numbers of rows in [0, {self.num_rows}) for `rows`. Received: from "
+                f"{rows.min()} to {rows.max()}. Hint: rows are those of the row source."
+            )
+        numbers, paths = rows // self.rows_per_part, self.parts
+        wanted = np.unique(numbers).tolist() or [0]
+        found, places = [], []
+        for number in wanted:
+            at = np.flatnonzero(numbers == number)
+            columns = read_columns(paths[number], names)
+            inside = rows[at] - number * self.rows_per_part
+            found.append({name: values[inside] for name, values in columns.items()})
+            places.append(at)
+        order = np.argsort(np.concatenate(places), kind="stable")
+        return {name: np.concatenate([each[name] for each in found])[order] for name in found[0]}
+
+    def verify(self) -> None:
+        """Compares every value with its checksum.
+
+        Raises:
+            ValueError: If a part is damaged; it is named.
+        """
+        for path in self.parts:
+            if checksum(read_columns(path)) != read_record(path)["checksum"]:
+                raise ValueError(
+                    f"Expected {path} as it was written. Received: other values. "
+                    "Hint: remove the file and start score_pool again, which makes it anew."
+                )
+
+    def _blocks(self, by: str) -> Iterator[choice.Block]:
+        for number, path in enumerate(self.parts):
+            columns = read_columns(path, [by])
+            if columns.get(by, np.empty((0, 0))).ndim != 1:
+                raise ValueError(
+                    f"Expected a column of numbers for `by`. Received: by={by!r}. "
+                    "Hint: 'score', 'mutual_information' or 'predictive_entropy'."
+                )
+            first = number * self.rows_per_part
+            yield np.arange(first, first + len(columns[by])), columns[by]
+
+
+def merge(job: Job) -> dict:
+    """Writes the summary of all parts of a job, and returns what `_SUCCESS` says of them.
+
+    Raises:
+        ValueError: If a part is damaged or of another job.
+    """
+    summary, checksums, machines = Summary(), [], set()
+    for number in range(job.num_parts):
+        record = read_record(job.part(number))
+        start, stop = job.bounds(number)
+        if (record["job"], record["first_row"], record["num_rows"]) != (
+            job.key,
+            start,
+            stop - start,
+        ):
+            raise ValueError(
+                f"Expected part {number} of the job in {job.folder}. Received: "
+                f"{job.part(number)}, a part of another job. Hint: remove it and start again."
+            )
+        summary += Summary.from_json(record["summary"])
+        checksums.append(record["checksum"])
+        machines.add(record["cpu"])
+    if len(machines) > 1:
+        warnings.warn(
+            f"Parts were made on {len(machines)} types of processors, which may round otherwise in "
+            "the last digit: made again elsewhere, a part may differ by that.",
+            stacklevel=4,
+        )
+    means = {name: summary.mean(name) for name in summary.sums}
+    shown = {"num_rows": summary.num_rows, "num_non_finite": summary.num_non_finite}
+    quality = {"nll": summary.nll, "accuracy": summary.accuracy,
+               "expected_calibration_error": summary.expected_calibration_error}  # fmt: skip
+    shown["means"] = {k: v for k, v in means.items() if np.isfinite(v)}
+    shown["quality"] = {k: v for k, v in quality.items() if np.isfinite(v)}
+    write_json(job.folder / SUMMARY, {**shown, "summary": summary.as_json()})
+    return {"num_rows": summary.num_rows, "checksums": checksums}
+
+
+def write_top(pool: ScoredPool, rows: Any, size: int) -> Path:
+    """Writes the highest scores for people, with all measures and the names of rows."""
+    path = pool.folder / TOP
+    chosen = pool.top(size)
+    columns = pool.read(chosen.rows)
+    names = [name for name, values in columns.items() if values.ndim == 1 and name != "row"]
+    write_csv(
+        path,
+        ["row", "name", *names],
+        zip(
+            chosen.rows.tolist(),
+            rows.names(chosen.rows),
+            *(columns[name].tolist() for name in names),
+        ),
+    )
+    return path

@@ -1,0 +1,95 @@
+"""Parts made by the actors of a Ray cluster, which Ray starts again when they die."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tfp_bayes._plumbing.files import write_json
+from tfp_bayes.scale.job import TRIES, Job, complete
+from tfp_bayes.scale.parts import EXTRA
+
+
+def run_on_ray(
+    job: Job, numbers: Sequence[int], workers: int | None, gpus_per_worker: float
+) -> Iterator[int]:
+    """Completes parts and yields the number of each; see `engines.run_parts`.
+
+    A part number travels, and nothing else, so that the object store stays empty. The cluster is
+    that of `ray.init`, if the caller was there first, or of RAY_ADDRESS, or this machine.
+    """
+    ray = _import_ray()
+    own = not ray.is_initialized()
+    if own:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield from _run(ray, job, numbers, workers, gpus_per_worker)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _run(
+    ray: Any, job: Job, numbers: Sequence[int], workers: int | None, gpus: float
+) -> Iterator[int]:
+    cores = ray.cluster_resources().get("CPU", 1)
+    if workers is None:
+        workers = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else cores) or 1
+    workers = min(workers, len(numbers))
+    threads = max(int(cores // workers), 1)
+    # An actor is started again for as long as there are machines; a part that has cost three of
+    # them their lives is set aside.
+    actor = ray.remote(_Worker).options(
+        num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1
+    )
+    todo = deque(numbers)
+    # Parts go to actors that are there: others may wait for machines for ever.
+    pending = {}
+    for _ in range(workers):
+        worker = actor.remote(job, threads)
+        pending[worker.is_ready.remote()] = worker, None
+    left = len(numbers)
+    while left:
+        (reference,), _ = ray.wait(list(pending), num_returns=1)
+        worker, number = pending.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayActorError as error:
+            if number is None:
+                raise
+            reason = f"the worker died {TRIES} times: {error}"
+            write_json(job.failure(number), {"part": number, "error": reason})
+        if number is not None:
+            left -= 1
+            yield number
+        if todo:
+            number = todo.popleft()
+            pending[worker.complete.remote(number)] = worker, number
+
+
+class _Worker:
+    """An actor.
+
+    Args:
+        job: What it makes parts of.
+        threads: See `Job.open`.
+    """
+
+    def __init__(self, job: Job, threads: int):
+        self.job, self.threads = job, threads
+
+    def is_ready(self) -> None:
+        """Returns once the actor runs."""
+
+    def complete(self, number: int) -> None:
+        """Makes a part; see `job.complete`."""
+        complete(self.job, number, self.threads)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f"Expected Ray for engine='ray'. Received: {error}. {EXTRA}") from None
+    return ray

@@ -1,0 +1,237 @@
+"""Inputs of a pool where they lie: small objects that travel to workers and read their own rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes._plumbing.digest import digest, digest_rows
+
+
+class RowSource:
+    """Inputs by index, of a frozen dataclass whose fields say where they are.
+
+    What it opens stays in the process that opened it: pickled, copied and compared are the fields
+    alone. Any such class of one's own will do for `score_pool`, and each is also a learner's `x`.
+    """
+
+    def __len__(self) -> int:
+        """Returns N."""
+        raise NotImplementedError
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
+        """Returns inputs (n, ...) for int64 indices (n,)."""
+        raise NotImplementedError
+
+    @property
+    def spec(self) -> tuple[tuple[int, ...], str]:
+        """Shape of one input, and the dtype."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Returns a digest that tells these rows from others, in seconds."""
+        raise NotImplementedError
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """Returns integer labels (n,), or None where there are none."""
+        return None
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """Returns how people call these rows."""
+        return [str(i) for i in np.asarray(indices).tolist()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the fields, without what is open."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+def absolute(path: str | Path, kind: str, is_folder: bool = False) -> str:
+    """Returns the path by which every worker finds a file or folder.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = Path(path).expanduser().resolve()
+    if not (found.is_dir() if is_folder else found.exists()):
+        raise ValueError(
+            f"Expected {kind}. Received: {path}, where there is none. "
+            "Hint: paths are relative to the current folder."
+        )
+    return str(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class NpyRows(RowSource):
+    """Rows of an array in a `.npy` file, of which only those asked for are read.
+
+    Args:
+        path: The file, (N, ...).
+        labels_path: File of integer labels (N,), or None.
+
+    Raises:
+        ValueError: If a file is missing or holds something else.
+
+    Example:
+
+    >>> from tfp_bayes.scale import NpyRows
+    >>> np.save(tmp_path / "x.npy", np.arange(6.0).reshape(3, 2))
+    >>> rows = NpyRows(tmp_path / "x.npy")
+    >>> len(rows), rows[np.array([2, 0])].tolist()
+    (3, [[4.0, 5.0], [0.0, 1.0]])
+    """
+
+    path: str | Path
+    labels_path: str | Path | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", absolute(self.path, "a .npy file"))
+        if self.labels_path is not None:
+            labels = absolute(self.labels_path, "a .npy file of labels")
+            object.__setattr__(self, "labels_path", labels)
+            if self._labels.shape != (len(self),) or self._labels.dtype.kind not in "iu":
+                raise ValueError(
+                    f"Expected {len(self)} integer labels in {labels}. Received: "
+                    f"{self._labels.dtype} of shape {self._labels.shape}. "
+                    "Hint: class numbers from 0, one for each row."
+                )
+        if self._x.ndim < 1 or self._x.dtype.kind not in "buif" or not len(self._x):
+            raise ValueError(
+                f"Expected numbers (N, ...) in {self.path}. Received: {self._x.dtype} of shape "
+                f"{self._x.shape}. Hint: np.save(path, x), one row an example."
+            )
+
+    @functools.cached_property
+    def _x(self) -> np.ndarray:
+        return _load(self.path)
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        assert self.labels_path is not None
+        return _load(self.labels_path)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self._x[indices])
+
+    @property
+    def spec(self) -> tuple[tuple[int, ...], str]:
+        """Shape of one input, and the dtype."""
+        return self._x.shape[1:], str(self._x.dtype)
+
+    def fingerprint(self) -> str:
+        """Returns a digest of 256 rows, and of as many labels."""
+        labels = None if self.labels_path is None else digest_rows(self._labels)
+        return digest([str(self.spec), digest_rows(self), labels])
+
+    def labels(self, indices: np.ndarray) -> np.ndarray | None:
+        """Returns labels (n,), or None where there are none."""
+        return None if self.labels_path is None else np.asarray(self._labels[indices])
+
+
+def _load(path: str | Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"Expected an array in {path}. Received: {error}. Hint: np.save(path, x)."
+        ) from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f"Expected one array in {path}. Received: a .npz archive, which cannot be read in "
+            "part. Hint: np.save(path, archive['x'])."
+        )
+    return array
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFolder(RowSource):
+    """Images of a folder and the folders in it, by name, decoded when they are asked for.
+
+    Args:
+        folder: The folder; of all workers.
+        image_size: (H, W) to which images are resized; None takes that which all have.
+        channels: 1, 3 or 4; None takes that which all have.
+        divide_by: What pixels, 0 to 255, are divided by.
+        skip_bad: Whether an image that cannot be read becomes a row of NaN, which is counted and
+            never chosen; otherwise its part fails.
+
+    Raises:
+        ValueError: If there are no images, or they differ in what is not given.
+    """
+
+    folder: str | Path
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    divide_by: float = 1.0
+    skip_bad: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "folder", absolute(self.folder, "a folder of images", True))
+        size, channels = self.image_size, self.channels
+        if size is None or channels is None:
+            from tfp_bayes.datasets.folder import open_images
+
+            *size, channels = open_images(*self._found).shape[1:]
+        object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
+        object.__setattr__(self, "channels", int(channels))
+
+    @property
+    def _found(self) -> tuple[Any, Any]:
+        from tfp_bayes.datasets.folder import find
+        from tfp_bayes.datasets.options import FileOptions
+
+        options = FileOptions(
+            image_size=self.image_size,
+            channels=self.channels,
+            labels=False,
+            skip_bad=self.skip_bad,
+        )
+        return find(Path(self.folder), options), options
+
+    @functools.cached_property
+    def _images(self):
+        from tfp_bayes.datasets.image_files import ImageFiles
+
+        found, _ = self._found
+        return ImageFiles(found.paths, self.spec[0], found.folder)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        if self.skip_bad:
+            images = np.stack([self._or_nan(i) for i in np.asarray(indices)])
+        else:
+            images = self._images[indices]
+        return images if self.divide_by == 1 else images.astype("float32") / self.divide_by
+
+    def _or_nan(self, index: int) -> np.ndarray:
+        from tfp_bayes.datasets.image_files import UnreadableImageError
+
+        try:
+            return self._images[index].astype("float32")
+        except UnreadableImageError:
+            return np.full(self.spec[0], np.nan, "float32")
+
+    @property
+    def spec(self) -> tuple[tuple[int, ...], str]:
+        """Shape of one input, and the dtype."""
+        assert self.image_size is not None
+        floats = self.skip_bad or self.divide_by != 1
+        return (*self.image_size, self.channels), "float32" if floats else "uint8"
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the settings, and of names and sizes of all files."""
+        sizes = [path.stat().st_size for path in self._images.paths]
+        settings = [*self.spec, self.divide_by]
+        return digest([str(settings), self._images.names.tolist(), sizes])
+
+    def names(self, indices: np.ndarray) -> list[str]:
+        """Returns paths relative to the folder."""
+        return self._images.names[np.asarray(indices)].tolist()

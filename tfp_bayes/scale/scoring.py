@@ -1,0 +1,235 @@
+"""The job that scores a pool: what a part holds, and how it is computed."""
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes import __version__
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.active import acquisition as acquisitions
+from tfp_bayes.scale import served
+from tfp_bayes.scale.job import Job, Make, file_digest
+from tfp_bayes.scale.names import SCORES
+from tfp_bayes.scale.parts import to_parquet
+from tfp_bayes.scale.rows import RowSource
+from tfp_bayes.scale.summary import MEASURES, Summary
+from tfp_bayes.scale.sums import MOST_VALUES
+
+AT_ONCE = 4096  # rows whose inputs are in memory together
+
+
+@dataclass(frozen=True)
+class ScoreJob(Job):
+    """The scores of all rows of a pool.
+
+    A part holds, for each row: row, score, predictive_entropy, expected_entropy and
+    mutual_information; predicted and confidence of a classifier; mean (K,); and label, if the rows
+    have labels.
+
+    Attributes:
+        model: Path of the saved model.
+        model_digest: SHA-256 of its files.
+        rows: Where the inputs are.
+        rows_digest: Their fingerprint.
+        num_samples: S.
+        seed: Decides the S functions, the same for every row.
+        acquisition: Name of what `score` is.
+        likelihood: What the model's outputs mean, or None, see `served.load`.
+        keep_mean: Whether parts hold the predictive means.
+    """
+
+    model: str
+    model_digest: str
+    rows: RowSource
+    rows_digest: str
+    num_samples: int
+    seed: int
+    acquisition: str
+    likelihood: str | None
+    keep_mean: bool
+
+    def identity(self) -> dict:
+        """Returns what tells this job from another; versions too, as they may round otherwise."""
+        packages = ("tensorflow", "keras", "numpy")
+        return {
+            "task": "score",
+            "model": self.model_digest,
+            "rows": self.rows_digest,
+            "num_rows": self.num_rows,
+            "rows_per_part": self.rows_per_part,
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "acquisition": self.acquisition,
+            "likelihood": self.likelihood,
+            "keep_mean": self.keep_mean,
+            "tfp_bayes": __version__,
+            "versions": {name: importlib.metadata.version(name) for name in packages},
+        }
+
+    def open(self, threads: int | None) -> Make:
+        """Loads the model and looks at what it makes of rows of this kind."""
+        return _open(self, threads)
+
+
+def make_job(
+    model: str | Path,
+    rows: RowSource,
+    out: str | Path,
+    num_samples: int,
+    seed: int,
+    acquisition: str,
+    likelihood: str | None,
+    rows_per_part: int,
+    keep_mean: bool,
+) -> ScoreJob:
+    """Returns the job of `score_pool`; TensorFlow is not needed yet.
+
+    Raises:
+        ValueError: If an argument is wrong.
+    """
+    check_integers(1, num_samples=num_samples, rows_per_part=rows_per_part)
+    check_integers(0, seed=seed)
+    if rows_per_part > MOST_VALUES:
+        raise ValueError(
+            f"Expected at most {MOST_VALUES} for `rows_per_part`. Received: rows_per_part="
+            f"{rows_per_part}. Hint: a part should take seconds to minutes."
+        )
+    if acquisition not in SCORES:
+        raise ValueError(
+            f"Expected one of {SCORES} for `acquisition`. Received: acquisition={acquisition!r}. "
+            "Hint: ScoredPool.epig and ScoredPool.batch_bald choose from a pool scored by 'bald'."
+        )
+    if not hasattr(rows, "fingerprint"):
+        raise ValueError(
+            f"Expected a row source for `rows`. Received: rows of type {type(rows).__name__}. "
+            "Hint: scale.NpyRows, ParquetRows or ImageFolder; np.save writes an array's file."
+        )
+    files = served.files_of(model)
+    if not len(rows):
+        raise ValueError(f"Expected rows in the pool. Received: none in {rows!r}. Hint: its path.")
+    return ScoreJob(
+        folder=Path(out).expanduser().resolve(),
+        num_rows=len(rows),
+        rows_per_part=int(rows_per_part),
+        model="+".join(map(str, files)),
+        model_digest=file_digest(*files),
+        rows=rows,
+        rows_digest=rows.fingerprint(),
+        num_samples=int(num_samples),
+        seed=int(seed),
+        acquisition=acquisition,
+        likelihood=likelihood,
+        keep_mean=keep_mean,
+    )
+
+
+@functools.lru_cache(maxsize=1)  # once in a worker
+def _open(job: ScoreJob, threads: int | None) -> Make:
+    start_tensorflow()
+    import tensorflow as tf
+
+    if threads is not None:  # before TensorFlow computes anything
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    if file_digest(*served.files_of(job.model)) != job.model_digest:
+        raise ValueError(
+            f"Expected the model that was there when the run began. Received: {job.model}, which "
+            "has changed. Hint: another model needs a run in another folder."
+        )
+    model = served.load(job.model, job.likelihood)
+    shape, dtype = job.rows.spec
+    _check(job, model.predict_uncertainty(np.zeros((2, *shape), dtype), job.num_samples, job.seed))
+    return functools.partial(_make, job, model)
+
+
+def _check(job: ScoreJob, prediction: Any) -> None:
+    """Raises ValueError unless predictions of this kind can be scored row by row."""
+    mean = getattr(prediction, "mean", None)
+    if mean is None or mean.ndim != 2:
+        received = "several outputs" if mean is None else f"a mean of shape {mean.shape}"
+        raise ValueError(
+            f"Expected one prediction for each row, (N, K). Received: {received}. "
+            "Hint: keras.Model(model.inputs, model.outputs[0]) has one output; dense predictions "
+            "need a layer that pools them."
+        )
+    acquisitions.check_likelihood(acquisitions.get(job.acquisition), prediction.likelihood)
+    if job.rows.labels(np.arange(1)) is not None and prediction.likelihood != "categorical":
+        raise ValueError(
+            "Expected a classifier of exclusive classes for rows with labels. Received: "
+            f"likelihood={prediction.likelihood!r}. Hint: leave the labels out."
+        )
+
+
+def _make(job: ScoreJob, model: Any, start: int, stop: int) -> bytes:
+    blocks = [
+        _score(job, model, np.arange(i, min(i + AT_ONCE, stop)))
+        for i in range(start, stop, AT_ONCE)
+    ]
+    columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    summary = Summary.of(columns)
+    if not job.keep_mean:
+        del columns["mean"]
+    record = {
+        "job": job.key,
+        "first_row": start,
+        "num_rows": stop - start,
+        "cpu": _cpu(),
+        "checksum": checksum(columns),
+        "summary": summary.as_json(),
+    }
+    return to_parquet(columns, record)
+
+
+def _score(job: ScoreJob, model: Any, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the columns of some rows."""
+    prediction = model.predict_uncertainty(job.rows[indices], job.num_samples, job.seed)
+    mean = prediction.mean
+    columns = {"row": indices, "score": acquisitions.get(job.acquisition)(prediction)}
+    columns |= {name: getattr(prediction, name) for name in MEASURES}
+    if prediction.likelihood == "categorical":
+        known = np.isfinite(prediction.predictive_entropy)
+        columns["predicted"] = np.where(known, mean.argmax(-1), -1).astype("int32")
+        columns["confidence"] = mean.max(-1)
+    columns["mean"] = mean
+    labels = job.rows.labels(indices)
+    if labels is not None:
+        columns["label"] = _checked(labels, indices, mean.shape[1])
+    return columns
+
+
+def _checked(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> np.ndarray:
+    wrong = indices[(labels < 0) | (labels >= num_classes)]
+    if wrong.size:
+        raise ValueError(
+            f"Expected labels in [0, {num_classes}). Received: others in the rows "
+            f"{wrong[:5].tolist()}, {wrong.size} of {len(labels)}. Hint: classes count from 0."
+        )
+    return labels.astype("int64")
+
+
+def checksum(columns: dict[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of all values."""
+    found = hashlib.sha256()
+    for name in sorted(columns):
+        found.update(f"{name} {columns[name].dtype.str} {columns[name].shape}".encode())
+        found.update(np.ascontiguousarray(columns[name]).tobytes())
+    return found.hexdigest()
+
+
+@functools.cache
+def _cpu() -> str:
+    """Returns what decides how this machine rounds: the instructions that it has."""
+    flags = ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        pass
+    return f"{platform.machine()} {hashlib.sha256(flags.encode()).hexdigest()[:8]}"

@@ -1,0 +1,37 @@
+"""Sums without rounding, so that any partition of the rows adds up to the same number."""
+
+from fractions import Fraction
+
+import numpy as np
+
+_LEAST = -1073  # exponent of the smallest float64, as `np.frexp` gives it
+_BITS, _HALF = 53, 27  # of a float64's fraction, and of its lower half
+MOST_VALUES = 2**24  # that one call adds up exactly
+
+
+def exact_sum(values: np.ndarray) -> int:
+    """Returns the sum of finite numbers (n,) as an integer multiple of 2^-1126, without rounding.
+
+    Such integers are added as they are; `as_float` rounds once, at the end.
+
+    Example:
+
+    >>> from tfp_bayes.scale.sums import as_float, exact_sum
+    >>> as_float(exact_sum(np.array([1e100, 1.0, -1e100])))
+    1.0
+    """
+    fraction, exponent = np.frexp(np.asarray(values, "float64"))
+    if not fraction.size:
+        return 0
+    whole = np.ldexp(fraction, _BITS).astype("int64")
+    place = exponent - exponent.min()
+    # Halves of 27 bits: sums of 2^24 of them are still exact in the float64 of `bincount`.
+    high = np.bincount(place, (whole >> _HALF).astype("float64"))
+    low = np.bincount(place, (whole & (2**_HALF - 1)).astype("float64"))
+    total = sum(((int(h) << _HALF) + int(w)) << i for i, (h, w) in enumerate(zip(high, low)))
+    return total << (int(exponent.min()) - _LEAST)
+
+
+def as_float(total: int) -> float:
+    """Returns the float64 nearest to a sum."""
+    return float(Fraction(total, 2 ** (_BITS - _LEAST)))

@@ -48,6 +48,7 @@ def run(environment):
         process = subprocess.Popen(
             [*arguments, str(workers), str(pause)],
             env=environment,
+            cwd=folder,  # not that of the package, which Ray would put first on the path
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -99,6 +99,7 @@ def _rows(options: argparse.Namespace) -> RowSource:
     """Returns the rows of a path, by what is there."""
     from tfp_bayes.scale import ImageFolder, NpyRows, ParquetRows
 
+    found: RowSource
     path: Path = options.rows.expanduser()
     of_images: dict[str, Any] = {
         "image_size": None if options.image_size is None else (options.image_size,) * 2,

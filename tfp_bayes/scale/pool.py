@@ -179,7 +179,7 @@ def merge(job: Job) -> dict:
             stacklevel=4,
         )
     means = {name: summary.mean(name) for name in summary.sums}
-    shown = {"num_rows": summary.num_rows, "num_non_finite": summary.num_non_finite}
+    shown: dict[str, Any] = {"num_rows": summary.num_rows, "num_non_finite": summary.num_non_finite}
     quality = {"nll": summary.nll, "accuracy": summary.accuracy,
                "expected_calibration_error": summary.expected_calibration_error}  # fmt: skip
     shown["means"] = {k: v for k, v in means.items() if np.isfinite(v)}

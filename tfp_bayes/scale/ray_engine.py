@@ -45,7 +45,7 @@ def _run(
     )
     todo = deque(numbers)
     # Parts go to actors that are there: others may wait for machines for ever.
-    pending = {}
+    pending: dict[Any, tuple[Any, int | None]] = {}
     for _ in range(workers):
         worker = actor.remote(job, threads)
         pending[worker.is_ready.remote()] = worker, None

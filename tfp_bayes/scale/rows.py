@@ -223,6 +223,7 @@ class ImageFolder(RowSource):
     def spec(self) -> tuple[tuple[int, ...], str]:
         """Shape of one input, and the dtype."""
         assert self.image_size is not None
+        assert self.channels is not None
         floats = self.skip_bad or self.divide_by != 1
         return (*self.image_size, self.channels), "float32" if floats else "uint8"
 

@@ -73,6 +73,7 @@ def run_job(
                 done.add(number)
                 if on_part is not None:
                     on_part(len(done), job.num_parts)
+        remove_unfinished(job.part(0).parent)  # of workers that outlived the first sweep
         _raise_failures(job)
         record = finish()
         write_json(job.folder / SUCCESS, {"job": job.key, "num_parts": job.num_parts, **record})

@@ -68,9 +68,9 @@ class ServedModel:
 
         self.likelihood = likelihood
         self._loaded = tf.saved_model.load(path)
-        self._function = getattr(self._loaded, "predict_uncertainty", None)
+        self._function: Any = getattr(self._loaded, "predict_uncertainty", None)
         functions = getattr(self._function, "concrete_functions", [])
-        given = functions[0].structured_input_signature[0] if functions else ()
+        given: Any = functions[0].structured_input_signature[0] if functions else ()
         if len(given) != 3 or not isinstance(given[0], tf.TensorSpec):
             raise ValueError(
                 "Expected a SavedModel of one input with the signature predict_uncertainty. "

@@ -1,4 +1,4 @@
-"""What is known of scored rows as a whole, of any of them: summaries of parts add up exactly."""
+"""Counts and sums over scored rows; those of parts add up exactly to those of the pool."""
 
 import math
 from collections import Counter

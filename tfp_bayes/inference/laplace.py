@@ -1,5 +1,6 @@
 """Laplace's approximation for a whole network, or for its last layer."""
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.network_curvature import network_curvature
 from tfp_bayes.inference.observations import Observations
+from tfp_bayes.inference.online_laplace import EarlierData
 from tfp_bayes.inference.training import train
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.finite import FiniteWeights
@@ -116,6 +118,7 @@ class Laplace(Configured):
         *,
         epochs: int = 0,
         validation_data: Any = None,
+        prior: LaplacePosterior | None = None,
         **fit_arguments: Any,
     ) -> LaplacePosterior | LastLayerLaplace:
         """Finds the posterior around the model's weights.
@@ -127,6 +130,10 @@ class Laplace(Configured):
             y: Class numbers (N,), zeros and ones (N, K) or real targets (N, D); None for a dataset.
             epochs: Number of epochs to train first; 0 leaves the weights as they are.
             validation_data: (x, y), or a dataset, that the network was not trained on.
+            prior: The posterior of earlier data, for data that come in parts (online Laplace):
+                `epochs` train a `BayesianModel` under it, with a fresh optimizer, and its
+                precision adds to that of these data. The prior scale is its own. Models may share
+                layers with that of the prior; other layers are new.
             **fit_arguments: Of Keras' `fit`, for these epochs.
 
         Returns:
@@ -137,9 +144,11 @@ class Laplace(Configured):
                 likelihood, inputs or weights are not finite, or targets do not fit.
         """
         _check_fit_arguments(epochs, fit_arguments)
+        earlier = None if prior is None else self._earlier_data(prior, model, validation_data)
         if epochs:
-            train(model, x, y, epochs=epochs, seed=self.seed, **fit_arguments)
-        prior_scale = self._resolve_prior_scale(model, validation_data)
+            with contextlib.nullcontext() if earlier is None else earlier.as_prior_of(model):
+                train(model, x, y, epochs=epochs, seed=self.seed, **fit_arguments)
+        prior_scale = self._resolve_prior_scale(model, validation_data, prior)
         if self.variables == "last_layer":
             scale = None if isinstance(prior_scale, str) else prior_scale
             return LastLayerLaplace(
@@ -149,6 +158,8 @@ class Laplace(Configured):
         _check_model(model)
         observations = Observations(likelihood)
         found = network_curvature(model, x, y, observations, self.covariance == "diagonal")
+        if earlier is not None:
+            found = earlier.add(found)
         _warn_of_kernels(found.left)
         means = [layer.read() for layer in found.layers]
         posterior = LaplacePosterior(
@@ -169,8 +180,31 @@ class Laplace(Configured):
             posterior.set_prior_scale(prior_scale)
         return posterior
 
-    def _resolve_prior_scale(self, model: keras.Model, validation_data: Any) -> Any:
+    def _earlier_data(
+        self, prior: LaplacePosterior, model: keras.Model, validation_data: Any
+    ) -> EarlierData:
+        """Returns what the posterior of earlier data says, for the same settings as theirs."""
+        if self.variables != "all" or validation_data is not None:
+            raise ValueError(
+                "Expected variables='all' and no `validation_data` beside `prior`, whose prior "
+                f"scale holds. Received: variables={self.variables!r}, validation_data "
+                f"{'missing' if validation_data is None else 'given'}. Hint: for the last layer "
+                "alone, set trainable = False in the others."
+            )
+        earlier = EarlierData(prior, model, self.covariance == "diagonal")
+        if self.prior_scale not in (None, prior.prior_scale):
+            raise ValueError(
+                f"Expected that of `prior`, {prior.prior_scale}, for `prior_scale`, or None. "
+                f"Received: prior_scale={self.prior_scale!r}. Hint: leave it out."
+            )
+        return earlier
+
+    def _resolve_prior_scale(
+        self, model: keras.Model, validation_data: Any, prior: LaplacePosterior | None
+    ) -> Any:
         """Returns a number, "evidence" or "validation"."""
+        if prior is not None:
+            return prior.prior_scale
         prior_scale = self.prior_scale
         if prior_scale is None:
             of_model = getattr(model, "prior_scale", None)

@@ -85,20 +85,33 @@ class LaplacePosterior(SavedPosterior):
         del index  # the seed differs with it already
         weights = []
         for i, (matrix, constants) in enumerate(zip(self._matrices, self._constants)):
-            mean, eigenvalues, input_vectors, output_vectors = constants
+            mean, eigenvalues, *vectors = constants
             dtype = mean.dtype
             noise = tf.random.stateless_normal(matrix.shape, fold_in(seed, i), dtype=dtype)
             noise *= tf.math.rsqrt(eigenvalues + tf.cast(self._prior_precision, dtype))
             noise *= self.temperature**0.5
-            if input_vectors is not None:
-                noise = input_vectors @ tf.matmul(noise, output_vectors, transpose_b=True)
-            weights += matrix.split(mean + noise)
+            weights += matrix.split(mean + _along(noise, *vectors))
         return weights
 
     def center(self) -> list[tf.Tensor]:
         """Returns the trained weights."""
         means = (constants[0] for constants in self._constants)
         return [w for matrix, mean in zip(self._matrices, means) for w in matrix.split(mean)]
+
+    def quadratic_form(self, number: int) -> tf.Tensor:
+        """Returns (w - center)^T P (w - center), P the posterior's precision at temperature 1.
+
+        Args:
+            number: Which of the layers' matrices of weights w, as they are now.
+        """
+        matrix = self._matrices[number]
+        mean, eigenvalues, *vectors = self._constants[number]
+        rows = [
+            tf.reshape(tf.cast(v.value, mean.dtype), [-1, mean.shape[1]]) for v in matrix.variables
+        ]
+        coordinates = _along(tf.concat(rows, axis=0) - mean, *map(_transpose, vectors))
+        precision = eigenvalues + tf.cast(self._prior_precision, mean.dtype)
+        return tf.reduce_sum(precision * tf.square(coordinates))
 
     def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
         """Returns the approximate log evidence log p(y | x) in nats, to compare architectures.
@@ -169,6 +182,21 @@ class LaplacePosterior(SavedPosterior):
             settings["prior_scale"],
             settings.get("temperature", 1.0),  # earlier files name none
         )
+
+
+def _along(coordinates: tf.Tensor, input_vectors, output_vectors, vectors) -> tf.Tensor:
+    """Returns weights (F, U) from coordinates along eigenvectors, see `Block`."""
+    if vectors is not None:
+        return tf.reshape(
+            tf.linalg.matvec(vectors, tf.reshape(coordinates, [-1])), coordinates.shape
+        )
+    if input_vectors is None:
+        return coordinates
+    return input_vectors @ tf.matmul(coordinates, output_vectors, transpose_b=True)
+
+
+def _transpose(matrix: tf.Tensor | None) -> tf.Tensor | None:
+    return None if matrix is None else tf.transpose(matrix)
 
 
 def _constant(array: np.ndarray | None, matrix: WeightMatrix) -> tf.Variable | None:

@@ -38,11 +38,13 @@ class Block(NamedTuple):
         eigenvalues: (F, U) float64.
         input_vectors: (F, F), None for the unit matrix.
         output_vectors: (U, U), None for the unit matrix.
+        vectors: (F U, F U), all eigenvectors together, where they are no product of the two.
     """
 
     eigenvalues: np.ndarray
     input_vectors: np.ndarray | None = None
     output_vectors: np.ndarray | None = None
+    vectors: np.ndarray | None = None
 
 
 class Curvature(NamedTuple):

@@ -1,6 +1,6 @@
 """Compilation and training steps of a Bayesian model on the evidence bound."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -37,6 +37,9 @@ class BoundTrainer(_Base):
 
     The model has a `kl_weight`, a `predictor`, a `likelihood`, and trackers of the loss's parts.
     """
+
+    # While `Laplace.fit` trains under the posterior of earlier data: that, as an `EarlierData`.
+    earlier_data: Any = None
 
     def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs) -> None:
         """Configures training as `keras.Model.compile`.
@@ -88,7 +91,8 @@ class BoundTrainer(_Base):
 
     @property
     def _has_kl(self) -> bool:
-        return has_prior_scale(self) or bool(variational_layers(self))
+        has_earlier = self.earlier_data is not None
+        return has_earlier or has_prior_scale(self) or bool(variational_layers(self))
 
     def kl_divergence(self) -> tf.Tensor:
         """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
@@ -100,9 +104,13 @@ class BoundTrainer(_Base):
     def prior_penalty(self) -> tf.Tensor:
         """Returns the prior term of kernels under `prior_scale`, float32 in nats; 0 if flat.
 
-        See `gaussian_penalty`. Kernels of variational layers have priors of their own.
+        See `gaussian_penalty`. Kernels of variational layers have priors of their own, and so have
+        weights that `Laplace.fit` trains under the posterior of earlier data.
         """
-        return gaussian_penalty(self)
+        if self.earlier_data is None:
+            return gaussian_penalty(self)
+        others = gaussian_penalty(self, without=self.earlier_data.covered)
+        return others + self.earlier_data.penalty()
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True

@@ -1,5 +1,6 @@
 """The Gaussian prior of kernels that are no random variables, and what dropout makes of it."""
 
+from collections.abc import Container
 from typing import NamedTuple
 
 import keras
@@ -86,7 +87,9 @@ class Kernel(NamedTuple):
 
 
 def gaussian_penalty(
-    model: keras.layers.Layer, owner: keras.layers.Layer | None = None
+    model: keras.layers.Layer,
+    owner: keras.layers.Layer | None = None,
+    without: Container[int] = (),
 ) -> tf.Tensor:
     """Returns the sum over kernels of |W|^2 / (2 s^2 (1 - p)), a float32 scalar in nats.
 
@@ -97,6 +100,7 @@ def gaussian_penalty(
     Args:
         model: The model.
         owner: Only of kernels under the `prior_scale` of this model; None is all.
+        without: Ids of kernels that do not count.
 
     Raises:
         ValueError: If no kernel under the prior reads the units of an `MCConcreteDropout`, whose
@@ -116,7 +120,7 @@ def gaussian_penalty(
         tf.reduce_sum(tf.square(tf.cast(each.value, tf.float32)))
         / (2 * each.owner.prior_scale**2 * each.keep)
         for each in found
-        if owner in (None, each.owner)
+        if owner in (None, each.owner) and id(each.value) not in without
     ]
     read = {mask for each in found for mask in each.kept.learned}
     for layer in _learned_dropouts(model):

@@ -23,6 +23,7 @@ from tfp_bayes.commands.label_pool import (
     labelled_folder,
     serve,
 )
+from tfp_bayes.commands.label_studio import add_label_studio
 from tfp_bayes.commands.predict import add_predict
 from tfp_bayes.commands.score import add_score
 from tfp_bayes.studies.configuration import (
@@ -93,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add_pool_options(active, _at_least)
     _add_experiment(commands)
     _add_label(commands)
+    add_label_studio(commands, _at_least)
     add_predict(commands, _at_least)
     add_evaluate(commands, _at_least)
     add_score(commands, _at_least)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.commands.image_model import (
+    check_model_file,
+    class_names_of,
+    image_shape,
+    num_classes_of,
+    predict_classes,
+)
 from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
 
 if TYPE_CHECKING:
-    import keras
-
     from tfp_bayes.datasets import ImageFiles
     from tfp_bayes.datasets.image_files import Look
-    from tfp_bayes.prediction import Prediction
 
 
 def add_predict(commands, at_least) -> None:
@@ -68,10 +72,11 @@ def predict(options: argparse.Namespace) -> int:
 
     predictor = as_predictor(options.model, "MODEL")
     model = getattr(predictor, "model", predictor)
-    images = _fit_to(images, looks, _shape(model), options.resize)
-    class_names = _class_names(options, _num_classes(model))
+    images = _fit_to(images, looks, image_shape(model), options.resize)
+    class_names = class_names_of(options.model, options.classes, num_classes_of(model))
     say_scale(model, options.divide_by)
-    prediction = _predict(predictor, scaled(images, None, options.divide_by), options)
+    x = scaled(images, None, options.divide_by)
+    prediction = predict_classes(predictor, x, options.num_samples, options.seed)
     names = images.names.tolist()
     sheet = options.out.with_suffix(".png")
     figure = plot_least_certain(images, names, prediction, class_names, options.sort_by)
@@ -85,11 +90,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises ValueError for what can be seen before TensorFlow starts."""
-    if options.model.suffix != ".keras" or not options.model.is_file():
-        raise ValueError(
-            f"Expected a .keras file for MODEL. Received: {options.model}. "
-            'Hint: model.save("model.keras").'
-        )
+    check_model_file(options.model)
     if options.out.suffix == ".png" or options.out.is_dir():
         raise ValueError(
             f"Expected a CSV file for --out. Received: --out={options.out}. "
@@ -115,28 +116,6 @@ def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str
     for reason in found.skipped:
         print(f"Left out {reason}", file=sys.stderr)
     return ImageFiles(found.paths, (1, 1, 1), found.folder), looks, found.skipped
-
-
-def _shape(model: keras.Model) -> tuple[int | None, ...]:
-    """Returns the shape (H, W, C) that a model takes; None where it takes any."""
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] not in (1, 3, 4):
-        raise ValueError(
-            "Expected a model of one image (N, H, W, C), C of 1, 3 or 4. "
-            f"Received: inputs of shape {shape}. Hint: this command classifies image files."
-        )
-    return shape[1:]
-
-
-def _num_classes(model: keras.Model) -> int:
-    """Returns K, known before anything is predicted."""
-    shape = model.output_shape
-    if not isinstance(shape, tuple) or len(shape) != 2:
-        raise ValueError(
-            "Expected a model that classifies each image, outputs (N, K) of a softmax. "
-            f"Received: outputs of shape {shape}. Hint: call predict_uncertainty in Python."
-        )
-    return shape[1]
 
 
 def _fit_to(
@@ -167,28 +146,3 @@ def _fit_to(
             )
         print(f"Resizing to {takes}: {example}", file=sys.stderr)
     return ImageFiles(images.paths, wanted, images.folder)  # type: ignore[arg-type]
-
-
-def _predict(predictor: Any, x: Any, options: argparse.Namespace) -> Prediction:
-    given = {"num_samples": options.num_samples, "seed": options.seed}
-    prediction = predictor.predict_uncertainty(x, **given)
-    if prediction.likelihood != "categorical":
-        raise ValueError(
-            "Expected a model of one class an image, likelihood 'categorical'. "
-            f"Received: likelihood={prediction.likelihood!r}. "
-            "Hint: call predict_uncertainty in Python."
-        )
-    return prediction
-
-
-def _class_names(options: argparse.Namespace, num_classes: int) -> list[str]:
-    from tfp_bayes.studies.predictions import CLASS_NAMES, check_class_names, read_class_names
-
-    if options.classes is not None:
-        names = [name.strip() for name in options.classes.split(",")]
-        check_class_names(names, num_classes, "--classes")
-        return names
-    names, known = read_class_names(options.model.parent, num_classes)
-    if known:
-        print(f"Names of classes from {options.model.parent / CLASS_NAMES}", file=sys.stderr)
-    return names

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 import tensorflow as tf
 
 import tfp_bayes
@@ -37,17 +39,12 @@ def covariance_of(posterior):
     """The posterior covariance (P, P) of all drawn weights, from its blocks, explicitly."""
     blocks = []
     for block in posterior._blocks:
-        vectors = np.eye(block.eigenvalues.size)
-        if block.input_vectors is not None:
-            vectors = np.kron(block.input_vectors, block.output_vectors)
-        variances = 1 / (block.eigenvalues.ravel() + posterior.prior_scale**-2)
-        blocks.append((vectors * variances) @ vectors.T)
-    size = sum(map(len, blocks))
-    result, start = np.zeros((size, size)), 0
-    for block in blocks:
-        result[start : start + len(block), start : start + len(block)] = block
-        start += len(block)
-    return result
+        for g, values in enumerate(block.eigenvalues):
+            parts = [np.eye(n) if v is None else v[g] for n, v in zip(values.shape, block[1:])]
+            vectors = np.kron(*parts)
+            variances = 1 / (values.ravel() + posterior.prior_scale**-2)
+            blocks.append((vectors * variances) @ vectors.T)
+    return scipy.linalg.block_diag(*blocks)
 
 
 def test_linear_regression_is_exact():
@@ -73,6 +70,104 @@ def test_linear_regression_is_exact():
     np.testing.assert_allclose(p.epistemic_variance[:, 0], variance, rtol=5.5 * (2 / 4000) ** 0.5)
     np.testing.assert_allclose(p.aleatoric_variance, scale**2, rtol=1e-6)
     assert posterior.left_at_map == [normal.untransformed_scale.path]
+
+
+def regression(dtype="float64"):
+    """A linear model at its mode, as `mse` with weight decay finds it, and the data."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(30, 3)).astype("float32")
+    y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.normal(size=30)
+    phi = np.c_[x.astype("float64"), np.ones(30)]
+    model = keras.Sequential([keras.Input((3,)), L.Dense(1, dtype=dtype)])
+    return model, x, y, phi
+
+
+def test_squared_error_of_a_linear_model_is_exact_at_a_given_noise(tmp_path):
+    model, x, y, phi = regression()
+    scale, prior_scale = 0.4, 2.0
+    exact = np.linalg.inv(phi.T @ phi / scale**2 + np.eye(4) / prior_scale**2)
+    mean = exact @ phi.T @ y / scale**2
+    model.layers[0].set_weights([mean[:3, None], mean[3:]])
+    method = Laplace(prior_scale=prior_scale, likelihood="normal", noise_scale=scale)
+    posterior = method.fit(model, x, y)
+    np.testing.assert_allclose(covariance_of(posterior), exact, atol=1e-10)
+    gram = scale**2 * np.eye(30) + prior_scale**2 * phi @ phi.T
+    evidence = scipy.stats.multivariate_normal(np.zeros(30), gram).logpdf(y)
+    assert posterior.log_marginal_likelihood() == pytest.approx(evidence, abs=1e-8)
+    posterior.save(tmp_path / "posterior.npz")
+    loaded = load_posterior(tmp_path / "posterior.npz", model)
+    variance = np.einsum("ni,ij,nj->n", phi[:5], exact, phi[:5])
+    for each in (posterior, loaded):
+        p = Predictor(model, "normal", each).predict_uncertainty(x[:5], 4000, seed=0)
+        error = 5.5 * (2 / 4000) ** 0.5
+        np.testing.assert_allclose(p.epistemic_variance[:, 0], variance, rtol=error)
+        np.testing.assert_allclose(p.aleatoric_variance, scale**2, rtol=1e-6)
+        assert p.mean.shape == (5, 1)
+
+
+def test_noise_is_that_of_residuals_or_of_largest_evidence():
+    model, x, y, phi = regression()
+    weights = np.linalg.solve(phi.T @ phi + 0.1 * np.eye(4), phi.T @ y)
+    model.layers[0].set_weights([weights[:3, None], weights[3:]])
+    squares = np.square(y - phi @ weights).sum()
+    posterior = Laplace(prior_scale=2.0, likelihood="normal").fit(model, x, y[:, None])
+    np.testing.assert_allclose(posterior.noise_scales[0], (squares / 30) ** 0.5, rtol=1e-6)
+
+    def log_evidence(noise, prior):
+        """log p(y, theta) + log det / 2 at these weights, as Laplace has it, but densely."""
+        log_det = np.linalg.slogdet(phi.T @ phi / noise**2 + np.eye(4) / prior**2)[1]
+        fit = scipy.stats.norm.logpdf(y, phi @ weights, noise).sum()
+        return fit - np.square(weights).sum() / prior**2 / 2 - 4 * np.log(prior) - log_det / 2
+
+    for given in (None, 0.7):
+        method = Laplace(prior_scale=given, likelihood="normal", noise_scale="evidence")
+        posterior = method.fit(model, x, y)
+        noise, prior = float(posterior.noise_scales[0].numpy()[0]), posterior.prior_scale
+        best = log_evidence(noise, prior)
+        assert posterior.log_marginal_likelihood() == pytest.approx(best, abs=1e-7)
+        assert best > max(log_evidence(noise * f, prior) for f in (0.99, 1.01))
+        priors = (0.99, 1.01) if given is None else ()
+        assert all(best > log_evidence(noise, prior * f) for f in priors)
+        assert noise > (squares / 30) ** 0.5
+
+
+def test_several_targets_have_a_noise_each_at_every_position():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(20, 4, 2)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 2)), L.Conv1D(2, 2, padding="same", dtype="float64")])
+    y = model.predict(x, verbose=0) + rng.normal(size=(20, 4, 2)) * [0.1, 10.0]
+    posterior = Laplace("diagonal", 1.0, likelihood="normal").fit(model, x, y)
+    scale = np.sqrt(np.square(y - model.predict(x, verbose=0)).mean(axis=(0, 1)))
+    np.testing.assert_allclose(posterior.noise_scales[0], scale, rtol=1e-6)
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 0))).astype("float64")
+    patches = np.concatenate([padded[:, :-1], padded[:, 1:], np.ones((20, 4, 1))], axis=-1)
+    expected = np.square(patches).sum(axis=(0, 1))[:, None] / scale**2
+    np.testing.assert_allclose(posterior._blocks[0].eigenvalues[0], expected, rtol=1e-9)
+    p = Predictor(model, "normal", posterior).predict_uncertainty(x, 5)
+    np.testing.assert_allclose(p.aleatoric_variance, scale**2 * np.ones(y.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_sigmoids_have_the_curvature_of_explicit_jacobians(num_outputs):
+    keras.utils.set_random_seed(0)
+    hidden = L.Dense(4, "tanh", dtype="float64")
+    last = L.Dense(num_outputs, "sigmoid", dtype="float64")
+    model = keras.Sequential([keras.Input((2,)), hidden, last])
+    y = np.stack([k == Y for k in range(num_outputs)], axis=1)
+    targets = y[:, 0] if num_outputs == 1 else y
+    posterior = Laplace("diagonal", 1.0, likelihood="bernoulli").fit(model, X, targets)
+    with tf.GradientTape() as tape:
+        logits = hidden(X) @ last.kernel.value + last.bias.value
+    parts = tape.jacobian(logits, [v.value for v in posterior.variables])
+    j = np.concatenate([np.reshape(each, (40, num_outputs, -1)) for each in parts], axis=2)
+    p = model(X).numpy()
+    expected = 1 / (np.einsum("nk,nkp->p", p * (1 - p), j**2) + 1.0)
+    np.testing.assert_allclose(np.diag(covariance_of(posterior)), expected, rtol=1e-10)
+    expected = np.log(np.where(y, p, 1 - p)).sum()
+    assert posterior.log_likelihood == pytest.approx(expected, abs=1e-8)
+    mean = Predictor(model, "bernoulli", posterior).predict(X, 20)
+    assert mean.shape == (40, num_outputs)
 
 
 @pytest.mark.parametrize("covariance", ["kronecker", "diagonal"])
@@ -263,6 +358,9 @@ def test_methods_have_one_door():
         ({"prior_scale": "prior"}, "'evidence', 'validation' or None"),
         ({"prior_scale": 0.0}, "positive, finite number for `prior_scale`"),
         ({"likelihood": "gumbel"}, "for `likelihood`"),
+        ({"noise_scale": "prior"}, "for `noise_scale`"),
+        ({"noise_scale": [1.0, -1.0]}, "for `noise_scale`"),
+        ({"noise_scale": "evidence", "prior_scale": "validation"}, "for `noise_scale`"),
     ],
 )
 def test_settings_are_checked(settings, message):
@@ -296,14 +394,15 @@ def test_weights_and_odd_pairs_of_validation_data_are_refused(model):
 def test_models_that_it_does_not_describe_are_refused():
     dense = L.Dense(3, "softmax")
     random = keras.Sequential([keras.Input((2,)), MCDropout(0.5), dense])
-    several = keras.Sequential([keras.Input((4, 2)), L.Dense(3, "softmax")])
-    squared = keras.Sequential([keras.Input((2,)), L.Dense(1)])
+    squared = keras.Sequential([keras.Input((2,)), L.Dense(3)])
     diverged = keras.Sequential([keras.Input((2,)), L.Dense(3, "softmax")])
     diverged.set_weights([np.full((2, 3), np.nan), np.zeros(3)])
     with pytest.raises(ValueError, match=r"without stochastic layers.*to_deterministic"):
         Laplace().fit(random, X, Y)
-    with pytest.raises(ValueError, match=r"one output of shape \(N, K\)"):
-        Laplace().fit(several, np.ones((40, 4, 2)), Y)
+    with pytest.raises(ValueError, match=r"one `likelihood`, or one for each of 1 outputs"):
+        Laplace(likelihood=["categorical", "normal"]).fit(squared, X, Y)
+    with pytest.raises(ValueError, match="residuals that are finite and not zero"):
+        Laplace(likelihood="normal").fit(squared, X, squared.predict(X, verbose=0))
     with pytest.raises(ValueError, match="NormalParameters"):
         Laplace(likelihood="normal").fit(squared, X, Y)
     with pytest.raises(ValueError, match="finite weights"):

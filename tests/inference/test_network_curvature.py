@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 import tensorflow as tf
 
 from tfp_bayes.inference import network_curvature as module
 from tfp_bayes.inference.network_curvature import network_curvature
-from tfp_bayes.inference.observations import Observations
+from tfp_bayes.inference.observations import OBSERVATIONS
 from tfp_bayes.layers import NormalParameters
 
 L = keras.layers
@@ -40,13 +42,28 @@ def end(likelihood):
 
 
 def jacobians(model, x, variables):
-    """Derivatives of logits, or of locations and scales, (N, E, P)."""
-    with tf.GradientTape() as tape:
-        p = model(x, training=False)
-        eta = p._keras_logits if hasattr(p, "_keras_logits") else p
-        eta = tf.convert_to_tensor(eta)
-    parts = tape.jacobian(eta, [v.value for v in variables])
-    return np.concatenate([np.reshape(j, (*eta.shape, -1)) for j in parts], axis=-1), p.numpy()
+    """Derivatives of what goes into the links at each position (M, E, P), for each output."""
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = keras.tree.flatten(model(x, training=False))
+        etas = [tf.convert_to_tensor(getattr(p, "_keras_logits", p)) for p in outputs]
+    result = []
+    for eta, p in zip(etas, outputs):
+        parts = tape.jacobian(
+            eta,
+            [v.value for v in variables],
+            unconnected_gradients="zero",
+            experimental_use_pfor=False,
+        )
+        parts = [
+            np.reshape(tf.convert_to_tensor(j), (-1, eta.shape[-1], size(v)))
+            for j, v in zip(parts, variables)
+        ]
+        result.append((np.concatenate(parts, axis=-1), np.reshape(p, (-1, p.shape[-1]))))
+    return result
+
+
+def size(v):
+    return int(np.prod(v.shape))
 
 
 def hessians_in_eta(p, likelihood):
@@ -61,21 +78,33 @@ def hessians_in_eta(p, likelihood):
 
 def explicit(model, x, likelihood, variables):
     """The generalized Gauss-Newton matrix (P, P) of some variables."""
-    j, p = jacobians(model, x, variables)
-    return np.einsum("nep,nef,nfq->pq", j, hessians_in_eta(p, likelihood), j)
+    names = np.broadcast_to(likelihood, len(model.outputs))
+    return sum(
+        np.einsum("nep,nef,nfq->pq", j, hessians_in_eta(p, name), j)
+        for (j, p), name in zip(jacobians(model, x, variables), names)
+    )
 
 
 def matrix_of(block):
-    """H of a layer, (F U, F U) with the weights in the order of kernel and bias."""
-    vectors = np.eye(block.eigenvalues.size)
-    if block.input_vectors is not None:
-        vectors = np.kron(block.input_vectors, block.output_vectors)
-    return (vectors * block.eigenvalues.ravel()) @ vectors.T
+    """H of a layer, (G F U, G F U) with the weights in the order of its matrices."""
+    parts = []
+    for g, values in enumerate(block.eigenvalues):
+        vectors = [np.eye(size) if v is None else v[g] for size, v in zip(values.shape, block[1:])]
+        vectors = np.kron(*vectors)
+        parts.append((vectors * values.ravel()) @ vectors.T)
+    return scipy.linalg.block_diag(*parts)
+
+
+def in_order(found):
+    """The eigenvalues of a diagonal, variable by variable."""
+    pairs = zip(found.layers, found.blocks)
+    parts = [np.ravel(p) for each, block in pairs for p in each.split(block.eigenvalues)]
+    return np.concatenate(parts), [v for each in found.layers for v in each.variables]
 
 
 def gather(model, x, likelihood="categorical", is_diagonal=False):
     y = LABELS[likelihood](len(x))
-    return network_curvature(model, x, y, Observations(likelihood), is_diagonal)
+    return network_curvature(model, x, y, [OBSERVATIONS[likelihood]()], is_diagonal)
 
 
 NETWORKS = {
@@ -93,7 +122,18 @@ NETWORKS = {
     "dilation": (
         (6, 2),
         lambda: [
-            L.Conv1D(3, 3, dilation_rate=2, activation="tanh", dtype="float64"),
+            L.Conv1D(3, 3, dilation_rate=2, activation="tanh", padding="causal", dtype="float64"),
+            L.Flatten(dtype="float64"),
+        ],
+    ),
+    "groups": (
+        (4, 5, 2),
+        lambda: [
+            L.DepthwiseConv2D(2, depth_multiplier=2, activation="tanh", dtype="float64"),
+            L.Conv2D(4, 2, groups=2, activation="tanh", padding="same", dtype="float64"),
+            L.SeparableConv2D(3, 2, strides=2, activation="tanh", dtype="float64"),
+            L.Reshape((2, 1, 1, 3), dtype="float64"),
+            L.Conv3D(2, (2, 1, 1), activation="tanh", dtype="float64"),
             L.Flatten(dtype="float64"),
         ],
     ),
@@ -106,10 +146,90 @@ def test_diagonal_is_that_of_explicit_jacobians(name):
     model = chain(shape, *first(), *end("categorical"))
     x = RNG.normal(size=(7, *shape)).astype("float32")
     found = gather(model, x, is_diagonal=True)
-    expected = np.diag(explicit(model, x, "categorical", model.trainable_variables))
-    parts = [block.eigenvalues.ravel() for block in found.blocks]
-    np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-10, atol=1e-14)
+    values, variables = in_order(found)
+    expected = np.diag(explicit(model, x, "categorical", variables))
+    np.testing.assert_allclose(values, expected, rtol=1e-10, atol=1e-14)
     assert found.left == []
+
+
+def transformer(length):
+    """A model of token numbers that has a class at each position, and two answers as a whole.
+
+    Its Dense layer is used twice, and its first EinsumDense has a kernel for each head.
+    """
+    inputs = keras.Input((length,), dtype="int32")
+    x = L.Embedding(5, 4, dtype="float64")(inputs)
+    x = x + L.MultiHeadAttention(2, 3, value_dim=2, dtype="float64")(x, x)
+    x = L.LayerNormalization(dtype="float64")(x)
+    shared = dense(4, "tanh")
+    x = shared(shared(x) + 1.0)
+    x = L.Reshape((length, 2, 2), dtype="float64")(x)
+    heads = L.EinsumDense("...hc,hcd->...hd", (2, 3), bias_axes="hd", dtype="float64")
+    x = L.Reshape((length, 6), dtype="float64")(keras.ops.tanh(heads(x)))
+    pooled = L.GlobalAveragePooling1D(dtype="float64")(x)
+    whole = L.EinsumDense("ab,bc->ac", 2, activation="sigmoid", bias_axes="c", dtype="float64")
+    model = keras.Model(inputs, {"tags": dense(3, "softmax")(x), "whole": whole(pooled)})
+    model.set_weights([w + 0.3 * RNG.normal(size=w.shape) for w in model.get_weights()])
+    return model
+
+
+def tokens(n, length):
+    y = {"tags": RNG.integers(3, size=(n, length)), "whole": RNG.integers(2, size=(n, 2))}
+    return RNG.integers(5, size=(n, length)), y
+
+
+OF_BOTH = ["categorical", "bernoulli"]
+
+
+def observe(names):
+    return [OBSERVATIONS[name]() for name in names]
+
+
+def test_diagonal_of_attention_shared_layers_positions_and_several_outputs():
+    model = transformer(3)
+    x, y = tokens(4, 3)
+    found = network_curvature(model, x, y, observe(OF_BOTH), is_diagonal=True)
+    assert found.left == []
+    values, variables = in_order(found)
+    expected = np.diag(explicit(model, x, OF_BOTH, variables))
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-14)
+    p = model(x)
+    chosen = np.take_along_axis(p["tags"].numpy(), y["tags"][..., None], -1)
+    answers = np.where(y["whole"] == 1, p["whole"], 1 - p["whole"])
+    expected = np.log(chosen).sum() + np.log(answers).sum()
+    assert found.log_likelihood == pytest.approx(expected, abs=1e-9)
+
+
+def separable():
+    one_position = [
+        L.SeparableConv2D(3, 2, dtype="float64", activation="tanh"),
+        L.DepthwiseConv2D(1, depth_multiplier=2, activation="tanh", dtype="float64"),
+    ]
+    model = chain((2, 2, 2), *one_position, L.Flatten(dtype="float64"), *end("bernoulli"))
+    return model, RNG.normal(size=(1, 2, 2, 2)).astype("f4"), np.array([[0, 1]]), ["bernoulli"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: (transformer(1), *tokens(1, 1), OF_BOTH), separable], ids=["tokens", "images"]
+)
+def test_kronecker_of_one_example_at_one_position_is_exact_in_each_matrix(make):
+    model, x, y, likelihoods = make()
+    found = network_curvature(model, x, y, observe(likelihoods), is_diagonal=False)
+    assert found.left == []
+    num_exact = 0
+    for layer, block in zip(found.layers, found.blocks):
+        if len(layer.layer._inbound_nodes) == 2:
+            continue  # it is called twice: two positions
+        numbers = np.arange(np.prod(layer.shape)).reshape(layer.shape)
+        order = np.concatenate([np.ravel(part) for part in layer.split(numbers)]).astype(int)
+        expected = np.empty((len(order),) * 2)
+        expected[np.ix_(order, order)] = explicit(model, x, likelihoods, layer.variables)
+        mask = scipy.linalg.block_diag(
+            *[np.ones((layer.shape[1] * layer.shape[2],) * 2)] * layer.shape[0]
+        )
+        np.testing.assert_allclose(matrix_of(block), expected * mask, atol=1e-12)
+        num_exact += np.abs(expected).max() > 1e-8
+    assert num_exact >= len(found.layers) - 4  # attention to one position has no gradient
 
 
 @pytest.mark.parametrize("likelihood", LABELS)
@@ -153,7 +273,7 @@ def test_batches_and_datasets_add_up(monkeypatch):
     shape, first = NETWORKS["convolution"]
     model = chain(shape, *first(), *end("categorical"))
     x, y = RNG.normal(size=(9, *shape)).astype("float32"), RNG.integers(2, size=9)
-    categorical = Observations("categorical")
+    categorical = [OBSERVATIONS["categorical"]()]
     for is_diagonal in (False, True):
         whole = network_curvature(model, x, y, categorical, is_diagonal)
         monkeypatch.setattr(module, "_MAX_NUMBERS", 1)
@@ -171,30 +291,35 @@ def test_batches_and_datasets_add_up(monkeypatch):
 def test_log_likelihoods(likelihood):
     model = chain((2,), *end(likelihood))
     x, y = RNG.normal(size=(6, 2)).astype("float32"), LABELS[likelihood](6)
-    found = network_curvature(model, x, y, Observations(likelihood), is_diagonal=False)
+    found = network_curvature(model, x, y, [OBSERVATIONS[likelihood]()], is_diagonal=False)
     p = np.asarray(model(x))
     if likelihood == "bernoulli":
         expected = np.log(np.where(y == 1, p, 1 - p)).sum()
     else:
         loc, scale = p[:, :2], p[:, 2:]
-        density = np.exp(-(((y - loc) / scale) ** 2) / 2) / (scale * np.sqrt(2 * np.pi))
-        expected = np.log(density).sum()
+        expected = scipy.stats.norm.logpdf(y, loc, scale).sum()
     assert found.log_likelihood == pytest.approx(expected, abs=1e-9)
 
 
-def test_what_is_no_linear_layer_used_once_is_left():
+def test_what_is_no_linear_map_of_its_own_weights_is_left():
     inputs = keras.Input((4, 2))
-    shared = L.Dense(2, name="shared")
-    frozen = L.Dense(2, trainable=False)
-    adapted = L.Dense(2, name="adapted")
-    x = L.TimeDistributed(L.Dense(3, name="each"))(shared(shared(inputs)))
-    x = L.Conv1D(4, 2, padding="causal", name="causal")(L.Conv1D(4, 2, groups=1, name="conv")(x))
-    x = L.SimpleRNN(3)(L.BatchNormalization()(x))
+    tied = L.Dense(2, name="tied")
+
+    class Tie(L.Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self._kernel = tied._kernel
+
+    frozen, adapted = L.Dense(2, trainable=False), L.Dense(2, name="adapted")
+    x = L.TimeDistributed(L.Dense(3, name="each"))(Tie(2)(tied(inputs)))
+    x = L.Conv1D(4, 2, name="conv")(x)
+    x = L.LayerNormalization(axis=[1])(L.EinsumDense("abc,cd->ad", 4, name="sum")(x))
+    x = L.SimpleRNN(3)(L.BatchNormalization()(L.Reshape((2, 2))(x)))
     x = adapted(frozen(L.Dense(2, L.PReLU(), name="layer_as_activation")(x)))
     model = keras.Model(inputs, L.Dense(2, "softmax", name="last")(x))
     adapted.enable_lora(1)
     found = gather(model, RNG.normal(size=(3, 4, 2)).astype("float32"))
-    assert [each.layer.name for each in found.layers] == ["conv", "last"]
+    assert [each.layer.name for each in found.layers] == ["each", "conv", "sum", "last"]
     left = {id(v) for v in found.left}
     rest = [v for v in model.trainable_variables if id(v) not in left]
     assert [id(v) for v in rest] == [id(v) for each in found.layers for v in each.variables]
@@ -219,7 +344,7 @@ def test_layers_inside_other_models_are_found_and_no_trace_is_left():
     before = np.asarray(other(x))
     for each in (model, other):
         y = RNG.integers(2, size=5)
-        found = network_curvature(each, x, y, Observations("categorical"), is_diagonal=True)
+        found = network_curvature(each, x, y, [OBSERVATIONS["categorical"]()], is_diagonal=True)
         assert len(found.layers) == 2
     np.testing.assert_array_equal(other(x), before)
     assert all("call" not in vars(layer) for layer in inner.layers)
@@ -246,7 +371,7 @@ def test_half_precision():
         (lambda m, x, y: (m, x, np.eye(2)[y]), r"integer labels in \[0, 2\)"),
         (lambda m, x, y: (m, x[:0], y[:0]), "Received: none"),
         (lambda m, x, y: (chain((2,), dense(2)), x, y), "from a softmax"),
-        (lambda m, x, y: (chain((2,), L.Softmax()), x, y), "trainable Dense"),
+        (lambda m, x, y: (chain((2,), L.Softmax()), x, y), "such as Dense"),
     ],
 )
 def test_refusals(change, message):
@@ -254,7 +379,7 @@ def test_refusals(change, message):
     model = chain((2,), *end("categorical"))
     with pytest.raises(ValueError, match=f"(?s){message}"):
         network_curvature(
-            *change(model, x, np.array([0, 1, 0, 1, 1])), Observations("categorical"), False
+            *change(model, x, np.array([0, 1, 0, 1, 1])), [OBSERVATIONS["categorical"]()], False
         )
 
 
@@ -270,5 +395,5 @@ def test_weighted_examples_are_refused():
     data = tf.data.Dataset.from_tensors((np.ones((3, 2)), np.ones(3, int), np.ones(3)))
     with pytest.raises(ValueError, match="examples of equal weight"):
         network_curvature(
-            chain((2,), *end("categorical")), data, None, Observations("categorical"), False
+            chain((2,), *end("categorical")), data, None, [OBSERVATIONS["categorical"]()], False
         )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import scipy.linalg
 import tensorflow as tf
 
 import tfp_bayes
@@ -20,12 +21,7 @@ Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
 def covariance_of(posterior):
     """The posterior covariance of each layer's weights, explicitly."""
     size = [block.eigenvalues.size for block in posterior._blocks]
-    precisions = [
-        _dense(block)
-        if block.input_vectors is not None or block.vectors is not None
-        else np.diag(block.eigenvalues.ravel())
-        for block in posterior._blocks
-    ]
+    precisions = [scipy.linalg.block_diag(*_dense(block)) for block in posterior._blocks]
     return [
         np.linalg.inv(p + np.eye(n) / posterior.prior_scale**2) for p, n in zip(precisions, size)
     ]

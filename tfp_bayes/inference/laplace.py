@@ -2,26 +2,28 @@
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import unpack_validation_data, unweighted_batches
+from tfp_bayes._plumbing.batches import unpack_validation_data
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
+from tfp_bayes.inference.labelled_run import flat_targets, labelled
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.network_curvature import network_curvature
-from tfp_bayes.inference.observations import Observations
+from tfp_bayes.inference.noise import resolve_observations, with_noise_of_evidence
 from tfp_bayes.inference.online_laplace import EarlierData
 from tfp_bayes.inference.training import train
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.finite import FiniteWeights
 from tfp_bayes.prediction.inference_mode import refuse_forced_training
 from tfp_bayes.prediction.likelihoods import get_likelihood
-from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, Predictor
+from tfp_bayes.prediction.predictor import Predictor
 
 _COVARIANCES = {"all": ("kronecker", "diagonal"), "last_layer": tuple(CURVATURES)}
 _LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
@@ -34,9 +36,10 @@ class Laplace(Configured):
 
     Use it where a network is trained already: the network stays as it is, and a `Predictor` gives
     it uncertainty, by samples of the network made linear in its weights. Its covariance is the
-    inverse of the generalized Gauss-Newton matrix plus the precision of the prior, for each Dense,
-    Conv1D and Conv2D layer that is used once; other weights, such as those of BatchNormalization,
-    keep their values, as `posterior.left_at_map` says.
+    inverse of the generalized Gauss-Newton matrix plus the precision of the prior, for each layer
+    that maps positions by a matrix: dense layers, convolutions, the projections of attention,
+    embeddings and layer normalization. Other weights, such as those of BatchNormalization and of
+    recurrent cells, keep their values, as `posterior.left_at_map` says.
 
     Args:
         covariance: "kronecker" (factors of the sizes of a layer's inputs and units) or "diagonal"
@@ -48,10 +51,15 @@ class Laplace(Configured):
         variables: "all", or "last_layer" for a `LastLayerLaplace`, which takes classifiers that
             end in a Dense layer with a softmax.
         likelihood: What the outputs mean, see `Predictor`; None asks a `BayesianModel` and is
-            "categorical" for others.
+            "categorical" for others. Under "normal", outputs (N, D) of a model that was trained by
+            a squared error are locations, and the posterior knows the noise.
         seed: Integer, of training and of the samples that predict validation data.
         temperature: T, that the covariance is multiplied by, after the prior scale is found by
             evidence and while it is found by validation. 1 is Bayes.
+        noise_scale: Standard deviation of targets around such locations: one number, or one for
+            each target; "evidence" finds a multiple of that of the residuals by the marginal
+            likelihood, together with the prior scale if that is found so. None takes the root of
+            the mean square of the training residuals, of each target.
 
     Raises:
         ValueError: If an argument is none of these.
@@ -76,9 +84,10 @@ class Laplace(Configured):
         covariance: str = "kronecker",
         prior_scale: float | str | None = None,
         variables: str = "all",
-        likelihood: str | None = None,
+        likelihood: Any = None,
         seed: int = 0,
         temperature: float = 1.0,
+        noise_scale: float | Sequence[float] | str | None = None,
     ):
         if variables not in list(_COVARIANCES):
             raise ValueError(
@@ -101,7 +110,8 @@ class Laplace(Configured):
         elif prior_scale is not None:
             check_positive(prior_scale=prior_scale)
         if likelihood is not None:
-            get_likelihood(likelihood)
+            keras.tree.map_structure(get_likelihood, likelihood)
+        _check_noise_scale(noise_scale, prior_scale, variables)
         check_positive(temperature=temperature)
         self.covariance = covariance
         self.prior_scale = prior_scale
@@ -109,6 +119,7 @@ class Laplace(Configured):
         self.likelihood = likelihood
         self.seed = seed
         self.temperature = float(temperature)
+        self.noise_scale = noise_scale
 
     def fit(
         self,
@@ -124,10 +135,12 @@ class Laplace(Configured):
         """Finds the posterior around the model's weights.
 
         Args:
-            model: With one output (N, K) and without stochastic layers. Trained, or compiled to
-                be trained by `epochs`; its weights are the posterior's center.
+            model: With outputs (N, ..., K), each of whose positions is an observation, and without
+                stochastic layers. Trained, or compiled to be trained by `epochs`; its weights are
+                the posterior's center.
             x: The training data: arrays (N, ...), or a dataset of (x, y).
-            y: Class numbers (N,), zeros and ones (N, K) or real targets (N, D); None for a dataset.
+            y: Class numbers (N, ...), zeros and ones (N, ..., K) or real targets (N, ..., D), in
+                the structure of the outputs if there are several; None for a dataset.
             epochs: Number of epochs to train first; 0 leaves the weights as they are.
             validation_data: (x, y), or a dataset, that the network was not trained on.
             prior: The posterior of earlier data, for data that come in parts (online Laplace):
@@ -156,21 +169,26 @@ class Laplace(Configured):
             )
         likelihood = self._resolve_likelihood(model)
         _check_model(model)
-        observations = Observations(likelihood)
+        is_evidence = isinstance(self.noise_scale, str)
+        given = None if is_evidence else self.noise_scale
+        observations = resolve_observations(model, x, y, likelihood, given)
         found = network_curvature(model, x, y, observations, self.covariance == "diagonal")
+        if is_evidence:
+            known = None if isinstance(prior_scale, str) else prior_scale
+            found, observations = with_noise_of_evidence(found, observations, known)
         if earlier is not None:
             found = earlier.add(found)
         _warn_of_kernels(found.left)
-        means = [layer.read() for layer in found.layers]
         posterior = LaplacePosterior(
             model,
             found.layers,
-            means,
+            [layer.read() for layer in found.layers],
             found.blocks,
             found.left,
             found.log_likelihood,
             prior_scale=1.0,
             temperature=self.temperature,
+            noise_scales=[each.scale for each in observations],
         )
         if prior_scale == "validation":
             self._maximize_validation(posterior, likelihood, validation_data)
@@ -184,6 +202,11 @@ class Laplace(Configured):
         self, prior: LaplacePosterior, model: keras.Model, validation_data: Any
     ) -> EarlierData:
         """Returns what the posterior of earlier data says, for the same settings as theirs."""
+        if self.noise_scale == "evidence":
+            raise ValueError(
+                "Expected a number or None for `noise_scale` beside `prior`. Received: "
+                "noise_scale='evidence', which is for data that come at once. Hint: leave it out."
+            )
         if self.variables != "all" or validation_data is not None:
             raise ValueError(
                 "Expected variables='all' and no `validation_data` beside `prior`, whose prior "
@@ -219,7 +242,7 @@ class Laplace(Configured):
             )
         return prior_scale
 
-    def _resolve_likelihood(self, model: keras.Model) -> str:
+    def _resolve_likelihood(self, model: keras.Model) -> Any:
         of_model = getattr(model, "likelihood", None)
         if None not in (self.likelihood, of_model) and self.likelihood != of_model:
             raise ValueError(
@@ -228,18 +251,21 @@ class Laplace(Configured):
             )
         return self.likelihood or of_model or "categorical"
 
-    def _maximize_validation(self, posterior: LaplacePosterior, likelihood: str, data: Any) -> None:
+    def _maximize_validation(self, posterior: LaplacePosterior, likelihood: Any, data: Any) -> None:
         """Sets the prior scale that predicts data best, by samples that are the same for all."""
-        parts = list(unweighted_batches(*unpack_validation_data(data), DEFAULT_BATCH_SIZE))
-        predictor = Predictor(posterior.model, likelihood, posterior)
+        model = posterior.model
+        parts = list(labelled(*unpack_validation_data(data)))
+        predictor = Predictor(model, likelihood, posterior)
 
         def objective(log_scale: float) -> float:
             posterior.set_prior_scale(float(np.exp(log_scale)))
-            predictions = (
-                (predictor.predict_uncertainty(inputs, _NUM_SAMPLES, self.seed), labels)
-                for inputs, labels in parts
-            )
-            return -sum(p.log_prob(_like(labels, p.mean)).sum() for p, labels in predictions)
+            total = 0.0
+            for inputs, labels in parts:
+                outputs = predictor.predict_uncertainty(inputs, _NUM_SAMPLES, self.seed)
+                given = flat_targets(model, outputs, labels)
+                for p, each in zip(keras.tree.flatten(outputs), given):
+                    total -= p.log_prob(_like(each, p.mean)).sum()
+            return total
 
         best = minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.1)
         posterior.set_prior_scale(float(np.exp(best)))
@@ -248,8 +274,25 @@ class Laplace(Configured):
 def _like(labels: Any, mean: np.ndarray) -> np.ndarray:
     """Returns class numbers that stand in a column without that axis."""
     labels = np.asarray(labels)
-    column = labels.shape == (len(mean), 1) and mean.shape[-1] > 1
-    return labels[:, 0] if column else labels
+    column = labels.shape == (*mean.shape[:-1], 1) and mean.shape[-1] > 1
+    return labels[..., 0] if column else labels
+
+
+def _check_noise_scale(noise_scale: Any, prior_scale: Any, variables: str) -> None:
+    if noise_scale is None:
+        return
+    if isinstance(noise_scale, str):
+        fits = noise_scale == "evidence" and prior_scale != "validation"
+    else:
+        given = np.asarray(noise_scale, dtype="float64")
+        fits = given.ndim < 2 and bool((np.isfinite(given) & (given > 0)).all())
+    if not fits or variables == "last_layer":
+        raise ValueError(
+            "Expected positive numbers, or 'evidence' with a prior_scale that is not from "
+            "validation data, for `noise_scale` of variables='all'. Received: "
+            f"noise_scale={noise_scale!r}, prior_scale={prior_scale!r}, variables={variables!r}. "
+            "Hint: None takes the residuals."
+        )
 
 
 def _maximize_evidence(posterior: LaplacePosterior) -> None:
@@ -295,7 +338,7 @@ def _warn_of_kernels(left: list[keras.Variable]) -> None:
     if kernels:
         warnings.warn(
             f"The posterior leaves {len(kernels)} matrices of weights at their trained values: "
-            f"{', '.join(kernels[:5])}{' ...' if len(kernels) > 5 else ''}. It covers Dense, "
-            "Conv1D and Conv2D layers that are used once.",
+            f"{', '.join(kernels[:5])}{' ...' if len(kernels) > 5 else ''}. It covers layers that "
+            "map positions by a matrix of their own: Dense, EinsumDense, convolutions, embeddings.",
             stacklevel=3,
         )

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.inference.network_curvature import Block
-from tfp_bayes.inference.network_layers import WeightMatrix
+from tfp_bayes.inference.network_layers import describe_layers
 from tfp_bayes.inference.saved import SavedPosterior, saved_as
+from tfp_bayes.inference.weight_matrices import WeightMatrices
 
 
 @saved_as
@@ -24,10 +25,12 @@ class LaplacePosterior(SavedPosterior):
     Attributes:
         variables: Kernels and biases that are drawn.
         left_at_map: Paths of the trainable variables that keep their trained values: those of
-            `BatchNormalization`, of embeddings, of recurrent cells, of layers used twice.
+            `BatchNormalization`, of recurrent cells, those that two layers share.
         prior_scale: Standard deviation of each of the weights before data.
         temperature: T, that the covariance is multiplied by; the evidence is that of 1.
         log_likelihood: Of the training data, sum in nats.
+        noise_scales: For each output, the standard deviations (D,) of its targets, which a
+            `Predictor` appends; None for an output that holds its own, or if all do.
         num_draws: None: every draw is new.
         linearize: True, see `Predictor`.
 
@@ -42,13 +45,14 @@ class LaplacePosterior(SavedPosterior):
     def __init__(
         self,
         model: keras.Model,
-        matrices: Sequence[WeightMatrix],
+        matrices: Sequence[WeightMatrices],
         means: Sequence[np.ndarray],
         blocks: Sequence[Block],
         left: Sequence[keras.Variable],
         log_likelihood: float,
         prior_scale: float,
         temperature: float = 1.0,
+        noise_scales: Sequence[np.ndarray | None] = (),
     ):
         self.model = model
         self.variables = [v for matrix in matrices for v in matrix.variables]
@@ -60,6 +64,9 @@ class LaplacePosterior(SavedPosterior):
             [_constant(array, matrix) for array in (mean, *block)]
             for matrix, mean, block in zip(matrices, means, blocks)
         ]
+        self.noise_scales: list[tf.Variable | None] | None = None
+        if any(scale is not None for scale in noise_scales):
+            self.noise_scales = [_variable_or_none(scale) for scale in noise_scales]
         self._prior_precision = tf.Variable(1.0, trainable=False, dtype="float64")
         self.set_prior_scale(prior_scale)
 
@@ -106,10 +113,8 @@ class LaplacePosterior(SavedPosterior):
         """
         matrix = self._matrices[number]
         mean, eigenvalues, *vectors = self._constants[number]
-        rows = [
-            tf.reshape(tf.cast(v.value, mean.dtype), [-1, mean.shape[1]]) for v in matrix.variables
-        ]
-        coordinates = _along(tf.concat(rows, axis=0) - mean, *map(_transpose, vectors))
+        now = matrix.join([tf.cast(v.value, mean.dtype) for v in matrix.variables])
+        coordinates = _along(now - mean, *map(_transpose, vectors))
         precision = eigenvalues + tf.cast(self._prior_precision, mean.dtype)
         return tf.reduce_sum(precision * tf.square(coordinates))
 
@@ -137,7 +142,7 @@ class LaplacePosterior(SavedPosterior):
             and other.temperature == self.temperature
         )
         if alike:
-            for own, new in zip(self._constants, other._constants, strict=True):
+            for own, new in zip(self._arrays(), other._arrays(), strict=True):
                 for a, b in zip(own, new, strict=True):
                     if a is not None:
                         a.assign(b)
@@ -148,7 +153,14 @@ class LaplacePosterior(SavedPosterior):
 
     def _form(self) -> list:
         """Returns which numbers each layer has."""
-        return [[a is None for a in arrays] for arrays in self._constants]
+        return [[a is None for a in arrays] for arrays in self._arrays()]
+
+    def _arrays(self) -> list[list[Any]]:
+        """Returns the variables that draws and predictions are made from."""
+        return [*self._constants, self._noise()]
+
+    def _noise(self) -> list[tf.Variable | None]:
+        return self.noise_scales or []
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
@@ -156,6 +168,9 @@ class LaplacePosterior(SavedPosterior):
         for i, (mean, block) in enumerate(zip(self._means, self._blocks)):
             named = {"mean": mean, **block._asdict()}
             arrays.update({f"{name}_{i}": a for name, a in named.items() if a is not None})
+        for i, scale in enumerate(self._noise()):
+            if scale is not None:
+                arrays[f"noise_scale_{i}"] = scale.numpy()
         position = {id(v): i for i, v in enumerate(self.model.weights)}
         settings = {
             "num_variables": [len(matrix.variables) for matrix in self._matrices],
@@ -163,43 +178,57 @@ class LaplacePosterior(SavedPosterior):
             "log_likelihood": self.log_likelihood,
             "prior_scale": self.prior_scale,
             "temperature": self.temperature,
+            "num_outputs": len(self._noise()),
         }
         return arrays, settings
 
     @classmethod
     def from_state(cls, model, variables, arrays, settings) -> "LaplacePosterior":
         """See `SavedPosterior.from_state`."""
+        described = {tuple(map(id, each.variables)): each for each in describe_layers(model)}
         rest = iter(variables)
-        matrices = [WeightMatrix([next(rest) for _ in range(n)]) for n in settings["num_variables"]]
+        matrices: list[WeightMatrices] = [
+            described[tuple(id(next(rest)) for _ in range(n))] for n in settings["num_variables"]
+        ]
+
+        def read(name: str, i: int) -> Any:
+            array = arrays.get(f"{name}_{i}")
+            # Files of the first release hold the only matrix of a layer without its first axis.
+            return array[None] if array is not None and array.ndim == 2 else array
+
         numbers = range(len(matrices))
         return cls(
             model,
             matrices,
-            [arrays[f"mean_{i}"] for i in numbers],
-            [Block(*(arrays.get(f"{name}_{i}") for name in Block._fields)) for i in numbers],
+            [read("mean", i) for i in numbers],
+            [Block(*(read(name, i) for name in Block._fields)) for i in numbers],
             [model.weights[i] for i in settings["left"]],
             settings["log_likelihood"],
             settings["prior_scale"],
             settings.get("temperature", 1.0),  # earlier files name none
+            [arrays.get(f"noise_scale_{i}") for i in range(settings.get("num_outputs", 0))],
         )
 
 
 def _along(coordinates: tf.Tensor, input_vectors, output_vectors, vectors) -> tf.Tensor:
-    """Returns weights (F, U) from coordinates along eigenvectors, see `Block`."""
+    """Returns weights (G, F, U) from coordinates along eigenvectors, see `Block`."""
     if vectors is not None:
-        return tf.reshape(
-            tf.linalg.matvec(vectors, tf.reshape(coordinates, [-1])), coordinates.shape
-        )
-    if input_vectors is None:
-        return coordinates
-    return input_vectors @ tf.matmul(coordinates, output_vectors, transpose_b=True)
+        flat = tf.reshape(coordinates, [coordinates.shape[0], -1])
+        return tf.reshape(tf.linalg.matvec(vectors, flat), coordinates.shape)
+    if output_vectors is not None:
+        coordinates = tf.matmul(coordinates, output_vectors, transpose_b=True)
+    return coordinates if input_vectors is None else input_vectors @ coordinates
 
 
-def _transpose(matrix: tf.Tensor | None) -> tf.Tensor | None:
-    return None if matrix is None else tf.transpose(matrix)
+def _transpose(matrices: tf.Tensor | None) -> tf.Tensor | None:
+    return None if matrices is None else tf.linalg.matrix_transpose(matrices)
 
 
-def _constant(array: np.ndarray | None, matrix: WeightMatrix) -> tf.Variable | None:
+def _variable_or_none(scale: np.ndarray | None) -> tf.Variable | None:
+    return None if scale is None else tf.Variable(scale, trainable=False, dtype="float64")
+
+
+def _constant(array: np.ndarray | None, matrix: WeightMatrices) -> tf.Variable | None:
     """Returns what draws are made from, in a precision whose rounding is below their spread."""
     if array is None:
         return None

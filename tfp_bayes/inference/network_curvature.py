@@ -1,44 +1,48 @@
 """The curvature of a likelihood in the weights of all linear layers of a network, layer by layer.
 
-The generalized Gauss-Newton matrix is H = sum_n J_n^T L_n J_n, where L_n = sum_c v_c v_c^T are the
-second derivatives in the logits. With a the input of a layer and g_c = J_z^T v_c the gradient in
-its output, its block is sum_n sum_c (sum_t a g_c^T)(sum_t a g_c^T)^T over positions t: a backward
-pass for each c, and no sampling. The Kronecker factorization takes it for A x B,
+The generalized Gauss-Newton matrix is H = sum_n sum_p J_np^T L_np J_np over examples and positions
+of outputs, where L = sum_c v_c v_c^T are the second derivatives in the logits. With a the input of
+a layer and g_v = J_z^T v the gradient in its output, its block is
+sum_n sum_v (sum_t a g_v^T)(sum_t a g_v^T)^T over the layer's own positions t: a backward pass for
+each v. The Kronecker factorization takes it for A x B,
 
-    A = 1/N sum_n sum_t a a^T,    B = sum_n sum_c 1/T sum_t g_c g_c^T.
+    A = 1/N sum_n sum_t a a^T,    B = sum_n sum_v 1/T sum_t g_v g_v^T.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import unweighted_batches
-from tfp_bayes.inference.network_layers import LinearLayer, find_linear_layers, recorded
-from tfp_bayes.inference.observations import Observations
+from tfp_bayes.inference.labelled_run import (
+    BATCH_SIZE,
+    flat_targets,
+    labelled,
+    run_model,
+    seen_positions,
+)
+from tfp_bayes.inference.linear_layers import LinearLayer
+from tfp_bayes.inference.network_layers import Found, find_linear_layers, recorded
+from tfp_bayes.inference.observations import Observations, num_roots, root
 from tfp_bayes.prediction.finite import finite_rows
-from tfp_bayes.prediction.inference_mode import run_isolated
 from tfp_bayes.prediction.inputs import signature
-from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.linearized import before_link
 
-_BATCH_SIZE = 256
 _MAX_NUMBERS = 2**23  # of what is kept for all rows of a batch, 64 MB
 _MAX_SIZE = 10_000  # of a Kronecker factor, whose eigenvectors take the cube of it
 
 
 class Block(NamedTuple):
-    """The curvature of one layer's weights W (F, U) along its eigenvectors.
+    """The curvature of a layer's weights W (G, F, U) along its eigenvectors.
 
     Args:
-        eigenvalues: (F, U) float64.
-        input_vectors: (F, F), None for the unit matrix.
-        output_vectors: (U, U), None for the unit matrix.
-        vectors: (F U, F U), all eigenvectors together, where they are no product of the two.
+        eigenvalues: (G, F, U) float64.
+        input_vectors: (G, F, F), None for the unit matrix.
+        output_vectors: (G, U, U), None for the unit matrix.
+        vectors: (G, F U, F U), all eigenvectors together, where they are no product of the two.
     """
 
     eigenvalues: np.ndarray
@@ -64,25 +68,23 @@ class Curvature(NamedTuple):
 
 
 def network_curvature(
-    model: keras.Model, x: Any, y: Any, observations: Observations, is_diagonal: bool
+    model: keras.Model, x: Any, y: Any, observations: Sequence[Observations], is_diagonal: bool
 ) -> Curvature:
     """Goes over the data once.
 
     Args:
-        model: Built, without stochastic layers, with one output (N, K).
+        model: Built, without stochastic layers.
         x: Arrays or a dataset of (x, y).
         y: Targets beside arrays.
-        observations: What the outputs mean.
+        observations: What each of the outputs (N, ..., K) means.
         is_diagonal: Whether to keep the diagonal of H instead of Kronecker factors.
 
     Raises:
         ValueError: If the outputs do not have the link of the likelihood, the data are not
             finite, or no layer is linear.
     """
-    batches = _batches(x, y)
-    first = next(batches, None)
-    if first is None:
-        raise ValueError("Expected examples in `x`. Received: none. Hint: arrays (N, ...), N > 0.")
+    batches = labelled(x, y)
+    first = next(batches)
     total = _Total(model, first[0], observations, is_diagonal)
     for inputs, targets in itertools.chain([first], batches):
         total.add(inputs, targets)
@@ -92,36 +94,38 @@ def network_curvature(
 class _Total:
     """Sums over all examples, of which it takes as many at a time as memory holds."""
 
-    def __init__(self, model: keras.Model, inputs, observations: Observations, is_diagonal: bool):
-        run = _runner(model)
+    def __init__(self, model: keras.Model, inputs, observations, is_diagonal: bool):
         spec = signature(model, inputs)
         flat = zip(keras.tree.flatten(spec), keras.tree.flatten(inputs))
         known = [tf.TensorSpec([1, *array.shape[1:]], each.dtype) for each, array in flat]
         known = keras.tree.pack_sequence_as(spec, known)
-        layers, self._left = find_linear_layers(model, run, known)
-        _check_layers(model, layers, is_diagonal)
-        self._layers, self._observations, self._is_diagonal = layers, observations, is_diagonal
-        self._rows = _rows_at_a_time(layers, is_diagonal)
+        found = find_linear_layers(model, lambda each: run_model(model, each), known)
+        _check_layers(model, found.layers, is_diagonal)
+        self._model, self._found, self._is_diagonal = model, found, is_diagonal
+        self._observations = list(observations)
+        self._rows = _rows_at_a_time(found, is_diagonal)
+        self._outputs = None  # their structure, known once traced
         self._step = tf.function(
-            lambda each: _sums(run, layers, observations, is_diagonal, each),
-            input_signature=[spec],
-            autograph=False,
+            self._sums_of, input_signature=[spec, tf.TensorSpec([], tf.int32)], autograph=False
         )
         self._sums: list[np.ndarray] = []
         self._log_likelihood, self._count = 0.0, 0
 
     def add(self, inputs, targets) -> None:
         """Adds a batch."""
-        targets = None if targets is None else np.asarray(targets)
         for start in range(0, len(keras.tree.flatten(inputs)[0]), self._rows):
             chunk = slice(start, start + self._rows)
             some = keras.tree.map_structure(lambda a, chunk=chunk: a[chunk], inputs)
-            sums, eta, finite = self._step(some)
+            sums, etas, seen, finite = self._step(some, self._count)
             _check_finite(finite.numpy(), self._count)
-            self._log_likelihood += self._observations.log_likelihood(
-                eta.numpy().astype("float64"), None if targets is None else targets[chunk]
-            )
-            self._count += len(eta)
+            given = flat_targets(self._model, self._outputs, targets)
+            for each, eta, mask, y in zip(self._observations, etas, seen, given):
+                self._log_likelihood += each.log_likelihood(
+                    eta.numpy().astype("float64"),
+                    None if y is None else np.asarray(y)[chunk],
+                    None if mask is None else mask.numpy(),
+                )
+            self._count += len(finite)
             new = [each.numpy() for each in sums]
             self._sums = [a + b for a, b in zip(self._sums, new)] if self._sums else new
 
@@ -132,105 +136,112 @@ class _Total:
         else:
             pairs = zip(self._sums[::2], self._sums[1::2])
             blocks = [_kronecker(gram, curvature, self._count) for gram, curvature in pairs]
-        return Curvature(self._layers, blocks, self._left, self._log_likelihood)
+        return Curvature(self._found.layers, blocks, self._found.left, self._log_likelihood)
+
+    def _sums_of(self, inputs, start: tf.Tensor):
+        """Builds the graph of the sums over a batch, float64, and of what goes with them.
+
+        Returns:
+            The sums; eta and which positions count, for each output; and whether rows are finite.
+        """
+        layers = self._found.layers
+        at_inputs, _, etas, seen = self._forward(inputs)
+        a = [_joined(each.inputs, calls) for each, calls in zip(layers, at_inputs)]
+        shapes = [each.shape for each in layers]
+        if not self._is_diagonal:
+            shapes = [(num_groups, num_units, num_units) for num_groups, _, num_units in shapes]
+        sums = [tf.zeros(shape, tf.float64) for shape in shapes]
+        for i in range(len(etas)):
+            sums = self._add_roots(sums, i, a, inputs, start)
+        if not self._is_diagonal:
+            grams = [layer.gram(each) for layer, each in zip(layers, a)]
+            sums = [each for pair in zip(grams, sums) for each in pair]
+        finite = finite_rows(inputs)
+        for each, eta in zip(self._observations, etas):
+            finite &= finite_rows(each.location(eta))  # NaN for no scale
+        return sums, etas, seen, finite
+
+    def _add_roots(self, sums, i: int, a: list[tf.Tensor], inputs, start: tf.Tensor):
+        """Adds what output i says of the weights, one vector v after another."""
+        layers = self._found.layers
+
+        def add_root(index, sums):
+            # Gradients are taken in the graph of the loop, where the outputs must come from too.
+            _, at_outputs, etas, seen = self._forward(inputs)
+            v = tf.stop_gradient(root(self._observations[i], etas[i], seen[i], index, start))
+            flat = [z for calls in at_outputs for z in calls]
+            gradients = iter(tf.gradients(etas[i], flat, grad_ys=v, unconnected_gradients="zero"))
+            calls = [[next(gradients) for _ in each] for each in at_outputs]
+            g = [_joined(layer.outputs, each) for layer, each in zip(layers, calls)]
+            if self._is_diagonal:
+                new = [layer.squares(*each) for layer, *each in zip(layers, a, g)]
+            else:
+                new = [layer.curvature(each) for layer, each in zip(layers, g)]
+            return index + 1, [s + n for s, n in zip(sums, new)]
+
+        end = num_roots(self._forward(inputs)[2][i])
+        return tf.while_loop(lambda c, _: c < end, add_root, (tf.constant(0), sums))[1]
+
+    def _forward(self, inputs):
+        """Returns the layers' inputs and outputs in each call, etas, and which positions count."""
+        layers = [each.layer for each in self._found.layers]
+        with recorded(list(dict.fromkeys(layers))) as records:
+            outputs = run_model(self._model, inputs)
+        self._outputs = keras.tree.map_structure(lambda _: 0, outputs)
+        flat = keras.tree.flatten(outputs)
+        _check_outputs(flat, self._observations)
+        etas = [before_link(p, each.likelihood) for p, each in zip(flat, self._observations)]
+        for each, eta in zip(self._observations, etas):
+            each.location(eta)  # refuses outputs without scales
+        seen = [seen_positions(p) for p in flat]
+        at_inputs = [[x for x, _ in records[layer]] for layer in layers]
+        at_outputs = [[z for _, z in records[layer]] for layer in layers]
+        return at_inputs, at_outputs, etas, seen
 
 
-def _runner(model: keras.Model) -> Callable:
-    def run(inputs):
-        inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
-        return run_isolated(model, lambda each: model(each, training=False), inputs)
-
-    return run
+def _joined(positions, calls: list[tf.Tensor]) -> tf.Tensor:
+    """Returns the positions of all calls of a layer together."""
+    parts = [positions(each) for each in calls]
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 
 
-def _batches(x: Any, y: Any) -> Iterator[tuple]:
-    y = np.asarray(y) if isinstance(y, list | tuple) else y
-    for inputs, targets in unweighted_batches(x, y, _BATCH_SIZE):
-        if len(keras.tree.flatten(inputs)[0]):
-            yield inputs, targets
-
-
-def _rows_at_a_time(layers: list[LinearLayer], is_diagonal: bool) -> int:
-    """Returns for how many rows inputs, and gradients of single rows, may be kept at once."""
-
-    def numbers(layer: LinearLayer) -> int:
-        is_product = is_diagonal and layer.num_positions > 1
-        return max(layer.num_positions * max(layer.shape), is_product * int(np.prod(layer.shape)))
-
-    return int(np.clip(_MAX_NUMBERS // max(map(numbers, layers)), 1, _BATCH_SIZE))
-
-
-def _sums(
-    run: Callable, layers: list[LinearLayer], observations: Observations, is_diagonal: bool, inputs
-) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-    """Builds the graph of the sums over a batch, float64, its eta and whether rows are finite."""
-    at_inputs, _, eta = _forward(run, layers, observations, inputs)
-    a = [each.inputs(x) for each, x in zip(layers, at_inputs)]
-    if is_diagonal:
-        zeros = [tf.zeros(each.shape, tf.float64) for each in layers]
-    else:
-        zeros = [tf.zeros([each.shape[1]] * 2, tf.float64) for each in layers]
-
-    def add_root(c, sums):
-        # Gradients are taken in the graph of the loop, where the outputs must come from too.
-        _, at_outputs, eta = _forward(run, layers, observations, inputs)
-        root = tf.stop_gradient(observations.root(eta, c))
-        gradients = tf.gradients(eta, at_outputs, grad_ys=root, unconnected_gradients="zero")
-        g = [each.outputs(gradient) for each, gradient in zip(layers, gradients)]
-        if is_diagonal:
-            return c + 1, [s + _squares(*each) for s, *each in zip(sums, a, g)]
-        return c + 1, [
-            s + tf.einsum("ntu,ntv->uv", each, each) / layer.num_positions
-            for s, each, layer in zip(sums, g, layers)
-        ]
-
-    _, sums = tf.while_loop(
-        lambda c, _: c < observations.num_roots(eta), add_root, (tf.constant(0), zeros)
-    )
-    if not is_diagonal:
-        grams = [tf.einsum("ntf,nth->fh", each, each) for each in a]
-        sums = [each for pair in zip(grams, sums) for each in pair]
-    location = get_likelihood(observations.likelihood).location(eta)  # NaN for no scale
-    return sums, eta, finite_rows(inputs) & tf.reduce_all(tf.math.is_finite(location), axis=-1)
-
-
-def _forward(run: Callable, layers: list[LinearLayer], observations: Observations, inputs):
-    """Returns the inputs of the layers, their outputs, and eta."""
-    with recorded([each.layer for each in layers]) as records:
-        outputs = run(inputs)
-    pairs = [records[each.layer][0] for each in layers]
-    if len(keras.tree.flatten(outputs)) != 1 or len(outputs.shape) != 2:
-        shapes = [tuple(each.shape) for each in keras.tree.flatten(outputs)]
+def _check_outputs(flat: list[tf.Tensor], observations: list[Observations]) -> None:
+    if len(flat) != len(observations) or any(each.shape.rank < 2 for each in flat):
+        shapes = [tuple(each.shape) for each in flat]
         raise ValueError(
-            f"Expected a `model` with one output of shape (N, K). Received: shapes {shapes}. "
-            "Hint: Ensemble takes any model."
+            f"Expected outputs (N, ..., K), one for each of {len(observations)} likelihoods. "
+            f"Received: shapes {shapes}. Hint: likelihood= takes a structure of names like the "
+            "model's outputs."
         )
-    eta = before_link(outputs, observations.likelihood)
-    get_likelihood(observations.likelihood).location(eta)  # refuses outputs without scales
-    return [x for x, _ in pairs], [z for _, z in pairs], eta
 
 
-def _squares(a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-    """Returns the sum over rows of the squared derivatives in W, (F, U)."""
-    if a.shape[1] == 1:  # the square of a product is the product of squares
-        return tf.einsum("ntf,ntu->fu", tf.square(a), tf.square(g))
-    return tf.reduce_sum(tf.square(tf.einsum("ntf,ntu->nfu", a, g)), axis=0)
+def _rows_at_a_time(found: Found, is_diagonal: bool) -> int:
+    """Returns for how many rows inputs, and gradients of single rows, may be kept at once."""
+    numbers = [
+        each.numbers_per_row(num_positions, is_diagonal)
+        for each, num_positions in zip(found.layers, found.num_positions)
+    ]
+    return int(np.clip(_MAX_NUMBERS // max(numbers), 1, BATCH_SIZE))
 
 
 def _kronecker(gram: np.ndarray, curvature: np.ndarray, count: int) -> Block:
-    a, input_vectors = scipy.linalg.eigh(gram / count)
-    b, output_vectors = scipy.linalg.eigh(curvature)
-    eigenvalues = np.outer(np.maximum(a, 0), np.maximum(b, 0))
+    if gram.ndim == 2:  # it is diagonal
+        a, input_vectors = gram / count, None
+    else:
+        a, input_vectors = np.linalg.eigh(gram / count)
+    b, output_vectors = np.linalg.eigh(curvature)
+    eigenvalues = np.maximum(a, 0)[:, :, None] * np.maximum(b, 0)[:, None]
     return Block(eigenvalues, input_vectors, output_vectors)
 
 
 def _check_layers(model: keras.Model, layers: list[LinearLayer], is_diagonal: bool) -> None:
     if not layers:
         raise ValueError(
-            "Expected a `model` with trainable Dense, Conv1D or Conv2D layers, each used once. "
-            f"Received: model={model.name!r} with none. Hint: Ensemble takes any model."
+            "Expected a `model` with trainable layers that map positions by a matrix, such as "
+            f"Dense, Conv2D, EinsumDense. Received: model={model.name!r} with none. "
+            "Hint: Ensemble takes any model."
         )
-    large = [each.layer.name for each in layers if max(each.shape) > _MAX_SIZE]
+    large = [each.layer.name for each in layers if each.largest_factor() > _MAX_SIZE]
     if large and not is_diagonal:
         raise ValueError(
             f"Expected layers of up to {_MAX_SIZE} inputs and units for covariance='kronecker'. "

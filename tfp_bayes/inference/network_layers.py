@@ -1,124 +1,67 @@
-"""The layers of a network that are linear maps: what goes into them and what comes out."""
+"""The layers of a network that are linear maps of positions, as they are and as they are called."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes.inference.linear_layers import ConvLayer, DenseLayer, LinearLayer
+from tfp_bayes.inference.structured_layers import (
+    EinsumLayer,
+    EmbeddingLayer,
+    ScaleLayer,
+    SeparableDepthwise,
+    SeparablePointwise,
+    einsum_axes,
+)
 
-_CONV = (keras.layers.Conv1D, keras.layers.Conv2D)
-
-
-class WeightMatrix:
-    """A kernel and perhaps a bias as one matrix W (F, U), the bias as its last row.
-
-    Args:
-        variables: Kernel (..., U) and, if there is one, bias (U,).
-
-    Attributes:
-        variables: As given.
-        shape: (F, U).
-    """
-
-    def __init__(self, variables: Sequence[keras.Variable]):
-        self.variables = list(variables)
-        kernel = self.variables[0]
-        num_rows = int(np.prod(kernel.shape[:-1])) + len(self.variables) - 1
-        self.shape = (num_rows, kernel.shape[-1])
-
-    def read(self) -> np.ndarray:
-        """Returns W as it is now, float64."""
-        rows = [v.numpy().astype("float64").reshape(-1, self.shape[1]) for v in self.variables]
-        return np.concatenate(rows)
-
-    def split(self, weights: tf.Tensor) -> list[tf.Tensor]:
-        """Splits W into one tensor for each of `variables`."""
-        parts = [weights] if len(self.variables) == 1 else [weights[:-1], weights[-1]]
-        return [tf.cast(tf.reshape(p, v.shape), v.dtype) for p, v in zip(parts, self.variables)]
+L = keras.layers
 
 
-class LinearLayer(WeightMatrix):
-    """A Dense layer or a convolution, used once, that maps positions by its weights.
-
-    It maps (N, T, F) of its input, with a 1 for the bias, to (N, T, U) of its output before the
-    activation. A Dense layer of vectors has T = 1.
+class Found(NamedTuple):
+    """The layers of a network whose weights a covariance describes.
 
     Args:
-        layer: Built, see `find_linear_layers`.
-        num_positions: T.
+        layers: In the order in which they run.
+        num_positions: Of each, T over all calls, for inputs of the sizes that were given.
+        left: The other trainable variables.
     """
 
-    def __init__(self, layer: keras.layers.Layer, num_positions: int):
-        super().__init__([layer.kernel] if layer.bias is None else [layer.kernel, layer.bias])
-        self.layer = layer
-        self.num_positions = num_positions
-
-    def inputs(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns what each position of the output is a linear map of, (N, T, F) float64."""
-        if isinstance(self.layer, _CONV):
-            x = self._patches(x)
-        x = tf.cast(tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]]), tf.float64)
-        if len(self.variables) == 1:
-            return x
-        return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
-
-    def outputs(self, z: tf.Tensor) -> tf.Tensor:
-        """Returns values or gradients of the output as positions, (N, T, U) float64."""
-        return tf.cast(tf.reshape(z, [tf.shape(z)[0], -1, self.shape[1]]), tf.float64)
-
-    def _patches(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns patches in the order of the kernel's rows, (N, H, W, F)."""
-        layer = self.layer
-        if layer.rank == 1:
-            x = x[:, None]
-        leading = [1] * (3 - layer.rank)  # of the batch, and of a height that is none
-        sizes = [*leading, *layer.kernel_size, 1]
-        strides = [*leading, *layer.strides, 1]
-        rates = [*leading, *layer.dilation_rate, 1]
-        return tf.image.extract_patches(x, sizes, strides, rates, layer.padding.upper())
+    layers: list[LinearLayer]
+    num_positions: list[int]
+    left: list[keras.Variable]
 
 
-def find_linear_layers(
-    model: keras.Model, run: Callable, spec
-) -> tuple[list[LinearLayer], list[keras.Variable]]:
+def find_linear_layers(model: keras.Model, run: Callable, spec: Any) -> Found:
     """Finds the layers whose weights a Kronecker factorization describes.
 
     Args:
         model: A built model of any kind.
         run: Calls it on inputs.
-        spec: Specification of its inputs with all sizes known.
-
-    Returns:
-        The layers in the order in which they run, and the other trainable variables.
+        spec: Specification of its inputs, one row, with all sizes known.
     """
-    candidates = [layer for layer in _leaves(model) if _is_linear(layer)]
+    described = describe_layers(model)
+    records = _trace(list({each.layer: None for each in described}), run, spec)
     owners: dict[int, int] = {}
-    for each in _leaves(model):
-        for variable in each.variables:
-            owners[id(variable)] = owners.get(id(variable), 0) + 1
-    found: list[LinearLayer] = []
+    for leaf in _leaves(model):
+        for v in leaf.variables:
+            owners[id(v)] = owners.get(id(v), 0) + 1
+    trainable = {id(v) for v in model.trainable_variables}
+    own = {id(each): _is_trained_alone(each, owners, trainable) for each in described}
+    kept = [each for each in described if each.layer in records and own[id(each)]]
+    kept.sort(key=lambda each: list(records).index(each.layer))
+    used = {id(v) for each in kept for v in each.variables}
+    left = [v for v in model.trainable_variables if id(v) not in used]
+    return Found(kept, [records[each.layer] for each in kept], left)
 
-    def trace(inputs):
-        found.clear()  # TensorFlow may trace again
-        graph = tf.compat.v1.get_default_graph()
-        with recorded(candidates) as records:
-            run(inputs)
-        for layer, calls in records.items():
-            z = calls[0][1]
-            # Inside another graph, as in a loop over time steps, it runs once for each; and what
-            # has not one row for each example mixes them up.
-            is_plain = len(calls) == 1 and z.graph is graph and z.shape.is_fully_defined()
-            if is_plain and z.shape[0] == 1:
-                found.append(LinearLayer(layer, int(np.prod(z.shape[1:-1]))))
-        return tf.zeros([])
 
-    tf.function(trace, autograph=False).get_concrete_function(spec)
-    found = [each for each in found if all(owners[id(v)] == 1 for v in each.variables)]
-    used = {id(v) for each in found for v in each.variables}
-    return found, [v for v in model.trainable_variables if id(v) not in used]
+def describe_layers(model: keras.Model) -> list[LinearLayer]:
+    """Returns the layers of a model that are linear maps, whether they are called or not."""
+    return [each for leaf in _leaves(model) if leaf.built for each in _describe(leaf)]
 
 
 @contextlib.contextmanager
@@ -132,13 +75,14 @@ def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
 
     def noting(layer: keras.layers.Layer, call: Callable) -> Callable:
         def noted(x, *args, **kwargs):
-            activation = layer.activation
-
             def note(z):
                 records.setdefault(layer, []).append((x, z))
-                return activation(z)
+                return z
 
-            layer.activation = note
+            activation = getattr(layer, "activation", None)
+            if activation is None:
+                return note(call(x, *args, **kwargs))
+            layer.activation = lambda z: activation(note(z))
             try:
                 return call(x, *args, **kwargs)
             finally:
@@ -155,20 +99,88 @@ def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
             del layer.call
 
 
+def _trace(layers: list[keras.layers.Layer], run: Callable, spec: Any) -> dict:
+    """Returns the number of positions of each layer that maps positions, in the order of calls."""
+    found: dict[keras.layers.Layer, int] = {}
+
+    def trace(inputs):
+        found.clear()  # TensorFlow may trace again
+        graph = tf.compat.v1.get_default_graph()
+        with recorded(layers) as records:
+            run(inputs)
+        for layer, calls in records.items():
+            outputs = [z for _, z in calls]
+            # Inside another graph, as in a loop over time steps, it runs once for each; and what
+            # has not one row for each example mixes them up.
+            is_known = all(z.graph is graph and z.shape.is_fully_defined() for z in outputs)
+            if is_known and all(z.shape[0] == 1 for z in outputs):
+                found[layer] = sum(int(np.prod(z.shape[1:-1])) for z in outputs)
+        return tf.zeros([])
+
+    tf.function(trace, autograph=False).get_concrete_function(spec)
+    return found
+
+
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
     layers = {id(layer): layer for layer in flatten_layers(model)}  # a shared one is listed twice
     return [layer for layer in layers.values() if len(flatten_layers(layer)) == 1]
 
 
-def _is_linear(layer: keras.layers.Layer) -> bool:
-    kind = next((k for k in (keras.layers.Dense, *_CONV) if isinstance(layer, k)), None)
-    if kind is None or type(layer).call is not kind.call or "call" in vars(layer):
-        return False
-    if kind in _CONV:
-        known = layer.groups == 1 and layer.data_format == "channels_last"
-        if not known or layer.padding == "causal":
-            return False
-    changed = layer.lora_enabled or getattr(layer, "quantization_mode", None) is not None
-    trained = {id(v) for v in layer.trainable_variables}
-    own = [layer.kernel] if layer.bias is None else [layer.kernel, layer.bias]
-    return not changed and all(id(v) in trained for v in own)
+def _is_trained_alone(each: LinearLayer, owners: dict[int, int], trainable: set[int]) -> bool:
+    return all(owners[id(v)] == 1 and id(v) in trainable for v in each.variables)
+
+
+def _describe(layer: keras.layers.Layer) -> list[LinearLayer]:
+    """Returns what a layer of Keras maps by its weights; nothing for other layers."""
+    kinds = [kind for kind in _KINDS if isinstance(layer, kind)]
+    if not kinds or type(layer).call is not kinds[0].call or "call" in vars(layer):
+        return []
+    adapted = getattr(layer, "lora_enabled", False)
+    if adapted or getattr(layer, "quantization_mode", None) is not None:
+        return []
+    return _KINDS[kinds[0]](layer)
+
+
+def _dense(layer) -> list[LinearLayer]:
+    return [DenseLayer(layer, layer.kernel, layer.bias)]
+
+
+def _convolution(layer) -> list[LinearLayer]:
+    if not _is_channels_last(layer) or (layer.rank == 3 and max(layer.dilation_rate) > 1):
+        return []
+    return [ConvLayer(layer, layer.kernel, getattr(layer, "bias", None))]
+
+
+def _separable(layer) -> list[LinearLayer]:
+    return (
+        [SeparableDepthwise(layer), SeparablePointwise(layer)] if _is_channels_last(layer) else []
+    )
+
+
+def _einsum(layer) -> list[LinearLayer]:
+    axes = einsum_axes(layer)
+    return [] if axes is None else [EinsumLayer(layer, axes)]
+
+
+def _scale(layer) -> list[LinearLayer]:
+    is_plain = layer.axis in (-1, [-1]) and layer.gamma is not None and not layer.rms_scaling
+    return [ScaleLayer(layer)] if is_plain else []
+
+
+def _is_channels_last(layer) -> bool:
+    return layer.data_format == "channels_last"
+
+
+_KINDS: dict[Any, Callable[[Any], list[LinearLayer]]] = {
+    L.Dense: _dense,
+    L.EinsumDense: _einsum,
+    L.Embedding: lambda layer: [EmbeddingLayer(layer)],
+    L.Conv1D: _convolution,
+    L.Conv2D: _convolution,
+    L.Conv3D: _convolution,
+    L.DepthwiseConv1D: _convolution,
+    L.DepthwiseConv2D: _convolution,
+    L.SeparableConv1D: _separable,
+    L.SeparableConv2D: _separable,
+    L.LayerNormalization: _scale,
+}

@@ -1,77 +1,219 @@
 """A likelihood as a function of what goes into a network's last link: value and curvature."""
 
-from typing import NamedTuple
-
 import numpy as np
 import tensorflow as tf
 from scipy.special import log_expit, log_softmax
 
 from tfp_bayes.prediction.likelihoods import get_likelihood
 
+MAX_GROUPS = 17  # of positions; prime, so that neighbors in a row or column of pixels differ
 
-class Observations(NamedTuple):
-    """What is seen of a batch under one likelihood.
 
-    The second derivatives of the negative log likelihood in eta, (N, E), are sum_c v_c v_c^T;
-    under "normal" their expectation over targets, the Fisher information, of location and scale.
+class Observations:
+    """What is seen at each position of an output under one likelihood.
 
-    Args:
+    The second derivatives of the negative log likelihood in eta, of one position (E,), are
+    sum_c v_c v_c^T; under "normal" their expectation over targets, the Fisher information.
+
+    Attributes:
         likelihood: Name, see `Predictor`.
+        scale: Standard deviations (D,) of targets that eta does not hold, None if there are none.
     """
 
     likelihood: str
-
-    def num_roots(self, eta: tf.Tensor) -> int:
-        """Returns how many v_c there are."""
-        return eta.shape[-1]
+    scale: np.ndarray | None = None
 
     def root(self, eta: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """Returns v_c (N, E) in the dtype of eta.
+        """Returns v_c (N, ..., E) in the dtype of eta.
 
         Args:
-            eta: Logits, or locations and scales.
-            c: int32 scalar.
+            eta: Logits, or locations and perhaps scales.
+            c: int32 scalar, below E.
         """
-        one_hot = tf.one_hot(c, eta.shape[-1], dtype=eta.dtype)
-        if self.likelihood == "categorical":
-            p = tf.nn.softmax(eta)
-            return tf.sqrt(tf.gather(p, [c], axis=-1)) * (one_hot - p)
-        if self.likelihood == "bernoulli":
-            return tf.sqrt(tf.sigmoid(eta) * tf.sigmoid(-eta)) * one_hot
-        scale = tf.tile(eta[:, eta.shape[-1] // 2 :], [1, 2])
-        is_scale = tf.cast(c >= eta.shape[-1] // 2, eta.dtype)
-        return one_hot * tf.sqrt(1 + is_scale) / scale
+        raise NotImplementedError
 
-    def log_likelihood(self, eta: np.ndarray, y: object) -> float:
-        """Returns the sum over a batch of log p(y | eta) in nats.
+    def log_prob(self, eta: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Returns log p(y | eta) of each position in nats, (N, ...)."""
+        raise NotImplementedError
+
+    def location(self, eta: tf.Tensor) -> tf.Tensor:
+        """Returns what must be finite, (N, ..., ·): NaN where eta is no distribution."""
+        return get_likelihood(self.likelihood).location(eta)
+
+    def check(self, eta: np.ndarray, y: object) -> np.ndarray:
+        """Returns labels as `log_prob` takes them.
 
         Args:
-            eta: (N, E) float64.
-            y: Class numbers (N,) or (N, 1), zeros and ones (N, K) or real numbers (N, D).
+            eta: (N, ..., E).
+            y: Class numbers (N, ...), zeros and ones (N, ..., K) or real numbers (N, ..., D); an
+                axis of length 1 may be left out or added.
 
         Raises:
             ValueError: If y is not of that form.
         """
-        labels = self._checked(eta, y)
-        if self.likelihood == "categorical":
-            return float(log_softmax(eta, axis=1)[np.arange(len(eta)), labels].sum())
-        if self.likelihood == "bernoulli":
-            return float(log_expit(np.where(labels == 1, eta, -eta)).sum())
-        loc, scale = np.split(eta, 2, axis=1)
-        z = (labels - loc) / scale
-        return float((-0.5 * (z**2 + np.log(2 * np.pi)) - np.log(scale)).sum())
-
-    def _checked(self, eta: np.ndarray, y: object) -> np.ndarray:
-        if y is None:
-            raise ValueError(
-                "Expected targets for `y`. Received: none. Hint: pass arrays x and y, or a dataset "
-                "of (x, y)."
-            )
-        labels = np.asarray(y)
-        if self.likelihood == "categorical":
-            column = labels.shape == (len(eta), 1)
-            labels = labels[:, 0] if column else labels
-            return get_likelihood(self.likelihood).targets(eta, labels).check(labels, len(eta))
-        mean = eta[:, : eta.shape[1] // 2] if self.likelihood == "normal" else eta
-        targets = get_likelihood(self.likelihood).targets(mean, labels)
+        labels = _existing(y)
+        targets = get_likelihood(self.likelihood).targets(self._mean(eta), labels)
         return targets.as_outputs(targets.check(labels, len(eta)))
+
+    def log_likelihood(self, eta: np.ndarray, y: object, seen: np.ndarray | None = None) -> float:
+        """Returns the sum over a batch of log p(y | eta) in nats; y as `check` takes it.
+
+        Args:
+            eta: (N, ..., E) float64.
+            y: Targets.
+            seen: Boolean (N, ...), which positions count; None counts all.
+        """
+        values = self.log_prob(eta, self.check(eta, y))
+        return float(np.where(True if seen is None else seen, values, 0).sum())
+
+    def _mean(self, eta: np.ndarray) -> np.ndarray:
+        return eta
+
+
+class Categorical(Observations):
+    """One of K classes, by a softmax."""
+
+    likelihood = "categorical"
+
+    def root(self, eta, c):
+        """Returns sqrt(p_c) (e_c - p)."""
+        p = tf.nn.softmax(eta)
+        return tf.sqrt(tf.gather(p, [c], axis=-1)) * (_one_hot(eta, c) - p)
+
+    def log_prob(self, eta, labels):
+        """Returns the log of the softmax at the class."""
+        return np.take_along_axis(log_softmax(eta, axis=-1), labels[..., None], axis=-1)[..., 0]
+
+    def check(self, eta, y):
+        """See `Observations.check`."""
+        labels = _existing(y)
+        if labels.shape == (*eta.shape[:-1], 1):
+            labels = labels[..., 0]
+        return get_likelihood(self.likelihood).targets(eta, labels).check(labels, len(eta))
+
+
+class Bernoulli(Observations):
+    """K answers, yes or no, by sigmoids."""
+
+    likelihood = "bernoulli"
+
+    def root(self, eta, c):
+        """Returns sqrt(p_c (1 - p_c)) e_c."""
+        return tf.sqrt(tf.sigmoid(eta) * tf.sigmoid(-eta)) * _one_hot(eta, c)
+
+    def log_prob(self, eta, labels):
+        """Returns the sum over outputs of the log of the sigmoid."""
+        return log_expit(np.where(labels == 1, eta, -eta)).sum(-1)
+
+
+class NormalWithScales(Observations):
+    """D real numbers, of which eta holds locations and scales (..., 2 D)."""
+
+    likelihood = "normal"
+
+    def root(self, eta, c):
+        """Returns e_c / scale for locations, and sqrt(2) e_c / scale for scales."""
+        half = eta.shape[-1] // 2
+        scale = tf.concat([eta[..., half:]] * 2, axis=-1)
+        return _one_hot(eta, c) * tf.sqrt(1 + tf.cast(c >= half, eta.dtype)) / scale
+
+    def log_prob(self, eta, labels):
+        """Returns the sum over targets of the log density."""
+        return _log_normal(labels, *np.split(eta, 2, axis=-1))
+
+    def _mean(self, eta):
+        return eta[..., : eta.shape[-1] // 2]
+
+
+class NormalLocations(Observations):
+    """D real numbers, of which eta holds locations (..., D); scales are the same everywhere.
+
+    Args:
+        scale: (D,), of each target around its location.
+        num_numbers: How many numbers the scale was estimated from, by the mean square of the
+            residuals; None if it is given.
+    """
+
+    likelihood = "normal"
+    scale: np.ndarray
+
+    def __init__(self, scale: np.ndarray, num_numbers: int | None = None):
+        self.scale = scale
+        self.num_numbers = num_numbers
+
+    def root(self, eta, c):
+        """Returns e_c / scale."""
+        return _one_hot(eta, c) / tf.constant(self.scale, eta.dtype)
+
+    def log_prob(self, eta, labels):
+        """Returns the sum over targets of the log density."""
+        return _log_normal(labels, eta, self.scale)
+
+    def location(self, eta):
+        """Returns eta."""
+        return eta
+
+
+OBSERVATIONS: dict[str, type[Observations]] = {
+    each.likelihood: each for each in (Categorical, Bernoulli, NormalWithScales)
+}
+
+
+def num_roots(eta: tf.Tensor) -> tf.Tensor:
+    """Returns how many vectors `root` has for an output (N, ..., E), int32."""
+    return eta.shape[-1] * _num_groups(eta)
+
+
+def root(
+    observations: Observations,
+    eta: tf.Tensor,
+    seen: tf.Tensor | None,
+    index: tf.Tensor,
+    start: tf.Tensor,
+) -> tf.Tensor:
+    """Returns a vector v (N, ..., E) that is that of one position, and zero elsewhere.
+
+    Up to `MAX_GROUPS` positions have theirs one after another. More share them, by groups, with
+    random signs: sums of products J^T v v^T J are then right in expectation.
+
+    Args:
+        observations: Of the output.
+        eta: (N, ..., E).
+        seen: Boolean (N, ...), which positions count; None counts all.
+        index: int32 scalar below `num_roots`.
+        start: int32 scalar, the number of examples before these, from which the signs follow.
+    """
+    groups = _num_groups(eta)
+    v = observations.root(eta, index // groups)
+    if eta.shape.rank == 2:
+        return v
+    leading = tf.shape(eta)[:-1]
+    size = tf.reduce_prod(leading[1:])
+    signs = tf.random.stateless_uniform([leading[0], size], [start, index], 0, 2, tf.int32) * 2 - 1
+    chosen = tf.where(tf.range(size) % groups == index % groups, signs, 0)
+    chosen = tf.cast(tf.reshape(chosen, leading), eta.dtype)
+    if seen is not None:
+        chosen *= tf.cast(seen, eta.dtype)
+    return v * chosen[..., None]
+
+
+def _num_groups(eta: tf.Tensor) -> tf.Tensor:
+    return tf.minimum(tf.reduce_prod(tf.shape(eta)[1:-1]), MAX_GROUPS)
+
+
+def _existing(y: object) -> np.ndarray:
+    if y is None:
+        raise ValueError(
+            "Expected targets for `y`. Received: none. Hint: pass arrays x and y, or a dataset "
+            "of (x, y)."
+        )
+    return np.asarray(y)
+
+
+def _one_hot(eta: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    return tf.zeros_like(eta) + tf.one_hot(c, eta.shape[-1], dtype=eta.dtype)
+
+
+def _log_normal(y: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    z = (y - loc) / scale
+    return -(0.5 * (z**2 + np.log(2 * np.pi)) + np.log(scale)).sum(-1)

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
-import scipy.linalg
 import tensorflow as tf
 
 from tfp_bayes._plumbing.fresh import fresh_optimizer_values
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.network_curvature import Block, Curvature
-from tfp_bayes.inference.network_layers import WeightMatrix
+from tfp_bayes.inference.weight_matrices import WeightMatrices
 
 _MAX_SIZE = 2_000  # weights of a layer whose eigenvectors are found together
 
@@ -92,9 +91,8 @@ class EarlierData:
         if absent:
             paths = [self.posterior._matrices[i].variables[0].path for i in sorted(absent)]
             raise ValueError(
-                "Expected the layers of the earlier posterior to be Dense or convolution layers "
-                f"that `model` uses once. Received: {paths} that are not. Hint: fit the model "
-                "that the posterior is of."
+                "Expected the layers of the earlier posterior to be called by `model` too. "
+                f"Received: {paths} that are not. Hint: fit the model that the posterior is of."
             )
         blocks, log_likelihood = [], found.log_likelihood + self.posterior.log_likelihood
         precision = self.posterior.prior_scale**-2
@@ -108,13 +106,13 @@ class EarlierData:
             blocks.append(block)
         return found._replace(blocks=blocks, log_likelihood=log_likelihood)
 
-    def _exact_form(self, matrix: WeightMatrix, number: int) -> float:
+    def _exact_form(self, matrix: WeightMatrices, number: int) -> float:
         """Returns (w - theta)^T P (w - theta) of one layer in float64."""
         block, mean = self.posterior._blocks[number], self.posterior._means[number]
         coordinates = _to_coordinates(block, matrix.read() - mean)
         return float(np.sum((block.eigenvalues + self.posterior.prior_scale**-2) * coordinates**2))
 
-    def _check(self, chosen: Sequence[WeightMatrix], is_diagonal: bool) -> None:
+    def _check(self, chosen: Sequence[WeightMatrices], is_diagonal: bool) -> None:
         posterior = self.posterior
         if not chosen:
             raise ValueError(
@@ -123,14 +121,14 @@ class EarlierData:
                 "binds a saved one to a model."
             )
         blocks = [posterior._blocks[i] for i in self._numbers.values()]
-        kinds = {block.input_vectors is None and block.vectors is None for block in blocks}
+        kinds = {_is_diagonal(block) for block in blocks}
         if kinds != {is_diagonal}:
             raise ValueError(
                 "Expected a `prior` of the covariance that is fitted. Received: a "
                 f"{'Kronecker factored' if is_diagonal else 'diagonal'} one. Hint: fit all parts "
                 "of the data with the same covariance."
             )
-        large = [m.variables[0].path for m in chosen if int(np.prod(m.shape)) > _MAX_SIZE]
+        large = [m.variables[0].path for m in chosen if int(np.prod(m.shape[1:])) > _MAX_SIZE]
         if large and not is_diagonal:
             raise ValueError(
                 "Expected covariance='diagonal' for layers of more than "
@@ -166,27 +164,36 @@ class EarlierData:
             )
 
 
+def _is_diagonal(block: Block) -> bool:
+    return block.output_vectors is None and block.vectors is None
+
+
 def _to_coordinates(block: Block, weights: np.ndarray) -> np.ndarray:
-    """Returns weights (F, U) along the eigenvectors of a block."""
+    """Returns weights (G, F, U) along the eigenvectors of a block."""
     if block.vectors is not None:
-        return (block.vectors.T @ weights.reshape(-1)).reshape(weights.shape)
-    if block.input_vectors is None or block.output_vectors is None:
-        return weights
-    return block.input_vectors.T @ weights @ block.output_vectors
+        flat = weights.reshape(len(weights), 1, -1) @ block.vectors
+        return flat.reshape(weights.shape)
+    if block.input_vectors is not None:
+        weights = block.input_vectors.transpose(0, 2, 1) @ weights
+    return weights if block.output_vectors is None else weights @ block.output_vectors
 
 
-def _sum(a: Block, b: Block, shape: tuple[int, int]) -> Block:
+def _sum(a: Block, b: Block, shape: tuple[int, int, int]) -> Block:
     """Returns the curvature of two parts of the data, exactly."""
-    if a.input_vectors is None and b.input_vectors is None and b.vectors is None:
+    if _is_diagonal(a) and _is_diagonal(b):
         return Block(a.eigenvalues + b.eigenvalues)
-    values, vectors = scipy.linalg.eigh(_dense(a) + _dense(b))
+    values, vectors = np.linalg.eigh(_dense(a) + _dense(b))
     return Block(np.maximum(values, 0).reshape(shape), vectors=vectors)
 
 
 def _dense(block: Block) -> np.ndarray:
-    """Returns the matrix (F U, F U)."""
+    """Returns the matrices (G, F U, F U)."""
+    num_groups, num_features, num_units = block.eigenvalues.shape
     vectors = block.vectors
     if vectors is None:
-        parts = (block.input_vectors, block.output_vectors)
-        vectors = np.kron(*(part for part in parts if part is not None))
-    return (vectors * block.eigenvalues.ravel()) @ vectors.T
+        a = np.eye(num_features)[None] if block.input_vectors is None else block.input_vectors
+        b = np.eye(num_units)[None] if block.output_vectors is None else block.output_vectors
+        vectors = np.einsum("gfh,guv->gfuhv", a, b)
+        vectors = vectors.reshape(len(vectors), num_features * num_units, -1)
+    values = block.eigenvalues.reshape(num_groups, 1, -1)
+    return (vectors * values) @ vectors.transpose(0, 2, 1)

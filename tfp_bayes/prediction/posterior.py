@@ -86,3 +86,23 @@ def _check_statistics(posterior: Posterior, model: keras.Model) -> None:
             "weights. Hint: materialize(posterior, num_draws=30, refresh_batchnorm=x_train) of "
             "tfp_bayes.inference estimates those of each draw."
         )
+
+
+def with_noise_scales(outputs, posterior: Posterior | None):
+    """Appends scales to outputs (N, ..., D) that are locations alone, if the posterior knows them.
+
+    Its `noise_scales`, if it has that attribute, are (D,) for each output, or None for an output
+    that is complete.
+    """
+    scales = getattr(posterior, "noise_scales", None)
+    if scales is None:
+        return outputs
+
+    def complete(loc: tf.Tensor, scale: tf.Tensor | None) -> tf.Tensor:
+        if scale is None:
+            return loc
+        scale = tf.broadcast_to(tf.cast(scale, loc.dtype), tf.shape(loc))
+        return tf.concat([loc, scale], axis=-1)
+
+    flat = [complete(*each) for each in zip(keras.tree.flatten(outputs), scales, strict=True)]
+    return keras.tree.pack_sequence_as(outputs, flat)

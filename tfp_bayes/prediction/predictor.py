@@ -16,7 +16,7 @@ from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isol
 from tfp_bayes.prediction.inputs import ROWS, signature, whole_blocks
 from tfp_bayes.prediction.likelihoods import Likelihood, get_likelihood
 from tfp_bayes.prediction.linearized import linearized
-from tfp_bayes.prediction.posterior import Posterior, check_posterior
+from tfp_bayes.prediction.posterior import Posterior, check_posterior, with_noise_scales
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel, check_ranks
 from tfp_bayes.prediction.temperature import temperature_of, tempered
@@ -273,7 +273,7 @@ class Predictor:
             given = [*state, *zip(replaced, weights, strict=True)]
             outputs = run_isolated(self.model, self._split.suffix, values, given)
             check_ranks(outputs)
-            return outputs
+            return with_noise_scales(outputs, self.posterior)
 
         if self.posterior is None:
             outputs = run([])

@@ -1,0 +1,195 @@
+"""Further layers as linear maps: einsums, embeddings, separable convolutions, normalizations."""
+
+import re
+import string
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_bayes.inference.linear_layers import ConvLayer, DenseLayer, LinearLayer
+from tfp_bayes.inference.weight_matrices import Form
+
+
+class _Axes(NamedTuple):
+    """The axes of an einsum by their part in it, one letter each.
+
+    Args:
+        inputs: All of the input.
+        kernel: All of the kernel.
+        outputs: All of the output.
+        groups: Of all three: a matrix for each.
+        positions: Of input and output, the batch first.
+        rows: Of input and kernel.
+        columns: Of kernel and output.
+    """
+
+    inputs: str
+    kernel: str
+    outputs: str
+    groups: str
+    positions: str
+    rows: str
+    columns: str
+
+
+class EinsumLayer(LinearLayer):
+    """An EinsumDense layer, such as the projections of attention.
+
+    Axes of input, kernel and output alike have a matrix for each index. A bias that has other axes
+    than the kernel's outputs is no part of it.
+    """
+
+    def __init__(self, layer: keras.layers.EinsumDense, axes: _Axes):
+        size = dict(zip(axes.kernel, layer.kernel.shape))
+        num_groups, num_rows, num_units = (
+            int(np.prod([size[axis] for axis in part]))
+            for part in (axes.groups, axes.rows, axes.columns)
+        )
+        order = tuple(axes.kernel.index(a) for a in axes.groups + axes.rows + axes.columns)
+        variables, forms = [layer.kernel], [Form(tuple(layer.kernel.shape), order)]
+        of_bias = [axis for axis in axes.outputs if axis in (layer.bias_axes or "")]
+        has_bias = layer.bias is not None and sorted(of_bias) == sorted(axes.groups + axes.columns)
+        if has_bias and len(layer.bias.shape) == len(of_bias):
+            order = tuple(of_bias.index(axis) for axis in axes.groups + axes.columns)
+            variables, forms = [*variables, layer.bias], [*forms, Form(layer.bias.shape, order)]
+        num_rows += len(variables) - 1
+        super().__init__(layer, variables, forms, (num_groups, num_rows, num_units))
+        self._axes = axes
+
+    def inputs(self, x):
+        """See `LinearLayer.inputs`."""
+        a = self._arrange(x, self._axes.inputs, self._axes.rows)
+        return tf.concat([a, tf.ones_like(a[..., :1])], -1) if len(self.variables) == 2 else a
+
+    def outputs(self, z):
+        """See `LinearLayer.outputs`."""
+        return self._arrange(z, self._axes.outputs, self._axes.columns)
+
+    def _arrange(self, x: tf.Tensor, given: str, last: str) -> tf.Tensor:
+        """Returns (G, N, T, last) float64."""
+        axes = self._axes
+        x = tf.einsum(f"{given}->{axes.groups}{axes.positions}{last}", tf.cast(x, tf.float64))
+        num_groups, num_last = len(axes.groups), len(last)
+        shape = tf.shape(x)
+        sizes = [int(np.prod(x.shape[:num_groups])), shape[num_groups]]
+        last_size = int(np.prod(x.shape[len(x.shape) - num_last :]))
+        static = x.shape[num_groups + 1 : len(x.shape) - num_last]
+        known = static.is_fully_defined()
+        middle = int(np.prod(static)) if known else -1
+        return tf.reshape(x, [*sizes, middle, last_size])
+
+
+def einsum_axes(layer: keras.layers.EinsumDense) -> _Axes | None:
+    """Returns the axes of a layer, None if it is no map of positions."""
+    inputs, kernel, outputs = re.split(",|->", layer.equation.replace(" ", ""))
+    rank = layer.input_spec.ndim
+    if "..." in inputs + outputs:
+        free = [axis for axis in string.ascii_letters if axis not in layer.equation]
+        rest = "".join(free[: rank - len(inputs.replace("...", ""))])
+        inputs, outputs = inputs.replace("...", rest), outputs.replace("...", rest)
+    parts = (inputs, kernel, outputs)
+    groups = "".join(a for a in kernel if a in inputs and a in outputs)
+    positions = "".join(a for a in inputs if a in outputs and a not in kernel)
+    rows = "".join(a for a in kernel if a in inputs and a not in outputs)
+    columns = "".join(a for a in kernel if a in outputs and a not in inputs)
+    is_map = (
+        all(len(set(part)) == len(part) for part in parts)
+        and len(groups + rows + columns) == len(kernel)
+        and bool(positions)
+        and inputs[0] == outputs[0] == positions[0]
+    )
+    return _Axes(*parts, groups, positions, rows, columns) if is_map else None
+
+
+class EmbeddingLayer(LinearLayer):
+    """An Embedding, a map of one-hot vectors: a is kept as the index of the one, (1, N, T, 1)."""
+
+    def __init__(self, layer: keras.layers.Embedding):
+        shape = (1, *layer.embeddings.shape)
+        super().__init__(layer, [layer.embeddings], [Form(shape, (0, 1, 2))], shape)
+
+    def inputs(self, x):
+        """See `LinearLayer.inputs`."""
+        return tf.reshape(tf.cast(x, tf.int32), [1, tf.shape(x)[0], -1, 1])
+
+    def outputs(self, z):
+        """See `LinearLayer.outputs`."""
+        return tf.cast(tf.reshape(z, [1, tf.shape(z)[0], -1, z.shape[-1]]), tf.float64)
+
+    def numbers_per_row(self, num_positions, is_diagonal):
+        """See `LinearLayer.numbers_per_row`."""
+        return num_positions * max(self.shape[2], is_diagonal * num_positions)
+
+    def largest_factor(self):
+        """Returns the number of units: the other factor is diagonal."""
+        return self.shape[2]
+
+    def gram(self, a):
+        """Returns how often each index occurs, (1, F)."""
+        index = tf.reshape(a, [-1])
+        return tf.math.unsorted_segment_sum(
+            tf.ones(tf.shape(index), tf.float64), index, self.shape[1]
+        )[None]
+
+    def squares(self, a, g):
+        """See `LinearLayer.squares`."""
+        index = a[0, :, :, 0]
+        same = tf.cast(index[:, :, None] == index[:, None], tf.float64)  # (N, T, T)
+        derivatives = tf.matmul(same, g[0])  # of the index at each position, once for each
+        squares = tf.square(derivatives) / tf.reduce_sum(same, axis=2)[..., None]
+        rows = tf.reshape(squares, [-1, self.shape[2]])
+        return tf.math.unsorted_segment_sum(rows, tf.reshape(index, [-1]), self.shape[1])[None]
+
+
+class ScaleLayer(LinearLayer):
+    """Scale and offset of a normalization over channels, a matrix (2, 1) for each channel."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        variables = [v for v in (layer.gamma, getattr(layer, "beta", None)) if v is not None]
+        num_channels = variables[0].shape[0]
+        forms = [Form((num_channels, 1, 1), (0, 1, 2))] * len(variables)
+        super().__init__(layer, variables, forms, (num_channels, len(variables), 1))
+
+    def inputs(self, x):
+        """Returns what is scaled, and a 1."""
+        state = [(v, tf.ones(v.shape, v.dtype)) for v in self.variables[:1]]
+        state += [(v, tf.zeros(v.shape, v.dtype)) for v in self.variables[1:]]
+        with keras.StatelessScope(state):
+            a = self.outputs(type(self.layer).call(self.layer, x))
+        return tf.concat([a, tf.ones_like(a)], -1) if len(self.variables) == 2 else a
+
+    def outputs(self, z):
+        """See `LinearLayer.outputs`."""
+        z = tf.reshape(z, [tf.shape(z)[0], -1, self.shape[0]])
+        return tf.cast(tf.transpose(z, [2, 0, 1])[..., None], tf.float64)
+
+
+class SeparableDepthwise(ConvLayer):
+    """The depthwise kernel of a separable convolution."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        super().__init__(layer, layer.depthwise_kernel, None)
+
+    def outputs(self, z):
+        """Returns gradients of what the pointwise kernel takes, from those of its output."""
+        kernel = tf.cast(tf.convert_to_tensor(self.layer.pointwise_kernel), z.dtype)
+        kernel = tf.reshape(kernel, kernel.shape[-2:])
+        return super().outputs(tf.einsum("...u,cu->...c", z, kernel))
+
+
+class SeparablePointwise(DenseLayer):
+    """The pointwise kernel of a separable convolution, and its bias."""
+
+    def __init__(self, layer: keras.layers.Layer):
+        super().__init__(layer, layer.pointwise_kernel, getattr(layer, "bias", None))
+
+    def inputs(self, x):
+        """See `LinearLayer.inputs`."""
+        layer = self.layer
+        kernel = tf.cast(tf.convert_to_tensor(layer.depthwise_kernel), x.dtype)
+        x = keras.ops.depthwise_conv(
+            x, kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate
+        )
+        return super().inputs(x)

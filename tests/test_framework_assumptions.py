@@ -434,3 +434,15 @@ def test_two_backward_passes_are_one_forward_mode_derivative_in_a_served_loop(tm
         expected = forward.jvp(run(weights))
     served = tf.saved_model.load(tmp_path / "served")
     np.testing.assert_allclose(served.total(3), 6 * expected, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_that_a_functional_model_is_given_are_tracked():
+    # Keras 3.14 forgot them: the readout of a basis regression was neither saved nor restarted.
+    class Model(keras.Model):
+        def __init__(self, inputs, outputs):
+            super().__init__(inputs, outputs)
+            self.beside = keras.layers.Dense(2)
+            self.beside.build((None, 3))
+
+    inputs = keras.Input((3,))
+    assert len(Model(inputs, keras.layers.ReLU()(inputs)).trainable_variables) == 2

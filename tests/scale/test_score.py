@@ -14,27 +14,9 @@ from tfp_bayes import scale
 from tfp_bayes.cli import main
 from tfp_bayes.scale.parts import read_columns
 
-pa = pytest.importorskip("pyarrow")
-NUM_ROWS, S, SEED = 230, 6, 3
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A classifier as a file and as a SavedModel, and a pool with two rows that are not finite."""
-    folder = tmp_path_factory.mktemp("pool")
-    inputs = keras.Input((4,))
-    hidden = tfp_bayes.layers.MCDropout(0.5)(keras.layers.Dense(16, "relu")(inputs))
-    outputs = keras.layers.Dense(3, activation="softmax")(hidden)
-    model = tfp_bayes.BayesianModel(inputs, outputs)
-    model.save(folder / "model.keras")
-    model.export(folder / "served")
-    rng = np.random.default_rng(0)
-    x = 3 * rng.normal(size=(NUM_ROWS, 4)).astype("float32")
-    x[7], x[200, 1] = np.nan, np.inf
-    x[50] = x[10]  # a tie
-    np.save(folder / "x.npy", x)
-    np.save(folder / "y.npy", rng.integers(0, 3, NUM_ROWS))
-    return folder
+pytest.importorskip("pyarrow")
+NUM_ROWS = 230
+S, SEED = 6, 3
 
 
 @pytest.fixture(scope="module")

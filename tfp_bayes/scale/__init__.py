@@ -6,6 +6,7 @@ from tfp_bayes._plumbing.lazy import lazy_contents
 
 if TYPE_CHECKING:
     from tfp_bayes.scale.choice import Chosen
+    from tfp_bayes.scale.joint import CertifiedBatch, batch_bald, epig
     from tfp_bayes.scale.parquet_rows import ParquetRows
     from tfp_bayes.scale.pool import ScoredPool
     from tfp_bayes.scale.rows import ImageFolder, NpyRows, RowSource
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tfp_bayes.scale.summary import Summary
 
 __all__ = [
+    "CertifiedBatch",
     "Chosen",
     "FailedPartsError",
     "ImageFolder",
@@ -22,10 +24,13 @@ __all__ = [
     "RowSource",
     "ScoredPool",
     "Summary",
+    "batch_bald",
+    "epig",
     "score_pool",
 ]
 
 _DEFINED_IN = {
+    "CertifiedBatch": "joint",
     "Chosen": "choice",
     "FailedPartsError": "run",
     "ImageFolder": "rows",
@@ -34,6 +39,8 @@ _DEFINED_IN = {
     "RowSource": "rows",
     "ScoredPool": "pool",
     "Summary": "summary",
+    "batch_bald": "joint",
+    "epig": "joint",
     "score_pool": "score",
 }
 

@@ -1,5 +1,7 @@
 """Batches that are informative together."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import xlogy
 
@@ -8,6 +10,20 @@ from tfp_bayes.active.selectors.selector import Candidates, Selector, check_quer
 
 MAX_CONFIGURATIONS = 10_000
 _AT_ONCE = 8  # candidates looked at together
+
+
+class Batch(NamedTuple):
+    """A batch as `pick_batch` picked it.
+
+    Attributes:
+        positions: (q,) int64, in the order picked.
+        gains: (q,) float64, what each adds to those before it, in nats.
+        is_exact: (q,) whether its gain is over all labels of those before it, not a sample of them.
+    """
+
+    positions: np.ndarray
+    gains: np.ndarray
+    is_exact: np.ndarray
 
 
 def batch_bald(
@@ -45,6 +61,16 @@ def batch_bald(
     >>> batch_bald(np.stack([1 - of_class_1, of_class_1], axis=-1), 2).tolist() in ([0, 1], [1, 0])
     True
     """
+    return pick_batch(samples, query_size, seed, max_configurations).positions
+
+
+def pick_batch(
+    samples: np.ndarray,
+    query_size: int,
+    seed: int = 0,
+    max_configurations: int = MAX_CONFIGURATIONS,
+) -> Batch:
+    """Returns the batch of `batch_bald` with the gain of each example; arguments are the same."""
     samples = _checked(samples)
     num_samples, num_candidates, _ = samples.shape
     check_query_size(query_size, num_candidates)
@@ -59,13 +85,17 @@ def batch_bald(
     # Gains only fall as the batch grows, so an old gain bounds the new one.
     bounds = np.full(num_candidates, np.inf)
     picked: list[int] = []
+    gains: list[float] = []
+    are_exact: list[bool] = []
     while True:
         posterior = _softmax(log_likelihood)  # (M, S): of the sample given the labels
         best = _largest_gain(bounds, posterior, weights, by_candidate, noise)
         picked.append(best)
+        gains.append(float(bounds[best]))
+        are_exact.append(len(weights) == samples.shape[2] ** (len(picked) - 1))
         bounds[best] = -np.inf
         if len(picked) == query_size:
-            return np.array(picked)
+            return Batch(np.array(picked), np.array(gains), np.array(are_exact))
         log_likelihood, weights = _extend(
             log_likelihood, weights, posterior, by_candidate[best], max_configurations, rng
         )

@@ -122,7 +122,7 @@ def test_what_arrays_and_folders_refuse(tmp_path):
         (lambda: NpyRows(tmp_path / "none.npy"), "there is none"),
         (lambda: NpyRows(tmp_path / "x.npz"), "archive"),
         (lambda: NpyRows(tmp_path / "text.npy"), "Expected numbers"),
-        (lambda: NpyRows(tmp_path / "x.npy", tmp_path / "y.npy"), "Expected 3 integer labels"),
+        (lambda: NpyRows(tmp_path / "x.npy", tmp_path / "y.npy"), "Expected 3 labels"),
         (lambda: ImageFolder(tmp_path / "empty"), "Expected images"),
         (lambda: ImageFolder(tmp_path / "x.npy"), "Expected a folder of images"),
     ):

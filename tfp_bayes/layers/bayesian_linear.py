@@ -138,7 +138,7 @@ class BayesianLinear(StochasticLayer):
 
     def condition(
         self,
-        features: np.ndarray | Iterable,
+        features: np.ndarray | Iterable | regression_data.Examples,
         targets: np.ndarray | None = None,
         optimize_evidence: bool = False,
         sample_weight: np.ndarray | None = None,
@@ -147,7 +147,8 @@ class BayesianLinear(StochasticLayer):
 
         Args:
             features: (N, F), or a `tf.data.Dataset` (any finite iterable) of pairs (features,
-                targets) or triples with sample weights, read once.
+                targets) or triples with sample weights, read once; or an `Examples` that has
+                summed them up.
             targets: (N, D), or (N,) if D is 1.
             optimize_evidence: Whether to set prior and noise scale to those of largest marginal
                 likelihood, for all outputs together or with `per_output` for each; where the
@@ -350,6 +351,8 @@ class BayesianLinear(StochasticLayer):
             with_prior: Whether the prior is added before anything is solved.
             exact: Whether to keep off sums of products, see `Examples`.
         """
+        if isinstance(features, regression_data.Examples):
+            return features
         data = None
         for x, y, weights in regression_data.blocks(features, targets, sample_weight):
             phi, y = self._features(x), regression_data.check_targets(y, self.units, self.name)

@@ -86,6 +86,31 @@ class Examples:
         if sum(map(len, self._rows)) > 2 * self._size:
             self._rows = [conjugate.triangle_of(self.rows)]
 
+    def join(self, other: "Examples") -> None:
+        """Adds the examples of another one of the same kind, summed up elsewhere."""
+        self.center, shift = self.center.join(other.center)
+        if other._gram is not None:
+            self._gram = other._gram if self._gram is None else self._gram + other._gram
+        self._rows += [*other._rows, shift[None]]
+        if sum(map(len, self._rows)) > 2 * self._size:
+            self._rows = [conjugate.triangle_of(self.rows)]
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns all that is known of the examples; without sums of products, `gram` is empty."""
+        return {
+            "features": self.center.features,
+            "targets": self.center.targets,
+            "count": np.array(self.center.count),
+            "gram": np.empty((0, 0)) if self._gram is None else self._gram,
+            "rows": conjugate.triangle_of(self.rows),
+        }
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Takes over what `get_state` of another one of the same kind returned."""
+        self.center = Center(state["features"], state["targets"], float(state["count"]))
+        self._gram = state["gram"] if state["gram"].size else None
+        self._rows = [state["rows"]]
+
     @property
     def rows(self) -> np.ndarray:
         """The rows (n, F + D) that are not in the sums of products."""

@@ -222,7 +222,7 @@ class BayesianBasisRegression(BayesianModel):
         self, x, y=None, sample_weight=None, batch_size=DEFAULT_BATCH_SIZE, class_weight=None
     ) -> None:
         triples = (
-            (self._features(a), self._targets(b), example_weights(b, w, class_weight))
+            (self._features(a), self.encode_targets(b), example_weights(b, w, class_weight))
             for a, b, w in labelled_batches(x, y, sample_weight, batch_size)
         )
         self.head.condition(triples, optimize_evidence=self.optimize_evidence)
@@ -311,7 +311,7 @@ class BayesianBasisRegression(BayesianModel):
         """
         nll, squares, count = 0.0, 0.0, 0
         for a, b, w in labelled_batches(x, y, sample_weight, batch_size or DEFAULT_BATCH_SIZE):
-            p, targets = self.head.predictive(self._features(a)), self._targets(b)
+            p, targets = self.head.predictive(self._features(a)), self.encode_targets(b)
             variance = p.epistemic_variance + p.noise_variance
             error = (targets - p.mean) ** 2
             weight = np.ones(len(error)) if w is None else np.asarray(w)
@@ -361,8 +361,8 @@ class BayesianBasisRegression(BayesianModel):
     def _features(self, x) -> np.ndarray:
         return np.asarray(self.features.predict_on_batch(x))
 
-    def _targets(self, y) -> np.ndarray:
-        """Returns targets (B, D): as they are, or one-hot."""
+    def encode_targets(self, y) -> np.ndarray:
+        """Returns what the head learns from labels (B,), one-hot, or from targets (B, D), as is."""
         if y is None:
             raise ValueError(
                 "Expected targets. Received: none. Hint: a dataset of (x, y), or x, y."

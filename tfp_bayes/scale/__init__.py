@@ -6,6 +6,7 @@ from tfp_bayes._plumbing.lazy import lazy_contents
 
 if TYPE_CHECKING:
     from tfp_bayes.scale.choice import Chosen
+    from tfp_bayes.scale.closed_form import condition
     from tfp_bayes.scale.joint import CertifiedBatch, batch_bald, epig
     from tfp_bayes.scale.parquet_rows import ParquetRows
     from tfp_bayes.scale.pool import ScoredPool
@@ -25,6 +26,7 @@ __all__ = [
     "ScoredPool",
     "Summary",
     "batch_bald",
+    "condition",
     "epig",
     "score_pool",
 ]
@@ -40,6 +42,7 @@ _DEFINED_IN = {
     "ScoredPool": "pool",
     "Summary": "summary",
     "batch_bald": "joint",
+    "condition": "closed_form",
     "epig": "joint",
     "score_pool": "score",
 }

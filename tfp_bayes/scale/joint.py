@@ -152,10 +152,11 @@ def _certified(
             f"Expected at most {len(bald.rows)}, the rows with finite scores, for `query_size`. "
             f"Received: query_size={query_size}. Hint: ask for fewer."
         )
-    size, parts = min(max(candidates, query_size), len(bald.rows)), []
+    size, done = min(max(candidates, query_size), len(bald.rows)), 0
+    parts: list[Any] = []
     while True:
-        done = sum(len(part) for part in parts)
         parts.append(predict(bald.rows[done:size]))
+        done = size
         batch = choose(concatenate(parts))
         is_safe = batch.gains >= _best_of_others(bald, size, most) + _ROUNDING
         if is_safe.all() or size == len(bald.rows):

@@ -37,7 +37,7 @@ class RowSource:
         raise NotImplementedError
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns integer labels (n,), or None where there are none."""
+        """Returns labels (n,) or targets (n, D), or None where there are none."""
         return None
 
     def names(self, indices: np.ndarray) -> list[str]:
@@ -70,7 +70,7 @@ class NpyRows(RowSource):
 
     Args:
         path: The file, (N, ...).
-        labels_path: File of integer labels (N,), or None.
+        labels_path: File of integer labels (N,), or of real targets (N,) or (N, D); or None.
 
     Raises:
         ValueError: If a file is missing or holds something else.
@@ -92,11 +92,10 @@ class NpyRows(RowSource):
         if self.labels_path is not None:
             labels = absolute(self.labels_path, "a .npy file of labels")
             object.__setattr__(self, "labels_path", labels)
-            if self._labels.shape != (len(self),) or self._labels.dtype.kind not in "iu":
+            if self._labels.shape[:1] != self._x.shape[:1] or self._labels.dtype.kind not in "iuf":
                 raise ValueError(
-                    f"Expected {len(self)} integer labels in {labels}. Received: "
-                    f"{self._labels.dtype} of shape {self._labels.shape}. "
-                    "Hint: class numbers from 0, one for each row."
+                    f"Expected {len(self)} labels in {labels}. Received: {self._labels.dtype} of "
+                    f"shape {self._labels.shape}. Hint: class numbers from 0, one for each row."
                 )
         if self._x.ndim < 1 or self._x.dtype.kind not in "buif" or not len(self._x):
             raise ValueError(

@@ -160,10 +160,14 @@ def _check(job: ScoreJob, prediction: Any) -> None:
             "need a layer that pools them."
         )
     acquisitions.check_likelihood(acquisitions.get(job.acquisition), prediction.likelihood)
-    if job.rows.labels(np.arange(1)) is not None and prediction.likelihood != "categorical":
+    labels = job.rows.labels(np.arange(1))
+    if labels is None:
+        return
+    if prediction.likelihood != "categorical" or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
-            "Expected a classifier of exclusive classes for rows with labels. Received: "
-            f"likelihood={prediction.likelihood!r}. Hint: leave the labels out."
+            "Expected a classifier of exclusive classes, and integer labels (N,), for rows with "
+            f"labels. Received: likelihood={prediction.likelihood!r}, {labels.dtype} with "
+            f"{labels.ndim} axes. Hint: leave the labels out."
         )
 
 

@@ -1,0 +1,201 @@
+"""The closed-form head conditioned on any number of examples, in one pass of any workers.
+
+All that examples say of a linear head is sums of a fixed size. A part holds those of its rows; they
+are joined in the order of parts.
+"""
+
+import functools
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfp_bayes import __version__
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.files import write_path_atomically
+from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes.scale.job import Job, Make, file_digest
+from tfp_bayes.scale.rows import RowSource
+from tfp_bayes.scale.run import OnPart, run_job
+from tfp_bayes.scale.scoring import AT_ONCE
+
+if TYPE_CHECKING:
+    from tfp_bayes.layers.regression_data import Examples
+    from tfp_bayes.networks import BayesianBasisRegression
+
+CONDITIONED = "model.keras"
+
+
+@dataclass(frozen=True)
+class ConditionJob(Job):
+    """The sums of all rows for the head of a `BayesianBasisRegression`.
+
+    Attributes:
+        model: Path of its `.keras` file.
+        model_digest: SHA-256 of that.
+        rows: Where inputs and labels are.
+        rows_digest: Their fingerprint.
+    """
+
+    model: str
+    model_digest: str
+    rows: RowSource
+    rows_digest: str
+
+    ending = ".npz"
+
+    def identity(self) -> dict:
+        """Returns what tells this job from another."""
+        return {
+            "task": "condition",
+            "model": self.model_digest,
+            "rows": self.rows_digest,
+            "num_rows": self.num_rows,
+            "rows_per_part": self.rows_per_part,
+            "tfp_bayes": __version__,
+        }
+
+    def open(self, threads: int | None) -> Make:
+        """Loads the model."""
+        return _open(self, threads)
+
+
+def condition(
+    model: str | Path,
+    rows: RowSource,
+    out: str | Path,
+    *,
+    rows_per_part: int = 1_000_000,
+    engine: str = "local",
+    workers: int | None = None,
+    gpus_per_worker: float = 0,
+    on_part: OnPart | None = None,
+) -> "BayesianBasisRegression":
+    """Conditions the closed-form head of a model on all rows of a pool, in one pass.
+
+    The result is that of `BayesianBasisRegression.condition` on all of them, to rounding. The run
+    may be killed and goes on as that of `score_pool`, whose further arguments these are. A part
+    takes 8 (F + D)^2 bytes, whatever its rows.
+
+    Args:
+        model: `.keras` file of a `BayesianBasisRegression`.
+        rows: Rows with labels, or with targets of a regression.
+        out: Folder of this run; the conditioned model is its `model.keras`.
+        rows_per_part: Rows of a part.
+        engine: See `score_pool`, as the others.
+        workers: See there.
+        gpus_per_worker: See there.
+        on_part: See there.
+
+    Returns:
+        The conditioned model.
+
+    Raises:
+        ValueError: If the model is another, or rows have no labels; further as `score_pool`.
+    """
+    check_integers(1, rows_per_part=rows_per_part)
+    path = Path(model).expanduser().resolve()
+    if path.suffix != ".keras" or not path.is_file():
+        raise ValueError(
+            f"Expected a .keras file for `model`. Received: model={str(model)!r}. "
+            'Hint: model.save("model.keras").'
+        )
+    if rows.labels(np.arange(1)) is None:
+        raise ValueError(
+            f"Expected rows with labels. Received: {rows!r}. Hint: NpyRows('x.npy', 'y.npy')."
+        )
+    folder = Path(out).expanduser().resolve()
+    digests = {"model_digest": file_digest(path), "rows_digest": rows.fingerprint()}
+    job = ConditionJob(folder, len(rows), rows_per_part, str(path), rows=rows, **digests)
+    run_job(
+        job,
+        functools.partial(_finish, job),
+        engine=engine,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        on_part=on_part,
+    )
+    return _load(folder / CONDITIONED)
+
+
+@functools.lru_cache(maxsize=1)  # once in a worker
+def _open(job: ConditionJob, threads: int | None) -> Make:
+    start_tensorflow()
+    import tensorflow as tf
+
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    return functools.partial(_make, job, _load(Path(job.model)))
+
+
+def _make(job: ConditionJob, model: "BayesianBasisRegression", start: int, stop: int) -> bytes:
+    from tfp_bayes.layers import regression_data
+
+    sums, head = _no_examples(model), model.head
+    for i in range(start, stop, AT_ONCE):
+        at = np.arange(i, min(i + AT_ONCE, stop))
+        phi = regression_data.check_features(
+            model.embed(job.rows[at]), head.kernel_loc.shape[0], "head"
+        )
+        y = model.encode_targets(job.rows.labels(at))
+        sums.add(phi, regression_data.check_targets(y, head.units, "head"), None)
+    content: dict[str, Any] = {"job": np.array(job.key), **sums.get_state()}
+    file = io.BytesIO()
+    np.savez(file, **content)
+    return file.getvalue()
+
+
+def _finish(job: ConditionJob) -> dict:
+    """Joins the sums of all parts, and saves the conditioned model."""
+    model = _load(Path(job.model))
+    total = _no_examples(model)
+    for number in range(job.num_parts):
+        part = _no_examples(model)
+        part.set_state(_read(job, number))
+        total.join(part)
+    model.head.condition(total, optimize_evidence=model.optimize_evidence)
+    write_path_atomically(job.folder / CONDITIONED, model.save)
+    return {"num_rows": job.num_rows}
+
+
+def _read(job: ConditionJob, number: int) -> dict[str, np.ndarray]:
+    path = job.part(number)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = dict(file)
+        if str(state.pop("job")) == job.key:
+            return state
+        received = "a part of another job"
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        received = str(error) or type(error).__name__
+    raise ValueError(
+        f"Expected part {number} of the job in {path}. Received: {received}. "
+        "Hint: remove that file and start again; what is missing is made anew."
+    )
+
+
+def _no_examples(model: "BayesianBasisRegression") -> "Examples":
+    from tfp_bayes.layers.regression_data import Examples
+
+    head = model.head
+    ratios = np.square(head.noise_scales.numpy() / head.prior_scales.numpy())
+    ratio = 0.0 if model.optimize_evidence else float(ratios.min())  # as `condition` itself does
+    return Examples(head.kernel_loc.shape[0], head.units, head.use_bias, ratio)
+
+
+def _load(path: Path) -> "BayesianBasisRegression":
+    import keras
+
+    from tfp_bayes.networks import BayesianBasisRegression
+
+    model = keras.models.load_model(path)
+    if not isinstance(model, BayesianBasisRegression):
+        raise ValueError(
+            f"Expected a BayesianBasisRegression in {path}. Received: {type(model).__name__}. "
+            "Hint: its head is the one whose posterior sums determine."
+        )
+    return model

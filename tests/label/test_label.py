@@ -153,7 +153,9 @@ def test_nothing_without_the_token():
     assert session.learner.labels[index] == -1
     good = {"X-Token": "secret"}
     assert client.get("/?token=secret").status_code == 200
-    assert client.get(f"/image/{index}", headers=good).data[:4] == b"\x89PNG"
+    shown = client.get(f"/image/{index}", headers=good)
+    assert shown.data[:4] == b"\x89PNG"
+    assert "max-age" in shown.headers["Cache-Control"]  # thumbnails are shown after each answer
     assert client.get("/image/60", headers=good).status_code == 404
     for broken in ({}, {"index": "x", "label": "cat"}, {"index": index, "label": "cow"}, []):
         assert client.post("/label", json=broken, headers=good).status_code == 400
@@ -296,6 +298,11 @@ def test_a_start_without_labels_in_a_browser(browser, tmp_path):
         status("2 of 2 images")
         assert "No guess yet" in browser.find_element(By.ID, "guess").text
         assert "stand for groups" in browser.find_element(By.ID, "score").text
+        assert not browser.find_element(By.ID, "curve").is_displayed()  # no accuracy to draw
+        keys = [key.text for key in browser.find_elements(By.CSS_SELECTOR, "#classes kbd")]
+        assert keys == ["0", "1", "2"]
+        fit = "return getComputedStyle(document.getElementById('image')).objectFit"
+        assert browser.execute_script(fit) == "contain"  # photographs keep their proportions
         browser.find_element(By.CSS_SELECTOR, "[data-label=dog]").click()
         status("1 of 2 images")
         browser.find_element(By.ID, "skip").click()

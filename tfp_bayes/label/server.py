@@ -55,7 +55,9 @@ def make_app(session: Session | StartSession, token: str | None = None) -> flask
         shown = session.image(index)
         if shown is None:
             flask.abort(404)
-        return flask.Response(png(shown), mimetype="image/png")
+        # The page shows each image many times, and what an address shows never changes.
+        kept = {"Cache-Control": "private, max-age=86400"}
+        return flask.Response(png(shown), mimetype="image/png", headers=kept)
 
     @app.post("/label")
     def label():

@@ -74,6 +74,37 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
     return y_true.astype("int64"), probs
 
 
+def as_weights(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
+    """Returns weights (N,) float64 whose mean is 1; None are equal ones.
+
+    Raises:
+        ValueError: If they are not one for each row, at least 0 and not all 0.
+    """
+    if sample_weight is None:
+        return np.ones(num_rows)
+    weights = np.asarray(sample_weight, dtype="float64")
+    valid = weights.shape == (num_rows,) and np.all((weights >= 0) & (weights < np.inf))
+    if not valid or weights.sum() == 0:
+        raise ValueError(
+            f"Expected {num_rows} numbers of at least 0, not all 0, for `sample_weight`. "
+            f"Received: {weights.dtype} of shape {weights.shape}"
+            + (f", from {weights.min():.4g} to {weights.max():.4g}" if weights.size else "")
+            + ". Hint: one weight for each row of the probabilities."
+        )
+    return weights / weights.mean()
+
+
+def check_every_class(y_true: np.ndarray, num_classes: int, what: str) -> None:
+    """Raises ValueError unless each class is among labels (N,)."""
+    missing = np.setdiff1d(np.arange(num_classes), y_true)
+    if len(missing):
+        raise ValueError(
+            f"Expected each of {num_classes} classes among the labels for {what}. Received: none "
+            f"of the classes {missing[:5].tolist()}. Hint: a temperature, one number for all "
+            "classes, needs no example of each; or hold out more examples."
+        )
+
+
 def log_losses(y_true: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Returns negative log likelihoods (N,) in nats of labels (N,) under probabilities (N, K)."""
     chosen = probs[np.arange(len(y_true)), y_true]

@@ -15,6 +15,7 @@ from tfp_bayes.export.functions import draw_functions, example_shape
 from tfp_bayes.export.runtimes import RUNTIMES, Runtime, check_installed
 from tfp_bayes.export.saved_model import SERVED_MEASURES, check_single_output
 from tfp_bayes.prediction import Predictor
+from tfp_bayes.prediction.calibration import calibration_of
 from tfp_bayes.prediction.finite import nan_unless
 from tfp_bayes.prediction.likelihoods import (
     Bernoulli,
@@ -23,7 +24,6 @@ from tfp_bayes.prediction.likelihoods import (
     clip_below_zero,
     get_likelihood,
 )
-from tfp_bayes.prediction.temperature import temperature_of
 
 DEFAULT_NUM_SAMPLES = 10
 _HINT = (
@@ -91,7 +91,7 @@ def export_baked(
         num_samples = DEFAULT_NUM_SAMPLES if predictor.is_random else 1
     num_samples, theta_seed = predictor.resolve_num_samples(num_samples), as_seed(seed)
     _refuse_half_precision(model)
-    _refuse_temperature(predictor)
+    _refuse_calibration(predictor)
     structure = model.inputs[0] if len(model.inputs) == 1 else model.input
     if input_signature is not None:
         structure = input_signature[0]
@@ -161,13 +161,13 @@ def _refuse_half_precision(model: keras.Model) -> None:
             )
 
 
-def _refuse_temperature(predictor: Predictor) -> None:
-    temperature = float(temperature_of(predictor.model, predictor.posterior))
-    if temperature != 1:
+def _refuse_calibration(predictor: Predictor) -> None:
+    calibration = calibration_of(predictor.model, predictor.posterior)
+    if calibration is not None and calibration.temperature != 1:
         raise ValueError(
             "Expected a model that was not calibrated. Received: "
-            f"model={predictor.model.name!r} with temperature {temperature:.4g}. Hint: export "
-            'with format="tf_saved_model", which carries the temperature.'
+            f"model={predictor.model.name!r}, calibrated by {calibration.method!r}. Hint: export "
+            'with format="tf_saved_model", which carries the calibration.'
         )
 
 

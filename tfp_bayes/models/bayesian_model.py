@@ -115,7 +115,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         self.penalty_tracker = keras.metrics.Mean(name="penalty")
         self._data_term = None  # made by compile
         self.predictor = Predictor(self, likelihood)
-        self._make_temperature()
+        self._make_calibration()
         self._embedding = None  # made when it is asked for
         self.predictor.resolve_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
@@ -174,7 +174,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
                 "Hint: fit(x, num_train=60_000)."
             )
         self.num_train = num_train
-        self._forget_temperature()
+        self._forget_calibration()
         if self._has_kl:
             callbacks = with_kl_weight(callbacks, self)
         return super().fit(

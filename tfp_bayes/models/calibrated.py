@@ -1,7 +1,7 @@
-"""Temperature scaling of a Bayesian model, kept with the model."""
+"""Calibration of a Bayesian model, kept with the model."""
 
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -9,61 +9,90 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tfp_bayes._plumbing.probabilities import two_classes
+from tfp_bayes._plumbing.probabilities import as_labelled, as_weights
 from tfp_bayes.export import PREDICT_SEED
+from tfp_bayes.prediction import Prediction
+from tfp_bayes.prediction.calibration import ARRAYS, Calibration
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, Predictor
-from tfp_bayes.uncertainty import fit_temperature
+from tfp_bayes.uncertainty import Isotonic, VectorScaling
+from tfp_bayes.uncertainty.cautious import cautious_temperature, held_out_gain
 
 if TYPE_CHECKING:
     from keras import Model as _Base  # what the mixin is mixed into
 else:
     _Base = object
 
-_KEY = "output_temperature"
+_CLASSWISE = {"vector": VectorScaling, "isotonic": Isotonic}
+# In files, where a temperature has had this name from the beginning.
+_KEYS = {
+    method: {name: f"output_{method}_{name}" for name in names} for method, names in ARRAYS.items()
+} | {"temperature": {"temperature": "output_temperature"}}
+_IDENTITY = {"temperature": np.ones(())}
 _NEAR_BOUND = 19.0  # of the search, whose bounds are 1 / 20 and 20
 
 
 class Calibrated(_Base):
-    """A mixin of `BayesianModel`: the temperature of its pooled predictions.
+    """A mixin of `BayesianModel`: the calibration of its pooled predictions.
 
-    It is a variable that is saved and exported with the model, but not among `weights`: it is no
-    part of the network, which posteriors, copies and fresh starts are about.
+    Its numbers are variables that are saved and exported with the model, but not among `weights`:
+    they are no part of the network, which posteriors, copies and fresh starts are about.
 
     Attributes:
-        output_temperature: Float32 scalar, 1 until `calibrate`. None for what has no temperature:
-            several outputs, and likelihood="normal".
+        output_calibration: A temperature of 1 until `calibrate`. None for what has no
+            probabilities of one output: several outputs, and likelihood="normal".
     """
 
     predictor: Predictor
     num_samples: int
-    output_temperature: tf.Variable | None
+    output_calibration: Calibration | None
 
-    def calibrate(self, x: Any, y: ArrayLike, batch_size: int = DEFAULT_BATCH_SIZE) -> float:
-        """Fits the temperature of the posterior predictive mean on held-out examples.
+    def calibrate(
+        self,
+        x: Any,
+        y: ArrayLike,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        *,
+        method: str = "temperature",
+        sample_weight: ArrayLike | None = None,
+    ) -> float | VectorScaling | Isotonic | list[VectorScaling] | list[Isotonic]:
+        """Fits a calibration of the posterior predictive mean on held-out examples.
 
         Use it after training, where probabilities are to be read as frequencies. `predict`,
         `predict_uncertainty`, `evaluate`, `.keras` and `.weights.h5` files and `export` have it
-        from then on; `fit` sets it back to 1, since other weights need another one.
+        from then on; `fit` undoes it, since other weights need another one.
 
-        What is tempered is the mean over samples, which becomes proportional to p^(1/T), so the
-        likeliest class stays. `predictive_entropy` is that of the tempered mean, and
-        `mutual_information` and `expected_entropy` keep their shares of it, variances alike, so
-        sums hold and nothing is below 0. The samples themselves (`sample`, `return_samples`), one
-        call of the model, `to_deterministic` and a `Predictor` with a posterior of its own are not
-        tempered.
+        - "temperature" makes the mean proportional to p^(1/T), so the likeliest class stays. T is
+          the one nearest to 1 whose loss is within a standard error of the least, see
+          `cautious_temperature` in `tfp_bayes.uncertainty.cautious`: few errors say little.
+        - "vector" is `uncertainty.VectorScaling`, for hundreds of examples and some of each class.
+        - "isotonic" is `uncertainty.Isotonic`, for thousands.
+
+        Of the latter two, fifths of the examples are held out in turn; if their loss does not fall
+        by more than its standard error, the model is left as it was, and a warning says so.
+
+        What is calibrated is the mean over samples. `predictive_entropy` is that of the calibrated
+        mean, and `mutual_information` and `expected_entropy` keep their shares of it, variances
+        alike, so sums hold and nothing is below 0. The samples themselves (`sample`,
+        `return_samples`), one call of the model, `to_deterministic` and a `Predictor` with a
+        posterior of its own are not calibrated.
 
         Args:
             x: Inputs (N, ...) that were not trained on, some hundreds or more.
             y: Labels: integers (N,) or (N, 1) for "categorical", one for each pixel or time step
                 if there are several; 0 and 1, (N,) or (N, K), for "bernoulli".
             batch_size: Rows of arrays at a time.
+            method: "temperature", "vector" or "isotonic".
+            sample_weight: (N,) weights of the examples, such as those of classes that were held
+                out more often than they come, or None for equal ones.
 
         Returns:
-            The temperature; above 1 the model was too sure.
+            The temperature, above 1 if the model was too sure; or the fitted object, and a list of
+            them, one for each output, of several sigmoids.
 
         Raises:
-            ValueError: If the model has several outputs or real targets, or labels do not fit.
+            ValueError: If the model has several outputs or real targets, labels or weights do not
+                fit, or there are too few examples for the method.
 
         Reference:
             Guo et al. 2017, equation 9, arXiv:1706.04599; of the pooled mean, Rahaman and Thiery
@@ -79,79 +108,184 @@ class Calibrated(_Base):
         >>> loaded.output_temperature.numpy() == np.float32(temperature)
         np.True_
         """
-        if self.output_temperature is None:
+        _check_method(method)
+        before = self.output_calibration
+        if before is None:
             raise ValueError(
                 "Expected a model with one output of probabilities to calibrate. Received: "
                 f"{len(self.outputs)} output(s), likelihood={self.predictor.likelihood!r}. Hint: "
                 "uncertainty.Conformal(model, 'normalized') calibrates intervals of real targets."
             )
-        before = self._temperature()
-        self.output_temperature.assign(1.0)
+        values = {name: variable.numpy() for name, variable in _read(before).items()}
+        self._undo_calibration()
         try:
             prediction = self.predictor.predict_uncertainty(
                 x, self.num_samples, PREDICT_SEED, batch_size
             )
-            found = fit_temperature(
-                *_as_classes(np.asarray(y), prediction.mean, prediction.likelihood)
-            )
+            rows = _as_classes(np.asarray(y), prediction, sample_weight)
+            if method == "temperature":
+                return self._calibrate_temperature(*rows, len(prediction))
+            return self._calibrate_classes(method, *rows, len(prediction))
         except BaseException:
-            self.output_temperature.assign(before)
+            self._set_calibration(before.method, values)
             raise
+
+    @property
+    def output_temperature(self) -> tf.Variable | None:
+        """Float32 scalar, 1 until `calibrate`; None of what has no temperature.
+
+        That are models without an `output_calibration`, or with one of another method.
+        """
+        calibration = self.output_calibration
+        return None if calibration is None else calibration.arrays.get("temperature")
+
+    def _calibrate_temperature(
+        self, labels: np.ndarray, probs: np.ndarray, weights: np.ndarray, num_examples: int
+    ) -> float:
+        flat = probs.reshape(-1, probs.shape[-1])
+        found = cautious_temperature(labels.reshape(-1), flat, weights.reshape(-1), num_examples)
         if not 1 / _NEAR_BOUND < found < _NEAR_BOUND:
             warnings.warn(
                 f"The temperature of smallest loss is {found:.3g}, at the end of what is searched: "
                 "labels are all right or all by chance. Calibrate on more examples, none of which "
                 "was trained on.",
-                stacklevel=2,
-            )
-        self.output_temperature.assign(found)
-        return self._temperature()
-
-    def _make_temperature(self) -> None:
-        names = keras.tree.flatten(self.predictor.likelihood)
-        has_one = len(self.outputs) == 1 and "normal" not in names
-        self.output_temperature = (
-            tf.Variable(1.0, trainable=False, dtype="float32", name=_KEY) if has_one else None
-        )
-
-    def _temperature(self) -> float:
-        """Returns the value, 1 without; also of a variable that a strategy has mirrored."""
-        variable = self.output_temperature
-        return 1.0 if variable is None else float(tf.convert_to_tensor(variable))
-
-    def _forget_temperature(self) -> None:
-        """Sets the temperature back to 1, for training."""
-        if self.output_temperature is not None and self._temperature() != 1:
-            warnings.warn(
-                "fit() sets the temperature of calibrate() back to 1: call calibrate again "
-                "after training.",
                 stacklevel=3,
             )
-            self.output_temperature.assign(1.0)
+        self._set_calibration("temperature", {"temperature": found})
+        assert self.output_calibration is not None
+        return self.output_calibration.temperature
 
-    # A file has a temperature only if it is not 1, so files with and without it load.
+    def _calibrate_classes(
+        self,
+        method: str,
+        labels: np.ndarray,
+        probs: np.ndarray,
+        weights: np.ndarray,
+        num_examples: int,
+    ) -> Any:
+        kind: Any = _CLASSWISE[method]
+        labels, weights = (each.reshape(len(probs), -1) for each in (labels, weights))
+        outputs = probs.reshape(len(probs), -1, probs.shape[-1]).swapaxes(0, 1)
+        rows = list(zip(labels.T, outputs, weights.T, strict=True))
+        found = [kind.fit(*each) for each in rows]
+        gains, errors = np.transpose(
+            [held_out_gain(kind.from_rows, *each, num_examples) for each in rows]
+        )
+        if gains.sum() > errors.sum():
+            # Curves of several outputs have different numbers of knots.
+            arrays = {name: [getattr(each, name) for each in found] for name in ARRAYS[method]}
+            stacked = {name: _stacked(each) for name, each in arrays.items()}
+            has_several = probs.ndim == 3
+            self._set_calibration(
+                method, stacked if has_several else {name: a[0] for name, a in stacked.items()}
+            )
+        else:
+            warnings.warn(
+                f"The model is left uncalibrated: of examples that were held out from it, "
+                f"method={method!r} changes the loss by {-gains.sum():+.4f} nats, with a standard "
+                f"error of {errors.sum():.4f}. Calibrate on more examples, or by a temperature.",
+                stacklevel=3,
+            )
+        return found if len(found) > 1 else found[0]
+
+    def _make_calibration(self) -> None:
+        names = keras.tree.flatten(self.predictor.likelihood)
+        has_one = len(self.outputs) == 1 and "normal" not in names
+        self.output_calibration = Calibration("temperature", _IDENTITY) if has_one else None
+
+    def _set_calibration(self, method: str, arrays: Mapping[str, Any]) -> None:
+        """Assigns a temperature, and puts anything else in the place of what was there."""
+        calibration = self.output_calibration
+        assert calibration is not None
+        if calibration.method == method == "temperature":
+            calibration.arrays["temperature"].assign(arrays["temperature"])
+            return
+        with self.distribute_strategy.scope():
+            self.output_calibration = Calibration(method, arrays)
+        self.predict_function = self.test_function = None  # graphs that hold the earlier one
+
+    def _undo_calibration(self) -> None:
+        if self.output_calibration is not None:
+            self._set_calibration("temperature", _IDENTITY)
+
+    def _is_calibrated(self) -> bool:
+        calibration = self.output_calibration
+        return calibration is not None and calibration.temperature != 1  # NaN of other methods
+
+    def _forget_calibration(self) -> None:
+        """Undoes `calibrate`, for training."""
+        if self._is_calibrated():
+            warnings.warn(
+                "fit() undoes calibrate(), and sets the temperature back to 1: call calibrate "
+                "again after training.",
+                stacklevel=3,
+            )
+            self._undo_calibration()
+
+    # A file has a calibration only if there was one, so files with and without it load.
 
     def save_own_variables(self, store: MutableMapping) -> None:
-        """Writes the model's own variables as Keras does, and the temperature."""
+        """Writes the model's own variables as Keras does, and the calibration."""
         super().save_own_variables(store)
-        if self._temperature() != 1:
-            store[_KEY] = np.float32(self._temperature())
+        if self._is_calibrated():
+            assert self.output_calibration is not None
+            for name, value in _read(self.output_calibration).items():
+                store[_KEYS[self.output_calibration.method][name]] = value.numpy()
 
     def load_own_variables(self, store: MutableMapping) -> None:
         """Reads what `save_own_variables` wrote."""
-        keys = list(store.keys())  # that of an HDF5 file cannot be iterated over
-        super().load_own_variables({key: store[key] for key in keys if key != _KEY})
-        if self.output_temperature is not None:
-            self.output_temperature.assign(store[_KEY] if _KEY in keys else 1.0)
+        keys = set(store.keys())  # that of an HDF5 file cannot be iterated over
+        ours = {key for names in _KEYS.values() for key in names.values()}
+        super().load_own_variables({key: store[key] for key in sorted(keys - ours)})
+        if self.output_calibration is None:
+            return
+        for method, names in _KEYS.items():
+            if keys >= set(names.values()):
+                arrays = {name: np.asarray(store[key]) for name, key in names.items()}
+                self._set_calibration(method, arrays)
+                return
+        self._undo_calibration()
 
 
-def _as_classes(y: np.ndarray, mean: np.ndarray, likelihood: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns class numbers (n,) and probabilities (n, K), of all positions and outputs."""
-    if likelihood == "bernoulli":
-        labels = get_likelihood(likelihood).targets(mean, y).check(y, len(mean))
-        return labels.reshape(-1), two_classes(mean.reshape(-1, 1))
-    if y.shape == (*mean.shape[:-1], 1):
-        y = y[..., 0]
-    if y.shape == mean.shape[:-1]:
-        y = y.reshape(-1)
-    return y, mean.reshape(-1, mean.shape[-1])
+def _check_method(method: str) -> None:
+    if method not in ARRAYS:
+        raise ValueError(
+            f"Expected one of {list(ARRAYS)} for `method`. Received: method={method!r}. "
+            "Hint: a temperature needs the fewest examples."
+        )
+
+
+def _read(calibration: Calibration) -> dict[str, tf.Tensor]:
+    """Returns values, also of variables that a strategy has mirrored."""
+    return {name: tf.convert_to_tensor(v) for name, v in calibration.arrays.items()}
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Returns arrays (..., M) on a new first axis, the last entry repeated where M is smaller."""
+    longest = max(each.shape[-1] for each in arrays)
+    pads = [[(0, 0)] * (each.ndim - 1) + [(0, longest - each.shape[-1])] for each in arrays]
+    return np.stack([np.pad(each, pad, mode="edge") for each, pad in zip(arrays, pads)])
+
+
+def _as_classes(
+    y: np.ndarray, prediction: Prediction, sample_weight: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns class numbers, probabilities and weights of all positions.
+
+    They are (n,), (n, K) and (n,), and of K Bernoulli outputs (n, K), (n, K, 2) and (n, K).
+    """
+    mean = prediction.mean
+    if prediction.likelihood == "bernoulli":
+        labels = get_likelihood("bernoulli").targets(mean, y).check(y, len(mean))
+        labels = labels.reshape(-1, mean.shape[-1]).astype("int64")
+        probs = np.stack([1 - mean.astype("float64"), mean], axis=-1)
+        probs = probs.reshape(*labels.shape, 2)
+        as_labelled(labels.reshape(-1), probs.reshape(-1, 2))
+    else:
+        if y.shape == (*mean.shape[:-1], 1):
+            y = y[..., 0]
+        if y.shape == mean.shape[:-1]:
+            y = y.reshape(-1)
+        labels, probs = as_labelled(y, mean.reshape(-1, mean.shape[-1]))
+    weights = as_weights(sample_weight, len(mean))
+    return labels, probs, np.repeat(weights, labels.size // len(mean)).reshape(labels.shape)

@@ -1,6 +1,7 @@
 """Likelihoods: the meaning of a model's outputs, and the uncertainty in samples of them."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -29,8 +30,15 @@ class Likelihood(Protocol):
         What is no distribution is returned as it is, for `check` to find.
         """
 
-    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-        """Returns the predictive mean at a temperature; what is no distribution as it is."""
+    def calibrate(
+        self, mean: tf.Tensor, calibration: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the predictive mean calibrated; what is no distribution as it is.
+
+        Args:
+            mean: (..., K).
+            calibration: From probabilities of classes, on the last axis, to others.
+        """
 
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the variance of the target under one sample; 0 if `location` determines it."""
@@ -83,7 +91,8 @@ def clip_below_zero(x: tf.Tensor) -> tf.Tensor:
     return tf.where(x < 0, tf.zeros_like(x), x)
 
 
-def _at_least_smallest(p: tf.Tensor) -> tf.Tensor:
+def at_least_smallest(p: tf.Tensor) -> tf.Tensor:
+    """Returns probabilities whose logarithm is finite, and NaN for NaN."""
     smallest = tf.constant(SMALLEST_PROBABILITY, p.dtype)
     return tf.where(p < smallest, smallest, p)
 
@@ -126,12 +135,13 @@ class Categorical(_Probabilities):
         votes = tf.one_hot(tf.argmax(p, axis=-1), tf.shape(p)[-1], dtype=p.dtype)
         return tf.where(tf.reduce_all(p >= 0, axis=-1, keepdims=True), votes, p)
 
-    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-        """Returns probabilities proportional to mean_k^(1/T)."""
-        changed = tf.nn.softmax(tf.math.log(_at_least_smallest(mean)) / temperature, axis=-1)
+    def calibrate(
+        self, mean: tf.Tensor, calibration: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the probabilities of K classes calibrated."""
         total = tf.reduce_sum(mean, axis=-1, keepdims=True)
         valid = tf.reduce_all(mean >= 0, axis=-1, keepdims=True) & (tf.abs(total - 1) < 0.02)
-        return tf.where(valid, changed, mean)
+        return tf.where(valid, calibration(mean), mean)
 
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns -sum_k p_k log p_k, (...)."""
@@ -190,10 +200,12 @@ class Bernoulli(_Probabilities):
         """Returns 1 for each output of at least one half, and 0 for the others."""
         return tf.where((p >= 0) & (p <= 1), tf.cast(p >= 0.5, p.dtype), p)
 
-    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-        """Returns the sigmoid of the mean's logit divided by T, of each output."""
-        log_odds = tf.math.log(_at_least_smallest(mean)) - tf.math.log(_at_least_smallest(1 - mean))
-        return tf.where((mean >= 0) & (mean <= 1), tf.sigmoid(log_odds / temperature), mean)
+    def calibrate(
+        self, mean: tf.Tensor, calibration: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the probabilities of yes, of no and yes calibrated for each output."""
+        yes = calibration(tf.stack([1 - mean, mean], axis=-1))[..., 1]
+        return tf.where((mean >= 0) & (mean <= 1), yes, mean)
 
     def entropy(self, p: tf.Tensor) -> tf.Tensor:
         """Returns the sum over outputs of -p log p - (1 - p) log(1 - p), (...)."""
@@ -250,8 +262,10 @@ class Normal(Likelihood):
             "Hint: combine='mean' mixes the members' distributions."
         )
 
-    def temper(self, mean: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
-        """Returns the mean: real targets have no temperature."""
+    def calibrate(
+        self, mean: tf.Tensor, calibration: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the mean: real targets have no probabilities to calibrate."""
         return mean
 
     def noise_variance(self, p: tf.Tensor) -> tf.Tensor:

@@ -49,8 +49,9 @@ class Prediction:
             mean_s p_s (1 - p_s) of a label, mean_s scale_s^2 of a real target.
         likelihood: What the outputs mean: "categorical", "bernoulli" or "normal".
         samples: (S, N, K) of the model's outputs, or None unless they were asked for; never
-            tempered.
-        temperature: T of the mean and its measures, see `BayesianModel.calibrate`.
+            calibrated.
+        temperature: T of the mean and its measures, see `BayesianModel.calibrate`; NaN if they
+            were calibrated otherwise.
     """
 
     mean: np.ndarray
@@ -93,8 +94,8 @@ class Prediction:
             Lower and upper bounds, (N, K) each.
 
         Raises:
-            ValueError: If samples were not kept, are those of a mean that was tempered, or `level`
-                is out of range.
+            ValueError: If samples were not kept, are those of a calibrated mean, or `level` is
+                out of range.
 
         Example:
 
@@ -119,8 +120,8 @@ class Prediction:
             )
         if self.temperature != 1:
             raise ValueError(
-                "Expected a prediction without a temperature: samples have none, and may lie far "
-                f"from the tempered mean. Received: temperature={self.temperature:.4g}. "
+                "Expected a prediction that is not calibrated: samples are not, and may lie far "
+                f"from the calibrated mean. Received: temperature={self.temperature:.4g}. "
                 "Hint: np.quantile(p.samples, ..., axis=0), beside p.samples.mean(0)."
             )
         likelihood = get_likelihood(self.likelihood)

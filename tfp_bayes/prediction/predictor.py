@@ -11,6 +11,7 @@ from tfp_bayes._plumbing.batches import batches
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
+from tfp_bayes.prediction.calibration import calibrated, calibration_of
 from tfp_bayes.prediction.finite import FiniteWeights, finite_rows, nan_unless
 from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
 from tfp_bayes.prediction.inputs import ROWS, signature, whole_blocks
@@ -19,7 +20,6 @@ from tfp_bayes.prediction.linearized import linearized
 from tfp_bayes.prediction.posterior import Posterior, check_posterior, with_noise_scales
 from tfp_bayes.prediction.prediction import Prediction, concatenate
 from tfp_bayes.prediction.split import SplitModel, check_ranks
-from tfp_bayes.prediction.temperature import temperature_of, tempered
 
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
 DEFAULT_BATCH_SIZE = 6 * ROWS
@@ -92,7 +92,7 @@ class Predictor:
             )
         self._split = self._split_model()
         self._structure = None  # of the model's outputs, known once traced
-        self._weights: list[keras.Variable] = []
+        self._traced: list[Any] = []  # what the graphs hold: weights, and the calibration
         self._compiled: dict[tuple, Callable] = {}
         self._finite_weights = FiniteWeights([])
 
@@ -140,7 +140,8 @@ class Predictor:
             )
         names = iter(self.likelihood_names(len(keras.tree.flatten(self._structure))))
         finite = np.concatenate(finite_parts)
-        t = float(tf.convert_to_tensor(temperature_of(self.model, self.posterior)))
+        calibration = calibration_of(self.model, self.posterior)
+        t = 1.0 if calibration is None else calibration.temperature
 
         def join(*parts: dict[str, np.ndarray]) -> Prediction:
             name = next(names)
@@ -225,10 +226,10 @@ class Predictor:
         _, moments, kept = tf.while_loop(
             lambda s, *_: s < num_samples, step, (tf.constant(1), moments, kept)
         )
-        results, temperature = [], temperature_of(self.model, self.posterior)
+        results, calibration = [], calibration_of(self.model, self.posterior)
         for i, (m, each) in enumerate(zip(moments, likelihoods)):
             result = streaming.measures(m, num_samples, each, flat[i].dtype)
-            result = tempered(result, each, temperature)
+            result = calibrated(result, each, calibration)
             result = {name: nan_unless(valid, value[:num_rows]) for name, value in result.items()}
             if keep_samples:
                 result["samples"] = nan_unless(valid, kept[i].stack()[:, :num_rows], axis=1)
@@ -319,11 +320,13 @@ class Predictor:
     def _look_at_weights(self) -> None:
         """Refuses weights that are not finite; forgets graphs of weights that were replaced.
 
-        Quantization and LoRA replace weights. Other values in the same variables need no new graph.
+        Quantization and LoRA replace weights, and another method replaces a calibration. Other
+        values in the same variables need no new graph.
         """
         weights = self.model.weights
-        if list(map(id, weights)) != list(map(id, self._weights)):
-            self._weights, self._compiled = weights, {}
+        traced = [*weights, calibration_of(self.model, self.posterior)]
+        if list(map(id, traced)) != list(map(id, self._traced)):
+            self._traced, self._compiled = traced, {}
             self._finite_weights = FiniteWeights(weights)
         self._finite_weights.check()
 

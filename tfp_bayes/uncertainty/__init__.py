@@ -1,4 +1,4 @@
-"""Measures of uncertainty in posterior samples, calibration, conformal sets: NumPy only."""
+"""Measures of uncertainty in posterior samples, calibration, conformal sets: arrays only."""
 
 from tfp_bayes.uncertainty.calibration import apply_temperature, fit_temperature
 from tfp_bayes.uncertainty.conformal import (
@@ -12,6 +12,7 @@ from tfp_bayes.uncertainty.conformal import (
     row_uniforms,
 )
 from tfp_bayes.uncertainty.conformal_predictor import Conformal
+from tfp_bayes.uncertainty.isotonic import Isotonic
 from tfp_bayes.uncertainty.measures import (
     aleatoric_variance,
     epistemic_variance,
@@ -24,11 +25,14 @@ from tfp_bayes.uncertainty.measures import (
     variation_ratio,
 )
 from tfp_bayes.uncertainty.selective import Selected, SelectiveClassifier, risk_bound
+from tfp_bayes.uncertainty.vector_scaling import VectorScaling
 
 __all__ = [
     "Conformal",
+    "Isotonic",
     "Selected",
     "SelectiveClassifier",
+    "VectorScaling",
     "aleatoric_variance",
     "apply_temperature",
     "aps_scores",

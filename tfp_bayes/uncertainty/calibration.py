@@ -5,17 +5,25 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY, as_labelled, as_probabilities
+from tfp_bayes._plumbing.probabilities import (
+    SMALLEST_PROBABILITY,
+    as_labelled,
+    as_probabilities,
+    as_weights,
+)
 
 _LARGEST = np.log(20.0)
 
 
-def fit_temperature(y_true: ArrayLike, probs: ArrayLike) -> float:
+def fit_temperature(
+    y_true: ArrayLike, probs: ArrayLike, sample_weight: ArrayLike | None = None
+) -> float:
     """Returns the temperature of smallest negative log likelihood on held-out examples.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
+        sample_weight: (N,) weights of the examples, or None for equal ones.
 
     Returns:
         T in [1/20, 20]; above 1 the probabilities were too sure.
@@ -30,11 +38,12 @@ def fit_temperature(y_true: ArrayLike, probs: ArrayLike) -> float:
     4.2
     """
     y_true, probs = as_labelled(y_true, probs)
+    weights = as_weights(sample_weight, len(y_true))
     logits = np.log(np.maximum(probs, SMALLEST_PROBABILITY))
 
     def objective(log_temperature: float) -> float:
         log_p = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return -log_p[np.arange(len(y_true)), y_true].mean()
+        return -(weights * log_p[np.arange(len(y_true)), y_true]).mean()
 
     found = minimize_scalar(objective, bounds=(-_LARGEST, _LARGEST), method="bounded")
     return float(np.exp(found.x))

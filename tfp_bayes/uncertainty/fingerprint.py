@@ -13,9 +13,9 @@ def fingerprint(predictor: Any) -> str | None:
     if not hasattr(model, "weights"):
         return None
     state = getattr(getattr(predictor, "posterior", None), "get_state", None)
-    temperature = getattr(model, "output_temperature", None)  # which is none of the weights
+    calibration = getattr(model, "output_calibration", None)  # which is none of the weights
     arrays = [w.numpy() for w in model.weights]
-    arrays += [] if temperature is None else [np.asarray(temperature)]
+    arrays += [] if calibration is None else [np.asarray(v) for v in calibration.arrays.values()]
     return digest([arrays, None if state is None else state()])
 
 

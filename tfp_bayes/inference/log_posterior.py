@@ -132,6 +132,12 @@ def check_model(model: keras.Model) -> None:
             f"Received: {model.name!r} of type {type(model).__name__} without. "
             "Hint: tfp_bayes.BayesianModel(inputs, outputs, prior_scale=1.0)."
         )
+    if getattr(model, "function_prior", None) is not None:
+        raise ValueError(
+            "Expected a `model` whose prior is `prior_scale` alone. Received: "
+            f"{model.name!r}, compiled with a function_prior, which only training on batches "
+            "takes into account. Hint: compile it without, or use CyclicalSGHMC."
+        )
     refuse_forced_training(model)
     random = [each.name for each in stochastic_layers(model)]
     if random:

@@ -24,6 +24,8 @@ from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
+_TRAINING_ONLY = ("nll", "kl", "penalty", "function_prior")  # parts of the loss of `fit`
+
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
@@ -37,7 +39,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
       example, a pixel, a time step that no mask hides, an output of a Bernoulli; there are
       num_train times those of an example, and `fit` learns num_train from the data. It shows
       `nll`, `kl` (nats, not yet divided) and, apart from both, `penalty`: regularizers and other
-      losses of layers.
+      losses of layers; and in nats `function_prior`, see `FunctionSpacePrior`.
     - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
       at each call; `evaluate` and validation score that mean (in regression with the total
       standard deviation), with the mean NLL alone as their loss.
@@ -113,6 +115,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         self.nll_tracker = keras.metrics.Mean(name="nll")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.penalty_tracker = keras.metrics.Mean(name="penalty")
+        self.function_prior_tracker = keras.metrics.Mean(name="function_prior")
         self._data_term = None  # made by compile
         self.predictor = Predictor(self, likelihood)
         self._make_calibration()
@@ -154,7 +157,8 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             **kwargs: As in Keras.
 
         Returns:
-            Keras' History, with `nll` beside `loss`, and where there are any `kl` and `penalty`.
+            Keras' History, with `nll` beside `loss`, and where there are any `kl`, `penalty` and
+            `function_prior`.
 
         Raises:
             ValueError: If the number of training examples is neither given nor known, there is a
@@ -167,7 +171,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
         if num_train is None:
             num_train = stated_num_train(callbacks) or count_examples(x, validation_split)
-        if num_train is None and self._has_kl:
+        if num_train is None and self._has_prior:
             raise ValueError(
                 "Expected data of known length, or `num_train`, to weight the prior. "
                 f"Received: x of type {type(x).__name__}, num_train=None. "
@@ -175,7 +179,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             )
         self.num_train = num_train
         self._forget_calibration()
-        if self._has_kl:
+        if self._has_prior:
             callbacks = with_kl_weight(callbacks, self)
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
@@ -202,7 +206,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             if metric.name == "loss":
                 metric.update_state(loss * num_replicas(), sample_weight=count)
         results = self.compute_metrics(x, y, y_pred, sample_weight)
-        return {k: v for k, v in results.items() if k not in ("nll", "kl", "penalty")}
+        return {k: v for k, v in results.items() if k not in _TRAINING_ONLY}
 
     # On a GPU Keras compiles with XLA, whose random numbers differ from those of the predictor and
     # which wants to know how many units a mask keeps before it is drawn. So only training does.

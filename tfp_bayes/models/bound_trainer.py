@@ -15,6 +15,7 @@ from tfp_bayes._plumbing.keras_internals import (
 from tfp_bayes.layers import variational_layers
 from tfp_bayes.layers.prior_term import are_collected, collected_prior_terms, state_prior_term
 from tfp_bayes.models.dropout_prior import gaussian_penalty, has_prior_scale, learned_rates
+from tfp_bayes.models.function_prior import FunctionSpacePrior, FunctionTerm
 from tfp_bayes.models.kl_weight import kl_divergence
 from tfp_bayes.models.objective import (
     DataTerms,
@@ -40,8 +41,17 @@ class BoundTrainer(_Base):
 
     # While `Laplace.fit` trains under the posterior of earlier data: that, as an `EarlierData`.
     earlier_data: Any = None
+    function_prior: dict | None = None  # settings of the one that it was compiled with
+    _function_term: FunctionTerm | None = None
 
-    def compile(self, optimizer="rmsprop", loss=None, *args, **kwargs) -> None:
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        *args,
+        function_prior: FunctionSpacePrior | None = None,
+        **kwargs,
+    ) -> None:
         """Configures training as `keras.Model.compile`.
 
         Args:
@@ -52,6 +62,8 @@ class BoundTrainer(_Base):
                 the log likelihoods. Label smoothing and `NormalNLL(beta)` shape training only:
                 `nll` and `evaluate` are without.
             *args: As in Keras.
+            function_prior: A prior of the outputs at context inputs. A saved file does not hold
+                its data: to train a loaded model further, compile it again.
             **kwargs: As in Keras. Metrics see the locations of "normal" outputs, unless their
                 class has `takes_parameters = True`.
 
@@ -60,18 +72,28 @@ class BoundTrainer(_Base):
         """
         likelihoods = keras.tree.flatten(self.likelihood)
         check_compiled(loss, likelihoods, self.output_names)
+        term = None if function_prior is None else FunctionTerm(function_prior, self)
         super().compile(optimizer, loss, *args, **kwargs)
+        self._function_term = term
+        self.function_prior = None if term is None else term.config
         self._data_term = None
         if compiled_loss(self) is not None:
             self._data_term = DataTerms(compiled_loss(self), likelihoods)
             set_compiled_loss(self, self._data_term.losses)
+
+    def get_compile_config(self) -> dict | None:
+        """Returns the arguments of `compile`, plain JSON; of a function prior, without data."""
+        known = {"function_prior": dict(self.function_prior)} if self.function_prior else {}
+        return {**super().get_compile_config(), **known}
 
     def compile_from_config(self, config: dict) -> None:
         """Compiles a loaded model as it was, see `keras.Model.compile_from_config`."""
         if type(self).compile is not BoundTrainer.compile:
             super().compile_from_config(config)
             return
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        arguments = {name: value for name, value in config.items() if name != "function_prior"}
+        self.compile(**keras.saving.deserialize_keras_object(arguments))
+        self.function_prior = config.get("function_prior")  # without its data, see `compute_loss`
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -93,6 +115,10 @@ class BoundTrainer(_Base):
     def _has_kl(self) -> bool:
         has_earlier = self.earlier_data is not None
         return has_earlier or has_prior_scale(self) or bool(variational_layers(self))
+
+    @property
+    def _has_prior(self) -> bool:
+        return self._has_kl or self.function_prior is not None
 
     def kl_divergence(self) -> tf.Tensor:
         """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
@@ -126,7 +152,8 @@ class BoundTrainer(_Base):
                 `negative_bound`, instead of the mean NLL of an observation.
 
         Raises:
-            ValueError: If the model was compiled without a loss, or its prior was never weighted.
+            ValueError: If the model was compiled without a loss, its prior was never weighted, or
+                the context of its function prior is not there.
         """
         if self._data_term is None:
             raise ValueError(
@@ -137,12 +164,10 @@ class BoundTrainer(_Base):
         loss = data.nll
         if training:
             self.nll_tracker.update_state(data.nll, sample_weight=data.count)
-            kl = None
-            if self._has_kl:
-                kl = layers_divergence(self, y_pred) + self.prior_penalty()
-                self.kl_tracker.update_state(kl)
+            penalties = self.losses  # which a call on context inputs would change
             num_rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
-            bound = negative_bound(data, kl, self.losses, self.kl_weight, num_rows)
+            priors = self._priors(y_pred)
+            bound = negative_bound(data, priors, penalties, self.kl_weight, num_rows)
             if bound.penalty is not None:
                 self.penalty_tracker.update_state(bound.penalty)
             loss = bound.loss
@@ -150,11 +175,29 @@ class BoundTrainer(_Base):
         loss.num_observations = data.count
         return loss
 
+    def _priors(self, y_pred) -> list[tf.Tensor]:
+        """Returns the terms of the negative log prior in nats, and shows them."""
+        priors = []
+        if self._has_kl:
+            priors.append(layers_divergence(self, y_pred) + self.prior_penalty())
+            self.kl_tracker.update_state(priors[-1])
+        if self.function_prior is not None:
+            if self._function_term is None:
+                raise ValueError(
+                    "Expected the context of the function prior that the model was compiled with. "
+                    "Received: a loaded model, whose file does not hold it. Hint: compile it again "
+                    "with function_prior=FunctionSpacePrior(context, ...), or without."
+                )
+            priors.append(self._function_term(self.optimizer.iterations))
+            self.function_prior_tracker.update_state(priors[-1])
+        return priors
+
     def train_step(self, data) -> dict:
         """Takes a step as Keras does; shows the parts of the loss and learned dropout rates."""
         results = super().train_step(data)
         absent = [] if self._has_kl else ["kl"]
         absent += [] if self.losses else ["penalty"]
+        absent += [] if self.function_prior else ["function_prior"]
         results = {name: value for name, value in results.items() if name not in absent}
         return {**results, **learned_rates(self)}
 
@@ -167,7 +210,12 @@ class BoundTrainer(_Base):
         results = super().get_metrics_result()
         if tf.inside_function():
             return results
-        parts = (self.nll_tracker, self.kl_tracker, self.penalty_tracker)
+        parts = (
+            self.nll_tracker,
+            self.kl_tracker,
+            self.penalty_tracker,
+            self.function_prior_tracker,
+        )
         absent = [each.name for each in parts if not tf.convert_to_tensor(each.count)]
         results = {name: value for name, value in results.items() if name not in absent}
         return results if "nll" in absent else {**results, **learned_rates(self)}

@@ -89,27 +89,25 @@ class _Batch:
 
 
 class Bound(NamedTuple):
-    """The parts of the loss of a batch, scalars; the KL and the penalty None if there are none."""
+    """The loss of a batch, and the penalty in it, None if there is none; scalars."""
 
     loss: tf.Tensor
-    data: DataTerm
-    kl: tf.Tensor | None
     penalty: tf.Tensor | None
 
 
 def negative_bound(
-    data: DataTerm, kl: tf.Tensor | None, penalties: list, kl_weight: keras.Variable, num_rows
+    data: DataTerm, priors: list[tf.Tensor], penalties: list, kl_weight: keras.Variable, num_rows
 ) -> Bound:
     """Returns the loss of training, per observation.
 
-    It is data + KL / (num_train observations of an example) + penalties, where the number of
+    It is data + priors / (num_train observations of an example) + penalties, where the number of
     observations of an example is that of this batch: within each step the data and the prior
     have the proportion of the evidence bound, also where masks hide a different number of time
     steps in each batch.
 
     Args:
         data: What the data say.
-        kl: Sum of all prior terms in nats, or None.
+        priors: Terms of the negative log prior in nats, such as the KL divergence.
         penalties: Regularizers and other losses of layers, which are added as Keras adds them.
         kl_weight: 1 / num_train, times a temperature.
         num_rows: Examples in the batch.
@@ -118,16 +116,17 @@ def negative_bound(
         ValueError: If there is a prior whose weight was never set.
     """
     loss = data.trained
-    if kl is not None:
+    if priors:
         check_known(kl_weight)
         per_example = data.count / tf.cast(num_rows, data.count.dtype)
         weight = tf.cast(kl_weight.value, loss.dtype)
-        loss += tf.math.divide_no_nan(weight * tf.cast(kl, loss.dtype), per_example)
+        total = tf.cast(tf.add_n(priors), loss.dtype)
+        loss += tf.math.divide_no_nan(weight * total, per_example)
     penalty = None
     if penalties:
         penalty = tf.add_n([tf.reduce_sum(tf.cast(each, loss.dtype)) for each in penalties])
         loss += penalty
-    return Bound(loss, data, kl, penalty)
+    return Bound(loss, penalty)
 
 
 def num_replicas() -> int:

@@ -136,20 +136,20 @@ class BayesianBasisRegression(BayesianModel):
 
     # Learning.
 
-    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs) -> None:
+    def compile(self, optimizer="adam", loss=None, *args, **kwargs) -> None:
         """Configures the training of the features, as `keras.Model.compile`.
 
         Args:
             optimizer: As in Keras.
             loss: Loss of the readout; None is the cross-entropy of integer labels, or the squared
                 error.
-            metrics: Metrics of the readout while it trains.
+            *args: As in Keras; `metrics` are those of the readout while it trains.
             **kwargs: As in Keras.
         """
         if loss is None:
             classes = self.task == "classification"
             loss = "sparse_categorical_crossentropy" if classes else "mean_squared_error"
-        self.training_model.compile(optimizer, loss, metrics=metrics, **kwargs)
+        self.training_model.compile(optimizer, loss, *args, **kwargs)
         self.optimizer = self.training_model.optimizer
         self.compiled = True
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 from tfp_bayes import plots
 
@@ -20,17 +21,14 @@ def test_examples_are_numbered_without_gaps():
 def test_example(path, tmp_path):
     code = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
     assert len(code) <= 70
-    done = subprocess.run(
-        [sys.executable, str(path), "--smoke"], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = run_python(path, "--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(tmp_path.glob("runs/*/*"))
 
 
 def test_gallery_makes_the_pictures_of_every_plot(tmp_path):
     script = ROOT / "docs" / "gallery.py"
-    command = [sys.executable, str(script), "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python(script, "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     made = sorted(path.name for path in tmp_path.glob("*.png"))
     shown = sorted((ROOT / "docs/images/gallery").glob("*.png"))

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from learners import arranged
 from networks import bayesian_mlp
+from processes import run_python
 
 from tfp_bayes.active import ActiveLearner
 
@@ -29,12 +28,7 @@ KILLS = [
 
 
 def run(folder, reinit, *kill):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), reinit, *map(str, kill)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
+    return run_python(SCRIPT, folder, reinit, *kill, cwd=folder)
 
 
 def result(done):

@@ -2,13 +2,12 @@
 
 import csv
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_python
 
 import tfp_bayes
 from tfp_bayes import datasets, metrics
@@ -295,9 +294,7 @@ def test_files_in_a_fresh_process(tmp_path):
     np.savez(tmp_path / "data.npz", x=X, y=LABELS)
     here = tfp_bayes.evaluate([tfp_bayes.Predictor(model, posterior=posterior), model], (X, LABELS))
     assert [here.values[name]["num_samples"] for name in here.models] == [3, 1]
-    done = subprocess.run(
-        [sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True
-    )
+    done = run_python(FRESH, tmp_path)
     assert done.returncode == 0, done.stderr
     names, values = eval(done.stdout)
     assert names == ("model+posterior", "model")

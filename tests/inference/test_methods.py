@@ -1,8 +1,7 @@
 """Every method that fits a posterior keeps the same promises."""
 
+import functools
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import tensorflow as tf
 from methods import CASES
 from networks import vectors
+from processes import run_python
 
 import tfp_bayes
 from tfp_bayes import Predictor, load_posterior
@@ -49,10 +49,13 @@ def fitted(name, callbacks=(), **settings):
     return model, method.fit(model, X, Y, **case.fit_arguments, **given)
 
 
+fitted_once = functools.cache(fitted)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def once(request):
     """Each method once, uninterrupted, with its predictions."""
-    model, posterior = fitted(request.param)
+    model, posterior = fitted_once(request.param)
     predictor = Predictor(model, posterior=posterior)
     num_samples = posterior.num_draws or 4
     samples = predictor.sample(X, num_samples, seed=3)
@@ -116,15 +119,13 @@ print("equal")
 def test_saved_and_loaded_in_a_fresh_process(tmp_path):
     np.save(tmp_path / "x.npy", X)
     for name in NAMES:
-        model, posterior = fitted(name)
+        model, posterior = fitted_once(name)
         model.save(tmp_path / f"{name}.keras")
         posterior.save(tmp_path / f"{name}.npz")
         samples = Predictor(model, posterior=posterior).sample(X, posterior.num_draws or 4, seed=3)
         np.save(tmp_path / f"{name}.npy", samples)
         assert type(load_posterior(tmp_path / f"{name}.npz", model)) in type(posterior).__mro__
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), *NAMES], capture_output=True, text=True
-    )
+    done = run_python(LOAD, tmp_path, *NAMES)
     assert done.stdout == "equal\n", done.stderr[-2000:]
 
 

@@ -1,13 +1,11 @@
 """Stored draws: in one file, into a fresh process, and into a served graph."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import vectors
+from processes import run_python
 
 import tfp_bayes
 from tfp_bayes import Ensemble, Predictor, StoredPosterior
@@ -41,7 +39,7 @@ np.save(folder + "/samples.npy", samples)
 
 
 def run(code, folder):
-    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    done = run_python(code, folder)
     assert done.returncode == 0, done.stderr
 
 

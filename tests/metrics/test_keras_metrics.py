@@ -1,12 +1,10 @@
 """Streams give what the plain functions give, in `fit` and `evaluate` too."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_python
 from scipy.special import ndtri
 
 import tfp_bayes
@@ -299,9 +297,7 @@ def test_a_saved_model_has_its_metrics_in_a_fresh_process(tmp_path):
     )
     y = np.arange(N) % K
     expected = model.evaluate(X, {"several": y[:, None], "one": y % 2}, verbose=0, return_dict=True)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
-    )
+    done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     found = dict(each.split("=") for each in done.stdout.split())
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected)

@@ -1,13 +1,11 @@
 """Densities of features against scikit-learn's discriminant analyses, and what is refused."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import mlp, vectors
+from processes import run_python
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from sklearn.discriminant_analysis import (
@@ -153,8 +151,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path):
     density.save(tmp_path / "density.npz")
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "scores.npy", density.score({"a": X, "b": X}))
-    code = [sys.executable, "-c", IN_A_FRESH_PROCESS, str(tmp_path)]
-    done = subprocess.run(code, capture_output=True, text=True)
+    done = run_python(IN_A_FRESH_PROCESS, tmp_path)
     assert done.stdout == "equal\n", done.stderr[-2000:]
     with pytest.raises(ValueError, match="of the same architecture"):
         FittedFeatureDensity.load(tmp_path / "density.npz", network())

@@ -1,12 +1,11 @@
 """`Conformal`: from a predictor to sets and intervals, saved and loaded."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from processes import run_python
 
 import tfp_bayes
 from tfp_bayes.layers import MCDropout, NormalParameters
@@ -167,7 +166,8 @@ def test_a_model_in_a_fresh_process_and_another_model(tmp_path):
     conformal.save(tmp_path / "conformal.npz")
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "x.npy", x)
-    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True)
+    done = run_python(LOAD, tmp_path)
+    assert done.returncode == 0, done.stderr
     assert np.array_equal(np.load(tmp_path / "sets.npy"), conformal.sets(x))
 
     model.weights[-1].assign(model.weights[-1] + 1)

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from keras.optimizers.schedules import LearningRateSchedule
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
@@ -115,8 +116,7 @@ class SGHMC(keras.optimizers.Optimizer):
         )
         # Without a state: the same on all replicas, and after an interruption.
         seed = fold_in(as_seed(self.seed), tf.cast(self._iterations, tf.int32), index)
-        xi = tf.random.stateless_normal(variable.shape, seed, dtype=rate.dtype, alg="philox")
-        return scale * xi
+        return scale * noise.normal(variable.shape, seed, rate.dtype)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments, plain JSON."""

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.layers.spatial_dropout import check_data_format
 from tfp_bayes.layers.stochastic import StochasticLayer
@@ -141,13 +142,11 @@ class MCConcreteDropout(StochasticLayer):
         seed = self.draw_seed(training)
         keep = self.keep_probability(training)
         if training:
-            uniform = tf.random.stateless_uniform(
-                shape, seed, _MARGIN, 1 - _MARGIN, tf.float32, alg="philox"
-            )
-            noise = tf.math.log(uniform) - tf.math.log1p(-uniform)
-            mask = tf.sigmoid(-(self._bounded_logit() + noise) / self.temperature)
+            uniform = noise.uniform(shape, seed, _MARGIN, 1 - _MARGIN)
+            logistic = tf.math.log(uniform) - tf.math.log1p(-uniform)
+            mask = tf.sigmoid(-(self._bounded_logit() + logistic) / self.temperature)
         else:
-            uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
+            uniform = noise.uniform(shape, seed)
             mask = tf.cast(uniform >= 1 - keep, tf.float32)
         return tf.cast(mask / keep, self.compute_dtype)
 

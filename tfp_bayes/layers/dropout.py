@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes.layers.stochastic import StochasticLayer
 
 
@@ -26,8 +27,7 @@ def draw_mask(shape: tf.Tensor | tuple | list, rate: float, seed: tf.Tensor, dty
         dtype: Dtype of the mask.
     """
     # Always drawn in float32: half precision would round the probability itself.
-    uniform = tf.random.stateless_uniform(shape, seed, alg="philox")
-    return tf.cast(uniform >= rate, dtype) / (1 - rate)
+    return tf.cast(noise.uniform(shape, seed) >= rate, dtype) / (1 - rate)
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")

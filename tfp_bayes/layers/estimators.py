@@ -7,6 +7,7 @@ how examples of a batch share noise, so in the variance of the gradient.
 
 import tensorflow as tf
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers.random_weight import Draw
 
@@ -34,9 +35,8 @@ def local_reparameterization(
         kernel.distribution.variance(),
         None if bias is None or bias.is_point else bias.distribution.variance(),
     )
-    shape = tf.shape(variance)
-    noise = tf.random.stateless_normal(shape, seed, dtype=variance.dtype, alg="philox")
-    return mean + tf.cast(_scaled_noise(variance, noise), mean.dtype)
+    drawn = noise.normal(tf.shape(variance), seed, variance.dtype)
+    return mean + tf.cast(_scaled_noise(variance, drawn), mean.dtype)
 
 
 @tf.custom_gradient
@@ -76,5 +76,4 @@ def _signs(like: tf.Tensor, axes: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor
     sizes = [shape[0]] + [1] * (len(shape) - 1)
     for axis in axes:
         sizes[axis] = shape[axis]
-    bits = tf.random.stateless_uniform(sizes, seed, 0, 2, tf.int32, alg="philox")
-    return tf.cast(2 * bits - 1, like.dtype)
+    return tf.cast(2 * noise.coins(sizes, seed) - 1, like.dtype)

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
 from tfp_bayes.posteriors.scale import from_scale, to_scale
@@ -59,5 +60,4 @@ class MeanFieldNormal(Posterior):
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
         """Draws one weight tensor; `seed` is int32 (2,)."""
         loc = distribution.loc
-        noise = tf.random.stateless_normal(loc.shape, seed, dtype=loc.dtype, alg="philox")
-        return loc + distribution.scale * noise
+        return loc + distribution.scale * noise.normal(loc.shape, seed, loc.dtype)

@@ -29,13 +29,8 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
     config = model.get_config()
     if not own_seeds:
         config = _without_seeds(config)
-    # Keras draws the seeds of unseeded initializers and layers from Python's generator.
-    state = random.getstate()
-    random.seed(seed)
-    try:
+    with seeded(seed):
         other = type(model).from_config(config)
-    finally:
-        random.setstate(state)
     kept = {
         id(variable)
         for layer in flatten_layers(model)
@@ -49,6 +44,18 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
         variable.numpy() if id(variable) in kept else new.numpy()
         for variable, new in zip(model.variables, other.variables, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds initializers and layers without a seed of their own that are made inside."""
+    # Keras draws their seeds from Python's generator.
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def initialize(model: keras.Model, seed: int, own_seeds: bool = True) -> None:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.fresh import fresh_optimizer_values
+from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.network_curvature import Block, Curvature
@@ -67,8 +67,8 @@ class EarlierData:
     def as_prior_of(self, model: keras.Model) -> Iterator[None]:
         """Trains a `BayesianModel` under this prior inside, with an optimizer without memory."""
         self._check_trained(model)
-        for variable, value in zip(model.optimizer.variables, fresh_optimizer_values(model)):
-            variable.assign(value)
+        fresh = fresh_optimizer_values(model)
+        assign_values(model.optimizer.variables, fresh)
         model.earlier_data = self
         model.train_function = None  # a graph that has another prior in it
         try:

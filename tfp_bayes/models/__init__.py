@@ -2,6 +2,7 @@
 
 from tfp_bayes.models.as_prior import as_prior
 from tfp_bayes.models.bayesian_model import BayesianModel
+from tfp_bayes.models.continual_learner import ContinualLearner
 from tfp_bayes.models.feature_density import FeatureDensity, FittedFeatureDensity
 from tfp_bayes.models.function_prior import FunctionSpacePrior
 from tfp_bayes.models.kl_weight import KLWeight, kl_divergence, set_kl_weight
@@ -11,6 +12,7 @@ from tfp_bayes.models.to_sngp import to_sngp
 
 __all__ = [
     "BayesianModel",
+    "ContinualLearner",
     "FeatureDensity",
     "FittedFeatureDensity",
     "FunctionSpacePrior",

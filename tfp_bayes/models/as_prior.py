@@ -1,6 +1,6 @@
 """The posterior of a model as its prior for the next data."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def as_prior(model: keras.Model, private: str | Sequence[str] = ()) -> keras.Mod
     0.0
     """
     check_graph(model)
-    own = _find_private(model, private)
+    own = find_private(model, private)
     _check_shared(model, own)
 
     def replace(layer: keras.layers.Layer) -> Replacement | None:
@@ -64,6 +64,20 @@ def as_prior(model: keras.Model, private: str | Sequence[str] = ()) -> keras.Mod
         return Replacement(new, lambda: _fill(layer, new))
 
     return _as_given(GraphCopy(model, replace).model, model)
+
+
+def copy_as_is(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model with all its state, not compiled."""
+    return _as_given(GraphCopy(model, lambda layer: None).model, model)
+
+
+def freeze_points(model: keras.Model) -> None:
+    """Freezes all that `as_prior` would refuse."""
+    for _, layer in walk(model):
+        for variable in _points(layer):
+            variable.trainable = False
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
 
 
 def _as_given(copy: keras.Model, model: keras.Model) -> keras.Model:
@@ -82,13 +96,13 @@ def _as_given(copy: keras.Model, model: keras.Model) -> keras.Model:
     )
 
 
-def _find_private(model: keras.Model, private: str | Sequence[str]) -> set[int]:
-    """Returns the ids of the layers of these names."""
+def find_private(model: keras.Model, private: str | Sequence[str]) -> dict[int, keras.layers.Layer]:
+    """Returns the layers of these names, by their ids."""
     places = list(walk(model))
-    found = set()
+    found: dict[int, keras.layers.Layer] = {}
     for name in [private] if isinstance(private, str) else private:
-        named = {id(layer) for path, layer in places if path == name}
-        named = named or {id(layer) for _, layer in places if layer.name == name}
+        named = {id(layer): layer for path, layer in places if path == name}
+        named = named or {id(layer): layer for _, layer in places if layer.name == name}
         if len(named) != 1:
             raise ValueError(
                 "Expected names of single layers for `private`. Received: "
@@ -104,19 +118,26 @@ def _mean_field(layer: VariationalLayer) -> dict[str, RandomWeight]:
     return {name: w for name, w in weights if isinstance(w.posterior, MeanFieldNormal)}
 
 
-def _check_shared(model: keras.Model, own: set[int]) -> None:
+def _points(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Lists the variables that a layer trains without a distribution over them."""
+    held: set[int] = set()
+    if isinstance(layer, VariationalLayer):
+        for weight in _mean_field(layer).values():
+            variables = (*weight.variables.values(), *weight.prior_variables.values())
+            held |= set(map(id, variables))
+    return [v for v in layer.trainable_variables if id(v) not in held]
+
+
+def _check_shared(model: keras.Model, own: Container[int]) -> None:
     """Refuses what the next data would change and the prior would not hold."""
     problems: list[str] = []
     for path, layer in walk(model):
         if id(layer) in own:
             continue
-        held: set[int] = set()
         if isinstance(layer, VariationalLayer):
             for name, weight in _mean_field(layer).items():
-                held |= {id(v) for v in weight.variables.values()}
-                held |= {id(v) for v in weight.prior_variables.values()}
                 _check_scale(f"{path}/{name}", weight)
-        problems += [f"{path}/{v.name}" for v in layer.trainable_variables if id(v) not in held]
+        problems += [f"{path}/{v.name}" for v in _points(layer)]
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             problems.append(f"{path}/moving statistics")
         elif not isinstance(layer, VariationalLayer) and variational_layers(layer):

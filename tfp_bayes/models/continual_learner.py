@@ -1,0 +1,279 @@
+"""Variational continual learning: one task after another, with coresets and heads of their own."""
+
+import copy as copying
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfp_bayes._plumbing import checkpoint
+from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.digest import digest, digest_network
+from tfp_bayes._plumbing.fresh import assign_values, seeded
+from tfp_bayes._plumbing.lock import Lock, lock_of
+from tfp_bayes.inference.training import check_compiled, train
+from tfp_bayes.layers import variational_layers
+from tfp_bayes.models.as_prior import as_prior, copy_as_is, find_private, freeze_points
+from tfp_bayes.models.bayesian_model import BayesianModel
+
+_FILE = "continual.npz"
+
+
+class ContinualLearner:
+    """Learns tasks one after another without keeping their data, each under the posterior before.
+
+    Use it where data come in parts that cannot be kept, or where a network must learn a new task
+    without forgetting the old ones. Each `fit` trains a copy of the model made by `as_prior`, with
+    a fresh optimizer; `task_model` gives the model that answers for a task. With a coreset, some
+    examples of each task are held out of training and kept; they refine the model right before it
+    answers, and are not learned from otherwise.
+
+    Args:
+        model: A compiled `BayesianModel` of variational layers, see `as_prior` for what it may
+            hold; it is the one that the first task trains. Start it from a trained network where
+            you can: set the means, with `initial_scale` small.
+        private: Names of the layers that each task has for itself, such as "head".
+        coreset_size: Examples of each task that are kept, drawn at random.
+        coreset_epochs: Passes over the coreset that refine a model before it answers.
+        seed: Integer, of all that is random.
+        directory: Folder of the learner's file, written after every task and every epoch; one that
+            exists is taken up: its tasks are done. None keeps nothing.
+
+    Attributes:
+        num_tasks: Number of tasks learned.
+        divergences: For each of them KL(q || the posterior before), nats, of what tasks share; of
+            the first from the prior. Near 0 where posteriors have become too narrow to learn.
+
+    Raises:
+        ValueError: If the model is not of that kind, or the folder is of another learner.
+
+    Reference:
+        Nguyen et al. 2018, "Variational Continual Learning", algorithm 1, arXiv:1710.10628;
+        Swaroop et al. 2019, arXiv:1905.02099.
+
+    Example:
+
+    >>> bias = {"bias_prior": "normal", "bias_posterior": "mean_field_normal"}
+    >>> inputs = keras.Input((2,))
+    >>> hidden = DenseLocalReparameterization(8, "relu", **bias)(inputs)
+    >>> outputs = DenseLocalReparameterization(2, "softmax", name="head", **bias)(hidden)
+    >>> model = BayesianModel(inputs, outputs)
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> learner = tfp_bayes.models.ContinualLearner(model, private="head")
+    >>> x = np.random.default_rng(0).normal(size=(40, 2))
+    >>> for task in range(2):
+    ...     learner.fit(x, (x[:, task] > 0).astype(int), epochs=1, verbose=0)
+    >>> learner.num_tasks, len(learner.divergences), learner.task_model(0).output_shape
+    (2, 2, (None, 2))
+    """
+
+    def __init__(
+        self,
+        model: BayesianModel,
+        private: str | Sequence[str] = (),
+        *,
+        coreset_size: int = 0,
+        coreset_epochs: int = 100,
+        seed: int = 0,
+        directory: str | Path | None = None,
+    ):
+        check_integers(0, coreset_size=coreset_size)
+        check_integers(1, coreset_epochs=coreset_epochs)
+        check_compiled(model)
+        if not isinstance(model, BayesianModel):
+            raise ValueError(
+                f"Expected a BayesianModel. Received: {type(model).__name__}. "
+                "Hint: tfp_bayes.BayesianModel(inputs, outputs), of variational layers."
+            )
+        self.private = (private,) if isinstance(private, str) else tuple(private)
+        self.coreset_size = coreset_size
+        self.coreset_epochs = coreset_epochs
+        self.seed = seed
+        self.divergences: list[float] = []
+        self._model = model
+        self._compile_config = copying.deepcopy(model.get_compile_config())
+        self._private_values: list[list[np.ndarray]] = []
+        self._coresets: list[list[np.ndarray]] = []
+        as_prior(model, self.private)  # refuses what it cannot hold, before anything is trained
+        self._identity = {
+            "network": digest_network(model),
+            "start": digest(_values(model)),
+            "private": list(self.private),
+            "coreset_size": coreset_size,
+            "seed": seed,
+        }
+        self._folder = None if directory is None else Path(directory)
+        if self._folder is not None:
+            self._open(self._folder)
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks learned."""
+        return len(self.divergences)
+
+    def fit(
+        self,
+        x: Any,
+        y: np.ndarray,
+        *,
+        epochs: int,
+        batch_size: int = 256,
+        **fit_arguments: Any,
+    ) -> None:
+        """Learns the next task.
+
+        Args:
+            x: Arrays (N, ...) or a structure of them.
+            y: Targets (N, ...).
+            epochs: Passes over the data without their coreset.
+            batch_size: Rows of a step.
+            **fit_arguments: Others of Keras' `fit`, such as `verbose` and `callbacks`.
+
+        Raises:
+            ValueError: If there are no more examples than the coreset takes.
+        """
+        task = self.num_tasks
+        x, y = keras.tree.map_structure(np.asarray, (x, y))
+        held_out, rest = self._split(count_rows(x), task)
+        model = self._model if task == 0 else self._next_model(task)
+        path = None if self._folder is None else _checkpoint_path(self._folder, task)
+        train(
+            model,
+            _rows(x, rest),
+            _rows(y, rest),
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=self._seed_of(task),
+            path=path,
+            settings=self._identity | {"task": task, "before": digest(_values(self._model))},
+            **fit_arguments,
+        )
+        self._model = model
+        self._private_values.append(_values_of(self._private_variables(model)))
+        self._coresets.append([*keras.tree.flatten(_rows(x, held_out)), _rows(y, held_out)])
+        shared = [each for each in variational_layers(model) if not self._is_private(model, each)]
+        self.divergences.append(float(sum(each.kl_divergence() for each in shared)))
+        if self._folder is not None and path is not None:
+            self._save(self._folder)
+            for used in (path, lock_of(path).path):
+                used.unlink(missing_ok=True)
+
+    def task_model(self, task: int | None = None) -> BayesianModel:
+        """Returns the model that answers for a task, compiled; a copy, which may be saved.
+
+        With a coreset it is refined by that of the task, under the posterior of all tasks; by those
+        of all tasks, if they share all layers.
+
+        Args:
+            task: From 0; None is the last.
+
+        Raises:
+            ValueError: If that task was not learned.
+        """
+        task = self.num_tasks - 1 if task is None else task
+        if not 0 <= task < self.num_tasks:
+            raise ValueError(
+                f"Expected a task that was learned, of {self.num_tasks}, for `task`. "
+                f"Received: task={task!r}. Hint: they are numbered from 0; fit learns the next."
+            )
+        with seeded(self._seed_of(task, 1)):
+            model = copy_as_is(self._model)
+            assign_values(self._private_variables(model), self._private_values[task])
+            if self.coreset_size:
+                freeze_points(model)
+                model = as_prior(model)
+        model.compile_from_config(copying.deepcopy(self._compile_config))
+        if self.coreset_size:
+            chosen = [self._coresets[task]] if self.private else self._coresets
+            *inputs, y = (np.concatenate(column) for column in zip(*chosen))
+            x = keras.tree.pack_sequence_as(model.input, inputs)
+            train(
+                model,
+                x,
+                y,
+                epochs=self.coreset_epochs,
+                batch_size=min(len(y), 256),
+                seed=self._seed_of(task, 1),
+                verbose=0,
+            )
+        return model
+
+    def _next_model(self, task: int) -> BayesianModel:
+        with seeded(self._seed_of(task)):
+            model = as_prior(self._model, self.private)
+        model.compile_from_config(copying.deepcopy(self._compile_config))
+        return model
+
+    def _split(self, num_rows: int, task: int) -> tuple[np.ndarray, np.ndarray]:
+        if num_rows <= self.coreset_size:
+            raise ValueError(
+                f"Expected more examples than coreset_size={self.coreset_size}, which are held "
+                f"out. Received: {num_rows}. Hint: a smaller coreset."
+            )
+        order = np.random.default_rng([self.seed, task]).permutation(num_rows)
+        return np.sort(order[: self.coreset_size]), np.sort(order[self.coreset_size :])
+
+    def _seed_of(self, *numbers: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *numbers]).generate_state(1)[0] >> 1)
+
+    def _is_private(self, model: keras.Model, layer: keras.layers.Layer) -> bool:
+        return id(layer) in find_private(model, self.private)
+
+    def _private_variables(self, model: keras.Model) -> list[keras.Variable]:
+        layers = find_private(model, self.private)
+        return [v for layer in layers.values() for v in layer.weights]
+
+    # The file.
+
+    def _open(self, folder: Path) -> None:
+        self._lock = Lock(folder / "continual.lock", folder)
+        self._lock.acquire()
+        path = folder / _FILE
+        if not path.exists():
+            return
+        arrays, record = checkpoint.load(path)
+        checkpoint.check_same_configuration(self._identity, record["identity"], path)
+        self.divergences = record["divergences"]
+
+        def group(name: str) -> list[np.ndarray]:
+            return [arrays[f"{name}_{i}"] for i in range(record["sizes"][name])]
+
+        for task in range(self.num_tasks):
+            self._private_values.append(group(f"private_{task}"))
+            self._coresets.append(group(f"coreset_{task}"))
+            _checkpoint_path(folder, task).unlink(missing_ok=True)
+        if self.num_tasks > 1:
+            self._model = self._next_model(1)
+        assign_values(self._model.variables, group("variable"))
+
+    def _save(self, folder: Path) -> None:
+        groups = {"variable": _values(self._model)}
+        for task in range(self.num_tasks):
+            groups[f"private_{task}"] = self._private_values[task]
+            groups[f"coreset_{task}"] = self._coresets[task]
+        arrays = {f"{name}_{i}": a for name, each in groups.items() for i, a in enumerate(each)}
+        record = {
+            "identity": self._identity,
+            "divergences": self.divergences,
+            "sizes": {name: len(each) for name, each in groups.items()},
+        }
+        checkpoint.save(folder / _FILE, checkpoint.State(arrays, record))
+
+
+def _checkpoint_path(folder: Path, task: int) -> Path:
+    return folder / f"task-{task}.epochs.npz"
+
+
+def _rows(arrays: Any, rows: np.ndarray) -> Any:
+    return keras.tree.map_structure(lambda each: each[rows], arrays)
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    return _values_of(model.variables)
+
+
+def _values_of(variables: list[keras.Variable]) -> list[np.ndarray]:
+    return [v.numpy() for v in variables]

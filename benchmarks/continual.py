@@ -37,8 +37,13 @@ def tasks(num_train, num_test):
         yield parts
 
 
-def adam():
-    return keras.optimizers.Adam(1e-3)
+def adam(args):
+    """Returns an optimizer whose rate falls to 0 over a task, or stays."""
+    rate = args.learning_rate
+    if args.decay:
+        steps = args.epochs * -(-args.num_rows // args.batch_size)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    return keras.optimizers.Adam(rate)
 
 
 def variational_model(first, args):
@@ -51,9 +56,9 @@ def variational_model(first, args):
     x = DenseLocalReparameterization(256, "relu", name="hidden_2", **random)(x)
     outputs = DenseLocalReparameterization(2, "softmax", name="head", **random)(x)
     model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=args.num_samples)
-    model.compile(adam(), LOSS)
+    model.compile(adam(args), LOSS)
     plain = tfp_bayes.to_deterministic(model)
-    plain.compile(adam(), LOSS)
+    plain.compile("adam", LOSS)
     plain.fit(*first, batch_size=256, epochs=args.start_epochs, verbose=0)
     for layer in plain.layers[1:]:
         twin = model.get_layer(layer.name)
@@ -67,21 +72,28 @@ def accuracy(model, test):
     return float((np.argmax(model.predict(x, verbose=0, batch_size=500), -1) == y).mean())
 
 
-def variational(coreset_size):
-    def run(data, seed, args):
-        model = variational_model(data[0][0], args)
-        learner = ContinualLearner(model, "head", coreset_size=coreset_size, seed=seed)
-        after = []
-        for task, (train, test) in enumerate(data):
-            learner.fit(*train, epochs=args.epochs, batch_size=256, verbose=0)
-            after.append(accuracy(learner.task_model(task), test))
-        last = [accuracy(learner.task_model(t), test) for t, (_, test) in enumerate(data)]
-        return after, last, learner.divergences
+def variational(data, seed, args):
+    """One run, whose coresets are held out, without and with them."""
+    model = variational_model(data[0][0], args)
+    learner = ContinualLearner(model, "head", coreset_size=40, seed=seed)
+    after = {0: [], args.coreset_epochs: []}
+    last = {}
 
-    return run
+    def scores(number, task):
+        learner.coreset_epochs = number
+        return accuracy(learner.task_model(task), data[task][1])
+
+    for task, (train, _) in enumerate(data):
+        learner.fit(*train, epochs=args.epochs, batch_size=args.batch_size, verbose=0)
+        for number, each in after.items():
+            each.append(scores(number, task))
+    for number in after:
+        last[number] = [scores(number, task) for task in range(len(data))]
+    names = ["VCL", "VCL, coreset of 40"]
+    return {n: (after[k], last[k], learner.divergences) for n, k in zip(names, after)}
 
 
-def shared_body(**arguments):
+def shared_body(args, **arguments):
     """Returns a function that makes models which share two layers and have heads of their own."""
     inputs = keras.Input((784,))
     x = keras.layers.Dense(256, "relu")(keras.layers.Dense(256, "relu")(inputs))
@@ -89,73 +101,78 @@ def shared_body(**arguments):
     def with_new_head():
         outputs = keras.layers.Dense(2, "softmax")(x)
         model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=1, **arguments)
-        model.compile(adam(), LOSS)
+        model.compile(adam(args), LOSS)
         return model
 
     return with_new_head
 
 
 def fine_tuning(data, seed, args):
-    make, models, after = shared_body(), [], []
+    make, models, after = shared_body(args), [], []
     for train, test in data:
         models.append(make())
-        models[-1].fit(*train, batch_size=256, epochs=args.epochs, verbose=0)
+        models[-1].fit(*train, batch_size=args.batch_size, epochs=args.epochs, verbose=0)
         after.append(accuracy(models[-1], test))
-    return after, [accuracy(model, test) for model, (_, test) in zip(models, data)], []
+    last = [accuracy(model, test) for model, (_, test) in zip(models, data)]
+    return {"fine-tuning": (after, last, [])}
 
 
 def online_laplace(data, seed, args):
-    make, models, after, posterior = shared_body(prior_scale=1.0), [], [], None
+    make, models, after, posterior = shared_body(args, prior_scale=1.0), [], [], None
     method = Laplace("diagonal", seed=seed)
     for (x, y), test in data:
         models.append(make())
-        fit_arguments = {"epochs": args.epochs, "batch_size": 256, "verbose": 0}
+        fit_arguments = {"epochs": args.epochs, "batch_size": args.batch_size, "verbose": 0}
         posterior = method.fit(models[-1], x, y, prior=posterior, **fit_arguments)
         after.append(accuracy(models[-1], test))
-    return after, [accuracy(model, test) for model, (_, test) in zip(models, data)], []
+    last = [accuracy(model, test) for model, (_, test) in zip(models, data)]
+    return {"online Laplace, diagonal": (after, last, [])}
 
 
-METHODS = {
-    "fine-tuning": fine_tuning,
-    "online Laplace, diagonal": online_laplace,
-    "VCL": variational(0),
-    "VCL, coreset of 40": variational(40),
-}
+METHODS = {"fine-tuning": fine_tuning, "laplace": online_laplace, "vcl": variational}
+
+
+def show(name, runs):
+    """Prints a row for each seed, and their mean."""
+    accuracies, lost = [], []
+    for seed, (after, last, divergences) in enumerate(runs):
+        accuracies.append(100 * np.mean(last))
+        lost.append(100 * np.mean(np.subtract(after, last)[:-1]))  # nothing was learned since
+        each = " ".join(f"{100 * a:.1f}" for a in last)
+        kl = " ".join(f"{kl:,.0f}" for kl in divergences)
+        print(f"| {name} | {seed} | {accuracies[-1]:.2f} | {each} | {lost[-1]:.2f} | {kl} |")
+    if len(runs) > 1:
+        mean = f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}"
+        print(f"| **{name}** | mean | {mean} | | {np.mean(lost):.2f} | |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--start-epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--decay", action="store_true", help="a rate that falls to 0 in each task")
+    parser.add_argument("--start-epochs", type=int, default=5, help="of a plain network before VCL")
     parser.add_argument("--initial-scale", type=float, default=0.0067)
-    parser.add_argument("--num-samples", type=int, default=30)
+    parser.add_argument("--coreset-epochs", type=int, default=100)
+    parser.add_argument("--num-samples", type=int, default=20)
     parser.add_argument("--num-train", type=int, help="of a task; all by default")
     parser.add_argument("--num-test", type=int, help="of a task; all by default")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
     data = list(tasks(args.num_train, args.num_test))
+    args.num_rows = min(len(x) for (x, _), _ in data)
     print("| method | seed | accuracy | of each task | forgetting | KL of each task, nats |")
-    print("|---|---|---|---|---|---|")
-    for name in args.methods:
-        means, lost = [], []
+    print("|---|---|---|---|---|---|", flush=True)
+    for method in args.methods:
+        runs = {}
         for seed in range(args.seeds):
             keras.utils.set_random_seed(seed)
-            after, last, divergences = METHODS[name](data, seed, args)
-            means.append(100 * np.mean(last))
-            # Nothing was learned since the last task.
-            lost.append(100 * np.mean(np.subtract(after, last)[:-1]))
-            each = " ".join(f"{100 * a:.1f}" for a in last)
-            kl = " ".join(f"{kl:.0f}" for kl in divergences)
-            print(
-                f"| {name} | {seed} | {means[-1]:.2f} | {each} | {lost[-1]:.2f} | {kl} |",
-                flush=True,
-            )
-        spread = f" ± {np.std(means, ddof=1):.2f}" if args.seeds > 1 else ""
-        print(
-            f"| **{name}** | mean | {np.mean(means):.2f}{spread} | | {np.mean(lost):.2f} | |",
-            flush=True,
-        )
+            for name, result in METHODS[method](data, seed, args).items():
+                runs.setdefault(name, []).append(result)
+        for name, results in runs.items():
+            show(name, results)
 
 
 if __name__ == "__main__":

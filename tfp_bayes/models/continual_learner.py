@@ -37,7 +37,8 @@ class ContinualLearner:
             you can: set the means, with `initial_scale` small.
         private: Names of the layers that each task has for itself, such as "head".
         coreset_size: Examples of each task that are kept, drawn at random.
-        coreset_epochs: Passes over the coreset that refine a model before it answers.
+        coreset_epochs: Passes over the coreset that refine a model before it answers; may be set
+            anew at any time, to 0 for models that are not refined.
         seed: Integer, of all that is random.
         directory: Folder of the learner's file, written after every task and every epoch; one that
             exists is taken up: its tasks are done. None keeps nothing.
@@ -80,8 +81,7 @@ class ContinualLearner:
         seed: int = 0,
         directory: str | Path | None = None,
     ):
-        check_integers(0, coreset_size=coreset_size)
-        check_integers(1, coreset_epochs=coreset_epochs)
+        check_integers(0, coreset_size=coreset_size, coreset_epochs=coreset_epochs)
         check_compiled(model)
         if not isinstance(model, BayesianModel):
             raise ValueError(
@@ -179,14 +179,15 @@ class ContinualLearner:
                 f"Expected a task that was learned, of {self.num_tasks}, for `task`. "
                 f"Received: task={task!r}. Hint: they are numbered from 0; fit learns the next."
             )
+        refines = self.coreset_size > 0 and self.coreset_epochs > 0
         with seeded(self._seed_of(task, 1)):
             model = copy_as_is(self._model)
             assign_values(self._private_variables(model), self._private_values[task])
-            if self.coreset_size:
+            if refines:
                 freeze_points(model)
                 model = as_prior(model)
         model.compile_from_config(copying.deepcopy(self._compile_config))
-        if self.coreset_size:
+        if refines:
             chosen = [self._coresets[task]] if self.private else self._coresets
             *inputs, y = (np.concatenate(column) for column in zip(*chosen))
             x = keras.tree.pack_sequence_as(model.input, inputs)

@@ -5,6 +5,7 @@ package and of TensorFlow lie on the path.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tfp_bayes._plumbing.lock import LockedError
+from tfp_bayes.scale.job import Job, complete
 from tfp_bayes.scale.run import FailedPartsError
 
 pytest.importorskip("pyarrow")
@@ -166,6 +168,20 @@ def test_ctrl_c_ends_the_workers_and_the_run_goes_on(run, undisturbed, tmp_path)
     wait_for(are_gone)
     assert run(tmp_path).returncode == 0
     assert content(tmp_path) == undisturbed
+
+
+def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
+    class Full(Job):
+        def open(self, threads):
+            return lambda start, stop: b"part"
+
+    def write(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tfp_bayes.scale.job.write_atomically", write)
+    with pytest.raises(OSError, match="No space left"):
+        complete(Full(tmp_path, 3, 1), 0)
+    assert not list(tmp_path.rglob("failed/*"))  # the part itself is not at fault
 
 
 def test_errors_are_those_that_the_command_line_shows():

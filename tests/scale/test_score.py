@@ -14,7 +14,7 @@ from tfp_bayes import scale
 from tfp_bayes.cli import main
 from tfp_bayes.scale.parts import read_columns
 
-pytest.importorskip("pyarrow")
+pa = pytest.importorskip("pyarrow")
 NUM_ROWS = 230
 S, SEED = 6, 3
 
@@ -87,11 +87,32 @@ def test_the_partition_and_the_saved_form_do_not_matter(pool, folder, tmp_path):
     again.verify()
 
 
+def test_rows_that_change_meanwhile_end_the_run(folder, tmp_path):
+    (tmp_path / "rows").mkdir()
+    write = scale.parts.pyarrow().parquet.write_table
+    write(pa.table({"x": [1.0, 2.0]}), tmp_path / "rows" / "1.parquet")
+    rows = scale.ParquetRows(tmp_path / "rows")
+    with pytest.raises(ValueError, match=r"inside .*rows"):
+        scale.score_pool(folder / "model.keras", rows, tmp_path / "rows" / "out")
+
+    def change(done, total):
+        write(pa.table({"x": [3.0, 4.0]}), tmp_path / "rows" / "0.parquet")
+        vars(rows).clear()
+        vars(rows).update(path=str(tmp_path / "rows"), columns=("x",), label=None, shape=None)
+
+    with pytest.raises(ValueError, match="which has changed"):
+        scale.score_pool(folder / "model.keras", rows, tmp_path / "out", on_part=change)
+
+
 def test_a_finished_run_is_only_read(pool, folder, monkeypatch):
     def fail(*args):
         raise AssertionError("opened")
 
     monkeypatch.setattr(scale.scoring, "_open", fail)
+    score(folder, pool.folder)
+    first = (pool.folder / "top.csv").stat().st_mtime_ns
+    score(folder, pool.folder)
+    assert (pool.folder / "top.csv").stat().st_mtime_ns == first
     counts = []
     again = score(folder, pool.folder, top=5, on_part=lambda *count: counts.append(count))
     assert counts == [(4, 4)]
@@ -175,6 +196,8 @@ def test_rows_and_models_that_do_not_fit_end_the_run_at_once(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             score(folder, tmp_path / "c", **kwargs)
+    with pytest.raises(ValueError, match=r"inside .*served"):
+        score(folder, folder / "served" / "scores", "served")
     with pytest.raises(ValueError, match="row source"):
         scale.score_pool(folder / "model.keras", np.ones((4, 4)), tmp_path / "c")
     with pytest.raises(ValueError, match="a folder without"):

@@ -17,7 +17,7 @@ from tfp_bayes import __version__
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.files import write_path_atomically
 from tfp_bayes._plumbing.quiet import start_tensorflow
-from tfp_bayes.scale.job import Job, Make, file_digest
+from tfp_bayes.scale.job import Job, Make, check_apart, check_rows, file_digest
 from tfp_bayes.scale.rows import RowSource
 from tfp_bayes.scale.run import OnPart, run_job
 from tfp_bayes.scale.scoring import AT_ONCE
@@ -108,6 +108,7 @@ def condition(
             f"Expected rows with labels. Received: {rows!r}. Hint: NpyRows('x.npy', 'y.npy')."
         )
     folder = Path(out).expanduser().resolve()
+    check_apart(folder, [path], rows)
     digests = {"model_digest": file_digest(path), "rows_digest": rows.fingerprint()}
     job = ConditionJob(folder, len(rows), rows_per_part, str(path), rows=rows, **digests)
     run_job(
@@ -129,6 +130,7 @@ def _open(job: ConditionJob, threads: int | None) -> Make:
     if threads is not None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+    check_rows(job.rows, job.rows_digest)
     return functools.partial(_make, job, _load(Path(job.model)))
 
 

@@ -8,12 +8,13 @@ import functools
 import hashlib
 import platform
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically, write_json
+from tfp_bayes.scale.rows import RowSource
 
 TRIES = 3  # before a part is set aside
 
@@ -128,3 +129,23 @@ def file_digest(*paths: Path) -> str:
                 while block := file.read(2**20):
                     found.update(block)
     return found.hexdigest()
+
+
+def check_apart(folder: Path, files: Sequence[Path], rows: RowSource) -> None:
+    """Raises ValueError if a run would write among what it reads."""
+    own = (getattr(rows, name, None) for name in ("path", "folder"))
+    for place in (*files, *(Path(each) for each in own if each is not None)):
+        if place.is_dir() and folder.is_relative_to(place):
+            raise ValueError(
+                f"Expected a folder of its own for `out`. Received: out={str(folder)!r}, inside "
+                f"{place}, which is read. Hint: choose one beside it."
+            )
+
+
+def check_rows(rows: RowSource, fingerprint: str) -> None:
+    """Raises ValueError if rows are others than when the run began."""
+    if rows.fingerprint() != fingerprint:
+        raise ValueError(
+            f"Expected the rows that were there when the run began. Received: {rows!r}, which has "
+            "changed. Hint: add rows between runs, and score them in another folder."
+        )

@@ -15,7 +15,7 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.active import acquisition as acquisitions
 from tfp_bayes.scale import served
-from tfp_bayes.scale.job import Job, Make, file_digest
+from tfp_bayes.scale.job import Job, Make, check_apart, check_rows, file_digest
 from tfp_bayes.scale.names import SCORES
 from tfp_bayes.scale.parts import to_parquet
 from tfp_bayes.scale.rows import RowSource
@@ -111,11 +111,12 @@ def make_job(
             f"Expected a row source for `rows`. Received: rows of type {type(rows).__name__}. "
             "Hint: scale.NpyRows, ParquetRows or ImageFolder; np.save writes an array's file."
         )
-    files = served.files_of(model)
+    files, folder = served.files_of(model), Path(out).expanduser().resolve()
+    check_apart(folder, files, rows)
     if not len(rows):
         raise ValueError(f"Expected rows in the pool. Received: none in {rows!r}. Hint: its path.")
     return ScoreJob(
-        folder=Path(out).expanduser().resolve(),
+        folder=folder,
         num_rows=len(rows),
         rows_per_part=int(rows_per_part),
         model="+".join(map(str, files)),
@@ -143,6 +144,7 @@ def _open(job: ScoreJob, threads: int | None) -> Make:
             f"Expected the model that was there when the run began. Received: {job.model}, which "
             "has changed. Hint: another model needs a run in another folder."
         )
+    check_rows(job.rows, job.rows_digest)
     model = served.load(job.model, job.likelihood)
     shape, dtype = job.rows.spec
     _check(job, model.predict_uncertainty(np.zeros((2, *shape), dtype), job.num_samples, job.seed))
@@ -163,11 +165,11 @@ def _check(job: ScoreJob, prediction: Any) -> None:
     labels = job.rows.labels(np.arange(1))
     if labels is None:
         return
-    if prediction.likelihood != "categorical" or labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if prediction.likelihood != "categorical" or labels.size != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
             "Expected a classifier of exclusive classes, and integer labels (N,), for rows with "
-            f"labels. Received: likelihood={prediction.likelihood!r}, {labels.dtype} with "
-            f"{labels.ndim} axes. Hint: leave the labels out."
+            f"labels. Received: likelihood={prediction.likelihood!r}, {labels.dtype}, "
+            f"{labels.size} for each row. Hint: leave the labels out."
         )
 
 
@@ -209,6 +211,7 @@ def _score(job: ScoreJob, model: Any, indices: np.ndarray) -> dict[str, np.ndarr
 
 
 def _checked(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> np.ndarray:
+    labels = labels.reshape(len(indices))  # also a column (n, 1)
     wrong = indices[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise ValueError(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -182,6 +183,11 @@ def test_rows_and_models_that_do_not_fit_end_the_run_at_once(folder, tmp_path):
     labelled = scale.NpyRows(tmp_path / "x.npy", tmp_path / "y.npy")
     with pytest.raises(scale.FailedPartsError, match=r"part 0: ValueError: Expected labels in \[0"):
         scale.score_pool(folder / "model.keras", labelled, tmp_path / "a", num_samples=2)
+    diverged = keras.models.load_model(folder / "model.keras")
+    diverged.layers[1].kernel.assign(np.full((4, 16), np.nan))
+    diverged.export(tmp_path / "diverged")
+    with pytest.raises(ValueError, match="Expected finite weights"):
+        scale.score_pool(tmp_path / "diverged", labelled, tmp_path / "d", num_samples=2)
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).export(tmp_path / "plain")
     with pytest.raises(ValueError, match="signature predict_uncertainty"):
         scale.score_pool(tmp_path / "plain", labelled, tmp_path / "b", num_samples=2)
@@ -202,6 +208,17 @@ def test_rows_and_models_that_do_not_fit_end_the_run_at_once(folder, tmp_path):
         scale.score_pool(folder / "model.keras", np.ones((4, 4)), tmp_path / "c")
     with pytest.raises(ValueError, match="a folder without"):
         scale.score_pool(folder, labelled, tmp_path / "c")
+
+
+def test_a_saved_model_of_an_earlier_release(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype="uint8")
+    np.save(tmp_path / "x.npy", x)
+    model = Path(__file__).parents[2] / "saved_models" / "mnist_mc_dropout"
+    rows = scale.NpyRows(tmp_path / "x.npy")
+    pool = scale.score_pool(model, rows, tmp_path / "a", num_samples=2, acquisition="margin")
+    assert pool.summary.num_non_finite == 0
+    with pytest.raises(ValueError, match="which an earlier release exported"):
+        scale.score_pool(model, rows, tmp_path / "b", num_samples=2, acquisition="mean_std")
 
 
 def test_regression_and_other_scores(folder, tmp_path):

@@ -162,6 +162,12 @@ def _check(job: ScoreJob, prediction: Any) -> None:
             "need a layer that pools them."
         )
     acquisitions.check_likelihood(acquisitions.get(job.acquisition), prediction.likelihood)
+    of_variance = job.acquisition in ("mean_std", "predictive_variance")
+    if of_variance and np.isnan(prediction.epistemic_variance).all():
+        raise ValueError(
+            f"Expected a SavedModel with variances for acquisition={job.acquisition!r}. Received: "
+            f"{job.model}, which an earlier release exported. Hint: export it again."
+        )
     labels = job.rows.labels(np.arange(1))
     if labels is None:
         return

@@ -64,8 +64,6 @@ class ServedModel:
     def __init__(self, path: str, likelihood: str):
         import tensorflow as tf
 
-        from tfp_bayes.prediction.finite import FiniteWeights
-
         self.likelihood = likelihood
         self._loaded = tf.saved_model.load(path)
         self._function: Any = getattr(self._loaded, "predict_uncertainty", None)
@@ -78,7 +76,13 @@ class ServedModel:
                 "writes one; keras.Model.export does not."
             )
         self._input = given[0]
-        FiniteWeights(getattr(self._loaded, "variables", [])).check()
+        for variable in getattr(self._loaded, "variables", []):
+            # A scalar may be NaN for what nobody knew when the model was exported.
+            if variable.dtype.is_floating and variable.shape.rank and np.isnan(variable).any():
+                raise ValueError(
+                    f"Expected finite weights in {path}. Received: NaN in {variable.name}. "
+                    "Hint: training diverged; lower the learning rate."
+                )
 
     def predict_uncertainty(
         self, x: np.ndarray, num_samples: int, seed: int, batch_size: int | None = None
@@ -87,6 +91,7 @@ class ServedModel:
         import tensorflow as tf
 
         from tfp_bayes._plumbing.seeds import as_seed
+        from tfp_bayes.export.saved_model import SERVED_MEASURES
         from tfp_bayes.prediction import DEFAULT_BATCH_SIZE, Prediction, concatenate
         from tfp_bayes.prediction.likelihoods import get_likelihood
 
@@ -95,6 +100,9 @@ class ServedModel:
         for start in range(0, len(x), size):
             batch = tf.cast(x[start : start + size], self._input.dtype)
             found = self._function(batch, tf.constant(num_samples), tf.constant(as_seed(seed)))
+            # Earlier releases exported no variances.
+            unknown = tf.fill(tf.shape(found["mean"]), tf.constant(np.nan, found["mean"].dtype))
+            found = {name: found.get(name, unknown) for name in SERVED_MEASURES}
             confidence = likelihood.confidence(found["mean"])
             measures = {
                 **found,

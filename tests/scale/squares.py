@@ -1,4 +1,4 @@
-"""A job of parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS PAUSE."""
+"""A job of parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS HOLD."""
 
 import dataclasses
 import os
@@ -19,9 +19,13 @@ NUM_ROWS, ROWS_PER_PART = 115, 10
 
 @dataclasses.dataclass(frozen=True)
 class Squares(Job):
-    """Scores with ties; who makes a part leaves a mark, and waits `pause` seconds."""
+    """Scores with ties; who begins a part leaves a mark.
 
-    pause: float
+    Attributes:
+        hold: Whether parts from the fourth on wait for a file "go".
+    """
+
+    hold: bool
 
     def identity(self):
         return {"task": "squares", "num_rows": self.num_rows}
@@ -34,7 +38,8 @@ class Squares(Job):
         bad = self.folder / "bad"
         if bad.exists() and start <= int(bad.read_text()) < stop:
             raise ValueError(f"row {bad.read_text()} is bad")
-        time.sleep(self.pause)
+        while self.hold and start >= 3 * ROWS_PER_PART and not (self.folder / "go").exists():
+            time.sleep(0.01)
         rows = np.arange(start, stop)
         columns = {"row": rows, "score": rows**2 % 11 / 7}
         columns |= {f"{kind}_entropy": rows**kind_of / 3 for kind, kind_of in KINDS.items()}
@@ -53,8 +58,8 @@ class Squares(Job):
 KINDS = {"predictive": 0.5, "expected": 0.3}
 
 
-def main(folder, engine, workers, pause):
-    job = Squares(Path(folder), NUM_ROWS, ROWS_PER_PART, float(pause))
+def main(folder, engine, workers, hold):
+    job = Squares(Path(folder), NUM_ROWS, ROWS_PER_PART, hold == "True")
     run_job(job, lambda: merge(job), engine=engine, workers=int(workers), gpus_per_worker=0)
 
 

@@ -91,8 +91,8 @@ def workers_of(folder):
     return {int(path.name.split("-")[2]) for path in folder.glob("mark-*")}
 
 
-def makers(folder):
-    """Processes by the first row of the part that they have begun."""
+def begun_parts(folder):
+    """First rows of the parts that were begun, once for each time."""
     return [path.name.split("-")[1] for path in folder.glob("mark-*")]
 
 
@@ -101,7 +101,7 @@ def test_a_killed_worker_costs_a_part_that_is_made_again(engine, run, undisturbe
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("no Ray")
     process = run(tmp_path, engine, workers=2, hold=True, wait=False)
-    wait_for(lambda: len(makers(tmp_path)) == 5)  # three are done, and two wait
+    wait_for(lambda: len(begun_parts(tmp_path)) == 5)  # three are done, and two wait
     before = workers_of(tmp_path)
     os.kill(max(before), signal.SIGKILL)
     (tmp_path / "go").touch()
@@ -109,7 +109,7 @@ def test_a_killed_worker_costs_a_part_that_is_made_again(engine, run, undisturbe
     assert process.returncode == 0, errors
     assert content(tmp_path) == undisturbed
     assert workers_of(tmp_path) - before  # who went on in its place
-    begun = makers(tmp_path)
+    begun = begun_parts(tmp_path)
     assert len(begun) - len(set(begun)) <= 2  # parts that were begun twice, of two workers
 
 

@@ -128,6 +128,14 @@ def test_what_cannot_be_learned_so_is_refused():
         make(private="head")
     with pytest.raises(ValueError, match="more examples than coreset_size=100, which are held"):
         make(coreset_size=100).fit(*TASKS[0], **FIT)
+    learner = make()
+    with pytest.raises(ValueError, match="Received: NaN or infinity in the examples"):
+        learner.fit(np.where(X > 2, np.nan, X), TASKS[0][1], **FIT)
+    with pytest.raises(ValueError, match="Expected arrays for `x` and `y`"):
+        learner.fit(X, None, **FIT)
+    with pytest.raises(ValueError, match="same length"):
+        learner.fit(X, TASKS[0][1][:-1], **FIT)
+    assert learner.num_tasks == 0
     with pytest.raises(ValueError, match=r"of 0, for `task`\. Received: task=0"):
         make().task_model(0)
     plain = keras.Sequential([keras.Input((2,)), MCDropout(0.5), L.Dense(2, "softmax")])

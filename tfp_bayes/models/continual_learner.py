@@ -7,10 +7,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfp_bayes._plumbing import checkpoint
 from tfp_bayes._plumbing.batches import count_rows
-from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import assign_values, seeded
 from tfp_bayes._plumbing.lock import Lock, lock_of
@@ -133,10 +134,11 @@ class ContinualLearner:
             **fit_arguments: Others of Keras' `fit`, such as `verbose` and `callbacks`.
 
         Raises:
-            ValueError: If there are no more examples than the coreset takes.
+            ValueError: If there are no more examples than the coreset takes, the data are no arrays
+                of one length, or an input is not finite. The task does not count as learned then.
         """
         task = self.num_tasks
-        x, y = keras.tree.map_structure(np.asarray, (x, y))
+        x, y = _as_arrays(x, y)
         held_out, rest = self._split(count_rows(x), task)
         model = self._model if task == 0 else self._next_model(task)
         path = None if self._folder is None else _checkpoint_path(self._folder, task)
@@ -266,6 +268,20 @@ class ContinualLearner:
 
 def _checkpoint_path(folder: Path, task: int) -> Path:
     return folder / f"task-{task}.epochs.npz"
+
+
+def _as_arrays(x: Any, y: Any) -> tuple[Any, np.ndarray]:
+    """Returns data as arrays, of which rows can be held out, and which leave weights finite."""
+    if y is None or isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
+        raise ValueError(
+            f"Expected arrays for `x` and `y`. Received: x of type {type(x).__name__}, y of type "
+            f"{type(y).__name__}. Hint: read a dataset of one task into arrays."
+        )
+    x, y = keras.tree.map_structure(np.asarray, (x, y))
+    indices = np.arange(count_rows((x, y)))
+    for each in keras.tree.flatten((x, y)):
+        check_finite_rows(each, indices)
+    return x, y
 
 
 def _rows(arrays: Any, rows: np.ndarray) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from processes import run_python
 
 import tfp_bayes
 
@@ -270,7 +271,7 @@ def test_bad_arguments_are_refused_before_anything_starts(tmp_path):
     [(["--pool-size", "70000"], "pool_size=70000")],
 )
 def test_what_only_the_data_can_tell(arguments, message, tmp_path):
-    done = tool("active-learning", *arguments, cwd=tmp_path)
+    done = run_python(TOOL, "active-learning", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -315,7 +316,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
     }
     flat = [each for pair in options.items() for each in pair]
     stop = ["--stop", "accuracy=1", "--stop", "labels=15"]
-    done = tool("active-learning", *ALONE, *flat, *stop, cwd=tmp_path)
+    done = run_python(TOOL, "active-learning", *ALONE, *flat, *stop, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / options["--out"]
     assert f"writing to {options['--out']}" in done.stdout

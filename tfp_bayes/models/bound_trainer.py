@@ -43,6 +43,7 @@ class BoundTrainer(_Base):
     earlier_data: Any = None
     function_prior: dict | None = None  # settings of the one that it was compiled with
     _function_term: FunctionTerm | None = None
+    _has_penalty = False  # in the step that was traced last
 
     def compile(
         self,
@@ -168,7 +169,8 @@ class BoundTrainer(_Base):
             num_rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
             priors = self._priors(y_pred)
             bound = negative_bound(data, priors, penalties, self.kl_weight, num_rows)
-            if bound.penalty is not None:
+            self._has_penalty = bound.penalty is not None
+            if self._has_penalty:
                 self.penalty_tracker.update_state(bound.penalty)
             loss = bound.loss
         loss /= num_replicas()
@@ -196,7 +198,7 @@ class BoundTrainer(_Base):
         """Takes a step as Keras does; shows the parts of the loss and learned dropout rates."""
         results = super().train_step(data)
         absent = [] if self._has_kl else ["kl"]
-        absent += [] if self.losses else ["penalty"]
+        absent += [] if self._has_penalty else ["penalty"]
         absent += [] if self.function_prior else ["function_prior"]
         results = {name: value for name, value in results.items() if name not in absent}
         return {**results, **learned_rates(self)}

@@ -26,7 +26,7 @@ parser = argparse.ArgumentParser(description="Search architectures by the eviden
 parser.add_argument("--out", type=Path, default=Path("runs/11_search_architectures"))
 parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
 options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
-quick = 200, 2, 2, [0.1]
+quick = 200, 1, 2, [0.1]
 rows, trials, epochs, rates = quick if options.smoke else (2000, 12, 40, [0.02, 0.1, 0.3])
 data = tfp_bayes.datasets.load("mnist")
 images = data.x_train, data.x_test

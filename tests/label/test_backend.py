@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import math
+import re
 import threading
 
 import flask
@@ -216,10 +217,16 @@ def test_a_personal_access_token_is_exchanged(serve, studio, monkeypatch):
         (local("broken.png"), "broken.png"),
     ],
 )
-def test_images_that_are_not_read(address, text, serve):
-    status, answer = ask(serve(), [address])
+def test_images_that_are_not_read(address, text, folder):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        TaskImages(folder / "root").read(address, (12, 12, 1), LabelStudio())
+
+
+def test_no_image_at_all_is_an_error(serve):
+    """It is not one bad file: Label Studio shows the reason."""
+    status, answer = ask(serve(), [local("../secret.png"), "s3://bucket/1.png"])
     assert status == 400
-    assert text in answer["error"]
+    assert "Expected" in answer["error"]
 
 
 def test_a_file_that_needs_a_key(studio):

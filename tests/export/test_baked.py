@@ -142,6 +142,35 @@ def test_model_export(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["model.tflite"]
 
 
+@pytest.mark.parametrize("kind", ["vector", "bernoulli"])
+def test_calibration_is_baked(kind, tmp_path):
+    inputs = keras.Input((5,), name="x")
+    hidden = MCDropout(0.4)(keras.layers.Dense(16, "relu")(inputs))
+    activation = "sigmoid" if kind == "bernoulli" else "softmax"
+    outputs = keras.layers.Dense(3, activation)(hidden)
+    likelihood = "bernoulli" if kind == "bernoulli" else "categorical"
+    model = tfp_bayes.BayesianModel(inputs, outputs, likelihood=likelihood)
+    before = model.predict_uncertainty(vectors(), 4, seed=0).mean
+    if kind == "vector":
+        arrays = {"scale": [0.5, 1.0, 2.0], "offset": [0.3, -0.2, 0.0]}
+        model._set_calibration("vector", arrays)
+    else:
+        model.output_temperature.assign(0.4)
+    model.export(tmp_path / "model.onnx", "onnx", num_samples=4)
+    expected = model.predict_uncertainty(vectors(), 4, seed=0)
+    assert np.abs(expected.mean - before).max() > 0.05
+    check_equal(answer(tmp_path / "model.onnx", {"x": vectors()}), expected, 2e-6)
+
+
+def test_calibration_in_litert(tmp_path):
+    model = bayesian_mlp()
+    model.output_temperature.assign(2.0)
+    model.export(tmp_path / "model.tflite", "litert", num_samples=4)
+    (name,) = (each.name for each in model.inputs)
+    expected = model.predict_uncertainty(vectors(), 4, seed=0)
+    check_equal(answer(tmp_path / "model.tflite", {name: vectors()}), expected, 2e-6)
+
+
 def test_fresh_functions_are_compared_with_themselves(tmp_path):
     export_baked(Predictor(mlp()), tmp_path / "model.onnx", "onnx", 2, seed=None)
     assert (tmp_path / "model.onnx").exists()
@@ -219,8 +248,9 @@ def test_arguments(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="with one output"):
         export_baked(Predictor(two), tmp_path / "model.onnx", "onnx")
     calibrated = bayesian_mlp()
-    calibrated.output_temperature.assign(2.0)
-    with pytest.raises(ValueError, match=r"was not calibrated.*calibrated by 'temperature'"):
+    curves = {"inputs": [[0.0, 1.0]] * 3, "outputs": [[0.1, 0.9]] * 3}
+    calibrated._set_calibration("isotonic", curves)
+    with pytest.raises(ValueError, match=r"or vector scaling.*calibrated by 'isotonic'"):
         calibrated.export(tmp_path / "model.onnx", "onnx")
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(ImportError, match=r'pip install "tfp_bayes\[onnx\]"'):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.files import write_atomically
 from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes._plumbing.probabilities import SMALLEST_PROBABILITY
 from tfp_bayes._plumbing.seeds import as_seed
 from tfp_bayes.export.functions import draw_functions, example_shape
 from tfp_bayes.export.runtimes import RUNTIMES, Runtime, check_installed
@@ -69,9 +70,9 @@ def export_baked(
 
     Raises:
         ImportError: If a package of the extra is not installed.
-        ValueError: If the model is subclassed, calibrated, in half precision or has several
-            outputs, an input has a free size that noise depends on, the runtime lacks an operation
-            of a layer, or it answers otherwise than the model.
+        ValueError: If the model is subclassed, calibrated by isotonic regression, in half
+            precision or has several outputs, an input has a free size that noise depends on, the
+            runtime lacks an operation of a layer, or it answers otherwise than the model.
 
     Example:
 
@@ -91,7 +92,7 @@ def export_baked(
         num_samples = DEFAULT_NUM_SAMPLES if predictor.is_random else 1
     num_samples, theta_seed = predictor.resolve_num_samples(num_samples), as_seed(seed)
     _refuse_half_precision(model)
-    _refuse_calibration(predictor)
+    calibration = _log_linear(predictor)
     structure = model.inputs[0] if len(model.inputs) == 1 else model.input
     if input_signature is not None:
         structure = input_signature[0]
@@ -103,7 +104,7 @@ def export_baked(
         named = {spec.name: x for spec, x in zip(specs, inputs)}
         samples = tf.stack([tf.cast(p, tf.float32) for p in functions.outputs(named)])
         finite = [_finite_rows(x) for x in inputs if x.dtype.is_floating]
-        return _measures(samples, likelihood, finite)
+        return _measures(samples, likelihood, finite, calibration)
 
     function = tf.function(answer, input_signature=specs, autograph=False)
     for rounded in (False, True) if int8 else (False,):  # operations are checked in full precision
@@ -161,14 +162,25 @@ def _refuse_half_precision(model: keras.Model) -> None:
             )
 
 
-def _refuse_calibration(predictor: Predictor) -> None:
+def _log_linear(predictor: Predictor) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns scale and offset of the logarithms of a calibrated mean, None without a calibration.
+
+    Raises:
+        ValueError: If the calibration is none of those.
+    """
     calibration = calibration_of(predictor.model, predictor.posterior)
-    if calibration is not None and calibration.temperature != 1:
-        raise ValueError(
-            "Expected a model that was not calibrated. Received: "
-            f"model={predictor.model.name!r}, calibrated by {calibration.method!r}. Hint: export "
-            'with format="tf_saved_model", which carries the calibration.'
-        )
+    if calibration is None or calibration.temperature == 1:
+        return None
+    if calibration.method == "temperature":
+        return np.asarray(1 / calibration.temperature), np.zeros(())
+    if calibration.method == "vector":
+        scale, offset = (calibration.arrays[name] for name in ("scale", "offset"))
+        return np.asarray(tf.convert_to_tensor(scale)), np.asarray(tf.convert_to_tensor(offset))
+    raise ValueError(
+        "Expected a model that is calibrated by a temperature or vector scaling, or not at all. "
+        f"Received: model={predictor.model.name!r}, calibrated by {calibration.method!r}. Hint: "
+        'export with format="tf_saved_model", which carries any calibration.'
+    )
 
 
 def _specs(inputs: list, format: str) -> list[tf.TensorSpec]:
@@ -196,7 +208,10 @@ def _finite_rows(x: tf.Tensor) -> tf.Tensor:
 
 
 def _measures(
-    samples: tf.Tensor, likelihood: Likelihood, finite: list[tf.Tensor]
+    samples: tf.Tensor,
+    likelihood: Likelihood,
+    finite: list[tf.Tensor],
+    calibration: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, tf.Tensor]:
     """Builds the graph of `SERVED_MEASURES` from the outputs of all samples (S, N, ..., K)."""
     locations = likelihood.location(samples)
@@ -220,9 +235,42 @@ def _measures(
         epistemic,
         aleatoric,
     )
+    if calibration is not None:
+        values = _calibrated(*values, isinstance(likelihood, Bernoulli), *calibration)
     for rows in finite:
         values = tuple(nan_unless(rows, value) for value in values)
     return {name: tf.identity(value, name) for name, value in zip(SERVED_MEASURES, values)}
+
+
+def _calibrated(
+    mean: tf.Tensor,
+    predictive: tf.Tensor,
+    expected: tf.Tensor,
+    information: tf.Tensor,
+    epistemic: tf.Tensor,
+    aleatoric: tf.Tensor,
+    both_outcomes: bool,
+    scale: np.ndarray,
+    offset: np.ndarray,
+) -> tuple[tf.Tensor, ...]:
+    """Builds the graph of `prediction.calibration.calibrated`, in single precision."""
+    classes = tf.stack([1 - mean, mean], axis=-1) if both_outcomes else mean
+    log_p = tf.math.log(tf.maximum(classes, SMALLEST_PROBABILITY))
+    changed = tf.nn.softmax(log_p * scale.astype("float32") + offset.astype("float32"), axis=-1)
+    changed = changed[..., 1] if both_outcomes else changed
+    entropy = _entropy(changed, both_outcomes)
+    tiny = np.finfo("float32").tiny
+    share = information / tf.maximum(predictive, tiny)
+    total = changed * (1 - changed)
+    epistemic = epistemic / tf.maximum(mean * (1 - mean), tiny) * total
+    return (
+        changed,
+        entropy,
+        clip_below_zero(entropy - entropy * share),
+        entropy * share,
+        epistemic,
+        clip_below_zero(total - epistemic),
+    )
 
 
 def _entropy(p: tf.Tensor, both_outcomes: bool) -> tf.Tensor:

@@ -1,14 +1,16 @@
 """A SavedModel that carries the uncertainty and needs nothing but TensorFlow to serve it."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tfp_bayes.export.decisions import Endpoint, decision_endpoint
 from tfp_bayes.prediction import Predictor
+from tfp_bayes.uncertainty import Conformal, SelectiveClassifier
 
 # A model's `predict`, `evaluate` and served mean use the same functions every time.
 PREDICT_SEED = (0, 0)
@@ -38,6 +40,7 @@ def export_saved_model(
     num_samples: int | None = None,
     verbose: bool = False,
     input_signature: Any = None,
+    decisions: Sequence[Conformal | SelectiveClassifier] = (),
 ) -> None:
     """Writes a SavedModel with the predictive mean and the uncertainty as signatures.
 
@@ -48,7 +51,12 @@ def export_saved_model(
       epistemic_variance and aleatoric_variance, equal bit for bit to
       `predict_uncertainty(x, num_samples, seed)` on the same machine.
 
-    The number of rows is free in both. An existing SavedModel at `filepath` is replaced once the
+    - `sets`, `intervals` or `decide`, of `decisions`: inputs -> dictionary of `sets` (N, K) bool of
+      a `Conformal`; of its `lower` and `upper` bounds (N, D) float64; or of `labels`, `trusted` and
+      `uncertainty` (N,) of a `SelectiveClassifier`. They equal those of the object. Rows with NaN,
+      which a `Conformal` refuses, have every class in their set and NaN as bounds.
+
+    The number of rows is free in all. An existing SavedModel at `filepath` is replaced once the
     new one is complete; nothing else ever is.
 
     Args:
@@ -58,10 +66,13 @@ def export_saved_model(
         verbose: Whether Keras prints the signatures.
         input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
             those of the model with any number of rows.
+        decisions: At most one of each signature, fitted with this predictor or the model that it
+            belongs to.
 
     Raises:
-        ValueError: If the model is subclassed or has several outputs, or something that is not a
-            SavedModel is at `filepath`.
+        ValueError: If a decision is another predictor's, or was fitted before the model changed;
+            the model is subclassed or has several outputs; or something that is not a SavedModel
+            is at `filepath`.
 
     Example:
 
@@ -76,6 +87,7 @@ def export_saved_model(
     model = predictor.model
     check_single_output(model)
     num_samples = predictor.resolve_num_samples(num_samples)
+    endpoints = _decision_endpoints(predictor, decisions)
     target = Path(filepath).resolve()  # what a link points to is replaced, not the link
     _check_replaceable(target)
 
@@ -97,7 +109,24 @@ def export_saved_model(
         predict_uncertainty,
         [*inputs, tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")],
     )
+    for name, endpoint in endpoints.items():
+        archive.add_endpoint(name, endpoint, inputs)
     _replace_folder(target, lambda folder: archive.write_out(folder, verbose=verbose))
+
+
+def _decision_endpoints(
+    predictor: Predictor, decisions: Sequence[Conformal | SelectiveClassifier]
+) -> dict[str, Endpoint]:
+    endpoints: dict[str, Endpoint] = {}
+    for decision in decisions:
+        name, endpoint = decision_endpoint(predictor, decision)
+        if name in endpoints:
+            raise ValueError(
+                "Expected one decision of each kind in `decisions`. Received: several that answer "
+                f"{name!r}. Hint: export a second SavedModel for the other."
+            )
+        endpoints[name] = endpoint
+    return endpoints
 
 
 def check_single_output(model: keras.Model) -> None:

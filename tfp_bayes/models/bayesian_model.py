@@ -327,23 +327,26 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
                 `export_baked`.
             verbose: Whether to print what was written; None does not.
             input_signature: As in Keras.
-            **kwargs: `num_samples`, `seed` and `int8` of `export_baked`; none that a SavedModel
-                takes.
+            **kwargs: `decisions` of `export_saved_model`: a fitted `uncertainty.Conformal` or
+                `SelectiveClassifier`, which answer as signatures `sets`, `intervals` and `decide`;
+                or `num_samples`, `seed` and `int8` of `export_baked`.
 
         Raises:
             ImportError: If a package that the format needs is not installed.
             ValueError: If another format or another argument is asked for, or the format cannot
                 hold the model.
         """
-        if format in ("litert", "onnx"):
+        decisions = kwargs.pop("decisions", ())
+        if format in ("litert", "onnx") and not decisions:
             shown = {"verbose": bool(verbose), "input_signature": input_signature}
             export_baked(self.predictor, filepath, format, **shown, **kwargs)
             return
         if format != "tf_saved_model" or kwargs:
             raise ValueError(
-                "Expected format='tf_saved_model' and no further arguments, or 'litert' or 'onnx'. "
-                f"Received: format={format!r}, {kwargs}. Hint: other formats hold one function; "
-                "to_deterministic(model).export(...) writes that of the posterior means."
+                "Expected format='tf_saved_model' with `decisions` or nothing further, or 'litert' "
+                f"or 'onnx'. Received: format={format!r}, {kwargs or decisions}. Hint: other "
+                "formats hold one function; to_deterministic(model).export(...) writes that of the "
+                "posterior means."
             )
         export_saved_model(
             self.predictor,
@@ -351,6 +354,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             num_samples=self.num_samples,
             verbose=bool(verbose),
             input_signature=input_signature,
+            decisions=decisions,
         )
 
 

@@ -16,7 +16,7 @@ from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
 
 _ROUNDING = 1e-9  # (n + 1) * 0.9 may be just above a whole number
 _PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
@@ -229,9 +229,9 @@ def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
 
 def _mix(state: np.ndarray) -> np.ndarray:
     """One step of SplitMix64 (Steele, Lea and Flood 2014), which is a bijection."""
-    state = state + np.uint64(_GOLDEN)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(_MIX_1)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(_MIX_2)
+    state = state + np.uint64(GOLDEN)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(MIX_1)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(MIX_2)
     return state ^ (state >> np.uint64(31))
 
 

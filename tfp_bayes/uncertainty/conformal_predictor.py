@@ -206,6 +206,17 @@ class Conformal:
         """That of the constructor."""
         return self.settings["method"]
 
+    @property
+    def penalty(self) -> tuple[float, int]:
+        """Penalty and free ranks of "raps", as `fit` has chosen them; (0, 0) for other methods."""
+        self.check_usable()
+        assert self._fitted is not None
+        return self._fitted["penalty"], self._fitted["free_ranks"]
+
+    def check_usable(self) -> None:
+        """Raises ValueError unless this is fitted, for the predictor as it is now."""
+        self._check_fitted(True, "answers")
+
     # From predictions to the quantile.
 
     def _fit_classes(self, x: Any, y: np.ndarray, fitted: dict) -> tuple[np.ndarray, int]:

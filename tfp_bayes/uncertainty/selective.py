@@ -205,8 +205,7 @@ class SelectiveClassifier:
         Raises:
             ValueError: If this is not fitted, or its model has changed since.
         """
-        self._check_fitted()
-        check_unchanged(self.predictor, self._weights, "risk")
+        self.check_usable()
         probs, uncertainty = self._predict(x, allow_nan=True)
         return Selected(probs.argmax(axis=1), uncertainty < self.threshold, uncertainty)
 
@@ -243,6 +242,11 @@ class SelectiveClassifier:
             setattr(loaded, name, float(record[name]))
         loaded._weights = record["weights"]
         return loaded
+
+    def check_usable(self) -> None:
+        """Raises ValueError unless this is fitted, for the predictor as it is now."""
+        self._check_fitted()
+        check_unchanged(self.predictor, self._weights, "risk")
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "threshold"):

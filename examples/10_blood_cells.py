@@ -61,28 +61,33 @@ def share(hits):
 
 
 # %% [markdown]
-# ## A temperature
+# ## Probabilities
 #
-# It is 0.70: on its smears the network, with dropout, is less sure than it should be. **This does
-# not help here**: NLL on the test smears rises from 0.0555 to 0.0603 nats; with seeds 1 and 2 from
-# 0.0496 to 0.0553 and from 0.0508 to 0.0511. Of so few errors, a few decide on a temperature, and
-# those of 29 smears need not be like those of others. Guesses stay: 88 % of platelets (78 to 95),
-# all red cells and 89 % of white cells (79 to 95) are recognized. An accuracy of 98.3 % hides that.
+# A temperature does not help here: of 371 held-out cells the network gets six wrong, which do not
+# tell 1 from the 0.70 that has the smallest loss, so `calibrate` leaves it at 1. That is as well:
+# at 0.70 the NLL on the test smears would rise from 0.0555 to 0.0603 nats.
+#
+# **Vector scaling does**: a power and an offset for each class, since the network takes white cells
+# for rarer than they are. The NLL falls to 0.0469, with seeds 1, 2 and 3 from 0.050, 0.051, 0.067
+# to 0.044, 0.042, 0.048; with seed 4 the gain on held-out cells is within its error, so the
+# network is left as it was. Of platelets 88 % (78 to 95) are recognized, of red cells all and of
+# white cells 92 % (82 to 97). An accuracy of 98.5 % hides that.
 
 # %%
 model = trained(x, y)
 print(f"NLL {metrics.nll(y_test, model.predict_uncertainty(x_test, seed=0).mean):.4f} nats")
-print(f"temperature {model.calibrate(data.x_validation[third], data.y_validation[third]):.2f}")
-p = model.predict_uncertainty(x_test, seed=0)
-print(f"NLL {metrics.nll(y_test, p.mean):.4f} nats at that temperature")
+for method in ("temperature", "vector"):
+    fitted = model.calibrate(data.x_validation[third], data.y_validation[third], method=method)
+    p = model.predict_uncertainty(x_test, seed=0)
+    print(f"NLL {metrics.nll(y_test, p.mean):.4f} nats after {method}: {fitted}")
 for k, name in enumerate(names):
     print(f"{name}s recognized: {share(p.mean.argmax(-1)[y_test == k] == k)}")
 
 # %% [markdown]
 # ## Sets that hold the true class of 9 cells in 10
 #
-# One threshold for all classes keeps its promise on average and **covers 38 % of platelets** (26 to
-# 50) and 23 % of white cells (13 to 34): red cells, of which all but one are covered, make up for
+# One threshold for all classes keeps its promise on average and **covers 35 % of platelets** (24 to
+# 47) and 45 % of white cells (33 to 57): red cells, of which all but one are covered, make up for
 # them. A threshold for each class covers 96 % (88 to 99), 92 % (90 to 94) and 89 % (79 to 95). The
 # intervals suppose independent cells; those of one smear are not, so they are too narrow.
 #
@@ -101,12 +106,12 @@ for each in (False, True):
 # %% [markdown]
 # ## Cells that a person should look at
 #
-# Asked for at most 1 % of errors, the threshold leaves 57 of 945 test cells to a person; of the 888
-# that are trusted 7 are wrong, 0.8 % (0.3 to 1.6). That, too, is an average: 5 of the 7 are among
-# the 40 white cells that are trusted, 12 % (4 to 27).
+# Asked for at most 1 % of errors, the threshold leaves 50 of 945 test cells to a person; of the 895
+# that are trusted 6 are wrong, 0.7 % (0.2 to 1.5). That, too, is an average: all 6 are among the 91
+# platelets and white cells that are trusted, 7 % (2 to 14).
 #
 # Disagreement between samples does not rank errors better here than the entropy of their mean:
-# AUROC 0.955 and 0.951. The least certain cells, below, are platelets and white cells: all crops
+# AUROC 0.958 and 0.961. The least certain cells, below, are platelets and white cells: all crops
 # are resized to 32 pixels, which hides that white cells are the larger ones.
 #
 # ![Cells that the network is most and least sure of](../docs/images/10_blood_cells.png)

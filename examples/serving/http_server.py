@@ -49,8 +49,11 @@ class Model:
 
     def warm_up(self) -> None:
         """Computes one row, so that the first request does not wait for TensorFlow to prepare."""
-        sizes = {k: [1, *(n or 1 for n in spec.shape[1:])] for k, spec in self.specs.items()}
-        rows = {k: np.zeros(n, self.specs[k].dtype.as_numpy_dtype) for k, n in sizes.items()}
+        rows = {}
+        for name, spec in self.specs.items():
+            size = [1, *(n or 1 for n in spec.shape[1:])]
+            empty = b"" if spec.dtype == tf.string else 0
+            rows[name] = np.full(size, empty, spec.dtype.as_numpy_dtype)
         self(rows, 1, 0)
 
 

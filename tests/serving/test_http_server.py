@@ -235,3 +235,17 @@ def test_types_of_several_inputs(inputs, text):
     with pytest.raises(http_server.HTTPException) as refused:
         asyncio.run(read())
     assert text in refused.value.detail
+
+
+def test_a_warm_up_has_a_row_of_each_type():
+    class Recorder(http_server.Model):
+        def __init__(self):
+            self.specs = Fake.specs
+
+        def __call__(self, inputs, num_samples, seed):
+            self.tensors = {k: tf.constant(x, self.specs[k].dtype) for k, x in inputs.items()}
+
+    recorder = Recorder()
+    recorder.warm_up()
+    shapes = {name: tensor.shape.as_list() for name, tensor in recorder.tensors.items()}
+    assert shapes == {"code": [1, 2], "word": [1]}

@@ -85,6 +85,14 @@ def explicit(model, x, likelihood, variables):
     )
 
 
+def explicit_blocks(model, x, likelihood, layers):
+    """The diagonal block of that matrix for each layer, from one pass."""
+    variables = [v for each in layers for v in each.variables]
+    whole = explicit(model, x, likelihood, variables)
+    ends = np.cumsum([sum(map(size, each.variables)) for each in layers])
+    return [whole[a:b, a:b] for a, b in zip([0, *ends], ends)]
+
+
 def matrix_of(block):
     """H of a layer, (G F U, G F U) with the weights in the order of its matrices."""
     parts = []
@@ -187,7 +195,7 @@ def observe(names):
 
 def test_diagonal_of_attention_shared_layers_positions_and_several_outputs():
     model = transformer(3)
-    x, y = tokens(4, 3)
+    x, y = tokens(2, 3)
     found = network_curvature(model, x, y, observe(OF_BOTH), is_diagonal=True)
     assert found.left == []
     values, variables = in_order(found)
@@ -198,6 +206,42 @@ def test_diagonal_of_attention_shared_layers_positions_and_several_outputs():
     answers = np.where(y["whole"] == 1, p["whole"], 1 - p["whole"])
     expected = np.log(chosen).sum() + np.log(answers).sum()
     assert found.log_likelihood == pytest.approx(expected, abs=1e-9)
+
+
+def test_many_positions_share_passes_by_random_signs():
+    length, num_examples = 20, 300
+    model = chain(
+        (length, 1), L.Conv1D(2, 3, activation="tanh", dtype="float64"), dense(2, "softmax")
+    )
+    one = RNG.normal(size=(1, length, 1)).astype("float32")
+    x, y = np.repeat(one, num_examples, 0), RNG.integers(2, size=(num_examples, 18))
+    found = network_curvature(model, x, y, observe(["categorical"]), is_diagonal=True)
+    values, variables = in_order(found)
+    ((j, p),) = jacobians(model, one, variables)  # of 18 positions, of which the first shares
+    roots = np.sqrt(p)[:, :, None] * (np.eye(2) - p[:, None])  # (T, c, E)
+    parts = np.einsum("tce,tep->tcp", roots, j)
+    expected = num_examples * np.square(parts).sum(axis=(0, 1))
+    spread = np.sqrt(num_examples * np.square(2 * parts[0] * parts[17]).sum(0))
+    z = (values - expected) / np.where(spread > 0, spread, 1)
+    assert np.abs(z).max() < 5.5
+    assert np.abs(z).max() > 1e-3  # it is an estimate
+    assert np.abs(values / expected - 1).max() < 0.1
+
+
+def test_masked_positions_are_not_seen():
+    inputs = keras.Input((4,), dtype="int32")
+    x = L.Embedding(5, 2, mask_zero=True, dtype="float64")(inputs)
+    model = keras.Model(inputs, dense(3, "softmax")(x))
+    tokens, y = np.array([[1, 2, 0, 0], [3, 4, 4, 0]]), RNG.integers(3, size=(2, 4))
+    found = network_curvature(model, tokens, y, observe(["categorical"]), is_diagonal=True)
+    values, variables = in_order(found)
+    ((j, p),) = jacobians(model, tokens, variables)
+    seen = np.flatnonzero(tokens)
+    hessians = hessians_in_eta(p, "categorical")[seen]
+    expected = np.einsum("nep,nef,nfp->p", j[seen], hessians, j[seen])
+    np.testing.assert_allclose(values, expected, atol=1e-12)
+    log_p = np.log(np.take_along_axis(p, y.reshape(-1, 1), -1)[seen])
+    assert found.log_likelihood == pytest.approx(log_p.sum(), abs=1e-12)
 
 
 def separable():
@@ -217,13 +261,14 @@ def test_kronecker_of_one_example_at_one_position_is_exact_in_each_matrix(make):
     found = network_curvature(model, x, y, observe(likelihoods), is_diagonal=False)
     assert found.left == []
     num_exact = 0
-    for layer, block in zip(found.layers, found.blocks):
+    hessians = explicit_blocks(model, x, likelihoods, found.layers)
+    for layer, block, hessian in zip(found.layers, found.blocks, hessians):
         if len(layer.layer._inbound_nodes) == 2:
             continue  # it is called twice: two positions
         numbers = np.arange(np.prod(layer.shape)).reshape(layer.shape)
         order = np.concatenate([np.ravel(part) for part in layer.split(numbers)]).astype(int)
         expected = np.empty((len(order),) * 2)
-        expected[np.ix_(order, order)] = explicit(model, x, likelihoods, layer.variables)
+        expected[np.ix_(order, order)] = hessian
         mask = scipy.linalg.block_diag(
             *[np.ones((layer.shape[1] * layer.shape[2],) * 2)] * layer.shape[0]
         )

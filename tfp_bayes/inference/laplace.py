@@ -12,7 +12,7 @@ from tfp_bayes._plumbing.batches import unpack_validation_data
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
-from tfp_bayes.inference.labelled_run import flat_targets, labelled
+from tfp_bayes.inference.labelled_run import flat_targets, labelled, run_model, seen_positions
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.network_curvature import network_curvature
@@ -254,17 +254,21 @@ class Laplace(Configured):
     def _maximize_validation(self, posterior: LaplacePosterior, likelihood: Any, data: Any) -> None:
         """Sets the prior scale that predicts data best, by samples that are the same for all."""
         model = posterior.model
-        parts = list(labelled(*unpack_validation_data(data)))
+        parts = []
+        for inputs, labels in labelled(*unpack_validation_data(data)):
+            outputs = run_model(model, inputs)
+            seen = [seen_positions(p) for p in keras.tree.flatten(outputs)]
+            parts.append((inputs, flat_targets(model, outputs, labels), seen))
         predictor = Predictor(model, likelihood, posterior)
 
         def objective(log_scale: float) -> float:
             posterior.set_prior_scale(float(np.exp(log_scale)))
             total = 0.0
-            for inputs, labels in parts:
+            for inputs, labels, seen in parts:
                 outputs = predictor.predict_uncertainty(inputs, _NUM_SAMPLES, self.seed)
-                given = flat_targets(model, outputs, labels)
-                for p, each in zip(keras.tree.flatten(outputs), given):
-                    total -= p.log_prob(_like(each, p.mean)).sum()
+                for p, y, mask in zip(keras.tree.flatten(outputs), labels, seen):
+                    log_prob = p.log_prob(_like(y, p.mean))
+                    total -= np.where(True if mask is None else mask, log_prob, 0).sum()
             return total
 
         best = minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.1)

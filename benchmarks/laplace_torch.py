@@ -1,0 +1,246 @@
+"""Laplace's approximation against laplace-torch: predictions on the same weights, and seconds.
+
+    pip install "tfp_bayes[benchmarks]" && python benchmarks/laplace_torch.py
+
+A LeNet-5 on packaged MNIST images and an MLP on scikit-learn's breast cancer data are trained here,
+and their weights given to PyTorch, in a process of its own because it and TensorFlow do not share
+one; `--torch-python PATH` names the interpreter of another environment that has torch and
+laplace-torch. Both sides say the distribution of logits, and one integral makes probabilities of
+both, so that no sampling stands between; the largest difference is printed. Seconds are those of
+the public calls: fit, and predictions, ours from 100 samples for the whole network and by
+`LastLayerLaplace.predict` for the last layer, theirs linearized with the probit link. Of
+laplace-torch's backends, the faster one counts.
+
+Networks have no biases, of which laplace-torch makes Kronecker blocks of their own, where here they
+are a row of the layer's matrix; `--bias` shows by how much predictions differ then.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+CASES = [
+    ("last_layer", "full"),
+    ("last_layer", "kronecker"),
+    ("all", "kronecker"),
+    ("all", "diagonal"),
+]
+PRIOR_SCALE, BATCH_SIZE, NUM_COMPARED = 0.3, 100, 100
+
+
+# In the process of PyTorch.
+
+
+def torch_network(arrays):
+    """Returns the network of Keras' weights: convolutions and what follows them, or an MLP."""
+    import torch
+    from torch import nn
+
+    layers, names = [], sorted(k for k in arrays if k.startswith("kernel"))
+    for i, name in enumerate(names):
+        kernel, bias = arrays[name], arrays.get(f"bias_{i}")
+        if kernel.ndim == 4:
+            size, _, n_in, n_out = kernel.shape
+            layer = nn.Conv2d(n_in, n_out, size, bias=bias is not None)
+            kernel, channels = kernel.transpose(3, 2, 0, 1), n_out
+            layers += [layer, nn.Tanh(), nn.MaxPool2d(2)]
+        else:
+            if i and arrays[names[i - 1]].ndim == 4:  # pixels of a channel together
+                layers.append(nn.Flatten())
+                side = int((len(kernel) // channels) ** 0.5)
+                kernel = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3)
+                kernel = kernel.reshape(-1, kernel.shape[-1])
+            layer = nn.Linear(*kernel.shape, bias=bias is not None)
+            kernel = kernel.T
+            layers += [layer] if i == len(names) - 1 else [layer, nn.Tanh()]
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(kernel.copy()))
+            if bias is not None:
+                layer.bias.copy_(torch.from_numpy(bias))
+    return nn.Sequential(*layers)
+
+
+def torch_side(folder):
+    """Fits every case of laplace-torch and writes logits, and seconds, beside the weights."""
+    import torch
+    from laplace import Laplace
+    from laplace.curvature import BackPackGGN, CurvlinopsGGN
+    from torch.utils.data import DataLoader, TensorDataset
+
+    torch.set_num_threads(os.cpu_count())
+    arrays = dict(np.load(folder / "weights.npz"))
+    x, y, x_test = (torch.from_numpy(arrays.pop(name)) for name in ("x", "y", "x_test"))
+    if x.ndim == 4:
+        x, x_test = (each.permute(0, 3, 1, 2).contiguous() for each in (x, x_test))
+    seconds = {}
+    for weights, covariance in CASES:
+        best = None
+        for backend in (CurvlinopsGGN, BackPackGGN):
+            loader = DataLoader(TensorDataset(x, y), batch_size=BATCH_SIZE)
+            structure = {"kronecker": "kron", "diagonal": "diag"}.get(covariance, covariance)
+            try:
+                start = time.perf_counter()
+                posterior = Laplace(
+                    torch_network(arrays).eval(),
+                    "classification",
+                    subset_of_weights=weights,
+                    hessian_structure=structure,
+                    prior_precision=PRIOR_SCALE**-2,
+                    backend=backend,
+                )
+                posterior.fit(loader)
+                fitted = time.perf_counter()
+                for rows in x_test.split(BATCH_SIZE):
+                    posterior(rows, pred_type="glm", link_approx="probit")
+                done = time.perf_counter()
+            except Exception as error:
+                print(f"{backend.__name__}, {weights}, {covariance}: {error!r}", file=sys.stderr)
+                continue
+            print(
+                f"{backend.__name__}, {weights}, {covariance}: fit {fitted - start:.2f} s, "
+                f"predict {done - fitted:.2f} s",
+                file=sys.stderr,
+            )
+            if best is None or done - start < sum(best):
+                best = fitted - start, done - fitted
+        seconds[f"{weights} {covariance}"] = best
+        loc, variance = posterior._glm_predictive_distribution(x_test[:NUM_COMPARED])
+        np.savez(
+            folder / f"{weights}_{covariance}.npz",
+            loc=loc.detach().numpy(),
+            variance=variance.detach().numpy(),
+        )
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+
+
+# In this process.
+
+
+def networks(has_bias):
+    """Yields name, trained model without a link's trace, and data, of each of two problems."""
+    import keras
+    from sklearn.datasets import load_breast_cancer
+
+    import tfp_bayes
+
+    layers = keras.layers
+    data = tfp_bayes.datasets.load("mnist")
+    images = data.x_train[:1000], data.y_train[:1000], data.x_test[:200]
+    table = load_breast_cancer()
+    order = np.random.default_rng(0).permutation(len(table.target))
+    scaled = (table.data - table.data.mean(0)) / table.data.std(0)
+    scaled, labels = scaled[order].astype("float32"), table.target[order]
+    more = {"use_bias": has_bias}
+    lenet = [
+        layers.Conv2D(6, 5, activation="tanh", **more),
+        layers.MaxPooling2D(),
+        layers.Conv2D(16, 5, activation="tanh", **more),
+        layers.MaxPooling2D(),
+        layers.Flatten(),
+        layers.Dense(120, "tanh", **more),
+        layers.Dense(84, "tanh", **more),
+        layers.Dense(10, "softmax", **more),
+    ]
+    mlp = [layers.Dense(32, "tanh", **more), layers.Dense(2, "softmax", **more)]
+    problems = {
+        "LeNet-5, 1,000 MNIST images": (lenet, images, 10),
+        "MLP, breast cancer": (mlp, (scaled[:400], labels[:400], scaled[400:]), 30),
+    }
+    for name, (stack, (x, y, x_test), epochs) in problems.items():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input(x.shape[1:]), *stack])
+        model.compile(keras.optimizers.Adam(2e-3), "sparse_categorical_crossentropy")
+        model.fit(x, y, epochs=epochs, batch_size=64, verbose=0)
+        yield name, model, x.astype("float32"), y.astype("int64"), x_test.astype("float32")
+
+
+def logits(model, posterior, x):
+    """Returns mean (N, K) and covariance (N, K, K) of logits, from Jacobians for all weights."""
+    import tensorflow as tf
+
+    if not hasattr(posterior, "_blocks"):
+        phi = np.concatenate(list(posterior._layer.features(x)))
+        return phi @ posterior.mean, posterior.curvature.logit_covariance(phi, posterior.variances)
+    with tf.GradientTape(persistent=True) as tape:
+        eta = model(x)._keras_logits
+    covariance = 0
+    for matrix, block in zip(posterior._matrices, posterior._blocks):
+        parts = tape.jacobian(eta, [v.value for v in matrix.variables], experimental_use_pfor=True)
+        rows = [np.reshape(p, (-1, *v.shape)) for p, v in zip(parts, matrix.variables)]
+        j = np.stack([matrix.join([r[i] for r in rows])[0] for i in range(len(rows[0]))])
+        if block.output_vectors is not None:
+            j = block.input_vectors[0].T @ j @ block.output_vectors[0]
+        root = j / np.sqrt(block.eigenvalues[0] + posterior.prior_scale**-2)
+        root = root.reshape(*eta.shape, -1)
+        covariance = covariance + root @ root.transpose(0, 2, 1)
+    return eta.numpy().astype("float64"), covariance
+
+
+def compare(name, model, x, y, x_test, folder, torch_python):
+    """Prints a row for each case."""
+    import keras
+
+    import tfp_bayes
+    from tfp_bayes.inference.softmax_mean import softmax_mean
+
+    arrays = {}
+    linear = [layer for layer in model.layers if layer.weights]
+    for i, layer in enumerate(linear):
+        arrays |= {f"{v.name}_{i}": v.numpy() for v in layer.weights}
+    np.savez(folder / "weights.npz", x=x, y=y, x_test=x_test, **arrays)
+    subprocess.run([torch_python, __file__, "--torch-side", str(folder)], check=True)
+    seconds = json.loads((folder / "seconds.json").read_text())
+    for weights, covariance in CASES:
+        method = tfp_bayes.Laplace(covariance, PRIOR_SCALE, variables=weights)
+        start = time.perf_counter()
+        posterior = method.fit(model, x, y)
+        fitted = time.perf_counter()
+        if weights == "last_layer":
+            posterior.predict(x_test)
+        else:
+            predictor = tfp_bayes.Predictor(model, posterior=posterior)
+            predictor.predict_uncertainty(x_test, 100, seed=0)
+        done = time.perf_counter()
+        theirs = np.load(folder / f"{weights}_{covariance}.npz")
+        loc, ours = logits(model, posterior, x_test[:NUM_COMPARED])
+        difference = np.abs(
+            softmax_mean(loc, ours)
+            - softmax_mean(theirs["loc"].astype("float64"), theirs["variance"].astype("float64"))
+        ).max()
+        fit, predict = seconds[f"{weights} {covariance}"]
+        print(
+            f"| {name} | {weights}, {covariance} | {difference:.1e} | {fitted - start:.2f} | "
+            f"{fit:.2f} | {done - fitted:.2f} | {predict:.2f} | "
+            f"{(fit + predict) / (done - start):.1f} |",
+            flush=True,
+        )
+    keras.backend.clear_session()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
+    parser.add_argument("--bias", action="store_true", help="networks with biases")
+    parser.add_argument("--torch-side", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.torch_side:
+        torch_side(options.torch_side)
+        return
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs; seconds\n")
+    print("| | | largest difference | fit | theirs | predict | theirs | times as fast |")
+    print("|---|---|---|---|---|---|---|---|")
+    for problem in networks(options.bias):
+        with tempfile.TemporaryDirectory() as folder:
+            compare(*problem, Path(folder), options.torch_python)
+
+
+if __name__ == "__main__":
+    main()

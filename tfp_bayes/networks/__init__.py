@@ -5,7 +5,9 @@ from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.networks.bayesian_lenet5 import BayesianLeNet5
 from tfp_bayes.networks.bayesian_mlp import BayesianMLP
 from tfp_bayes.networks.bayesian_resnet20 import BayesianResNet20
+from tfp_bayes.networks.contrastive import contrastive_features, nt_xent, small_features
 from tfp_bayes.networks.network import Network
+from tfp_bayes.networks.random_distortion import RandomDistortion
 
 __all__ = [
     "BayesianBasisRegression",
@@ -14,4 +16,8 @@ __all__ = [
     "BayesianMLP",
     "BayesianResNet20",
     "Network",
+    "RandomDistortion",
+    "contrastive_features",
+    "nt_xent",
+    "small_features",
 ]

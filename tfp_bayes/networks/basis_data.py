@@ -1,9 +1,17 @@
 """Checks and encodings of what a basis regression is made from and learns from."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 
+from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes.layers import stochastic_layers
+from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 
 
 def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -18,6 +26,42 @@ def example_weights(y, sample_weight, class_weight: dict[int, float] | None) -> 
     return np.array([class_weight.get(int(label), 1.0) for label in np.reshape(y, -1)])
 
 
+def as_features(given: keras.Model | int | None, seed: int | None) -> keras.Model:
+    """Returns the model of what a user gave as features: one, their number, or nothing."""
+    if given is None:
+        network = BayesianCNN(inference="deterministic", seed=seed)
+        return keras.Model(network.inputs, network.layers[-2].output, name="features")
+    if isinstance(given, keras.Model):
+        return given
+    check_integers(1, features=given)
+    return keras.Sequential([keras.Input((given,), name="features"), keras.layers.Identity()])
+
+
+def are_inputs(features: keras.Model) -> bool:
+    """Tells whether the inputs themselves are the features."""
+    return isinstance(features, keras.Sequential) and all(
+        type(layer) is keras.layers.Identity for layer in features.layers
+    )
+
+
+def without_split(data: tuple, fit_arguments: Mapping[str, Any]) -> tuple:
+    """Returns (x, y, sample_weight) without what `validation_split` holds back, as Keras does."""
+    split = fit_arguments.get("validation_split")
+    if not split or fit_arguments.get("validation_data") is not None:
+        return data
+    # The last examples, before any shuffling.
+    size = math.floor(count_rows(data[0]) * (1 - split))
+    return keras.tree.map_structure(lambda a: None if a is None else a[:size], data)
+
+
+def empty_history(model: keras.Model) -> keras.callbacks.History:
+    """Returns the history of no epoch, of a model whose optimizer is then built, as in a file."""
+    build_optimizer(model)
+    history = keras.callbacks.History()
+    history.on_train_begin()
+    return history
+
+
 def check_features(features: keras.Model) -> None:
     """Raises ValueError unless a model gives (N, F) without noise."""
     random = stochastic_layers(features)
@@ -27,10 +71,12 @@ def check_features(features: keras.Model) -> None:
             f"given the features. Received: {[each.name for each in random]}. "
             "Hint: BayesianBasisRegression(to_deterministic(features))."
         )
-    if len(features.output_shape) != 2:
+    shape = getattr(features, "output_shape", None) if features.built else None
+    if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(
-            "Expected a model with one output (N, F) for `features`. Received: outputs of "
-            f"shape {features.output_shape}. Hint: end it in Flatten or global pooling."
+            "Expected a built model with one output (N, F) for `features`. Received: outputs of "
+            f"shape {shape}. Hint: end it in Flatten or global pooling, and of several outputs "
+            "take one: keras.Model(model.inputs, model.outputs[0])."
         )
 
 

@@ -1,24 +1,26 @@
 """Deep features that are trained as usual, and a linear readout on them in closed form."""
 
 import inspect
-import math
 
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import batches, count_rows, has_end, labelled_batches
+from tfp_bayes._plumbing.batches import batches, has_end, labelled_batches
 from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
 from tfp_bayes.models.kl_weight import set_kl_weight
 from tfp_bayes.models.num_train import count_examples
 from tfp_bayes.networks.basis_data import (
+    are_inputs,
+    as_features,
     check_features,
+    empty_history,
     example_weights,
     input_like,
     one_hot,
+    without_split,
 )
-from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
@@ -35,7 +37,9 @@ class BayesianBasisRegression(BayesianModel):
 
     Args:
         features: Built Keras model from inputs to (N, F): a network, or a `keras.applications`
-            backbone with pooling. None is Gal's network up to its 128 units, on 28 x 28 images.
+            backbone with pooling; frozen by `features.trainable = False`, it stays as it is. Or
+            F, where inputs are features that were computed already, by `embed` of another. None
+            is Gal's network up to its 128 units, on 28 x 28 images.
         num_outputs: D: number of classes, or of real targets.
         task: "classification", integer labels (N,), or "regression", targets (N, D).
         optimize_evidence: Whether `condition` sets prior and noise scale by marginal likelihood.
@@ -73,7 +77,7 @@ class BayesianBasisRegression(BayesianModel):
 
     def __init__(
         self,
-        features: keras.Model | None = None,
+        features: keras.Model | int | None = None,
         num_outputs: int = 10,
         *,
         task: str = "classification",
@@ -92,9 +96,7 @@ class BayesianBasisRegression(BayesianModel):
                 "Expected 'classification' or 'regression' for `task`. "
                 f"Received: task={task!r}. Hint: it says what the features are trained on."
             )
-        if features is None:
-            network = BayesianCNN(inference="deterministic", seed=seed)
-            features = keras.Model(network.inputs, network.layers[-2].output, name="features")
+        features = as_features(features, seed)
         check_features(features)
         sequential = isinstance(features, keras.Sequential)
         inputs = features.inputs[0] if sequential else features.input
@@ -115,6 +117,7 @@ class BayesianBasisRegression(BayesianModel):
         activation = "softmax" if task == "classification" else None
         readout = keras.layers.Dense(num_outputs, activation, dtype="float32", name="readout")
         self.features = features
+        self._embedded = are_inputs(features)
         self.head = head
         self.training_model = keras.Model(inputs, readout(phi), name="training_model")
         self.task = task
@@ -157,7 +160,8 @@ class BayesianBasisRegression(BayesianModel):
         """Trains the features as `keras.Model.fit`, then conditions the head on the same examples.
 
         The head learns from what the features were trained on: with their weights, and without
-        those that `validation_split` holds back.
+        those that `validation_split` holds back. Frozen features leave nothing to train: no epoch
+        is run, and the history is empty.
 
         Args:
             x: Training data, as in Keras.
@@ -187,16 +191,15 @@ class BayesianBasisRegression(BayesianModel):
         given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
         data = condition_on
         if data is None:
-            data = (x, y, given.get("sample_weight"))
-            if given.get("validation_split") and given.get("validation_data") is None:
-                # As Keras does: the last examples are held back, before any shuffling.
-                size = math.floor(count_rows(x) * (1 - given["validation_split"]))
-                data = keras.tree.map_structure(lambda a: None if a is None else a[:size], data)
+            data = without_split((x, y, given.get("sample_weight")), given)
         if has_prior_scale(self.features):
             num_train = num_train or count_examples(x, given.get("validation_split", 0.0))
             if num_train:  # otherwise the model asks for KLWeight
                 set_kl_weight(self.training_model, 1 / num_train)
-        history = self.training_model.fit(x, y, *args, **kwargs)
+        if self.features.trainable_variables:
+            history = self.training_model.fit(x, y, *args, **kwargs)
+        else:
+            history = empty_history(self.training_model)
         data = data if isinstance(data, tuple | list) else (data,)
         self._condition(*data, class_weight=given.get("class_weight"))
         return history
@@ -359,6 +362,8 @@ class BayesianBasisRegression(BayesianModel):
         return self.head.greedy_batch(self.embed(x, batch_size), query_size)
 
     def _features(self, x) -> np.ndarray:
+        if self._embedded:
+            return np.asarray(x)
         return np.asarray(self.features.predict_on_batch(x))
 
     def encode_targets(self, y) -> np.ndarray:

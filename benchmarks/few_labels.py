@@ -1,0 +1,171 @@
+"""Accuracy with few labels, on features that were learned from the unlabelled training images.
+
+    python benchmarks/few_labels.py --out few_labels
+
+For each seed a network is trained on the training images without their labels (SimCLR), then a
+closed-form head on its features learns from the labels that each strategy asks for. Whatever is
+in the folder already, networks and finished runs, is not computed again. Test images are used for
+the accuracy alone.
+"""
+
+import argparse
+import csv
+import platform
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import tfp_bayes
+from tfp_bayes._plumbing.t_interval import t_margin
+from tfp_bayes.active import initial
+from tfp_bayes.networks import contrastive_features
+
+START, QUERY_SIZE, CANDIDATES, SHOWN = 20, 5, 4000, (20, 40, 60, 100)
+EASY_CLOTHES = (1, 5, 7, 8, 9)  # trouser, sandal, sneaker, bag, boot
+COLUMNS = ("data", "seed", "strategy", "labels", "accuracy", "seconds")
+
+
+def closest_call(prediction):
+    """Scores by how near the second class is to the first."""
+    best = np.sort(prediction.mean, axis=1)
+    return 1 - (best[:, -1] - best[:, -2])
+
+
+STRATEGIES = {
+    "random": ("random", "random", "top_k"),
+    "k-means start, then random": ("kmeans", "random", "top_k"),
+    "k-means start, then largest variance": ("kmeans", "random", "greedy_variance"),
+    "k-means start, then closest calls": ("kmeans", closest_call, "diverse"),
+    "k-means alone": ("kmeans", None, None),
+}
+
+
+def load(name, manual_dir):
+    """Returns arrays of a data set, or of the five easy classes of Fashion-MNIST."""
+    if name != "easy_clothes":
+        return tfp_bayes.datasets.load(name, manual_dir=manual_dir)
+    data = tfp_bayes.datasets.load("fashion_mnist", manual_dir=manual_dir)
+    train, test = (np.isin(y, EASY_CLOTHES) for y in (data.y_train, data.y_test))
+    return data._replace(
+        x_train=data.x_train[train],
+        y_train=np.searchsorted(EASY_CLOTHES, data.y_train[train]),
+        x_test=data.x_test[test],
+        y_test=np.searchsorted(EASY_CLOTHES, data.y_test[test]),
+        class_names=tuple(data.class_names[i] for i in EASY_CLOTHES),
+    )
+
+
+def embed(data, path, seed, steps):
+    """Returns features of unit length of training and test images, by a network that is kept."""
+    if not path.exists():
+        start = time.perf_counter()
+        network = contrastive_features(data.x_train, steps=steps, seed=seed, verbose=2)
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s, without a label", flush=True)
+        network.save(path)
+    network = keras.models.load_model(path)
+    model = keras.Sequential([network, keras.layers.UnitNormalization()])
+    return [model.predict(x, batch_size=1000, verbose=0) for x in (data.x_train, data.x_test)]
+
+
+def run(data, phi, strategy, seed, most):
+    """Yields (labels, accuracy, seconds of the round) of one strategy."""
+    start, acquisition, selector = STRATEGIES[strategy]
+    pool, test = phi
+
+    def head():
+        model = tfp_bayes.BayesianBasisRegression(
+            pool.shape[1], len(data.class_names), noise_scale=0.2, seed=seed
+        )
+        model.compile()
+        return model
+
+    if acquisition is None:
+        model = head()
+        for size in SHOWN:
+            began = time.process_time()
+            chosen = initial.kmeans_unlabelled(pool, size, seed)
+            model.condition(pool[chosen], data.y_train[chosen])
+            accuracy = np.mean(model.predict(test).argmax(1) == data.y_test)
+            yield size, accuracy, time.process_time() - began
+        return
+    if start == "kmeans":
+        first = initial.kmeans_unlabelled(pool, START, seed)
+    else:
+        first = initial.random_set(len(pool), START, seed)
+    learner = tfp_bayes.ActiveLearner(
+        head(),
+        pool,
+        data.y_train,
+        initial=first,
+        query={
+            "acquisition": acquisition,
+            "selector": selector,
+            "size": QUERY_SIZE,
+            "candidates": CANDIDATES,
+        },
+        refit={"steps": 1},  # the head needs none, and takes none
+        evaluation={"test_data": (test, data.y_test)},
+        seed=seed,
+    )
+    while len(learner.pool.labelled) < most:
+        began = time.process_time()
+        row = learner.step()
+        yield row.num_labelled, row.test_accuracy, time.process_time() - began
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder of networks and rows")
+    add("--data", default="mnist", help="mnist, fashion_mnist or easy_clothes")
+    add("--seeds", type=int, default=5)
+    add("--steps", type=int, default=1500, help="of the training without labels")
+    add("--manual-dir", help="of the files of Fashion-MNIST, see tfp_bayes.datasets")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load(options.data, options.manual_dir)
+    rows = []
+    for seed in range(options.seeds):
+        path = options.out / f"{options.data}_{seed}.csv"
+        if not path.exists():
+            phi = embed(data, path.with_suffix(".keras"), seed, options.steps)
+            found = [
+                (options.data, seed, strategy, *result)
+                for strategy in STRATEGIES
+                for result in run(data, phi, strategy, seed, SHOWN[-1])
+            ]
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([COLUMNS, *found])
+            print(f"Wrote {path}", flush=True)
+        with path.open(newline="") as file:
+            rows += list(csv.DictReader(file))
+    report(rows, options)
+
+
+def report(rows, options):
+    """Prints mean accuracies with 95 % intervals over seeds, and labels to two levels."""
+    print(f"\n{options.data}, {options.seeds} seeds, {platform.machine()}\n")
+    print("| | " + " | ".join(f"{size} labels" for size in SHOWN) + " | 90 % | 95 % | round |")
+    print("|---" * (len(SHOWN) + 4) + "|")
+    for strategy in STRATEGIES:
+        curves, seconds = [], []
+        for seed in range(options.seeds):
+            own = [r for r in rows if r["strategy"] == strategy and int(r["seed"]) == seed]
+            curves.append({int(r["labels"]): float(r["accuracy"]) for r in own})
+            seconds += [float(r["seconds"]) for r in own]
+        cells = []
+        for size in SHOWN:
+            values = np.array([curve[size] for curve in curves])
+            cells.append(f"{values.mean():.1%} ± {t_margin(values):.1%}")
+        for level in (0.9, 0.95):
+            reached = [min((n for n, a in c.items() if a >= level), default=np.inf) for c in curves]
+            middle = np.median(reached)
+            cells.append(f"{middle:.0f}" if middle < np.inf else f"> {SHOWN[-1]}")
+        cells.append(f"{1000 * np.median(seconds):.0f} ms")
+        print(f"| {strategy} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,11 @@
 """A job of parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS HOLD."""
 
+import atexit
 import dataclasses
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +38,8 @@ class Squares(Job):
 
     def make(self, start, stop):
         (self.folder / f"mark-{start}-{os.getpid()}").touch()
+        if (self.folder / "deadly").exists() and start == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
         bad = self.folder / "bad"
         if bad.exists() and start <= int(bad.read_text()) < stop:
             raise ValueError(f"row {bad.read_text()} is bad")
@@ -58,7 +63,30 @@ class Squares(Job):
 KINDS = {"predictive": 0.5, "expected": 0.3}
 
 
+def start_cluster(folder):
+    """Starts two nodes of Ray, and kills the second once both are at work."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 80_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    second = cluster.add_node(num_cpus=1, **memory)
+    ray.init(address=cluster.address, log_to_driver=False)
+
+    def kill():
+        while len(list(folder.glob("mark-*"))) < 5:
+            time.sleep(0.02)
+        cluster.remove_node(second, allow_graceful=False)
+        (folder / "go").touch()
+
+    threading.Thread(target=kill, daemon=True).start()
+    atexit.register(cluster.shutdown)
+
+
 def main(folder, engine, workers, hold):
+    if engine == "cluster":
+        start_cluster(Path(folder))
+        engine = "ray"
     job = Squares(Path(folder), NUM_ROWS, ROWS_PER_PART, hold == "True")
     run_job(job, lambda: merge(job), engine=engine, workers=int(workers), gpus_per_worker=0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ def run_on_ray(
     ray = _import_ray()
     own = not ray.is_initialized()
     if own:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        # Not the cluster that some process has once started here, which may be gone.
+        address = os.environ.get("RAY_ADDRESS", "local")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         yield from _run(ray, job, numbers, workers, gpus_per_worker)
     finally:
@@ -38,34 +41,50 @@ def _run(
         workers = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else cores) or 1
     workers = min(workers, len(numbers))
     threads = max(int(cores // workers), 1)
-    # An actor is started again for as long as there are machines; a part that has cost three of
-    # them their lives is set aside.
-    actor = ray.remote(_Worker).options(
-        num_cpus=threads, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1
-    )
-    todo = deque(numbers)
+    # Ray starts an actor again, elsewhere if need be, for as long as there are machines.
+    actor = ray.remote(_Worker).options(num_cpus=threads, num_gpus=gpus, max_restarts=-1)
+    todo, deaths, left = deque(numbers), Counter[int](), len(numbers)
     # Parts go to actors that are there: others may wait for machines for ever.
+    idle: list[Any] = []
     pending: dict[Any, tuple[Any, int | None]] = {}
+
+    def wait_for(worker: Any) -> None:
+        pending[worker.is_ready.options(max_task_retries=-1).remote()] = worker, None
+
     for _ in range(workers):
-        worker = actor.remote(job, threads)
-        pending[worker.is_ready.remote()] = worker, None
-    left = len(numbers)
+        wait_for(actor.remote(job, threads))
     while left:
+        while todo and idle:
+            worker, part = idle.pop(), todo.popleft()
+            pending[worker.complete.remote(part)] = worker, part
         (reference,), _ = ray.wait(list(pending), num_returns=1)
         worker, number = pending.pop(reference)
-        try:
-            ray.get(reference)
-        except ray.exceptions.RayActorError as error:
-            if number is None:
-                raise
-            reason = f"the worker died {TRIES} times: {error}"
+        error = _death(ray, reference)
+        if error is None:
+            idle.append(worker)
+        elif number is None:
+            raise error  # it cannot be started
+        else:
+            wait_for(worker)
+            # Counted here: Ray would count each attempt to reach a machine that is gone.
+            deaths[number] += 1
+            if deaths[number] < TRIES:
+                todo.append(number)
+                continue
+            reason = f"its worker died {TRIES} times: {error}"
             write_json(job.failure(number), {"part": number, "error": reason})
         if number is not None:
             left -= 1
             yield number
-        if todo:
-            number = todo.popleft()
-            pending[worker.complete.remote(number)] = worker, number
+
+
+def _death(ray: Any, reference: Any) -> Exception | None:
+    """Returns why an actor died or cannot be reached, None if it has done its task."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayActorError as error:
+        return error
+    return None
 
 
 class _Worker:

@@ -92,6 +92,6 @@ def whole_blocks(inputs) -> tuple[Any, tf.Tensor]:
         # into a convolution, which then sees the short batch.
         zeros = tf.zeros(tf.concat([[1], tf.shape(x)[1:]], axis=0), x.dtype)
         row = tf.concat([x[:1], zeros], axis=0)[:1]
-        return tf.concat([x, tf.repeat(row, missing, axis=0)], axis=0)
+        return tf.concat([x, tf.gather(row, tf.zeros([missing], tf.int32))], axis=0)
 
     return keras.tree.map_structure(pad, inputs), num_rows

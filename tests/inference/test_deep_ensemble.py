@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import keras
@@ -77,16 +78,36 @@ def test_a_member_is_an_ordinary_training():
 
 
 class Stop(keras.callbacks.Callback):
-    """Kills its process, or interrupts, when two members are on the disk and one epoch more."""
+    """Kills its process when two members are on the disk and one epoch more.
+
+    Of two workers the one that begins the third training waits for the other's member.
+    """
 
     def __init__(self, folder, kill):
         super().__init__()
         self.folder, self.kill = folder, kill
 
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.kill and epoch == 0:
+            begun = (self.folder.with_name(f"begun-{number}") for number in (1, 2, 3))
+            self.claim = next(path for path in begun if is_first(path))
+
     def on_epoch_end(self, epoch, logs=None):
-        done = len(list(Path(self.folder).glob("member-?.npz")))
-        if self.kill and done == 2 and epoch == 1:
+        if self.kill and epoch == 1 and self.claim.name == "begun-3":
+            deadline = time.monotonic() + 100
+            while len(list(self.folder.glob("member-?.npz"))) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_first(path):
+    """Makes a file; tells whether there was none."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def test_killed_workers_leave_what_another_run_completes_to_the_same_bits(tmp_path):

@@ -153,26 +153,42 @@ def test_cautious_temperature_is_a_standard_error_from_the_best():
     found = cautious_temperature(y, probs, np.ones(400), 400)
     excess = losses(found) - losses(best)
     assert 1 < found < best
-    assert excess.mean() == pytest.approx(excess.std() / 20, rel=1e-3)
+    assert excess.mean() == pytest.approx(excess.std(ddof=1) / 20, rel=1e-3)
     few = cautious_temperature(y[:8], probs[:8], np.ones(8), 8)
     assert abs(np.log(few)) <= abs(np.log(fit_temperature(y[:8], probs[:8])))
+    assert cautious_temperature(y[:1], probs[:1], np.ones(1), 1) == 1
     # Ten equal pixels of an image tell no more than one.
     pixels = cautious_temperature(y.repeat(10), probs.repeat(10, axis=0), np.ones(4000), 400)
     assert pixels == pytest.approx(found, rel=1e-4)
 
 
-def test_held_out_gain_equals_a_loop_of_constants():
-    """A calibration to class frequencies, whose held-out losses can be counted."""
-    y = np.repeat([0, 1], [30, 10])
-    probs = np.full((40, 2), 0.5)
+@pytest.mark.parametrize("positions", [1, 4])
+def test_held_out_gain_equals_a_loop_of_constants(positions):
+    """A calibration to class frequencies; each row says in its probabilities which one it is."""
+    y = np.random.default_rng(0).permutation(np.repeat([0, 1], [30, 10]))
+    first = 0.5 + np.arange(40) / 1000
+    probs = np.stack([first, 1 - first], axis=1)
 
-    def fit(y, probs, weights):
-        return lambda p: np.tile([(y == 0).mean(), (y == 1).mean()], (len(p), 1))
+    def example(p):
+        return np.rint((p[:, 0] - 0.5) * 1000).astype(int) // positions
 
-    mean, error = held_out_gain(fit, y, probs, np.ones(40), 40)
-    gains = np.log(2) + np.log(np.where(y == 0, 0.75, 0.25))  # of fifths with their share
+    def fit(y, p, weights):
+        used = example(p)
+
+        def calibrated(held):
+            assert not np.isin(example(held), used).any()  # nor another position of the example
+            return np.tile([(y == 0).mean(), (y == 1).mean()], (len(held), 1))
+
+        return calibrated
+
+    mean, error = held_out_gain(fit, y, probs, np.ones(40), 40 // positions)
+    if positions > 1:  # parts have other frequencies
+        assert error > 0
+        return
+    rows = np.arange(40)
+    gains = np.log(np.where(y == 0, 0.75, 0.25)) - np.log(probs[rows, y])
     assert mean == pytest.approx(gains.mean())
-    assert error == pytest.approx(gains.std() / np.sqrt(40))
+    assert error == pytest.approx(gains.std(ddof=1) / np.sqrt(40))
 
 
 @pytest.mark.parametrize(

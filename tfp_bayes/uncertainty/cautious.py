@@ -87,4 +87,7 @@ def held_out_gain(
 
 
 def _mean_and_error(differences: np.ndarray) -> tuple[float, float]:
-    return float(differences.mean()), float(differences.std() / np.sqrt(len(differences)))
+    if len(differences) == 1:  # which says nothing of others
+        return float(differences[0]), float("inf")
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(differences.mean()), float(error)

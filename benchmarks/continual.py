@@ -40,7 +40,7 @@ def tasks(num_train, num_test):
 def adam(args):
     """Returns an optimizer whose rate falls to 0 over a task, or stays."""
     rate = args.learning_rate
-    if args.decay:
+    if not args.constant:
         steps = args.epochs * -(-args.num_rows // args.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     return keras.optimizers.Adam(rate)
@@ -149,14 +149,14 @@ def show(name, runs):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--decay", action="store_true", help="a rate that falls to 0 in each task")
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--constant", action="store_true", help="a rate that does not fall to 0")
     parser.add_argument("--start-epochs", type=int, default=5, help="of a plain network before VCL")
     parser.add_argument("--initial-scale", type=float, default=0.0067)
     parser.add_argument("--coreset-epochs", type=int, default=100)
-    parser.add_argument("--num-samples", type=int, default=20)
+    parser.add_argument("--num-samples", type=int, default=10)
     parser.add_argument("--num-train", type=int, help="of a task; all by default")
     parser.add_argument("--num-test", type=int, help="of a task; all by default")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))

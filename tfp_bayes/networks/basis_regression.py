@@ -96,12 +96,12 @@ class BayesianBasisRegression(BayesianModel):
                 "Expected 'classification' or 'regression' for `task`. "
                 f"Received: task={task!r}. Hint: it says what the features are trained on."
             )
-        features = as_features(features, seed)
-        check_features(features)
-        sequential = isinstance(features, keras.Sequential)
-        inputs = features.inputs[0] if sequential else features.input
+        network = as_features(features, seed)
+        check_features(network)
+        sequential = isinstance(network, keras.Sequential)
+        inputs = network.inputs[0] if sequential else network.input
         inputs = keras.tree.map_structure(input_like, inputs)
-        phi = features(inputs)
+        phi = network(inputs)
         head = BayesianLinear(
             num_outputs,
             posterior=posterior,
@@ -116,8 +116,8 @@ class BayesianBasisRegression(BayesianModel):
         super().__init__(inputs, head(phi), name=name, likelihood="normal", num_samples=num_samples)
         activation = "softmax" if task == "classification" else None
         readout = keras.layers.Dense(num_outputs, activation, dtype="float32", name="readout")
-        self.features = features
-        self._embedded = are_inputs(features)
+        self.features = network
+        self._embedded = are_inputs(network)
         self.head = head
         self.training_model = keras.Model(inputs, readout(phi), name="training_model")
         self.task = task

@@ -250,7 +250,7 @@ class _Batches(keras.utils.PyDataset):
         self._size = size
         self._batch_size = min(batch_size, size)
         self._steps = steps
-        self._entropy = np.random.SeedSequence(seed).entropy
+        self._entropy: Any = np.random.SeedSequence(seed).entropy
         self._order: tuple[int, np.ndarray] = (-1, np.array([], "int64"))
 
     @property

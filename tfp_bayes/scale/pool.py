@@ -74,8 +74,8 @@ class ScoredPool:
     def power(self, size: int, beta: float = 1.0, seed: int = 0, by: str = "score") -> Chosen:
         """Draws rows without replacement with probability proportional to score^beta.
 
-        As good as BatchBALD in most published comparisons, at the price of a read. The noise of a
-        row follows from seed and row, so that the draw does not depend on the parts.
+        Takes one read, where BatchBALD samples again. The noise of a row follows from seed and row,
+        so that the draw does not depend on the parts.
 
         Args:
             size: Number to draw; fewer are returned where there are fewer.

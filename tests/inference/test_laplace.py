@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tfp_bayes
 from tfp_bayes import Laplace, LastLayerLaplace, Predictor, load_posterior
-from tfp_bayes.inference import Method
+from tfp_bayes.inference import Method, materialize
 from tfp_bayes.layers import MCDropout, NormalParameters
 
 L = keras.layers
@@ -140,6 +140,8 @@ def test_several_targets_have_a_noise_each_at_every_position():
     posterior = Laplace("diagonal", 1.0, likelihood="normal").fit(model, x, y)
     scale = np.sqrt(np.square(y - model.predict(x, verbose=0)).mean(axis=(0, 1)))
     np.testing.assert_allclose(posterior.noise_scales[0], scale, rtol=1e-6)
+    with pytest.raises(ValueError, match="knows the noise of its targets"):
+        materialize(posterior, 2)
     padded = np.pad(x, ((0, 0), (0, 1), (0, 0))).astype("float64")
     patches = np.concatenate([padded[:, :-1], padded[:, 1:], np.ones((20, 4, 1))], axis=-1)
     expected = np.square(patches).sum(axis=(0, 1))[:, None] / scale**2

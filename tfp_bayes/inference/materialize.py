@@ -41,7 +41,8 @@ def materialize(
 
     Raises:
         ValueError: If `num_draws` is missing or above the number of stored draws, a draw is not
-            finite, or another layer than `BatchNormalization` changes its state in training.
+            finite, another layer than `BatchNormalization` changes its state in training, or the
+            posterior knows the noise of its targets.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
@@ -66,6 +67,12 @@ def materialize(
             f"num_draws=None, {type(posterior).__name__}. Hint: num_draws=30 is usual."
         )
     check_integers(1, num_draws=num_draws)
+    if getattr(posterior, "noise_scales", None) is not None:
+        raise ValueError(
+            "Expected a posterior of weights alone. Received: one that knows the noise of its "
+            "targets too, which stored draws do not hold. Hint: end the model in "
+            "tfp_bayes.layers.NormalParameters(heteroscedastic=False), which does."
+        )
     if stored is not None and num_draws > stored:
         raise ValueError(
             f"Expected at most the {stored} draws that there are for `num_draws`. "

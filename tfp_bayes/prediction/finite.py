@@ -1,5 +1,6 @@
 """NaN and infinity stay visible: layers such as max pooling would turn them into plain numbers."""
 
+import functools
 from collections.abc import Iterable
 
 import keras
@@ -36,7 +37,9 @@ class FiniteWeights:
         self._weights = [
             v for v in weights if keras.backend.is_float_dtype(v.dtype) and len(v.shape)
         ]
-        self._is_bad = tf.function(self._flags, autograph=False)
+        # Of a method TensorFlow would count the traces of all instances, and warn of them.
+        flags = functools.partial(_flags, self._weights)
+        self._is_bad = tf.function(flags, autograph=False)
 
     def check(self) -> None:
         """Raises ValueError with the names of the weights that are not finite."""
@@ -51,12 +54,14 @@ class FiniteWeights:
 
     def all_finite(self) -> tf.Tensor:
         """Builds the graph of one boolean for all of them, where nobody can call `check`."""
-        return ~tf.reduce_any(self._flags()) if self._weights else tf.constant(True)
+        return ~tf.reduce_any(_flags(self._weights)) if self._weights else tf.constant(True)
 
-    def _flags(self) -> tf.Tensor:
-        flags = []
-        for variable in self._weights:
-            value = tf.convert_to_tensor(variable)
-            is_bad = ~tf.math.is_finite(value) if variable.trainable else tf.math.is_nan(value)
-            flags.append(tf.reduce_any(is_bad))
-        return tf.stack(flags)
+
+def _flags(weights: Iterable[keras.Variable]) -> tf.Tensor:
+    """Returns for each weight whether it is bad, (number of weights,)."""
+    flags = []
+    for variable in weights:
+        value = tf.convert_to_tensor(variable)
+        is_bad = ~tf.math.is_finite(value) if variable.trainable else tf.math.is_nan(value)
+        flags.append(tf.reduce_any(is_bad))
+    return tf.stack(flags)

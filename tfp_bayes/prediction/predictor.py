@@ -1,5 +1,6 @@
 """One compiled graph from inputs to the uncertainty of a model's predictions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -331,23 +332,21 @@ class Predictor:
         self._finite_weights.check()
 
     def _function(self, batch, keep_samples: bool) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the graph for inputs like these, with any number of rows.
-
-        It returns the result of `stream`, and for each row whether its inputs are finite.
-        """
+        """Returns the graph for inputs like these, with any number of rows, see `_answer`."""
         spec = signature(self.model, batch)
         key = (repr(spec), keep_samples)
         if key not in self._compiled:
             if len(self._compiled) == MAX_GRAPHS:
                 del self._compiled[next(iter(self._compiled))]
-            arguments = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
-
-            def answer(x, num_samples, seed):
-                finite = finite_rows(x)  # weights are known to be
-                return self.stream(x, num_samples, seed, keep_samples, finite), finite
-
-            self._compiled[key] = tf.function(answer, input_signature=arguments, autograph=False)
+            types = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
+            # partial: of a method TensorFlow counts, and warns of, the traces of all predictors.
+            answer = functools.partial(self._answer, keep_samples)
+            self._compiled[key] = tf.function(answer, input_signature=types, autograph=False)
         return self._compiled[key]
+
+    def _answer(self, keep_samples: bool, x, num_samples: tf.Tensor, seed: tf.Tensor):
+        """Returns the result of `stream` for finite weights, and whether each row is finite."""
+        return self.stream(x, num_samples, seed, keep_samples, rows := finite_rows(x)), rows
 
     def resolve_num_samples(self, num_samples: int | None) -> int:
         """Returns the number of samples that a user meant, see `predict_uncertainty`.

@@ -78,12 +78,12 @@ def table():
     return Predictor(model, "normal"), {"size": vectors(4, 2), "codes": codes}
 
 
-def plain(activation="sigmoid"):
+def plain(activation="sigmoid", normalization=keras.layers.BatchNormalization):
     return keras.Sequential(
         [
             keras.Input((5,), name="x"),
             keras.layers.Dense(6, "tanh"),
-            keras.layers.BatchNormalization(),
+            normalization(),
             keras.layers.Dense(2, activation),
         ]
     )
@@ -95,7 +95,7 @@ def ensemble():
 
 
 def swag():
-    model = plain("softmax")
+    model = plain("softmax", keras.layers.LayerNormalization)  # draws leave statistics alone
     mean = [v.numpy() for v in model.trainable_variables]
     spread = [0.3 * RNG.normal(size=(3, *m.shape)) for m in mean]
     posterior = SWAGPosterior(model, mean, [abs(s[0]) for s in spread], spread)

@@ -150,5 +150,5 @@ def test_signature_of_keras(tmp_path):
     mean = served.signatures["serving_default"](features=tf.constant(x))["output_0"]
     np.testing.assert_allclose(mean, model.predict(x, verbose=0), atol=1e-6)
     for arguments in ({"format": "openvino"}, {"opset_version": 18}):
-        with pytest.raises(ValueError, match="format='tf_saved_model' and no further"):
+        with pytest.raises(ValueError, match="format='tf_saved_model' with `decisions` or nothing"):
             model.export(tmp_path / "other", **arguments)

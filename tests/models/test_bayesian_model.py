@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import bayesian_mlp, vectors
+from networks import bayesian_mlp, mlp, vectors
 
 import tfp_bayes
 from tfp_bayes import metrics
@@ -288,3 +288,13 @@ def test_inputs_that_are_not_finite_are_named_before_relu_hides_them():
         x[[3, 7], 0] = value
         with pytest.raises(ValueError, match=r"infinity in the examples \[3, 7\], 2 of the 30"):
             model.fit(x, Y, verbose=0)
+
+
+def test_a_list_of_one_output_is_that_output(tmp_path):
+    plain = mlp()
+    model = tfp_bayes.BayesianModel(plain.inputs, plain.outputs, num_samples=3)
+    assert model.predict_uncertainty(X).mean.shape == (30, 3)
+    model.export(tmp_path / "served")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))

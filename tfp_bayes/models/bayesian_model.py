@@ -48,7 +48,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
     Args:
         inputs: Input tensors, as for `keras.Model`.
         outputs: Output tensors that are probabilities (softmax or sigmoid), or `NormalParameters`
-            under likelihood="normal".
+            under likelihood="normal"; a list of one is that output.
         name: String or None.
         likelihood: What the outputs mean, see `Predictor`.
         prior_scale: Standard deviation of a Gaussian prior on every kernel that has no prior of
@@ -106,6 +106,8 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
                 "Expected a positive standard deviation or None for `prior_scale`. "
                 f"Received: prior_scale={prior_scale!r}. Hint: None is a flat prior."
             )
+        if isinstance(outputs, list | tuple) and len(outputs) == 1:
+            (outputs,) = outputs  # as of BayesianModel(model.inputs, model.outputs)
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         self.likelihood = likelihood
         self.prior_scale = prior_scale

@@ -27,6 +27,9 @@ def pytest_sessionstart(session):
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    # The processes that run tests side by side have a core each, where TensorFlow's threads would
+    # wait for each other. Those that tests start have threads as at a user's, and equal bits.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 

@@ -299,3 +299,20 @@ def test_greedy_batch_is_that_of_the_head():
     model = fitted()
     picked = model.greedy_batch(X, 5, batch_size=16)
     np.testing.assert_array_equal(picked, model.head.greedy_batch(model.features.predict(X), 5))
+
+
+def test_inputs_that_are_not_finite_stay_visible_behind_relu():
+    features = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, "relu")])
+    model = BayesianBasisRegression(features, 3, seed=0)
+    model.compile("adam")
+    x, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
+    model.fit(x, y, verbose=0)
+    bad = x.copy()
+    bad[[2, 5], 0] = np.nan, np.inf
+    assert np.flatnonzero(np.isnan(model.embed(bad)).any(-1)).tolist() == [2, 5]
+    with pytest.raises(ValueError, match="Expected finite `features`.*12 values not finite"):
+        model.predict_uncertainty(bad)
+    with pytest.raises(ValueError, match=r"infinity in the examples \[2, 5\]"):
+        model.fit(bad, y, verbose=0)
+    with pytest.raises(ValueError, match="finite"):
+        model.condition(bad, y)

@@ -8,6 +8,8 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
+from tfp_bayes._plumbing.checks import check_finite_rows
+
 
 def batches(x, batch_size: int) -> Iterator:
     """Yields batches of inputs; targets and sample weights beside them are left out.
@@ -93,6 +95,13 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)
+
+
+def check_finite_arrays(x: Any) -> None:
+    """Raises ValueError with the examples of arrays, in any structure, that are not finite."""
+    for array in keras.tree.flatten(x):
+        if isinstance(array, np.ndarray):
+            check_finite_rows(array, np.arange(len(array)))
 
 
 def has_end(x) -> bool:

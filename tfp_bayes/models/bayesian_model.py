@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.checks import check_finite_rows
+from tfp_bayes._plumbing.batches import check_finite_arrays
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
@@ -167,9 +167,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
                 `class_weight` for outputs with several observations an example, or an array of
                 inputs holds NaN or infinity, which layers such as ReLU would hide.
         """
-        for array in keras.tree.flatten(x):
-            if isinstance(array, np.ndarray):
-                check_finite_rows(array, np.arange(len(array)))
+        check_finite_arrays(x)
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
         if num_train is None:
             num_train = stated_num_train(callbacks) or count_examples(x, validation_split)

@@ -6,12 +6,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.networks.bayesian_cnn import BayesianCNN
+from tfp_bayes.prediction.finite import finite_rows, nan_unless
 
 
 def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -94,3 +96,9 @@ def one_hot(y, num_classes: int) -> np.ndarray:
             "Hint: task='regression' takes real targets."
         )
     return np.eye(num_classes)[labels]
+
+
+def nan_unless_finite(features: np.ndarray, x: Any) -> np.ndarray:
+    """Returns features (B, F) with NaN in rows of inputs that are not finite, as ReLU hides it."""
+    finite = finite_rows(keras.tree.map_structure(tf.convert_to_tensor, x))
+    return np.asarray(nan_unless(finite, tf.convert_to_tensor(features)))

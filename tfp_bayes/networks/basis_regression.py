@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import batches, has_end, labelled_batches
+from tfp_bayes._plumbing.batches import batches, check_finite_arrays, has_end, labelled_batches
 from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
@@ -18,6 +18,7 @@ from tfp_bayes.networks.basis_data import (
     empty_history,
     example_weights,
     input_like,
+    nan_unless_finite,
     one_hot,
     without_split,
 )
@@ -175,7 +176,8 @@ class BayesianBasisRegression(BayesianModel):
             Keras' History of the readout.
 
         Raises:
-            ValueError: If the model is not compiled, or `x` has no end and `condition_on` is None.
+            ValueError: If the model is not compiled, `x` is not finite, or it has no end and
+                `condition_on` is None.
         """
         if not self.compiled:
             raise ValueError(
@@ -187,6 +189,7 @@ class BayesianBasisRegression(BayesianModel):
                 f"Received: a {type(x).__name__} as `x`, condition_on=None. "
                 "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
             )
+        check_finite_arrays(x)
         num_train = kwargs.pop("num_train", None)
         given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
         data = condition_on
@@ -321,10 +324,7 @@ class BayesianBasisRegression(BayesianModel):
             nll += weight @ (np.log(2 * np.pi * variance) + error / variance).sum(-1) / 2
             squares += weight @ error.mean(-1)
             count += weight.sum()
-        results = {
-            "loss": nll / count,
-            "root_mean_squared_error": float(np.sqrt(squares / count)),
-        }
+        results = {"loss": nll / count, "root_mean_squared_error": float(np.sqrt(squares / count))}
         return results if return_dict else list(results.values())
 
     def to_classifier(self) -> BayesianModel:
@@ -364,7 +364,7 @@ class BayesianBasisRegression(BayesianModel):
     def _features(self, x) -> np.ndarray:
         if self._embedded:
             return np.asarray(x)
-        return np.asarray(self.features.predict_on_batch(x))
+        return nan_unless_finite(np.asarray(self.features.predict_on_batch(x)), x)
 
     def encode_targets(self, y) -> np.ndarray:
         """Returns what the head learns from labels (B,), one-hot, or from targets (B, D), as is."""

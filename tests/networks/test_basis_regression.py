@@ -310,7 +310,7 @@ def test_inputs_that_are_not_finite_stay_visible_behind_relu():
     bad = x.copy()
     bad[[2, 5], 0] = np.nan, np.inf
     assert np.flatnonzero(np.isnan(model.embed(bad)).any(-1)).tolist() == [2, 5]
-    with pytest.raises(ValueError, match="Expected finite `features`.*12 values not finite"):
+    with pytest.raises(ValueError, match=r"Expected finite `features`.*12 values not finite"):
         model.predict_uncertainty(bad)
     with pytest.raises(ValueError, match=r"infinity in the examples \[2, 5\]"):
         model.fit(bad, y, verbose=0)

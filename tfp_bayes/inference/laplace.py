@@ -16,8 +16,8 @@ from tfp_bayes.inference.labelled_run import flat_targets, labelled, run_model, 
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.last_layer_laplace import LastLayerLaplace
 from tfp_bayes.inference.network_curvature import network_curvature
-from tfp_bayes.inference.noise import resolve_observations, with_noise_of_evidence
 from tfp_bayes.inference.online_laplace import EarlierData
+from tfp_bayes.inference.target_noise import resolve_observations, with_noise_of_evidence
 from tfp_bayes.inference.training import train
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.finite import FiniteWeights

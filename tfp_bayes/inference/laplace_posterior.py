@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.inference.network_curvature import Block
 from tfp_bayes.inference.network_layers import describe_layers
@@ -94,10 +95,10 @@ class LaplacePosterior(SavedPosterior):
         for i, (matrix, constants) in enumerate(zip(self._matrices, self._constants)):
             mean, eigenvalues, *vectors = constants
             dtype = mean.dtype
-            noise = tf.random.stateless_normal(matrix.shape, fold_in(seed, i), dtype=dtype)
-            noise *= tf.math.rsqrt(eigenvalues + tf.cast(self._prior_precision, dtype))
-            noise *= self.temperature**0.5
-            weights += matrix.split(mean + _along(noise, *vectors))
+            deviation = noise.normal(matrix.shape, fold_in(seed, i), dtype)
+            deviation *= tf.math.rsqrt(eigenvalues + tf.cast(self._prior_precision, dtype))
+            deviation *= self.temperature**0.5
+            weights += matrix.split(mean + _along(deviation, *vectors))
         return weights
 
     def center(self) -> list[tf.Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.batches import unpack_validation_data
 from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.configured import check_positive
@@ -131,8 +132,8 @@ class LastLayerLaplace(SavedPosterior):
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the last layer's weights, see `Posterior.draw`."""
         del index  # the seed differs with it already
-        noise = tf.random.stateless_normal(self._scales.shape, seed, dtype="float64")
-        return self._layer.split(self._mean + self.curvature.rotate(self._scales * noise))
+        z = noise.normal(self._scales.shape, seed, tf.float64)
+        return self._layer.split(self._mean + self.curvature.rotate(self._scales * z))
 
     def center(self) -> list[tf.Tensor]:
         """Returns the last layer's weights as they were trained."""

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import log_expit, log_softmax
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes.prediction.likelihoods import get_likelihood
 
 MAX_GROUPS = 17  # of positions; prime, so that neighbors in a row or column of pixels differ
@@ -189,7 +190,7 @@ def root(
         return v
     leading = tf.shape(eta)[:-1]
     size = tf.reduce_prod(leading[1:])
-    signs = tf.random.stateless_uniform([leading[0], size], [start, index], 0, 2, tf.int32) * 2 - 1
+    signs = noise.coins([leading[0], size], tf.stack([start, index])) * 2 - 1
     chosen = tf.where(tf.range(size) % groups == index % groups, signs, 0)
     chosen = tf.cast(tf.reshape(chosen, leading), eta.dtype)
     if seen is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.inference.saved import SavedPosterior, saved_as
@@ -95,12 +96,12 @@ class SWAGPosterior(SavedPosterior):
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns a draw that follows from `seed` alone, see `Posterior.draw`."""
         del index
-        z2 = tf.random.stateless_normal([self.rank], fold_in(seed, 0), dtype=tf.float64)
+        z2 = noise.normal([self.rank], fold_in(seed, 0), tf.float64)
         z2 /= np.sqrt(2 * (self.rank - 1) / self.temperature)
         draws = []
         for i, variable in enumerate(self.variables):
             mean, scale, deviations = self._mean[i], self._scale[i], self._deviations[i]
-            z1 = tf.random.stateless_normal(mean.shape, fold_in(seed, i + 1), dtype=mean.dtype)
+            z1 = noise.normal(mean.shape, fold_in(seed, i + 1), mean.dtype)
             value = mean + scale * z1 / np.sqrt(2 / self.temperature)
             value += tf.tensordot(tf.cast(z2, mean.dtype), deviations, 1)
             value = tf.cast(value, variable.dtype)

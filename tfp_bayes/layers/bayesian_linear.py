@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers import conjugate, regression_data
@@ -291,8 +292,8 @@ class BayesianLinear(StochasticLayer):
     def _draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws the weights (F, D) and the bias (D,), 0 if there is none, in float64."""
         shape = (self.kernel_loc.shape[0] + 1, self.units)
-        noise = tf.random.stateless_normal(shape, fold_in(seed, 0), dtype="float64")
-        kernel, bias = noise[:-1], noise[-1] * tf.sqrt(self.bias_variances)
+        z = noise.normal(shape, fold_in(seed, 0), tf.float64)
+        kernel, bias = z[:-1], z[-1] * tf.sqrt(self.bias_variances)
         if self._mean_field:
             kernel *= tf.sqrt(self.kernel_variances)
         else:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
@@ -183,7 +184,7 @@ class FunctionTerm:
         seed = fold_in(as_seed(prior.seed), step)
         num_rows = self._features.shape[0]
         # Not a shuffle, which XLA does not have.
-        order = tf.random.stateless_uniform([num_rows], fold_in(seed, 0), alg="philox")
+        order = noise.uniform([num_rows], fold_in(seed, 0))
         rows = tf.math.top_k(order, prior.num_context).indices
         context = keras.tree.map_structure(lambda each: tf.gather(each, rows), self._context)
         values = self._function(context, fold_in(seed, 1))
@@ -202,11 +203,11 @@ class FunctionTerm:
     def _function(self, context, seed: tf.Tensor) -> tf.Tensor:
         """Returns what one function of the model gives for the context, (M, outputs) float32."""
         model = self._model
-        noise = [
+        states = [
             (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))
             for i, layer in enumerate(stochastic_layers(model))
         ]
-        outputs = run_isolated(model, lambda x: model(x, training=False), context, noise)
+        outputs = run_isolated(model, lambda x: model(x, training=False), context, states)
         outputs = keras.tree.flatten(outputs)
         names = model.predictor.likelihood_names(len(outputs))
         columns = [_before_link(p, name) for p, name in zip(outputs, names)]

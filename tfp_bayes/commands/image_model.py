@@ -12,6 +12,39 @@ if TYPE_CHECKING:
     from tfp_bayes.prediction import Prediction
 
 
+DOUBTS = ("predictive_entropy", "mutual_information", "confidence")
+
+
+def add_image_model(add, at_least) -> None:
+    """Adds the model, and the options that say how it predicts.
+
+    Args:
+        add: The parser's `add_argument`.
+        at_least: From a least integer to what reads one.
+    """
+    add("model", type=Path, help="a model saved as .keras")
+    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
+    add(
+        "--classes",
+        metavar="A,B,...",
+        help="names of the classes in the model's order (default: class_names.json in the model's "
+        "folder, which `tfp-bayes active-learning` writes; without it, numbers)",
+    )
+    add("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
+
+
+def add_doubt(add, option: str) -> None:
+    """Adds the choice of what says how much a model doubts; arguments as of `add_image_model`."""
+    add(
+        option,
+        choices=DOUBTS,
+        default=DOUBTS[0],
+        metavar="DOUBT",
+        help=f"{DOUBTS[0]} (default), {DOUBTS[1]} or {DOUBTS[2]}",
+    )
+
+
 def check_model_file(path: Path) -> None:
     """Raises ValueError unless MODEL is a .keras file; before TensorFlow starts."""
     if path.suffix != ".keras" or not path.is_file():

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.image_model import (
+    add_doubt,
+    add_image_model,
     check_model_file,
     class_names_of,
     image_shape,
@@ -45,23 +47,8 @@ def add_label_studio(commands, at_least) -> None:
     )
     parser.set_defaults(command=label_studio)
     add = parser.add_argument
-    add("model", type=Path, help="a model saved as .keras")
-    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
-    add(
-        "--score",
-        choices=("predictive_entropy", "mutual_information", "confidence"),
-        default="predictive_entropy",
-        metavar="DOUBT",
-        help="predictive_entropy (default), mutual_information or confidence",
-    )
-    add(
-        "--classes",
-        metavar="A,B,...",
-        help="names of the classes in the model's order (default: class_names.json in the model's "
-        "folder; without it, numbers)",
-    )
-    add("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
+    add_image_model(add, at_least)
+    add_doubt(add, "--score")
     add(
         "--local-root",
         type=Path,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.image_model import (
+    add_doubt,
+    add_image_model,
     check_model_file,
     class_names_of,
     image_shape,
@@ -38,26 +40,11 @@ def add_predict(commands, at_least) -> None:
     )
     parser.set_defaults(command=predict)
     add = parser.add_argument
-    add("model", type=Path, help="a model saved as .keras")
+    add_image_model(add, at_least)
     add("images", type=Path, help="folder of images, searched with the folders in it")
     add("--out", type=Path, required=True, metavar="TABLE", help="CSV file to write")
-    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
-    add(
-        "--sort-by",
-        choices=("predictive_entropy", "mutual_information", "confidence"),
-        default="predictive_entropy",
-        metavar="DOUBT",
-        help="predictive_entropy (default), mutual_information or confidence",
-    )
-    add(
-        "--classes",
-        metavar="A,B,...",
-        help="names of the classes in the model's order (default: class_names.json in the model's "
-        "folder, which `tfp-bayes active-learning` writes; without it, numbers)",
-    )
+    add_doubt(add, "--sort-by")
     add("--resize", action="store_true", help="resize and convert images that do not fit the model")
-    add("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
     add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say so")
 
 

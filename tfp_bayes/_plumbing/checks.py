@@ -43,7 +43,7 @@ def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") ->
         raise ValueError(
             f"Expected finite inputs for `{name}`. Received: NaN or infinity in the examples "
             f"{wrong[:5].tolist()}, {wrong.size} of the {len(rows)} that were read. "
-            "Hint: correct them, or leave them out (of `x` with Query(ignore=...))."
+            "Hint: correct them, or leave them out; an ActiveLearner does with Query(ignore=...)."
         )
     return rows
 

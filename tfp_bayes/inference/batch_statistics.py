@@ -161,6 +161,15 @@ class _UpdatesNoted(keras.StatelessScope):
             super().add_update(update)
 
 
+def trained_normalizations(model: keras.Model) -> list[str]:
+    """Lists the names of the layers of a model whose batch statistics training would change."""
+    return [
+        layer.name
+        for layer in flatten_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+    ]
+
+
 def _is_known(layer: keras.layers.Layer) -> bool:
     """Tells whether a layer's statistics are moving averages as Keras updates them."""
     is_keras_own = (

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.batches import count_rows, labelled_batches
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
+from tfp_bayes.inference.batch_statistics import trained_normalizations
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
 from tfp_bayes.prediction.split import SplitModel
@@ -173,11 +174,7 @@ def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None
 
 def check_statistics(model: keras.Model) -> None:
     """Raises ValueError if the chains' trainings would change what is no weight."""
-    names = [
-        layer.name
-        for layer in flatten_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-    ]
+    names = trained_normalizations(model)
     if names:
         raise ValueError(
             "Expected a `model` without batch statistics, which every chain would have its own "

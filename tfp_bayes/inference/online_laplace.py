@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values
-from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes.inference.batch_statistics import trained_normalizations
 from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.network_curvature import Block, Curvature
 from tfp_bayes.inference.weight_matrices import WeightMatrices
@@ -151,11 +151,7 @@ class EarlierData:
             )
         trained = {id(v) for v in model.trainable_variables}
         problems = [v.path for v in self.posterior._left if id(v) in trained]
-        problems += [
-            f"{layer.name}/moving statistics"
-            for layer in flatten_layers(model)
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
+        problems += [f"{name}/moving statistics" for name in trained_normalizations(model)]
         if problems:
             raise ValueError(
                 "Expected all that earlier data taught to be in their posterior: training would "

@@ -6,13 +6,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfp_bayes._plumbing.score_names import UNCERTAINTY_SCORES
+
 if TYPE_CHECKING:
     import keras
 
     from tfp_bayes.prediction import Prediction
-
-
-DOUBTS = ("predictive_entropy", "mutual_information", "confidence")
 
 
 def add_image_model(add, at_least) -> None:
@@ -36,12 +35,13 @@ def add_image_model(add, at_least) -> None:
 
 def add_doubt(add, option: str) -> None:
     """Adds the choice of what says how much a model doubts; arguments as of `add_image_model`."""
+    default, *others = UNCERTAINTY_SCORES
     add(
         option,
-        choices=DOUBTS,
-        default=DOUBTS[0],
+        choices=UNCERTAINTY_SCORES,
+        default=default,
         metavar="DOUBT",
-        help=f"{DOUBTS[0]} (default), {DOUBTS[1]} or {DOUBTS[2]}",
+        help=f"{default} (default), {' or '.join(others)}",
     )
 
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from tfp_bayes._plumbing.score_names import UNCERTAINTY_SCORES
 from tfp_bayes.label.task_images import LabelStudio, TaskImages
 from tfp_bayes.prediction import Prediction
 
@@ -26,7 +27,6 @@ except ImportError as error:
         f'Received: {error}. Hint: pip install "tfp_bayes[label]".'
     ) from None
 
-SCORES = ("predictive_entropy", "mutual_information", "confidence")
 _logger = logging.getLogger(__name__)
 
 
@@ -75,9 +75,9 @@ class LabelStudioBackend:
         score: str = "predictive_entropy",
         studio: LabelStudio | None = None,
     ):
-        if score not in SCORES:
+        if score not in UNCERTAINTY_SCORES:
             raise ValueError(
-                f"Expected one of {SCORES} for `score`. Received: score={score!r}. "
+                f"Expected one of {UNCERTAINTY_SCORES} for `score`. Received: score={score!r}. "
                 "Hint: mutual_information is what labels would settle."
             )
         self.images = images or TaskImages()

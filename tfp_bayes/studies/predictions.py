@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tfp_bayes._plumbing.files import write_csv, write_json
 from tfp_bayes._plumbing.images import draw_image
+from tfp_bayes._plumbing.score_names import UNCERTAINTY_SCORES
 from tfp_bayes.datasets import ImageFiles
 from tfp_bayes.prediction import Prediction
 
@@ -21,7 +22,6 @@ FIELDS = (
     "expected_entropy",
     "mutual_information",
 )
-DOUBTS = ("predictive_entropy", "mutual_information", "confidence")
 CLASS_NAMES = "class_names.json"  # beside a model: a list of K strings
 _COLUMNS, _SHOWN = 6, 24
 _WIDTH, _LINES = 20, 2  # of a file's name below its image
@@ -73,7 +73,7 @@ def order_by_doubt(prediction: Prediction, names: Sequence[str], doubt: str) -> 
     Args:
         prediction: Of N examples.
         names: N names.
-        doubt: One of `DOUBTS`; of "confidence" the least comes first.
+        doubt: One of `UNCERTAINTY_SCORES`; of "confidence" the least comes first.
     """
     score = prediction.mean.max(-1) if doubt == "confidence" else -getattr(prediction, doubt)
     return np.lexsort((np.asarray(names), score))
@@ -84,7 +84,7 @@ def write_predictions(
     names: Sequence[str],
     prediction: Prediction,
     class_names: Sequence[str],
-    doubt: str = DOUBTS[0],
+    doubt: str = UNCERTAINTY_SCORES[0],
 ) -> None:
     """Writes a CSV table with a row for each example, the most doubtful first; entropies in nats.
 
@@ -115,7 +115,7 @@ def plot_least_certain(
     names: Sequence[str],
     prediction: Prediction,
     class_names: Sequence[str],
-    doubt: str = DOUBTS[0],
+    doubt: str = UNCERTAINTY_SCORES[0],
 ) -> Figure:
     """Draws a contact sheet of the images that are most in doubt, up to 24.
 

@@ -11,11 +11,11 @@ from scipy.stats import beta
 
 from tfp_bayes._plumbing.files import write_json
 from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities, two_classes
+from tfp_bayes._plumbing.score_names import UNCERTAINTY_SCORES
 from tfp_bayes.uncertainty.fingerprint import check_unchanged, fingerprint
 
 _FORMAT = "tfp_bayes.selective 1"
 _SELECTED = ("threshold", "coverage", "risk")
-_SCORES = ("confidence", "predictive_entropy", "mutual_information")
 
 
 class Selected(NamedTuple):
@@ -120,9 +120,9 @@ class SelectiveClassifier:
         num_samples: int | None = None,
         seed: int = 0,
     ):
-        if score not in _SCORES:
+        if score not in UNCERTAINTY_SCORES:
             raise ValueError(
-                f"Expected one of {list(_SCORES)} for `score`. Received: score={score!r}. "
+                f"Expected one of {UNCERTAINTY_SCORES} for `score`. Received: score={score!r}. "
                 "Hint: 'confidence' ranks errors best for most models."
             )
         self.predictor = predictor

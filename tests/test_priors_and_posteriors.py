@@ -13,6 +13,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes import posteriors, priors
 from tfp_bayes.layers import DenseFlipout, DenseLocalReparameterization, DenseReparameterization
+from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 PRIORS = {
     "normal": priors.Normal(0.1, 0.7),
@@ -45,7 +46,7 @@ LARGEST_Z = 5
 
 
 def make(prior="normal", posterior="mean_field_normal", cls=DenseReparameterization, shape=(3, 2)):
-    """A built layer whose parameters are far from their start."""
+    """Returns a built layer whose parameters are far from their initial values."""
     layer = cls(shape[1], kernel_prior=prior, kernel_posterior=posterior, use_bias=False, seed=0)
     layer.build((None, shape[0]))
     rng = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def scale_of(layer):
 
 
 def repeat(function, draws=DRAWS):
-    """Calls a function of a seed many times in one graph."""
+    """Calls a function of a seed `draws` times in one graph."""
     loop = tf.function(
         lambda: tf.map_fn(
             lambda s: function(tf.stack([s, 7])), tf.range(draws), fn_output_signature=tf.float32
@@ -92,7 +93,7 @@ def assert_mean(draws, expected, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_kl_of_mean_field_against_quadrature(name):
-    """Summed over weights, in nats: exact in closed form, right on average otherwise."""
+    """The KL is a sum over weights in nats; estimates without a closed form are unbiased."""
     layer = make(PRIORS[name])
     expected = 0
     for m, s in zip(
@@ -128,7 +129,7 @@ def test_kl_of_low_rank_against_the_closed_form_of_two_full_normals():
 
 
 def test_low_rank_covariance_is_made_of_squared_scales():
-    """Draws against diag(scale^2) + F F^T, from the variables."""
+    """Draws have the covariance diag(scale^2) + F F^T of the layer's variables."""
     layer = make("normal", POSTERIORS["low rank"], shape=(2, 1))
     scale = scale_of(layer).ravel()
     factor = layer.kernel_factor.numpy()
@@ -140,7 +141,7 @@ def test_low_rank_covariance_is_made_of_squared_scales():
 
 @pytest.mark.parametrize("prior", ["normal", "scale_mixture"])
 def test_kl_of_many_weights_in_half_precision(prior):
-    """The sum, beyond the largest number of float16, is that of float32."""
+    """A sum beyond the largest float16 number equals that of a float32 layer."""
     half, single = (
         DenseReparameterization(
             300,
@@ -169,12 +170,12 @@ def test_kl_of_a_point_is_minus_its_log_prior(name):
 
 @pytest.mark.parametrize("cls", [DenseReparameterization, DenseFlipout])
 def test_kl_without_closed_form_uses_the_draw_of_the_pass(cls):
-    """With the identity as inputs, the outputs of one pass show the weights that it drew."""
+    """The estimate uses the weights that the pass drew, which identity inputs reveal."""
     layer = make("scale_mixture", cls=cls)
     layer.kl_weight.assign(1.0)
     outputs = layer(np.eye(3, dtype="float32"), training=True).numpy()
     (loss,) = layer.losses
-    if cls is DenseFlipout:  # signs turn each row and column of the deviation
+    if cls is DenseFlipout:  # outputs show the draw with flipped signs, so repeat the draw
         state = layer.seed_generator.state.value
         layer.seed_generator.state.assign(state - tf.constant([0, 1], state.dtype))
         outputs = layer.random_kernel.draw(_kernel_seed(layer)).value.numpy()
@@ -192,7 +193,7 @@ def _kernel_seed(layer):
 
 @pytest.mark.parametrize("hyperprior", ["half-cauchy", "inverse gamma"])
 def test_kl_under_an_uncertain_scale_against_quadrature(hyperprior):
-    """E_tau [log q(tau) - log p(tau) + KL(q(w) || N(0, tau))], q(tau) log-normal."""
+    """KL = E_tau [log q(tau) - log p(tau) + KL(q(w) || N(0, tau))] with log-normal q(tau)."""
     layer = make(PRIORS[hyperprior])
     q_tau = scipy.stats.lognorm(np.log1p(np.exp(np.log(np.expm1(0.1)))), scale=0.6)
     if hyperprior == "half-cauchy":
@@ -213,7 +214,7 @@ def test_kl_under_an_uncertain_scale_against_quadrature(hyperprior):
 
 
 def test_empirical_bayes_finds_the_scale_of_the_weights():
-    """The best scale is sqrt(mean(m^2 + s^2))."""
+    """The KL is stationary at the best scale, sqrt(mean(m^2 + s^2))."""
     layer = make("hierarchical_normal", shape=(20, 10))
     scale = scale_of(layer)
     best = np.sqrt((layer.kernel_loc.numpy() ** 2 + scale**2).mean())
@@ -230,7 +231,7 @@ def test_empirical_bayes_finds_the_scale_of_the_weights():
 
 @pytest.mark.parametrize("name", ["mean field", "low rank", "flow"])
 def test_samples_follow_the_density(name):
-    """Moments of draws against the closed form; for the flow, the density integrates to one."""
+    """Moments of draws match the closed form, or for the flow integrals of its density."""
     layer = make("normal", POSTERIORS[name], shape=(2, 1))
     draws = sample(layer).reshape(DRAWS, 2)
     assert_mean(draws, np.ravel(layer.kernel), tolerance=0.02 if name == "flow" else 1e-5)
@@ -250,6 +251,12 @@ def test_samples_follow_the_density(name):
         assert np.abs(scipy.stats.skew(draws)).max() > 0.1  # no longer a normal
     products = draws - draws.mean(0)
     assert_mean(np.einsum("si,sj->sij", products, products), covariance, tolerance=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.0067, 3.0, 1e3])
+def test_from_scale_inverts_to_scale(scale):
+    weight = from_scale(np.float32(scale)).astype("float32")
+    assert float(to_scale(weight)) == pytest.approx(scale, rel=1e-5)
 
 
 def test_a_flow_starts_as_mean_field():
@@ -340,6 +347,9 @@ def test_string_dictionary_and_object(each):
 BAD = [
     (priors.Normal, {"scale": 0.0}, "Received: scale=0.0"),
     (priors.Normal, {"scale": float("nan")}, "Received: scale=nan"),
+    (priors.Normal, {"loc": float("nan")}, "Received: loc=nan"),
+    (priors.Laplace, {"loc": float("inf")}, "Received: loc=inf"),
+    (priors.StudentT, {"loc": None}, "Received: loc=None"),
     (priors.Laplace, {"scale": -1}, "Received: scale=-1"),
     (priors.StudentT, {"df": "3"}, "Received: df='3'"),
     (priors.ScaleMixture, {"pi": 1.0}, "Received: pi=1.0"),
@@ -349,6 +359,7 @@ BAD = [
     (posteriors.MeanFieldNormal, {"initial_scale": 0}, "Received: initial_scale=0"),
     (posteriors.LowRankNormal, {"rank": 0}, "Received: rank=0"),
     (posteriors.NormalizingFlow, {"num_couplings": 0}, "Received: num_couplings=0"),
+    (posteriors.NormalizingFlow, {"hidden_units": 2.5}, "Received: hidden_units=2.5"),
 ]
 
 

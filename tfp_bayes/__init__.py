@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 
 def _runs_as_command() -> bool:
-    """Tells whether this process, or its parent, is `tfp-bayes` or `python -m tfp_bayes`."""
+    """Returns whether this process or its parent is `tfp-bayes` or `python -m tfp_bayes`."""
     program = Path(sys.argv[0])
     is_module = program.parts[-2:] == ("tfp_bayes", "__main__.py")
     return program.stem == "tfp-bayes" or is_module or sys.orig_argv[1:3] == ["-m", "tfp_bayes"]
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from tfp_bayes.active import ActiveLearner
     from tfp_bayes.evaluation import evaluate
 
-# Keras finds the classes of a saved model only once their modules are imported. The command line
-# does without, so that `tfp-bayes --help` need not wait for TensorFlow.
+# Keras finds the classes of a saved model only after their modules are imported. The command line
+# skips these imports, so that `tfp-bayes --help` does not wait for TensorFlow.
 if TYPE_CHECKING or not _runs_as_command():
-    import tfp_bayes._plumbing.backend  # noqa: F401  # says so if Keras does not run on TensorFlow
+    import tfp_bayes._plumbing.backend  # noqa: F401  # raises if Keras does not run on TensorFlow
     from tfp_bayes import (
         inference,
         layers,
@@ -147,7 +147,7 @@ _DEFINED_IN = {
 
 
 def __getattr__(name: str):
-    # What is not imported above is at first use.
+    # Names that are not imported above are imported at first use.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_DEFINED_IN.get(name, name)}")

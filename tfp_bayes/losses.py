@@ -10,13 +10,15 @@ import tensorflow as tf
 class NormalNLL(keras.losses.Loss):
     """Negative log likelihood of normal targets, in nats, summed over the D targets.
 
-    For models that end in `NormalParameters`.
+    Use it to train models that end in `NormalParameters`.
 
     Args:
-        beta: Exponent in [0, 1]. 0 is the likelihood. Above 0 each example is weighted by
-            scale^(2 beta), as a constant: 1 gives locations the gradient of a squared error, so
-            that what is badly fit at first is not explained away as noise; 0.5 is a good
+        beta: Exponent in [0, 1]. 0 gives the negative log likelihood. A positive value multiplies
+            each target's term by scale^(2 beta), treated as a constant in the gradient. With 1
+            the gradient with respect to loc is that of a squared error, so the model cannot
+            explain away examples that it fits badly early in training as noise. 0.5 is a good
             compromise.
+        name: Name of the loss.
         **kwargs: Arguments of `keras.losses.Loss`.
 
     Raises:
@@ -43,7 +45,7 @@ class NormalNLL(keras.losses.Loss):
         self.beta = beta
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns nats (...) from targets (..., D) and parameters (..., 2 D)."""
+        """Returns the loss (...) of targets (..., D) under parameters (..., 2 D)."""
         loc, scale = tf.split(y_pred, 2, axis=-1)
         z = (tf.reshape(tf.cast(y_true, loc.dtype), tf.shape(loc)) - loc) / scale
         nll = tf.math.log(scale) + (tf.square(z) + math.log(2 * math.pi)) / 2
@@ -51,5 +53,5 @@ class NormalNLL(keras.losses.Loss):
         return tf.reduce_sum(weight * nll, axis=-1)
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {**super().get_config(), "beta": self.beta}

@@ -1,4 +1,4 @@
-"""The variational families q: what a posterior over a layer's weights may look like."""
+"""Variational families for the weights of a layer."""
 
 from tfp_bayes._plumbing.configured import get_configured
 from tfp_bayes.posteriors.deterministic import Deterministic
@@ -25,15 +25,16 @@ _CLASSES = {
 
 
 def get(identifier: str | dict | Posterior, argument: str = "posterior") -> Posterior:
-    """Returns a variational family from its name, its serialized form or itself.
+    """Returns the variational family that an identifier describes.
 
     Args:
-        identifier: "mean_field_normal", "deterministic", "low_rank_normal", "normalizing_flow"
-            (with their defaults), a dictionary or a `Posterior`.
-        argument: Name of the caller's argument, for the error.
+        identifier: A name ("mean_field_normal", "deterministic", "low_rank_normal" or
+            "normalizing_flow"), which selects the family with its default arguments; a
+            dictionary; or a `Posterior`, which is returned unchanged.
+        argument: Name of the caller's argument, used in the error message.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `identifier` does not describe a variational family.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""A single value."""
+"""A point estimate."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,11 @@ from tfp_bayes.posteriors.posterior import Posterior
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
 class Deterministic(Posterior):
-    """All mass on one value: a maximum a posteriori (MAP) estimate under the layer's prior.
+    """A point mass: the maximum a posteriori (MAP) estimate under the layer's prior.
 
-    Use it for the weights that need no uncertainty, as biases by default. Its KL divergence is
-    -log p(w): up to a constant the L2 penalty of a Gaussian prior, the L1 of a Laplace prior.
+    Use it for weights that need no uncertainty; it is the default for biases. Its KL divergence
+    is -log p(w). Up to a constant that is an L2 penalty for a Gaussian prior and an L1 penalty
+    for a Laplace prior.
 
     Reference:
         MacKay 1992, "A Practical Bayesian Framework for Backpropagation Networks".
@@ -31,9 +32,9 @@ class Deterministic(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Makes loc, of the weight's shape."""
+        """Creates loc, of the weight tensor's shape."""
         return {"loc": add_weight("loc", shape, initializer)}
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, whose density counts as 1 at its value."""
+        """Returns the distribution; its density at its value is defined as 1."""
         return tfd.Deterministic(self.mean(variables))

@@ -1,4 +1,4 @@
-"""Normals that vary together."""
+"""A multivariate normal with a low-rank covariance."""
 
 import math
 from collections.abc import Callable
@@ -15,17 +15,18 @@ from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
 class LowRankNormal(Posterior):
-    """A normal with covariance diag(scale^2) + factor factor^T across a layer's weights.
+    """A normal with covariance diag(scale^2) + factor factor^T over one weight tensor.
 
-    Use it where weights are uncertain together, such as a rescaling of a whole kernel, which
-    mean field cannot say. For the Reparameterization estimators.
+    Use it where the uncertainty of weights is correlated, which a mean-field posterior cannot
+    express; an example is uncertainty about the scale of a whole kernel. It needs the
+    Reparameterization layers.
 
     Args:
-        rank: Columns of the factor.
-        initial_scale: Standard deviation of the diagonal part at the start.
+        rank: Number of columns of the factor.
+        initial_scale: Initial standard deviation of the diagonal part.
 
     Raises:
-        ValueError: If `rank` is not a positive integer or `initial_scale` not positive.
+        ValueError: If `rank` is not a positive integer or `initial_scale` is not positive.
 
     Reference:
         Ong, Nott and Smith 2018, "Gaussian Variational Approximation With a Factor Covariance
@@ -52,9 +53,9 @@ class LowRankNormal(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Makes loc, untransformed_scale (both of the weight's shape) and factor (size, rank)."""
+        """Creates loc and untransformed_scale, of the weight's shape, and factor (size, rank)."""
         start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
-        # Not zeros, where the factor's gradient vanishes by symmetry.
+        # Not zeros: there the factor's gradient vanishes by symmetry.
         factor = keras.initializers.RandomNormal(stddev=self.initial_scale / math.sqrt(self.rank))
         return {
             "loc": add_weight("loc", shape, initializer),
@@ -63,7 +64,7 @@ class LowRankNormal(Posterior):
         }
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, of the weight's event shape."""
+        """Returns the distribution, whose event shape is that of the weight tensor."""
         loc = self.mean(variables)
         scale = to_scale(variables["untransformed_scale"])
         flat = tfd.MultivariateNormalDiagPlusLowRankCovariance(

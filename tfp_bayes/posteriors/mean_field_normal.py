@@ -14,12 +14,13 @@ from tfp_bayes.posteriors.scale import from_scale, to_scale
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
 class MeanFieldNormal(Posterior):
-    """Normal(loc, softplus(10 untransformed_scale)) for every weight, independent of all others.
+    """Independent Normal(loc, softplus(10 untransformed_scale)) for every weight.
 
-    The family of Bayes by Backprop, right for every estimator and every size.
+    This is the family of Bayes by Backprop. It works with every estimator and scales to weight
+    tensors of any size.
 
     Args:
-        initial_scale: Standard deviation that every weight starts with. loc starts from the
+        initial_scale: Initial standard deviation of every weight. The initial loc comes from the
             layer's initializer.
 
     Raises:
@@ -31,7 +32,7 @@ class MeanFieldNormal(Posterior):
 
     Example:
 
-    >>> layer = DenseFlipout(3)  # its default
+    >>> layer = DenseFlipout(3)  # the default for kernels
     >>> layer.build((None, 4))
     >>> [weight.name for weight in layer.trainable_weights]
     ['kernel_loc', 'kernel_untransformed_scale', 'bias_loc']
@@ -46,7 +47,7 @@ class MeanFieldNormal(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Makes loc and untransformed_scale, both of the weight's shape."""
+        """Creates loc and untransformed_scale, both of the weight tensor's shape."""
         start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         return {
             "loc": add_weight("loc", shape, initializer),
@@ -54,7 +55,7 @@ class MeanFieldNormal(Posterior):
         }
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, a batch of scalar normals."""
+        """Returns the distribution as a batch of scalar normals."""
         return tfd.Normal(self.mean(variables), to_scale(variables["untransformed_scale"]))
 
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""A normal pushed through invertible networks."""
+"""A normal transformed by invertible networks."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import bijectors as tfb
 from tensorflow_probability import distributions as tfd
 
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.posteriors.posterior import INITIAL_SCALE, Posterior
 from tfp_bayes.posteriors.scale import from_scale, to_scale
@@ -17,20 +18,23 @@ MEAN_SAMPLES = 1000
 
 @keras.saving.register_keras_serializable("tfp_bayes>posteriors")
 class NormalizingFlow(Posterior):
-    """A diagonal normal pushed through affine coupling layers: skewed, curved, multi-modal.
+    """A diagonal normal transformed by affine coupling layers (RealNVP).
 
-    Use it on small layers (a last layer, a small regression network), where the true posterior is
-    far from a normal. For the Reparameterization estimators. It starts as a `MeanFieldNormal`.
-    Its mean has no closed form; it is the average of 1,000 draws, the same at each call.
+    Its density can be skewed, curved or multimodal. Use it on small layers (a last layer, a small
+    regression network) where the true posterior is far from a normal. It needs the
+    Reparameterization layers. Before training it equals a `MeanFieldNormal`. Its mean has no
+    closed form and is computed as the average of 1,000 fixed draws.
 
     Args:
-        num_couplings: Affine coupling layers; each moves half of the weights given the others.
-        hidden_units: Width of the network inside each coupling.
-        initial_scale: Standard deviation of every weight at the start.
+        num_couplings: Number of affine coupling layers. Each one transforms half of the weights
+            given the other half.
+        hidden_units: Number of hidden units of the network inside each coupling layer.
+        initial_scale: Initial standard deviation of every weight.
 
     Raises:
-        ValueError: If an argument is not positive, or the weight tensor has a single element,
-            which leaves nothing to couple.
+        ValueError: If `num_couplings` or `hidden_units` is not a positive integer,
+            `initial_scale` is not positive, or the weight tensor has a single element, which
+            cannot be split into halves.
 
     Reference:
         Dinh et al. 2017, "Density Estimation Using Real NVP", equation 7, arXiv:1605.08803;
@@ -46,9 +50,8 @@ class NormalizingFlow(Posterior):
     def __init__(
         self, num_couplings: int = 4, hidden_units: int = 16, initial_scale: float = INITIAL_SCALE
     ):
-        check_positive(
-            num_couplings=num_couplings, hidden_units=hidden_units, initial_scale=initial_scale
-        )
+        check_integers(1, num_couplings=num_couplings, hidden_units=hidden_units)
+        check_positive(initial_scale=initial_scale)
         self.num_couplings = num_couplings
         self.hidden_units = hidden_units
         self.initial_scale = initial_scale
@@ -56,7 +59,7 @@ class NormalizingFlow(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Makes loc, untransformed_scale and the weights of each coupling's network."""
+        """Creates loc, untransformed_scale and the weights of each coupling network."""
         size = math.prod(shape)
         if size < 2:
             raise ValueError(
@@ -73,18 +76,18 @@ class NormalizingFlow(Posterior):
             for name, parts, start in (
                 (f"coupling_{i}_hidden", (given, hidden), keras.initializers.GlorotUniform()),
                 (f"coupling_{i}_bias", (hidden,), "zeros"),
-                # Zeros make each coupling the identity at first.
+                # With zeros each coupling layer starts as the identity.
                 (f"coupling_{i}_out", (hidden, 2 * moved), "zeros"),
             ):
                 variables[name] = add_weight(name, parts, start)
         return variables
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, of the weight's event shape."""
+        """Returns the distribution, whose event shape is that of the weight tensor."""
         loc = tf.convert_to_tensor(variables["loc"])
         scale = to_scale(variables["untransformed_scale"])
         size = math.prod(loc.shape)
-        # In units of the base's scale around its loc, the couplings see numbers of size one.
+        # Couplings act before shift and scale, so they see standardized numbers of size one.
         bijectors = [tfb.Reshape(loc.shape), tfb.Shift(tf.reshape(loc, [-1]))]
         bijectors.append(tfb.Scale(tf.reshape(scale, [-1])))
         for i in range(self.num_couplings):
@@ -94,12 +97,12 @@ class NormalizingFlow(Posterior):
         return tfd.TransformedDistribution(base, tfb.Chain(bijectors))
 
     def mean(self, variables: dict) -> tf.Tensor:
-        """Returns the average of 1,000 draws, the same ones at each call."""
+        """Returns the average of 1,000 draws that are the same in every call."""
         return tf.reduce_mean(self.distribution(variables).sample(MEAN_SAMPLES, seed=[0, 0]), 0)
 
 
 def _coupling(variables: dict, i: int) -> Callable:
-    """Returns the network of coupling `i`: the half that stays -> shift and log scale."""
+    """Returns the network of coupling `i`, from the fixed half to shift and log scale."""
 
     def shift_and_log_scale(given: tf.Tensor, num_moved: int, **_) -> tuple[tf.Tensor, tf.Tensor]:
         hidden = tf.tanh(
@@ -108,6 +111,6 @@ def _coupling(variables: dict, i: int) -> Callable:
         )
         out = tf.linalg.matvec(variables[f"coupling_{i}_out"], hidden, transpose_a=True)
         shift, log_scale = tf.split(out, [num_moved, num_moved], axis=-1)
-        return shift, tf.tanh(log_scale)  # bounded: a coupling scales by at most e
+        return shift, tf.tanh(log_scale)  # bounded, so a coupling scales by at most e
 
     return shift_and_log_scale

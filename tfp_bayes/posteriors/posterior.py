@@ -1,4 +1,4 @@
-"""The base of all variational families."""
+"""The base class of all variational families."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import Configured
 
-# Small beside initial weights, so that training starts almost as without noise.
+# Small compared with initial weights, so that training starts with almost no noise.
 INITIAL_SCALE = 0.0067
 
 
 class Posterior(Configured):
     """A family of distributions over one weight tensor (a kernel or a bias) of a layer.
 
-    The parameters are weights of the layer, float32 also under a mixed policy; the distribution
-    is built from them at every call.
+    The parameters are weights of the layer, in float32 even under a mixed precision policy. The
+    distribution is built from them in every call.
 
     Attributes:
-        factorized: Whether every weight is an independent, symmetric normal around its loc. The
-            estimators `LocalReparameterization` and `Flipout` are right for these only.
+        factorized: Whether the weights are independent normals around loc. The
+            `LocalReparameterization` and `Flipout` layers are correct only for such families.
     """
 
     factorized = False
@@ -28,12 +28,16 @@ class Posterior(Configured):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Makes the parameters: weights of the layer, by name.
+        """Creates the parameters as weights of the layer.
 
         Args:
-            add_weight: `add_weight(name, shape, initializer)`, which makes a weight.
+            add_weight: Function `add_weight(name, shape, initializer)` that creates a weight of
+                the layer.
             shape: Shape of the random weight tensor.
-            initializer: Initializer of its loc.
+            initializer: Initializer of loc.
+
+        Returns:
+            The created weights by name.
         """
         raise NotImplementedError
 
@@ -46,5 +50,5 @@ class Posterior(Configured):
         return tf.convert_to_tensor(variables["loc"])
 
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
-        """Draws one weight tensor from what `distribution` returned; `seed` is int32 (2,)."""
+        """Draws one weight tensor from the result of `distribution`; `seed` is int32 (2,)."""
         return distribution.sample(seed=seed)

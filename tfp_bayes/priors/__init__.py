@@ -37,15 +37,20 @@ def get(identifier: str | dict | Prior, argument: str = "prior") -> Prior: ...
 @overload
 def get(identifier: None, argument: str = "prior") -> None: ...
 def get(identifier: str | dict | Prior | None, argument: str = "prior") -> Prior | None:
-    """Returns a prior from its name, its serialized form or itself; None is a flat prior.
+    """Returns the prior that an identifier describes.
 
     Args:
-        identifier: "normal", "laplace", "scale_mixture", "student_t", "hierarchical_normal",
-            "elementwise_normal" (with their defaults), a dictionary, a `Prior` or None.
-        argument: Name of the caller's argument, for the error.
+        identifier: A name ("normal", "laplace", "scale_mixture", "student_t",
+            "hierarchical_normal" or "elementwise_normal"), which selects the prior with its
+            default arguments; a dictionary; a `Prior`, which is returned unchanged; or None for
+            a flat prior.
+        argument: Name of the caller's argument, used in the error message.
+
+    Returns:
+        The prior, or None for a flat prior.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `identifier` does not describe a prior.
 
     Example:
 

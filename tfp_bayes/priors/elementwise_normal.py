@@ -1,4 +1,4 @@
-"""The Gaussian prior with a mean and a scale of its own for every weight."""
+"""The Gaussian prior with a separate mean and scale for every weight."""
 
 from collections.abc import Callable
 
@@ -12,20 +12,20 @@ from tfp_bayes.priors.prior import Prior
 
 @keras.saving.register_keras_serializable("tfp_bayes>priors")
 class ElementwiseNormal(Prior):
-    """Normal(loc, scale) with arrays loc and scale of the weight's shape, which are not trained.
+    """Normal(loc, scale) with fixed arrays loc and scale of the weight tensor's shape.
 
-    Use it for what earlier data said of each weight: `tfp_bayes.as_prior` fills it with the
-    posterior of an earlier task. Or assign the arrays yourself, such as the weights of a
-    pretrained network: they are weights of the layer named `{name}_prior_loc` and
-    `{name}_prior_scale`, which its files keep. Under a posterior of independent normals the KL
-    divergence has a closed form.
+    Use it to carry over what earlier data told about each weight: `tfp_bayes.as_prior` fills the
+    arrays with the posterior of an earlier task. You can also assign them yourself, for example
+    from the weights of a pretrained network. The arrays are non-trainable weights of the layer,
+    named `{name}_prior_loc` and `{name}_prior_scale`, and are saved with it. With a mean-field
+    normal posterior the KL divergence has a closed form.
 
     Args:
         initial_loc: Mean of every weight until the array is assigned.
         initial_scale: Standard deviation of every weight until the array is assigned.
 
     Raises:
-        ValueError: If `initial_scale` is not positive or `initial_loc` not finite.
+        ValueError: If `initial_scale` is not positive or `initial_loc` is not finite.
 
     Reference:
         Nguyen et al. 2018, "Variational Continual Learning", section 2, arXiv:1710.10628.
@@ -48,7 +48,7 @@ class ElementwiseNormal(Prior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Makes the two arrays, of the weight's shape."""
+        """Creates the two arrays; see `Prior.add_variables`."""
         starts = {"prior_loc": self.initial_loc, "prior_scale": self.initial_scale}
         return {
             name: add_weight(name, shape, keras.initializers.Constant(start), trainable=False)
@@ -58,12 +58,12 @@ class ElementwiseNormal(Prior):
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the prior of the whole weight tensor; see `Prior.condition`."""
+        """Returns the prior of the whole weight tensor. See `Prior.condition`."""
         loc, scale = (
             tf.convert_to_tensor(variables[name]) for name in ("prior_loc", "prior_scale")
         )
         return tfd.Normal(loc, scale), tf.constant(0, dtype)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {"initial_loc": self.initial_loc, "initial_scale": self.initial_scale}

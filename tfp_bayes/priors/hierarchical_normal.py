@@ -15,20 +15,22 @@ _HYPERPRIORS = (None, "half_cauchy", "inverse_gamma")
 
 @keras.saving.register_keras_serializable("tfp_bayes>priors")
 class HierarchicalNormal(Prior):
-    """Normal(0, scale) with one scale for the whole kernel, learned with the weights.
+    """Normal(0, scale) with one scale for the whole weight tensor, learned with the weights.
 
-    Use it when the right scale differs between layers and nobody knows it. With `hyperprior=None`
-    the scale maximises the evidence bound (empirical Bayes); otherwise it is uncertain itself: a
-    log-normal posterior under the hyperprior, whose KL divergence is added.
+    Use it when the right scale is unknown and may differ between layers. With `hyperprior=None`
+    the scale is trained to maximize the evidence lower bound (empirical Bayes). With a hyperprior
+    the scale has a log-normal posterior, and its KL divergence is added to the layer's.
 
     Args:
-        initial_scale: Where the scale starts.
-        hyperprior: None; "half_cauchy", on the scale; or "inverse_gamma", on the variance.
+        initial_scale: Initial value of the scale. With a hyperprior it is the initial median of
+            the scale's posterior.
+        hyperprior: None; "half_cauchy", a prior on the scale; or "inverse_gamma", a prior on the
+            variance.
         hyperprior_scale: Scale parameter of the hyperprior.
         concentration: Concentration of the inverse gamma hyperprior.
 
     Raises:
-        ValueError: If `hyperprior` is unknown or a number is not positive.
+        ValueError: If `hyperprior` is unknown, or another argument is not a positive number.
 
     Reference:
         MacKay 1992 (empirical Bayes); Louizos et al. 2017, "Bayesian Compression for Deep
@@ -67,7 +69,7 @@ class HierarchicalNormal(Prior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Makes the scale, or the parameters of its log-normal posterior."""
+        """Creates the scale, or the parameters of its log-normal posterior."""
         constant = keras.initializers.Constant
         if self.hyperprior is None:
             start = math.log(math.expm1(self.initial_scale))
@@ -85,13 +87,14 @@ class HierarchicalNormal(Prior):
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the prior under one draw of its scale, and the KL of the scale."""
+        """Returns the prior given one draw of its scale, and the KL divergence of the scale."""
         if self.hyperprior is None:
             scale = tf.math.softplus(variables["untransformed_prior_scale"])
             return tfd.Normal(tf.zeros_like(scale), scale), tf.constant(0, dtype)
         loc = tf.convert_to_tensor(variables["log_prior_scale_loc"])
         spread = tf.math.softplus(variables["log_prior_scale_untransformed_scale"])
-        # A log-normal scale has a log-normal square, so both hyperpriors meet their posterior.
+        # The square of a log-normal scale is log-normal too, so the posterior can be compared
+        # with a hyperprior on the scale or on the variance.
         power = 1 if self.hyperprior == "half_cauchy" else 2
         posterior = tfd.LogNormal(power * loc, power * spread)
         number = tf.cast(self.hyperprior_scale, dtype)

@@ -1,4 +1,4 @@
-"""The base of all priors."""
+"""The base class of all priors."""
 
 from collections.abc import Callable
 
@@ -10,40 +10,45 @@ from tfp_bayes._plumbing.configured import Configured
 
 
 class Prior(Configured):
-    """A distribution over every single weight of a kernel or bias, independent of each other.
+    """A prior under which the elements of a weight tensor are independent.
 
-    A subclass implements `distribution`. One with numbers of its own, learned
-    (`HierarchicalNormal`) or given (`ElementwiseNormal`), implements `add_variables`, which makes
-    weights of the layer, and `condition`.
+    A subclass implements `distribution`. If a prior has parameters stored in the layer, learned
+    (`HierarchicalNormal`) or given (`ElementwiseNormal`), it implements `add_variables` and
+    `condition` instead.
     """
 
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Makes the prior's own numbers: weights of the layer, by name.
+        """Creates the prior's own parameters as weights of the layer.
 
         Args:
-            add_weight: `add_weight(name, shape, initializer, trainable=True)`, makes a weight.
-            shape: Shape of the weight tensor that the prior is on.
+            add_weight: Function `add_weight(name, shape, initializer, trainable=True)` that
+                creates a weight of the layer.
+            shape: Shape of the weight tensor that the prior describes.
+
+        Returns:
+            The created weights by name.
         """
         return {}
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the distribution of one weight of type `dtype`, a scalar distribution."""
+        """Returns the scalar distribution of one weight of type `dtype`."""
         raise NotImplementedError
 
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the distribution of one weight, and the KL of what the prior itself learns.
+        """Returns the prior of the weights and the KL divergence of the prior's own parameters.
 
         Args:
-            variables: What `add_variables` made.
-            seed: int32 (2,), for priors with an uncertain scale.
+            variables: Result of `add_variables`.
+            seed: int32 (2,), used by priors whose scale is uncertain.
             dtype: Dtype of the weights.
 
         Returns:
-            The distribution given one draw of the prior's own parameters, and the KL divergence
-            between their posterior and their prior, a scalar in nats.
+            The distribution of the weights given one draw of the prior's own parameters, and the
+            KL divergence between the posterior and the prior of those parameters, a scalar in
+            nats.
         """
         return self.distribution(dtype), tf.constant(0, dtype)

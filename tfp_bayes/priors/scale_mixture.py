@@ -1,4 +1,4 @@
-"""The scale mixture of two Gaussians."""
+"""The scale mixture prior of two Gaussians."""
 
 import keras
 import tensorflow as tf
@@ -10,18 +10,18 @@ from tfp_bayes.priors.prior import Prior
 
 @keras.saving.register_keras_serializable("tfp_bayes>priors")
 class ScaleMixture(Prior):
-    """pi Normal(0, scale1) + (1 - pi) Normal(0, scale2): a spike and a slab that can be trained.
+    """pi Normal(0, scale1) + (1 - pi) Normal(0, scale2): a continuous spike and slab.
 
-    Use it with Bayes by Backprop on dense networks: the narrow component holds many weights near
-    zero, the wide one lets the others grow.
+    Use it with Bayes by Backprop on dense networks: the narrow component keeps many weights near
+    zero, and the wide component lets the others grow.
 
     Args:
-        pi: Weight of the first component, in (0, 1).
+        pi: Probability of the first component, a float in (0, 1).
         scale1: Standard deviation of the first, wide component.
         scale2: Standard deviation of the second, narrow component.
 
     Raises:
-        ValueError: If `pi` is not inside (0, 1) or a scale is not positive.
+        ValueError: If `pi` is not in (0, 1) or a scale is not positive.
 
     Reference:
         Blundell et al. 2015, "Weight Uncertainty in Neural Networks", equation 7,

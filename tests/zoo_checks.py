@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +146,10 @@ def check_conversion(s: Subject, folder) -> str | None:
         return [each.name for each in layers if not isinstance(each, keras.layers.InputLayer)]
 
     def facts(model):
-        return [(w.path.split("/")[-1], w.trainable, tuple(w.shape)) for w in model.weights]
+        return [(name(w), w.trainable, tuple(w.shape)) for w in model.weights]
+
+    def name(weight):  # Keras numbers those that a layer leaves without one
+        return re.sub(r"^variable(_\d+)?$", "variable", weight.path.split("/")[-1])
 
     assert facts(back) == facts(s.plain)
     assert names(back) == names(s.plain)

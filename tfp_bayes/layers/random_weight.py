@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfp_bayes.layers.prior_term import total
 from tfp_bayes.posteriors import Posterior
 from tfp_bayes.priors import Prior
 
@@ -80,7 +81,7 @@ class RandomWeight:
         return Draw(self.posterior.sample(q, seed), q)
 
     def kl_divergence(self, draw: Draw, seed: tf.Tensor) -> tf.Tensor:
-        """Returns KL(q || p) in nats, summed over elements.
+        """Returns KL(q || p) in nats, summed over elements, in double precision.
 
         Args:
             draw: Where TensorFlow Probability has no closed form, the answer is
@@ -89,15 +90,10 @@ class RandomWeight:
         """
         value, q = draw
         if self.prior is None:
-            return tf.constant(0, value.dtype)
+            return tf.constant(0, tf.float64)
         p, kl = self.prior.condition(self.prior_variables, seed, value.dtype)
-        kl = _sum(kl)
+        kl = total(kl)
         try:
-            return kl + _sum(tfd.kl_divergence(q, p))
+            return kl + total(tfd.kl_divergence(q, p))
         except NotImplementedError:
-            return kl + _sum(q.log_prob(value)) - _sum(p.log_prob(value))
-
-
-def _sum(terms: tf.Tensor) -> tf.Tensor:
-    """Sums in float32 at least: half precision ends at 65504."""
-    return tf.reduce_sum(terms if terms.dtype == tf.float64 else tf.cast(terms, tf.float32))
+            return kl + total(q.log_prob(value)) - total(p.log_prob(value))

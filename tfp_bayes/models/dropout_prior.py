@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
 from tfp_bayes.layers import MCGRU, MCLSTM, MCConcreteDropout, MCDropout, VariationalLayer
+from tfp_bayes.layers.prior_term import total
 
 # Attributes of Keras' layers that hold kernels. The first two meet the layer's inputs.
 _ON_INPUTS = ("kernel", "depthwise_kernel")
@@ -117,7 +118,7 @@ def gaussian_penalty(
     keeps = _Keeps(model)
     found = _kernels(model, owners, keeps)
     terms = [
-        tf.reduce_sum(tf.square(tf.cast(each.value, tf.float32)))
+        tf.cast(total(tf.square(tf.cast(each.value, tf.float32))), tf.float32)
         / (2 * each.owner.prior_scale**2 * each.keep)
         for each in found
         if owner in (None, each.owner) and id(each.value) not in without

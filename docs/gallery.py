@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/gallery.md from MNIST: `python docs/gallery.py`, some minutes."""
+"""Make the pictures of docs/gallery.md from MNIST: `python docs/gallery.py` (some minutes)."""
 
 import argparse
 from collections.abc import Callable
@@ -18,7 +18,7 @@ NAMES = ("BALD", "variation ratios", "random")
 
 
 def main() -> None:
-    """Draws every picture, or in seconds rough ones of little data."""
+    """Draws every picture; with --smoke, rough ones from little data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "images" / "gallery")
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def classification(save: Callable, x, y, x_test, y_test, epochs: int) -> None:
-    """Draws what a classifier with dropout says of test digits, upright and turned."""
+    """Draws the predictions of a dropout classifier for test digits, upright and rotated."""
     model = tfp_bayes.BayesianCNN(seed=0)
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
@@ -102,7 +102,7 @@ def weights(save: Callable, x, y, epochs: int) -> None:
 
 
 def pixels(save: Callable, x, x_test, epochs: int) -> None:
-    """Draws where a network that finds the ink under noise is unsure."""
+    """Draws where a network that finds the ink under noise is uncertain."""
     rng = np.random.default_rng(0)
 
     def noisy(images: np.ndarray) -> np.ndarray:
@@ -125,7 +125,7 @@ def pixels(save: Callable, x, x_test, epochs: int) -> None:
 
 
 def regression(save: Callable, epochs: int) -> None:
-    """Draws a closed-form head on trained features, with a gap in its data."""
+    """Draws the predictions of a closed-form head on trained features; the data have a gap."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-1.2, 1.2, (400, 1))
     x = x[(x < -0.3) | (x > 0.5)][:80, None]

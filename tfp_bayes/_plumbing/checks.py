@@ -1,6 +1,5 @@
 """Checks of single arguments."""
 
-import math
 from collections.abc import Mapping
 from numbers import Integral
 
@@ -52,7 +51,7 @@ def check_labels(y: object, size: int, num_classes: int, name: str = "y") -> np.
     """Returns class numbers (N,) of labels (N,) or (N, 1), which must be whole and in range."""
     labels = np.asarray(y)
     shape = labels.shape
-    valid = labels.dtype.kind in "iu" and math.prod(shape) == size == len(labels)
+    valid = labels.dtype.kind in "iu" and shape[:1] == (size,) and labels.size == size
     labels = labels.reshape(-1)
     if not valid or (size and not 0 <= labels.min() <= labels.max() < num_classes):
         if y is None:

@@ -76,7 +76,7 @@ def test_files_hold_what_python_says(folder, capsys):
         ([], {"models": ["none.keras"]}, "none.keras is no file"),
         ([], {"models": ["model.keras+none.npz"]}, "none.npz is no file"),
         ([], {"models": ["data.npz"]}, "Expected a saved model"),
-        ([], {"data": "nowhere.npz"}, "Expected a folder or file that exists"),
+        ([], {"data": "nowhere.npz"}, "Expected an existing folder or file"),
         (["--ood", "fashon_mnist"], {}, "did you mean"),
         (["--divide-by", "0"], {}, "positive number for --divide-by"),
         (["--calibration", "SAME"], {}, "Expected other examples than those judged"),

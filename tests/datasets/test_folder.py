@@ -383,6 +383,6 @@ def test_names_and_paths(tmp_path, monkeypatch):
     assert as_path("eurosat") is None
     assert as_path("eurosat/rgb") is None
     check_dataset_name("photos")
-    with pytest.raises(ValueError, match=r"exists for `name`.*'phots/'"):
+    with pytest.raises(ValueError, match=r"existing folder or file for `name`.*'phots/'"):
         check_dataset_name("phots/")
     assert datasets.load is load

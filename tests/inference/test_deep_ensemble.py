@@ -114,7 +114,7 @@ def test_killed_workers_leave_what_another_run_completes_to_the_same_bits(tmp_pa
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = {"num_members": 3, "epochs": 3, "bootstrap": True}
     expected = fit(directory=whole, callbacks=[Stop(whole, False)], **arguments)
-    with pytest.raises(ChildProcessError, match="started again the rest continues"):
+    with pytest.raises(ChildProcessError, match="start again to continue the rest"):
         fit(directory=killed, callbacks=[Stop(killed, True)], workers=2, **arguments)
     left = [path.name for path in killed.iterdir()]
     assert len([name for name in left if name.endswith(".epochs.npz")]) == 1

@@ -108,7 +108,7 @@ def test_one_row():
     # .7 of the time the gap is .3, else .7.
     assert floor.mean == pytest.approx(0.42, abs=5.5 * 0.4 * np.sqrt(0.21 / 20_000))
     assert floor.quantile_95 == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="as many bins of equal mass"):
+    with pytest.raises(ValueError, match="at least 15 rows for 15 bins of equal mass"):
         metrics.expected_calibration_error([1], probs, bins="equal_mass")
 
 

@@ -77,7 +77,7 @@ def test_zero_probability_of_the_label_stays_finite():
 @pytest.mark.parametrize(
     ("labels", "probs", "message"),
     [
-        (np.eye(2), np.eye(2), "Hint: one-hot labels become class numbers"),
+        (np.eye(2), np.eye(2), "Hint: convert one-hot labels with argmax"),
         ([0.0, 1.0], np.eye(2), "Expected integer labels"),
         ([0, 2], np.eye(2), r"Expected labels in \[0, 2\)"),
         ([-1, 0], np.eye(2), "from -1"),

@@ -217,7 +217,7 @@ def two_outputs():
         (two_outputs, Y, "one output of probabilities"),
         (compiled, Y + 1, "Expected labels in"),
         (compiled, Y[:-1], "integer labels of shape"),
-        (compiled, keras.utils.to_categorical(Y), "one-hot labels become"),
+        (compiled, keras.utils.to_categorical(Y), "convert one-hot labels"),
     ],
 )
 def test_refuses(make, y, message):

@@ -207,5 +207,5 @@ def test_refuses(uncalibrated, method, rows, message):
 
 def test_a_missing_class_is_refused(uncalibrated):
     model, _, _, y = uncalibrated
-    with pytest.raises(ValueError, match=r"none of the classes \[2\]"):
+    with pytest.raises(ValueError, match=r"no example of the classes \[2\]"):
         model.calibrate(X, y % 2, method="vector")

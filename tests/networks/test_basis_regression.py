@@ -194,7 +194,7 @@ def test_data_without_an_end_or_targets():
     assert model.head.num_conditioned == 90
     model.fit(generator, steps_per_epoch=2, verbose=0, condition_on=(X, LABELS, np.full(90, 0.5)))
     assert model.head.num_conditioned == 45
-    with pytest.raises(ValueError, match="Expected data with an end"):
+    with pytest.raises(ValueError, match="Expected finite data"):
         model.condition(finite.repeat())
     with pytest.raises(ValueError, match="Expected targets"):
         model.condition(X)

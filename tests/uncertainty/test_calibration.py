@@ -140,8 +140,12 @@ def test_few_examples_hardly_move_the_vector():
 @pytest.mark.parametrize(
     ("fit", "change", "message"),
     [
-        (VectorScaling.fit, {"y_true": np.zeros(1500, "int64")}, r"none of the classes \[1, 2, 3"),
-        (Isotonic.fit, {"y_true": np.arange(1500) % 3}, r"none of the classes \[3\]"),
+        (
+            VectorScaling.fit,
+            {"y_true": np.zeros(1500, "int64")},
+            r"no example of the classes \[1, 2, 3",
+        ),
+        (Isotonic.fit, {"y_true": np.arange(1500) % 3}, r"no example of the classes \[3\]"),
         (VectorScaling.fit, {"sample_weight": -np.ones(1500)}, "at least 0, not all 0"),
         (Isotonic.fit, {"sample_weight": np.ones((1500, 1))}, "Expected 1500 numbers"),
         (Isotonic.fit, {"sample_weight": np.zeros(1500)}, "not all 0"),

@@ -1,4 +1,4 @@
-"""Imported for its check: Keras has to run on TensorFlow."""
+"""Check, on import, that Keras runs on TensorFlow."""
 
 try:
     import keras
@@ -7,7 +7,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"Expected Keras 3 with TensorFlow. Received: {error}. "
-        'Hint: pip install tensorflow, and set KERAS_BACKEND="tensorflow" if it is set at all.'
+        "Hint: pip install tensorflow. If KERAS_BACKEND is set, it must be "
+        'KERAS_BACKEND="tensorflow".'
     ) from error
 
 if name != "tensorflow":

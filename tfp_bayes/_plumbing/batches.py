@@ -1,4 +1,4 @@
-"""Batches of model inputs from whatever Keras users hold: arrays, tf.data, PyDataset."""
+"""Batches of model inputs from all data types of Keras: arrays, tf.data, PyDataset."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,38 +12,40 @@ from tfp_bayes._plumbing.checks import check_finite_rows
 
 
 def batches(x, batch_size: int) -> Iterator:
-    """Yields batches of inputs; targets and sample weights beside them are left out.
+    """Return an iterator over batches of inputs, without targets and sample weights.
 
     Args:
         x: Array (N, ...), structure of arrays, data frame, `tf.data.Dataset` or
-            `keras.utils.PyDataset`. The last two bring their own batches.
-        batch_size: Rows of a batch of arrays.
+            `keras.utils.PyDataset`. The last two are already batched.
+        batch_size: Number of rows per batch. Ignored for a dataset.
 
     Raises:
-        ValueError: If the arrays differ in length, `batch_size` is below 1, or the source is none
-            of these or has no end.
+        ValueError: If the arrays differ in length, `batch_size` is below 1, `x` has another type,
+            or a dataset is infinite.
     """
     return (keras.tree.map_structure(_as_array, batch) for batch in _batches(x, batch_size))
 
 
 def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
-    """Yields batches of inputs, targets and sample weights; None stands for what is not there.
+    """Yield tuples of inputs, targets and sample weights, one per batch.
+
+    Targets or weights that do not exist are None.
 
     Args:
-        x: As for `batches`; a dataset brings its own targets and weights, if it has any.
-        y: Array (N, ...) of targets beside arrays, or None.
-        sample_weight: Array (N,) beside arrays, or None.
-        batch_size: Rows of a batch of arrays.
+        x: Inputs, see `batches`. A dataset yields its targets and weights too, if it has any.
+        y: Array (N, ...) of targets for the arrays `x`, or None.
+        sample_weight: Array (N,) of weights for the arrays `x`, or None.
+        batch_size: Number of rows per batch. Ignored for a dataset.
 
     Raises:
-        ValueError: As `batches`, or if there are targets beside a dataset.
+        ValueError: See `batches`. Also if `y` or `sample_weight` is given with a dataset.
     """
     if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
         if y is not None or sample_weight is not None:
             raise ValueError(
                 "Expected a dataset that yields its own targets and weights. Received: "
-                f"a {type(x).__name__} as `x`, with y or sample_weight beside. "
-                "Hint: a dataset of (x, y) or (x, y, sample_weight)."
+                f"a {type(x).__name__} as `x`, and y or sample_weight as well. "
+                "Hint: make a dataset of (x, y) or (x, y, sample_weight)."
             )
         check_has_end(x)
         source = x if isinstance(x, tf.data.Dataset) else (x[i] for i in range(x.num_batches))
@@ -56,41 +58,41 @@ def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
 
 
 def unweighted_batches(x, y, batch_size: int) -> Iterator[tuple]:
-    """Yields batches as `labelled_batches` does, inputs and targets, of examples that count alike.
+    """Yield pairs of inputs and targets, one per batch, of data without sample weights.
 
     Raises:
-        ValueError: As `labelled_batches`, or if a dataset has sample weights.
+        ValueError: See `labelled_batches`. Also if a dataset has sample weights.
     """
     for inputs, targets, sample_weight in labelled_batches(x, y, None, batch_size):
         if sample_weight is not None:
             raise ValueError(
                 "Expected examples of equal weight. Received: a dataset with sample weights. "
-                "Hint: dataset.map(lambda x, y, weight: (x, y))."
+                "Hint: drop them with dataset.map(lambda x, y, weight: (x, y))."
             )
         yield inputs, targets
 
 
 def unpack_validation_data(validation_data: Any) -> tuple[Any, Any]:
-    """Returns x and y of a pair, or a dataset and None.
+    """Return the pair (x, y). For a dataset, return the dataset and None.
 
     Raises:
-        ValueError: If there are more or fewer than two values.
+        ValueError: If a tuple or list does not have exactly two values.
     """
     if not isinstance(validation_data, tuple | list):
         return validation_data, None
     if len(validation_data) != 2:
         raise ValueError(
             "Expected (x, y) or a dataset for `validation_data`. Received: "
-            f"{len(validation_data)} values. Hint: validation_data=(x_val, y_val)."
+            f"{len(validation_data)} values. Hint: pass validation_data=(x_val, y_val)."
         )
     x, y = validation_data
     return x, y
 
 
 def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns a dataset whose pipeline TensorFlow does not tune while it runs.
+    """Return the dataset with TensorFlow's autotuning of the pipeline switched off.
 
-    The tuner's thread may keep `fit` waiting at its end for as long as it ran.
+    Otherwise, `fit` may wait at its end for the tuning thread for as long as training took.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -98,14 +100,14 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def check_finite_arrays(x: Any) -> None:
-    """Raises ValueError with the examples of arrays, in any structure, that are not finite."""
+    """Raise ValueError, listing the examples, if an array in the structure is not finite."""
     for array in keras.tree.flatten(x):
         if isinstance(array, np.ndarray):
             check_finite_rows(array, np.arange(len(array)))
 
 
 def has_end(x) -> bool:
-    """Tells whether data can be read to an end, as far as their type says."""
+    """Return whether the data are finite, as far as their type tells."""
     if isinstance(x, tf.data.Dataset):
         return bool(x.cardinality() != tf.data.INFINITE_CARDINALITY)
     if isinstance(x, keras.utils.PyDataset):
@@ -114,25 +116,25 @@ def has_end(x) -> bool:
 
 
 def check_has_end(x) -> None:
-    """Raises ValueError unless `has_end`."""
+    """Raise ValueError if the data are infinite."""
     if not has_end(x):
         raise ValueError(
-            f"Expected data with an end. Received: an endless {type(x).__name__}. "
-            "Hint: dataset.take(steps), or arrays."
+            f"Expected finite data. Received: an infinite {type(x).__name__}. "
+            "Hint: pass dataset.take(steps), or arrays."
         )
 
 
 def count_rows(x) -> int:
-    """Returns the common length of the arrays in a structure.
+    """Return the common length of the arrays in a structure.
 
     Raises:
-        ValueError: If they differ or one has no rows to speak of.
+        ValueError: If the lengths differ, or an array has no first axis.
     """
     if isinstance(x, Iterator):
         raise ValueError(
             "Expected arrays, a tf.data.Dataset or a keras.utils.PyDataset for `x`. "
-            f"Received: a {type(x).__name__}, which does not tell where it ends and can be read "
-            "once. Hint: tf.data.Dataset.from_generator(...).take(steps)."
+            f"Received: a {type(x).__name__}, whose length is unknown and which can be read only "
+            "once. Hint: pass tf.data.Dataset.from_generator(...).take(steps)."
         )
     flat = keras.tree.flatten(x)
     lengths = {a.shape[0] if len(getattr(a, "shape", ())) else None for a in flat}
@@ -142,7 +144,7 @@ def count_rows(x) -> int:
         received = ", ".join(described[:5]) + (", ..." if len(described) > 5 else "")
         raise ValueError(
             f"Expected arrays of the same length for `x`. Received: {received or 'none'}. Hint: "
-            "the first axis of each is the batch; np.asarray(x) makes an array of nested lists."
+            "the first axis of each is the batch; np.asarray(x) turns nested lists into an array."
         )
     return int(length)
 
@@ -159,9 +161,9 @@ def _batches(x, batch_size: int) -> Iterator:
     if not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise ValueError(
             "Expected a positive integer for `batch_size`. "
-            f"Received: batch_size={batch_size!r}. Hint: leave it out for the default."
+            f"Received: batch_size={batch_size!r}. Hint: omit it to use the default."
         )
-    # `or 1`: no rows still make one batch, whose answer has the right shapes.
+    # `or 1`: without rows there is still one batch, so that predictions have the right shapes.
     starts = range(0, num_examples or 1, int(batch_size))
     return (keras.tree.map_structure(lambda a, s=s: a[s : s + batch_size], x) for s in starts)
 
@@ -172,25 +174,25 @@ def _inputs(batch):
 
 def _check_dense(array) -> None:
     if isinstance(array, tf.RaggedTensor | tf.SparseTensor):
-        hint = "dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense"
+        hint = "use dataset.map(lambda x: x.to_tensor()) or tf.sparse.to_dense"
         _refuse(f"a {type(array).__name__}", hint)
     if scipy.sparse.issparse(array):
-        _refuse(f"a sparse {type(array).__name__}", "x.toarray()")
+        _refuse(f"a sparse {type(array).__name__}", "pass x.toarray()")
     if np.ma.is_masked(array):
-        _refuse("an array with masked entries", "x.filled(value)")
+        _refuse("an array with masked entries", "pass x.filled(value)")
 
 
 def _as_array(array):
-    """Returns an array that has a shape, and a dtype that TensorFlow knows."""
+    """Return an array with a shape and a dtype that TensorFlow supports."""
     _check_dense(array)
     if not tf.is_tensor(array):
         array = np.asarray(array)
         if array.dtype.kind == "O" and not all(isinstance(v, str | bytes) for v in array.flat):
-            _refuse("objects", "np.asarray(x, dtype='float32')")
+            _refuse("objects", "pass np.asarray(x, dtype='float32')")
         if array.dtype.kind in "OUS":
             return tf.constant(array, tf.string)
         if array.dtype.kind == "c":  # Keras would drop the imaginary part
-            _refuse("complex numbers", "np.abs(x), or real and imaginary parts side by side")
+            _refuse("complex numbers", "pass np.abs(x), or stack the real and imaginary parts")
     return array
 
 

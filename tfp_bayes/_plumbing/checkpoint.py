@@ -1,4 +1,4 @@
-"""The state of a run in one file."""
+"""A checkpoint: the state of a run in one file."""
 
 import json
 from pathlib import Path
@@ -9,22 +9,22 @@ import numpy as np
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically
 
-FORMAT = 2  # 1 had neither a checksum nor a journal beside it
+FORMAT = 2  # format 1 had no checksum and no journal
 
 
 class State(NamedTuple):
-    """All that decides how a run goes on: arrays, and a record of plain JSON."""
+    """Everything that determines how a run continues: arrays and a plain JSON record."""
 
     arrays: dict[str, np.ndarray]
     record: dict
 
 
 class DamagedError(ValueError):
-    """A file is no checkpoint, or only part of one."""
+    """Raised for a file that is not a checkpoint, or is damaged or incomplete."""
 
 
 def save(path: Path, state: State) -> None:
-    """Saves a state in one file, atomically."""
+    """Save a state to one file, atomically."""
     record = {"format": FORMAT, **state.record}
     content: dict[str, Any] = {name: np.asarray(value) for name, value in state.arrays.items()}
     content["record"] = np.frombuffer(json.dumps(record).encode(), dtype="uint8")
@@ -33,11 +33,11 @@ def save(path: Path, state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """Loads what `save` wrote.
+    """Load a state that `save` wrote.
 
     Raises:
-        DamagedError: If the file is not what `save` wrote, to the last bit.
-        ValueError: If the file is an earlier release's.
+        DamagedError: If the content differs from what `save` wrote.
+        ValueError: If an earlier release wrote the file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -45,12 +45,12 @@ def load(path: Path) -> State:
         check = content.pop("check", None)
         record = json.loads(content["record"].tobytes())
         if "format" in record and str(check) != digest(content):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
         del content["record"]
-    except Exception as error:  # a flipped bit can make a reader fail in any way
+    except Exception as error:  # a flipped bit can make the reader fail in any way
         raise DamagedError(
             f"Expected a checkpoint at {path}. "
-            f"Received: {type(error).__name__}: {error}. Hint: start again in another folder."
+            f"Received: {type(error).__name__}: {error}. Hint: start over in another folder."
         ) from error
     if record.get("format") != FORMAT:
         raise ValueError(
@@ -62,12 +62,12 @@ def load(path: Path) -> State:
 
 
 def check_same_configuration(new: dict, old: dict, where: Path) -> None:
-    """Raises ValueError, naming what differs, unless a run is continued as it was started.
+    """Raise ValueError, naming the differences, unless the configurations are equal.
 
     Args:
-        new: Configuration of the run that continues.
-        old: That of the run in `where`.
-        where: Its file or folder.
+        new: Configuration of the current run.
+        old: Configuration of the saved run that it continues.
+        where: File or folder of the saved run.
     """
     different = [f"{k}={v!r} (was {old.get(k)!r})" for k, v in new.items() if old.get(k) != v]
     if different:

@@ -7,26 +7,26 @@ import numpy as np
 
 
 def check_integers(least: int, **arguments: object) -> None:
-    """Raises ValueError unless every argument is an integer of at least `least`."""
+    """Raise ValueError unless every argument is an integer of at least `least`."""
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(
                 f"Expected an integer of at least {least} for `{name}`. "
-                f"Received: {name}={value!r}. Hint: a whole number, such as {max(least, 10)}."
+                f"Received: {name}={value!r}. Hint: pass a whole number such as {max(least, 10)}."
             )
 
 
 def check_function(given: object, name: str, what: str) -> None:
-    """Raises ValueError unless an argument can be called, or there is none."""
+    """Raise ValueError unless an argument is callable or None."""
     if given is not None and not callable(given):
         raise ValueError(
             f"Expected a function {what} for `{name}`. Received: {name}={given!r}. "
-            f"Hint: leave out `{name}` if there is none."
+            f"Hint: omit `{name}` if you have none."
         )
 
 
 def check_absent(owner: str, arguments: Mapping, reasons: Mapping[str, str]) -> None:
-    """Raises ValueError if an argument is given that its owner cannot honor, with the reason."""
+    """Raise ValueError, with the reason, if an argument is set that its owner does not support."""
     for name, reason in reasons.items():
         if arguments.get(name):
             raise ValueError(
@@ -36,19 +36,32 @@ def check_absent(owner: str, arguments: Mapping, reasons: Mapping[str, str]) -> 
 
 
 def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") -> np.ndarray:
-    """Returns inputs (n, ...) of the examples (n,), whose numbers must be finite."""
+    """Return the inputs (n, ...), after a check that they are finite.
+
+    Args:
+        rows: Inputs.
+        indices: Index (n,) of each input in the data set, for the error.
+        name: Name of the argument, for the error.
+    """
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         wrong = indices[~np.isfinite(rows.reshape(len(rows), -1)).all(1)]
         raise ValueError(
             f"Expected finite inputs for `{name}`. Received: NaN or infinity in the examples "
             f"{wrong[:5].tolist()}, {wrong.size} of the {len(rows)} that were read. "
-            "Hint: correct them, or leave them out; an ActiveLearner does with Query(ignore=...)."
+            "Hint: correct or remove them; an ActiveLearner skips those in Query(ignore=...)."
         )
     return rows
 
 
 def check_labels(y: object, size: int, num_classes: int, name: str = "y") -> np.ndarray:
-    """Returns class numbers (N,) of labels (N,) or (N, 1), which must be whole and in range."""
+    """Return labels (N,) or (N, 1) as class indices (N,), after a check of dtype and range.
+
+    Args:
+        y: Labels.
+        size: Number of examples N.
+        num_classes: Number of classes K. Labels must be integers in [0, K).
+        name: Name of the argument, for the error.
+    """
     labels = np.asarray(y)
     shape = labels.shape
     valid = labels.dtype.kind in "iu" and shape[:1] == (size,) and labels.size == size
@@ -62,6 +75,6 @@ def check_labels(y: object, size: int, num_classes: int, name: str = "y") -> np.
             received = f"{labels.dtype} of shape {shape}{values}"
         raise ValueError(
             f"Expected integer labels in [0, {num_classes}), one for each example, for `{name}`. "
-            f"Received: {received}. Hint: class numbers; of one-hot rows, {name}.argmax(-1)."
+            f"Received: {received}. Hint: convert one-hot rows with {name}.argmax(-1)."
         )
     return labels

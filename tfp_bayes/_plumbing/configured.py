@@ -1,4 +1,4 @@
-"""Objects that a configuration can name: a string, a dictionary, or the object itself."""
+"""Objects that can be given as a string, as a dictionary, or as the object itself."""
 
 import inspect
 import math
@@ -9,19 +9,22 @@ from typing import Any
 
 
 class Configured:
-    """Something immutable made from plain values, such as a prior.
+    """Base class of immutable objects made from plain values, such as priors.
 
-    Two objects of one class with one configuration are interchangeable: state that is learned
-    lives in a layer's weights, never here.
+    Two objects of the same class and configuration are interchangeable. Learned state lives in
+    the weights of a layer, never here.
     """
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON: the attributes of their names."""
+        """Return the constructor's arguments, read from the attributes of the same names.
+
+        Their values are plain JSON.
+        """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
     def from_config(cls, config: dict) -> "Configured":
-        """Rebuilds the object from `get_config()`."""
+        """Rebuild the object from the result of `get_config()`."""
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -32,18 +35,18 @@ class Configured:
 def get_configured(
     identifier: object, base: type, argument: str, classes: Mapping[str, type[Configured]]
 ) -> Any:
-    """Returns the object that a user meant.
+    """Return the object that an identifier describes.
 
     Args:
-        identifier: A name out of `classes` (built with its defaults), a dictionary of a "name"
-            and arguments, the dictionary of `keras.saving.serialize_keras_object`, or an object
-            of type `base`.
-        base: What it has to be.
+        identifier: A name in `classes` (the class is built with its defaults), a dictionary with
+            a "name" and arguments, a dictionary from `keras.saving.serialize_keras_object`, or
+            an object of type `base`.
+        base: Required type of the object.
         argument: Name of the user's argument, for the error.
-        classes: The built-in classes by name.
+        classes: Built-in classes by name.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If the identifier is none of these.
     """
     result: object = identifier
     if isinstance(identifier, dict):
@@ -53,8 +56,8 @@ def get_configured(
     if not isinstance(result, base):
         raise ValueError(
             f"Expected one of {sorted(classes)}, or an object of type {base.__name__}, for "
-            f"`{argument}`. Received: {argument}={identifier!r}. Hint: an object lets you set "
-            f"its arguments, as does a dictionary with a name and arguments."
+            f"`{argument}`. Received: {argument}={identifier!r}. Hint: to set its arguments, "
+            'pass an object, or a dictionary with a "name" and the arguments.'
         )
     return result
 
@@ -62,14 +65,14 @@ def get_configured(
 def _from_dictionary(
     identifier: dict, argument: str, classes: Mapping[str, type[Configured]]
 ) -> object:
-    """Returns what a dictionary describes, or itself if it describes nothing known."""
-    if "class_name" in identifier:  # as Keras writes it
+    """Return the object that a dictionary describes, or the dictionary if it is unknown."""
+    if "class_name" in identifier:  # in Keras' format
         by_class = {classes[name].__name__: classes[name] for name in classes}
         known = by_class.get(str(identifier["class_name"]))
         config = identifier.get("config")
         if known is not None and isinstance(config, dict):
             return known.from_config(config)
-        if "keras" in sys.modules:  # or nobody can have registered a class with it
+        if "keras" in sys.modules:  # otherwise no class can have been registered with Keras
             return sys.modules["keras"].saving.deserialize_keras_object(identifier)
         return identifier
     name = identifier.get("name")
@@ -89,30 +92,30 @@ def _from_dictionary(
     except (TypeError, ValueError) as error:
         if str(error).startswith("Expected"):
             raise
-        # Of a value of another type, such as a string for a number.
+        # A value has the wrong type, such as a string instead of a number.
         raise ValueError(
-            f"Expected values that {made.__name__} takes for `{argument}`. "
+            f"Expected values that {made.__name__} accepts for `{argument}`. "
             f"Received: {argument}={identifier!r}. Hint: {error}."
         ) from None
 
 
 def check_finite(**arguments: float) -> None:
-    """Raises ValueError unless every argument is a finite number."""
+    """Raise ValueError unless every argument is a finite number."""
     for name, value in arguments.items():
         if not _is_number(value) or not abs(value) < math.inf:
             raise ValueError(
                 f"Expected a finite number for `{name}`. Received: {name}={value!r}. "
-                "Hint: a number such as 0.5."
+                "Hint: pass a number such as 0.5."
             )
 
 
 def check_positive(**arguments: float) -> None:
-    """Raises ValueError unless every argument is a positive, finite number."""
+    """Raise ValueError unless every argument is a positive, finite number."""
     for name, value in arguments.items():
         if not _is_number(value) or not 0 < value < 1e30:
             raise ValueError(
                 f"Expected a positive, finite number for `{name}`. Received: {name}={value!r}. "
-                "Hint: a number above 0, such as 1.0."
+                "Hint: pass a number above 0, such as 1.0."
             )
 
 

@@ -1,4 +1,4 @@
-"""Names of data sets, told from misspelled ones without importing TensorFlow."""
+"""Checks of data set names, which find misspelled ones without importing TensorFlow."""
 
 import difflib
 import functools
@@ -14,22 +14,23 @@ _COMMON = ("fashion_mnist", "kmnist", "cifar10", "cifar100", "svhn_cropped")
 
 
 def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
-    """Refuses a name that no data set can have.
+    """Raise ValueError if no data set has this name.
 
-    Names of TensorFlow Datasets are those of classes and folders in its sources, which take half a
-    second to read; importing it takes ten.
+    The names in TensorFlow Datasets are those of classes and folders in its source code. Reading
+    them takes half a second; importing TensorFlow Datasets takes ten.
 
     Args:
-        name: As for `datasets.load`; variant and version may follow, and a namespace may precede.
-        data_dir: Where prepared data sets are, which may be others.
+        name: Name, see `datasets.load`. A variant and a version may follow it, and a namespace
+            may precede it.
+        data_dir: Folder of prepared data sets, whose names are also accepted.
 
     Raises:
-        ValueError: If it is neither there nor in the sources.
+        ValueError: If the name is neither in `data_dir` nor in the source code.
     """
     if (path := as_path(name)) is not None:
         if not path.exists():
             raise ValueError(
-                f"Expected a folder or file that exists for `name`. Received: name={name!r}. "
+                f"Expected an existing folder or file for `name`. Received: name={name!r}. "
                 "Hint: paths are relative to the current folder."
             )
         return
@@ -46,10 +47,11 @@ def check_dataset_name(name: str, data_dir: str | Path | None = None) -> None:
 
 
 def as_path(name: str) -> Path | None:
-    """Returns the path of one's own data that a string means, or None if it is a name.
+    """Return the path of the user's own data if the string is a path, None if it is a name.
 
-    A path has a file's ending, begins with "/", "." or "~" or ends in "/"; or it exists, and is no
-    name of TensorFlow Datasets, which have "/" in them too ("glue/cola").
+    A string is a path if it has the extension of a data file, begins with "/", "." or "~", or
+    ends in "/". Any other string is a path only if it exists and is not a name in TensorFlow
+    Datasets, because those may contain "/" too ("glue/cola").
     """
     path = Path(name).expanduser()
     if name.startswith((".", "~", "/")) or name.endswith(("/", os.sep)) or path.is_absolute():
@@ -63,7 +65,7 @@ def as_path(name: str) -> Path | None:
 
 
 def unknown_name(name: str, known: Iterable[str]) -> ValueError:
-    """Returns the error for a name that is not one of the known ones."""
+    """Return the error for an unknown name, with the known names closest to it."""
     close = difflib.get_close_matches(name, [*_OWN, *_COMMON, *known]) or ["mnist", *_COMMON[:3]]
     return ValueError(
         "Expected 'mnist' or a data set of TensorFlow Datasets for `name`. "
@@ -73,7 +75,7 @@ def unknown_name(name: str, known: Iterable[str]) -> ValueError:
 
 @functools.cache
 def _names_in_sources() -> set[str]:
-    """Lists classes and folders of TensorFlow Datasets, those of its data sets among them."""
+    """Return the names of classes and folders of TensorFlow Datasets, data sets and others."""
     package = importlib.util.find_spec("tensorflow_datasets")
     names: set[str] = set()
     for root in map(Path, (package and package.submodule_search_locations) or ()):

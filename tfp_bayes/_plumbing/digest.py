@@ -1,4 +1,4 @@
-"""Short digests that tell one data set, network or oracle from another."""
+"""Short digests that identify a data set, a network or an oracle."""
 
 import hashlib
 import json
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-WHOLE = 2**28  # bytes of an array that are read whole; of what is larger, some rows
-ROWS = 256  # rows read of what is larger than that or not in memory
+WHOLE = 2**28  # bytes; arrays up to this size are read whole
+ROWS = 256  # number of rows read from larger arrays and from data that are not in memory
 
 
 def digest(value: Any) -> str:
-    """Returns a digest of nested dictionaries, sequences, numbers, strings and arrays.
+    """Return a digest of nested dictionaries, sequences, numbers, strings and arrays.
 
-    Arrays count by shape, dtype and bytes. Anything else counts by the name of its class, so that
-    the digest is the same in the next process.
+    Of an array, the digest covers shape, dtype and bytes. Of any other object, it covers only the
+    name of the class, so that the digest is the same in the next process.
     """
     found = hashlib.sha256()
     _update(found, value)
@@ -22,11 +22,11 @@ def digest(value: Any) -> str:
 
 
 def digest_rows(rows: Any) -> str:
-    """Returns a digest of inputs that are had by index, see `tfp_bayes.active.rows`.
+    """Return a digest of inputs that are read by index, see `tfp_bayes.active.rows`.
 
-    Arrays of up to 256 MiB in memory are read whole. Of larger ones, of files and of streams,
-    256 rows evenly spaced count, and the number of rows: permuted or noisy rows are noticed, a
-    change in one row may not be.
+    Arrays of up to 256 MiB in memory are read whole. For larger arrays, files and streams, the
+    digest covers the number of rows and 256 evenly spaced rows. It detects permuted or noisy
+    rows, but may miss a change in a single row.
     """
     if type(rows) is np.ndarray and rows.nbytes <= WHOLE:
         return digest(rows)
@@ -35,11 +35,11 @@ def digest_rows(rows: Any) -> str:
 
 
 def digest_network(model: Any) -> str:
-    """Returns a digest of a model's configuration, loss, optimizer and shapes of weights.
+    """Return a digest of a model's configuration, loss, optimizer and weight shapes.
 
-    Names of layers do not count, because Keras numbers them anew for each model of a process; nor
-    do settings that are None, because releases of Keras add some. A model without `get_config`
-    counts by its class and the shapes of its weights.
+    Names of layers are left out, because Keras numbers them differently for each model in a
+    process. Settings that are None are left out too, because new releases of Keras add some. For
+    a model without `get_config`, the digest covers its class and weight shapes.
     """
     config, compiled = (_ask(model, name) for name in ("get_config", "get_compile_config"))
     known = {"class_name": type(model).__name__, "config": config}
@@ -53,11 +53,14 @@ def _ask(model: Any, name: str) -> Any:
     try:
         return getattr(model, name)()
     except (AttributeError, NotImplementedError, TypeError, ValueError):
-        return None  # written by hand, or of another library
+        return None  # a model written by hand, or from another library
 
 
 def _is_object(record: dict) -> bool:
-    """Check for what Keras serialized and named itself; the name of a dtype policy is its value."""
+    """Return whether a record is an object that Keras serialized with a generated name.
+
+    A dtype policy is not: its name is its value.
+    """
     named = isinstance(record.get("config"), dict) and "class_name" in record
     return named and not str(record["class_name"]).endswith("DTypePolicy")
 
@@ -76,7 +79,7 @@ def _collect_names(value: Any, names: dict[str, int]) -> None:
 
 
 def _without_names(value: Any, names: dict[str, int], in_graph: bool = False) -> Any:
-    """Replaces names of layers by their order where they stand for the graph, or drops them."""
+    """Replace layer names by their position where they describe the graph; drop them elsewhere."""
     if isinstance(value, dict):
         dropped = _is_object(value)
         kept = {}

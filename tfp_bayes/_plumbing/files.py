@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of each."""
+"""Atomic writing of files: a reader sees the old file or the new one, never a partial one."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ _PREFIX = ".unfinished-"
 
 
 def check_folder(out: Path) -> None:
-    """Raises ValueError if a file stands where the folder of `--out` is to be made."""
+    """Raise ValueError if the folder of `--out` cannot be made because a file has its name."""
     for path in (out, *out.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(
@@ -25,7 +25,7 @@ def check_folder(out: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write` on a temporary file beside `path`, then renames it to `path`."""
+    """Call `write` with an open temporary file next to `path`, then rename the file to `path`."""
 
     def write_file(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_path_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path of the same ending, then renames it to `path`."""
+    """Call `write` with a temporary path of the same extension, then rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{_PREFIX}{os.getpid()}-{path.name}")
     try:
@@ -48,7 +48,7 @@ def write_path_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes the temporary files that killed processes have left in a folder."""
+    """Remove the temporary files that killed processes left in a folder."""
     for path in folder.glob(f"{_PREFIX}*"):
         process = path.name.removeprefix(_PREFIX).partition("-")[0]
         if process.isdigit() and not _is_alive(int(process)):
@@ -56,7 +56,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names of new files to the disk, where the operating system can."""
+    """Flush the names of new files to disk, if the operating system supports it."""
     if os.name == "posix":
         _sync(folder)
 
@@ -71,7 +71,7 @@ def _sync(path: Path) -> None:
 
 def _is_alive(process: int) -> bool:
     if os.name != "posix":
-        return True  # there `os.kill` would end it; the file stays
+        return True  # `os.kill` would end the process there, so the file stays
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -82,17 +82,17 @@ def _is_alive(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8."""
+    """Write text as UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: Path, record) -> None:
-    """Writes JSON for people to read; NaN, for which JSON has no word, is refused."""
+    """Write indented JSON. Raise ValueError for NaN, which JSON cannot represent."""
     write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Writes a table with its header."""
+    """Write a table with a header row."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(fields)
@@ -101,5 +101,5 @@ def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> No
 
 
 def write_png(path: Path, figure: "Figure") -> None:
-    """Writes a figure as a picture."""
+    """Write a figure as a PNG image."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -1,4 +1,4 @@
-"""New initial weights for a model that exists, without touching what it did not learn in `fit`."""
+"""New initial weights for an existing model, except for weights that `fit` does not train."""
 
 import contextlib
 import random
@@ -12,19 +12,19 @@ from tfp_bayes._plumbing.keras_internals import flatten_layers
 
 
 def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[np.ndarray]:
-    """Returns new initial values for `model.variables`, in their order.
+    """Return new initial values for `model.variables`, in their order.
 
-    Weights and the states of training noise are those that `keras.utils.set_random_seed(seed)` and
-    building the model would give. Frozen layers keep their values, as pretrained features must,
-    and so do layers with a state that was adapted to data, such as `keras.layers.Normalization`,
-    and `given_weights` of a layer, such as the arrays of a prior.
+    Weights and seed states of training noise get the values that they would have after
+    `keras.utils.set_random_seed(seed)` and building the model. These keep their values: frozen
+    layers, such as pretrained features; layers with state adapted to data, such as
+    `keras.layers.Normalization`; and the `given_weights` of a layer, such as arrays of a prior.
 
     Args:
         model: A built model with `get_config`.
         seed: Integer.
-        own_seeds: Whether seeds that the model was configured with hold, of an initializer, a
-            layer or a whole network: what they decide is then the same for every `seed`, which
-            members of an ensemble must not be.
+        own_seeds: Whether to respect the seeds in the model's configuration: those of an
+            initializer, a layer or a whole network. What they determine is then the same for
+            every `seed`. Members of an ensemble need False.
     """
     config = model.get_config()
     if not own_seeds:
@@ -48,7 +48,7 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seeds initializers and layers without a seed of their own that are made inside."""
+    """Seed the initializers and layers that are made in the context without their own seed."""
     # Keras draws their seeds from Python's generator.
     state = random.getstate()
     random.seed(seed)
@@ -59,19 +59,19 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def initialize(model: keras.Model, seed: int, own_seeds: bool = True) -> None:
-    """Gives a model new initial weights and noise in place, see `fresh_values`."""
+    """Reset a model to new initial weights and noise in place, see `fresh_values`."""
     assign_values(model.variables, fresh_values(model, seed, own_seeds))
 
 
 def assign_values(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) -> None:
-    """Assigns one value to each variable."""
+    """Assign one value to each variable."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
 @contextlib.contextmanager
 def fresh_optimizer(model: keras.Model) -> Iterator[None]:
-    """Lets the optimizer of a compiled model start anew, and leaves it as if it had not trained."""
+    """Reset the optimizer of a compiled model to its state before training, on entry and exit."""
     values = fresh_optimizer_values(model)
     assign_values(model.optimizer.variables, values)
     try:
@@ -81,12 +81,12 @@ def fresh_optimizer(model: keras.Model) -> Iterator[None]:
 
 
 def fresh_optimizer_values(model: keras.Model) -> list[np.ndarray]:
-    """Returns values for `model.optimizer.variables` as if it had not taken a step.
+    """Return the values that `model.optimizer.variables` have before the first step.
 
-    The learning rate is the one that it has now.
+    The learning rate is the current one.
 
     Args:
-        model: Compiled.
+        model: A compiled model.
     """
     build_optimizer(model)
     unused = type(model.optimizer).from_config(model.optimizer.get_config())
@@ -95,16 +95,16 @@ def fresh_optimizer_values(model: keras.Model) -> list[np.ndarray]:
 
 
 def build_optimizer(model: keras.Model) -> None:
-    """Gives the optimizer of a compiled model its variables, if it has none yet.
+    """Build the optimizer of a compiled model, unless it is built.
 
-    The one of mixed precision would get some of them twice.
+    Building it twice would duplicate some variables of the optimizer of mixed precision.
     """
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 
 
 def _without_seeds(config: Any) -> Any:
-    """Returns a configuration whose seeds are None."""
+    """Return the configuration with every seed set to None."""
     if isinstance(config, dict):
         return {k: None if k == "seed" else _without_seeds(v) for k, v in config.items()}
     if isinstance(config, list | tuple):

@@ -1,4 +1,4 @@
-"""An append-only file of records, each on the disk before it counts."""
+"""An append-only file of records. A record counts once it is on disk."""
 
 import json
 import os
@@ -10,21 +10,21 @@ from tfp_bayes._plumbing.files import sync_folder
 
 
 class Journal:
-    """JSON records, one a line, each with a checksum.
+    """JSON records, one per line, each with a checksum.
 
-    A line that was not completed, because the process was killed, does not count and is cut by
-    the next `append`. One process may append, see `Lock`; any may read.
+    A line that is incomplete, because the process was killed, does not count; the next `append`
+    removes it. Only one process may append, see `Lock`. Any process may read.
 
     Args:
-        path: The file, made by the first `append`.
+        path: Path of the file. The first `append` creates it.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._size = 0  # bytes that count
+        self._size = 0  # bytes of complete lines
 
     def read(self) -> list[dict | None]:
-        """Returns all records, None for each that is damaged."""
+        """Return all records, with None in place of a damaged one."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -33,16 +33,17 @@ class Journal:
         return [_decode(line) for line in content[: self._size].split(b"\n")[:-1]]
 
     def append(self, records: Sequence[dict]) -> None:
-        """Appends records; they are on the disk when this returns.
+        """Append records. They are on disk when this method returns.
 
         Raises:
-            OSError: If they cannot be written, such as on a full disk. None counts then.
+            OSError: If they cannot be written, for example because the disk is full. Then none of
+                the records count.
         """
         new = not self.path.exists()
         if new and self._size:
             raise FileNotFoundError(
-                f"Expected {self.path}, which holds answers. Received: no such file any more. "
-                "Hint: put it back."
+                f"Expected {self.path}, which holds answers. Received: the file is missing now. "
+                "Hint: restore it."
             )
         with self.path.open("ab") as file:
             file.truncate(self._size)
@@ -60,12 +61,12 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no record."""
+        """Whether the journal has no records."""
         return self._size == 0
 
     @property
     def is_current(self) -> bool:
-        """Whether no other process has appended since this one has read or appended."""
+        """Whether no other process has appended since the last read or append of this one."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._size)

@@ -1,6 +1,6 @@
-"""Packages whose contents are imported when they are used.
+"""Packages whose contents are imported on first use.
 
-TensorFlow and SciPy take seconds to import, and the command line reads some modules without them.
+TensorFlow and SciPy take seconds to import, and parts of the command line do not need them.
 """
 
 import importlib
@@ -11,12 +11,12 @@ from typing import Any
 def lazy_contents(
     package: str, names: Sequence[str], defined_in: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` of a package.
+    """Return the functions `__getattr__` and `__dir__` of a package.
 
     Args:
-        package: Its `__name__`.
-        names: Its public names, `__all__`.
-        defined_in: Submodule that defines each name which is no submodule itself.
+        package: `__name__` of the package.
+        names: Public names of the package, its `__all__`.
+        defined_in: For each name that is not a submodule, the submodule that defines it.
     """
 
     def get(name: str) -> Any:

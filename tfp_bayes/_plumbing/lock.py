@@ -1,4 +1,4 @@
-"""One writer at a time: a lock of the operating system on a file that names who holds it."""
+"""A lock for one writer at a time: an operating system lock on a file that names its holder."""
 
 import contextlib
 import datetime
@@ -16,23 +16,25 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-_FAR = 2**30  # the byte that is locked on Windows, beyond the text, which others read
+_FAR = 2**30  # position of the locked byte on Windows, beyond the text, which stays readable
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK)
 
 
 class LockedError(OSError):
-    """Another process writes there."""
+    """Raised if another process holds the lock."""
 
 
 class Lock:
-    """The exclusive right of a process to write, until it is released, collected or killed.
+    """An exclusive lock of a process, held until it is released or garbage-collected.
 
-    The operating system ends the right with the process, however that ends, so no lock is stale.
-    Of several locks of one process on a path, the one acquired last is held. The file stays.
+    The operating system releases the lock when the process ends, even by a kill, so a lock is
+    never stale. If one process makes several locks on a path, the last one acquired is held. The
+    lock file is not deleted.
 
     Args:
-        path: File of the lock, made if need be; it tells other processes who holds it.
-        what: What is locked, for the error.
+        path: Path of the lock file, created if necessary. It tells other processes who holds the
+            lock.
+        what: The locked resource, for the error.
     """
 
     _held: "weakref.WeakValueDictionary[str, Lock]" = weakref.WeakValueDictionary()
@@ -45,14 +47,14 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether this lock is held; a child process inherits no lock."""
+        """Whether this process holds the lock. A child process does not inherit it."""
         return self._descriptor is not None and self._process == os.getpid()
 
     def acquire(self) -> None:
-        """Takes the lock.
+        """Acquire the lock.
 
         Raises:
-            LockedError: If another process holds it; says which.
+            LockedError: If another process holds it. The error names that process.
         """
         if self.held:
             return
@@ -67,9 +69,9 @@ class Lock:
         Lock._held[key] = self
 
     def release(self) -> None:
-        """Gives the lock back, if it is held."""
+        """Release the lock, if it is held."""
         if self._descriptor is not None:
-            os.close(self._descriptor)  # which ends the lock
+            os.close(self._descriptor)  # closing the file releases the lock
             self._descriptor = None
 
     def __del__(self) -> None:
@@ -84,9 +86,9 @@ class Lock:
             if error.errno in _TAKEN:
                 os.close(descriptor)
                 raise self._refusal() from None
-            # Some network file systems have no locks.
+            # Some network file systems do not support locks.
             warnings.warn(
-                f"{self.what} cannot be locked ({error}): let one process at a time write there.",
+                f"{self.what} cannot be locked ({error}): run only one process that writes there.",
                 stacklevel=4,
             )
         holder = {
@@ -94,7 +96,7 @@ class Lock:
             "host": socket.gethostname(),
             "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        with contextlib.suppress(OSError):  # a full disk: held all the same
+        with contextlib.suppress(OSError):  # on a full disk the lock is held nevertheless
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(holder).encode())
         return descriptor
@@ -107,12 +109,12 @@ class Lock:
             who = "another process"
         return LockedError(
             f"Expected to be the only writer of {self.what}. Received: it is in use by {who}. "
-            "Hint: stop that one first (Ctrl-C; what it has is saved), or use another folder."
+            "Hint: stop that process first (Ctrl-C; its work is saved), or use another folder."
         )
 
 
 def lock_of(path: Path) -> Lock:
-    """Returns the lock on a checkpoint and what belongs to it, a file beside it."""
+    """Return the lock on a checkpoint and its journal. The lock file is next to the checkpoint."""
     return Lock(path.with_name(f"{path.name}.lock"), path)
 
 

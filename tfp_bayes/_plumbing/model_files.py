@@ -1,28 +1,28 @@
-"""Paths of saved models, with a posterior beside them or not, checked without TensorFlow."""
+"""Paths of saved models, with or without a posterior, checked without TensorFlow."""
 
 from pathlib import Path
 
-_BESIDE = ".keras+"  # between the file of a model and that of its posterior
+_SEPARATOR = ".keras+"  # between the path of a model and that of its posterior
 
 
 def model_files(path: str | Path) -> list[Path]:
-    """Returns the file of a model, and of "MODEL.keras+POSTERIOR.npz" also the second one.
+    """Return the file of a model, or both files of "MODEL.keras+POSTERIOR.npz".
 
     Raises:
-        ValueError: If it is neither, or a file does not exist.
+        ValueError: If the path has neither form, or a file does not exist.
     """
-    model, beside, posterior = str(path).partition(_BESIDE)
-    files = [Path(f"{model}.keras"), Path(posterior)] if beside else [Path(path)]
+    model, separator, posterior = str(path).partition(_SEPARATOR)
+    files = [Path(f"{model}.keras"), Path(posterior)] if separator else [Path(path)]
     missing = [str(each) for each in files if not each.is_file()]
     if files[0].suffix != ".keras" or missing:
         raise ValueError(
             "Expected a saved model, MODEL.keras, or MODEL.keras+POSTERIOR.npz. Received: "
-            f"{path}" + (f", of which {missing[0]} is no file" if missing else "") + ". "
-            'Hint: model.save("model.keras"), posterior.save("posterior.npz").'
+            f"{path}" + (f"; there is no file {missing[0]}" if missing else "") + ". "
+            'Hint: call model.save("model.keras") and posterior.save("posterior.npz").'
         )
     return files
 
 
 def model_name(path: str | Path) -> str:
-    """Returns what a table calls the model of a path, see `model_files`."""
+    """Return the name of a model for tables, from its path, see `model_files`."""
     return "+".join(each.stem for each in model_files(path))

@@ -1,4 +1,4 @@
-"""Arguments of an earlier release that have moved into an object, for one release."""
+"""Support, for one release, for old arguments that have moved into a settings object."""
 
 import functools
 import warnings
@@ -9,10 +9,10 @@ Made = TypeVar("Made")
 
 
 def as_settings(given: Any, made: type[Made], name: str) -> Made:
-    """Returns an object of settings from itself, a dictionary of its arguments, or None.
+    """Return a settings object, given the object, a dictionary of its arguments, or None.
 
     Raises:
-        ValueError: If it is none of these, or an argument is unknown.
+        ValueError: If `given` is none of these, or an argument is unknown.
     """
     if given is None:
         return made()
@@ -28,11 +28,12 @@ def as_settings(given: Any, made: type[Made], name: str) -> Made:
 
 
 class Join(NamedTuple):
-    """Rule by which an argument takes in old ones.
+    """Rule that merges old arguments into a new one.
 
     Attributes:
-        function: Function of the argument, as it was given, and of the old ones by new names.
-        spelled: How that is written now.
+        function: Function that takes the new argument, as it was given, and the old arguments as
+            keywords by their new names. Returns the merged argument.
+        spelled: Code that shows how to write it now.
     """
 
     function: Callable[..., Any]
@@ -42,12 +43,12 @@ class Join(NamedTuple):
 def accept_moved(
     moved: Mapping[str, tuple[str, str]], joins: Mapping[str, Join]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Lets a constructor take the keywords of the release before, with a warning.
+    """Make a constructor accept the keywords of the previous release, with a warning.
 
     Args:
-        moved: The new argument of each old keyword, and its name in there.
-        joins: For new arguments that may be given beside the old ones which moved there. To others
-            these become a dictionary of settings, and both together are refused.
+        moved: For each old keyword, the new argument and the name inside it.
+        joins: Rules for new arguments that can be combined with old ones. Any other new argument
+            becomes a dictionary of the old ones, and giving both is an error.
     """
 
     def decorate(constructor: Callable[..., None]) -> Callable[..., None]:
@@ -76,19 +77,19 @@ def accept_moved(
 
 
 def _join(new: str, given: Any, values: dict[str, Any], joins: Mapping[str, Join]) -> Any:
-    """Returns a new argument, made of old ones."""
+    """Return the value of a new argument that is made from old ones."""
     if new in joins:
         return joins[new].function(given, **values)
     if given is None:
         return values
     raise ValueError(
-        f"Expected either `{new}` or what has moved there. Received: {new}={given!r}, and its "
-        f"arguments {sorted(values)} by their old names. Hint: {_spell(new, values, joins)}."
+        f"Expected either `{new}` or its old arguments, not both. Received: {new}={given!r}, and "
+        f"{sorted(values)} by their old names. Hint: write {_spell(new, values, joins)}."
     )
 
 
 def _spell(new: str, values: Mapping[str, Any], joins: Mapping[str, Join]) -> str:
-    """Returns how arguments are written now."""
+    """Return code that shows how to write the arguments now."""
     if new in joins:
         return joins[new].spelled
     return f"{new}={new.title()}({', '.join(f'{name}=...' for name in values)})"

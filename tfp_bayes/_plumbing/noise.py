@@ -1,7 +1,7 @@
-"""Draws that are the same on every device, in as few operations as there can be.
+"""Random draws that are the same on every device, in as few operations as possible.
 
-They are those of `tf.random` with `alg="philox"`, bit for bit. Every layer of every sample draws,
-so that what surrounds a draw counts in the time that a model takes to be traced.
+The draws equal those of `tf.random` with `alg="philox"`, bit for bit. Every layer draws in every
+sample, so the extra operations around each draw would slow down the tracing of a model.
 """
 
 import numpy as np
@@ -11,18 +11,18 @@ from tfp_bayes._plumbing.seeds import stream
 
 
 def normal(shape, seed: tf.Tensor, dtype=tf.float32) -> tf.Tensor:
-    """Draws from the standard normal distribution.
+    """Draw from the standard normal distribution.
 
     Args:
-        shape: Tensor, or sequence of integers and scalar tensors.
+        shape: Shape as a tensor, or as a sequence of integers and scalar tensors.
         seed: int32 tensor of shape (2,).
-        dtype: A floating dtype.
+        dtype: A floating-point dtype.
     """
     return tf.raw_ops.StatelessRandomNormalV2(shape=_as_tensor(shape), **stream(seed), dtype=dtype)
 
 
 def uniform(shape, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-    """Draws float32 numbers uniformly from [low, high); arguments as of `normal`."""
+    """Draw float32 numbers uniformly from [low, high). See `normal` for the arguments."""
     drawn = tf.raw_ops.StatelessRandomUniformV2(
         shape=_as_tensor(shape), **stream(seed), dtype=tf.float32
     )
@@ -32,11 +32,11 @@ def uniform(shape, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.T
 
 
 def coins(shape, seed: tf.Tensor) -> tf.Tensor:
-    """Draws 0 or 1, each with probability 1/2, int32; arguments as of `normal`."""
+    """Draw 0 or 1 as int32, each with probability 1/2. See `normal` for the arguments."""
     return tf.raw_ops.StatelessRandomUniformIntV2(
         shape=_as_tensor(shape), **stream(seed), minval=0, maxval=2
     )
 
 
 def _as_tensor(shape) -> tf.Tensor:
-    return tf.convert_to_tensor(shape, tf.int32)  # that of a scalar has no dtype of its own
+    return tf.convert_to_tensor(shape, tf.int32)  # the shape () alone would become float32

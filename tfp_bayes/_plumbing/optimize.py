@@ -1,4 +1,4 @@
-"""The smallest value of a function of one number that may have several minima."""
+"""Minimization of a function of one number that may have several local minima."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ import scipy.optimize
 def minimize_from_grid(
     objective: Callable[[float], float], grid: np.ndarray, tolerance: float = 1e-5
 ) -> float:
-    """Returns where a function is smallest: looks everywhere on a grid, then closely.
+    """Return the minimizer of a function, by a grid search and then a local search.
 
     Args:
         objective: Function of one number.
-        grid: (G,) ascending.
+        grid: Ascending values (G,) to search first.
         tolerance: Absolute tolerance on the minimizer.
     """
     best = int(np.argmin([objective(each) for each in grid]))

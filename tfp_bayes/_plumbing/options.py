@@ -1,4 +1,4 @@
-"""Options written once: fields of a dataclass that a command line, a file or a call fills."""
+"""Options defined once, as dataclass fields, for the command line, files and Python calls."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, get_args
 
-NONE = "none"  # what a file says for None
+NONE = "none"  # the word for None in files
 
 
 def option(
@@ -24,17 +24,17 @@ def option(
     absent: str = NONE,
     metavar: str | None = None,
 ) -> Any:
-    """Describes a field of a dataclass.
+    """Describe a field of a dataclass.
 
     Args:
-        default: Its default.
-        help: One line for the command line.
-        choices: Names it may have; listed in the help.
-        least: Smallest number allowed.
-        most: Largest number allowed.
-        above: Numbers must be larger than this.
-        absent: Word that means None, where None is allowed.
-        metavar: How the command line shows its value.
+        default: Default value.
+        help: One line of help for the command line.
+        choices: Allowed names, listed in the help.
+        least: Smallest allowed number.
+        most: Largest allowed number.
+        above: Exclusive lower bound of numbers.
+        absent: Word that means None, if None is allowed.
+        metavar: Placeholder for the value in the help.
     """
     metadata = {
         "help": help,
@@ -49,7 +49,7 @@ def option(
 
 
 def check_fields(config: Any) -> None:
-    """Makes every field of a dataclass plain, or raises ValueError for the first that is wrong."""
+    """Convert every field of a dataclass to a plain type. Raise ValueError for an invalid one."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         plain = _plain(value, _types(field))
@@ -63,22 +63,22 @@ def check_fields(config: Any) -> None:
 
 
 def from_record(config_class: type, record: object, where: str) -> Any:
-    """Makes a dataclass from what a file holds.
+    """Make a dataclass from the contents of a file.
 
     Args:
         config_class: A dataclass of `option` fields.
-        record: Values by name; "none", or the word that an option has for it, is None.
-        where: The file, for errors.
+        record: Values by name. "none", or the `absent` word of an option, means None.
+        where: Name of the file, for errors.
 
     Raises:
-        ValueError: If a key is unknown or a value is wrong; `where` is named.
+        ValueError: If a key is unknown or a value is invalid. The error names `where`.
     """
     fields = {field.name: field for field in dataclasses.fields(config_class)}
     if not isinstance(record, Mapping) or set(record) - set(fields):
         unknown = sorted(set(record) - set(fields)) if isinstance(record, Mapping) else record
         raise ValueError(
-            f"Expected keys out of {sorted(fields)} in {where}. Received: {unknown}. "
-            "Hint: correct the name, or leave it out for its default."
+            f"Expected keys from {sorted(fields)} in {where}. Received: {unknown}. "
+            "Hint: correct the name, or omit the key to use the default."
         )
     values = {name: _without_word(fields[name], value) for name, value in record.items()}
     try:
@@ -90,19 +90,19 @@ def from_record(config_class: type, record: object, where: str) -> Any:
 def add_options(
     parser: argparse.ArgumentParser, config_class: type, defaults: Mapping[str, Any]
 ) -> None:
-    """Adds one option for each field; what is not given is not in the result.
+    """Add one option per field to a parser. Omitted options are missing from its result.
 
     Args:
-        parser: Of the command.
+        parser: Parser of the command.
         config_class: A dataclass of `option` fields.
-        defaults: What the command takes for some fields in the place of their own defaults.
+        defaults: Defaults of the command that replace those of some fields, shown in the help.
     """
     for field in dataclasses.fields(config_class):
         known = [str(name) for name in field.metadata["choices"]]
         default = defaults.get(field.name, field.default)
         default = field.metadata["absent"] if default is None else default
         listed = f": {', '.join(known)}" if known else ""
-        extra = '; or with arguments, as {"name": ...}' if dict in _types(field) else ""
+        extra = '; for one with arguments, {"name": ...}' if dict in _types(field) else ""
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=functools.partial(_from_text, field),
@@ -120,7 +120,7 @@ def _types(field: dataclasses.Field) -> tuple[type, ...]:
 
 
 def _plain(value: object, allowed: tuple[type, ...]) -> object:
-    """Returns a value as one of some types, as JSON has them, or `_WRONG`."""
+    """Return a value as one of the allowed JSON types, or `_WRONG`."""
     if value is None:
         return None if types.NoneType in allowed else _WRONG
     if isinstance(value, bool):
@@ -137,7 +137,7 @@ def _plain(value: object, allowed: tuple[type, ...]) -> object:
 
 def _in_range(value: object, limits: Mapping[str, Any]) -> bool:
     if not isinstance(value, (int, float)):
-        # A dictionary's name is checked by whoever makes an object of it.
+        # The code that builds an object from a dictionary checks its name.
         return not (isinstance(value, str) and limits["choices"]) or value in limits["choices"]
     least, most, above = limits["least"], limits["most"], limits["above"]
     return (
@@ -148,7 +148,7 @@ def _in_range(value: object, limits: Mapping[str, Any]) -> bool:
 
 
 def _expected(field: dataclasses.Field) -> str:
-    """Describes in words what a field may be."""
+    """Describe the allowed values of a field in words."""
     names = {int: "an integer", float: "a finite number", str: "a string", dict: "a dictionary"}
     limits, allowed = field.metadata, _types(field)
     if known := [str(name) for name in limits["choices"]]:
@@ -165,14 +165,14 @@ def _expected(field: dataclasses.Field) -> str:
 
 
 def _without_word(field: dataclasses.Field, value: object) -> object:
-    """Replaces the words that mean None."""
+    """Return None for the words that mean None, and any other value unchanged."""
     words = (NONE, field.metadata["absent"])
     optional = types.NoneType in _types(field)
     return None if optional and isinstance(value, str) and value in words else value
 
 
 def _from_text(field: dataclasses.Field, text: str) -> object:
-    """Reads what was typed for an option."""
+    """Parse the text of an option on the command line."""
     if _without_word(field, text) is None:
         return None
     allowed = _types(field)

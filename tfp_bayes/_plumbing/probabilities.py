@@ -1,18 +1,19 @@
-"""Checks that arrays are what they are taken for."""
+"""Checks and conversions of arrays of probabilities, samples, labels and weights."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Keras clips probabilities there too. One float32 zero would otherwise make a mean infinite.
+# Keras clips probabilities at this value too. Otherwise one float32 zero makes a mean infinite.
 SMALLEST_PROBABILITY = 1e-7
-TOLERANCE = 0.02  # softmaxes in half precision sum to 1 within some 1e-2
+TOLERANCE = 0.02  # a half-precision softmax sums to 1 within about 1e-2
 
 
 def as_samples(samples: ArrayLike) -> np.ndarray:
-    """Returns samples (S, N, K) as float64.
+    """Return samples (S, N, K) as float64.
 
     Raises:
-        ValueError: If they are not at least one sample of probabilities over K classes.
+        ValueError: If `samples` is not an array of at least one sample of probabilities over K
+            classes.
     """
     samples = np.asarray(samples, dtype="float64")
     if samples.ndim != 3 or samples.shape[0] == 0 or samples.shape[2] == 0:
@@ -25,10 +26,10 @@ def as_samples(samples: ArrayLike) -> np.ndarray:
 
 
 def as_probabilities(probs: ArrayLike) -> np.ndarray:
-    """Returns probabilities (N, K) as float64.
+    """Return probabilities (N, K) as float64.
 
     Raises:
-        ValueError: If they are not rows of probabilities over two classes or more.
+        ValueError: If `probs` does not have rows of probabilities over at least two classes.
     """
     probs = np.asarray(probs, dtype="float64")
     if probs.ndim != 2 or probs.size == 0:
@@ -40,45 +41,44 @@ def as_probabilities(probs: ArrayLike) -> np.ndarray:
         raise ValueError(
             "Expected at least two classes for `probs`. "
             f"Received: probs of shape {probs.shape}. "
-            "Hint: sigmoids p (N, 1) become two classes by np.hstack([1 - p, p])."
+            "Hint: turn sigmoids p (N, 1) into two classes with np.hstack([1 - p, p])."
         )
     _check_distributions(probs, "probs")
     return probs
 
 
 def two_classes(probs: np.ndarray) -> np.ndarray:
-    """Returns probabilities (N, 2) of no and yes, float64, of one sigmoid (N, 1)."""
+    """Return probabilities (N, 2) of no and yes, float64, given sigmoids (N, 1)."""
     yes = probs.astype("float64")
     return np.hstack([1 - yes, yes])
 
 
 def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns labels (N,) int64 and probabilities (N, K) float64.
+    """Return labels (N,) int64 and probabilities (N, K) float64.
 
     Raises:
-        ValueError: If they do not match, or are not class numbers and probabilities.
+        ValueError: If the arrays differ in length, or are not class indices and probabilities.
     """
     y_true, probs = np.asarray(y_true), as_probabilities(probs)
     if y_true.shape != probs.shape[:1] or y_true.dtype.kind not in "iu":
         raise ValueError(
             f"Expected integer labels of shape {probs.shape[:1]} for `y_true`. "
             f"Received: {y_true.dtype} of shape {y_true.shape}. "
-            "Hint: one-hot labels become class numbers by argmax(-1), a column (N, 1) by "
-            "squeeze(-1)."
+            "Hint: convert one-hot labels with argmax(-1), and a column (N, 1) with squeeze(-1)."
         )
     if not 0 <= y_true.min() <= y_true.max() < probs.shape[1]:
         raise ValueError(
             f"Expected labels in [0, {probs.shape[1]}) for `y_true`. "
-            f"Received: from {y_true.min()} to {y_true.max()}. Hint: classes count from 0."
+            f"Received: from {y_true.min()} to {y_true.max()}. Hint: number the classes from 0."
         )
     return y_true.astype("int64"), probs
 
 
 def as_weights(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
-    """Returns weights (N,) float64 whose mean is 1; None are equal ones.
+    """Return weights (N,) float64, scaled to mean 1. None means equal weights.
 
     Raises:
-        ValueError: If they are not one for each row, at least 0 and not all 0.
+        ValueError: If there is not one finite weight of at least 0 per row, or all weights are 0.
     """
     if sample_weight is None:
         return np.ones(num_rows)
@@ -89,24 +89,24 @@ def as_weights(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
             f"Expected {num_rows} numbers of at least 0, not all 0, for `sample_weight`. "
             f"Received: {weights.dtype} of shape {weights.shape}"
             + (f", from {weights.min():.4g} to {weights.max():.4g}" if weights.size else "")
-            + ". Hint: one weight for each row of the probabilities."
+            + ". Hint: pass one weight for each row of the probabilities."
         )
     return weights / weights.mean()
 
 
 def check_every_class(y_true: np.ndarray, num_classes: int, what: str) -> None:
-    """Raises ValueError unless each class is among labels (N,)."""
+    """Raise ValueError unless every class occurs in the labels (N,)."""
     missing = np.setdiff1d(np.arange(num_classes), y_true)
     if len(missing):
         raise ValueError(
-            f"Expected each of {num_classes} classes among the labels for {what}. Received: none "
-            f"of the classes {missing[:5].tolist()}. Hint: a temperature, one number for all "
-            "classes, needs no example of each; or hold out more examples."
+            f"Expected labels of each of the {num_classes} classes for {what}. Received: no "
+            f"example of the classes {missing[:5].tolist()}. Hint: use a temperature, which is "
+            "one number for all classes and works without them, or hold out more examples."
         )
 
 
 def log_losses(y_true: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Returns negative log likelihoods (N,) in nats of labels (N,) under probabilities (N, K)."""
+    """Return negative log likelihoods (N,) in nats of labels (N,), given probabilities (N, K)."""
     chosen = probs[np.arange(len(y_true)), y_true]
     return -np.log(np.maximum(chosen, SMALLEST_PROBABILITY))
 

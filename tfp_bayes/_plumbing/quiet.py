@@ -1,4 +1,4 @@
-"""TensorFlow without the lines that its C++ prints as it starts."""
+"""Start of TensorFlow without the messages that its C++ code prints."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def start_tensorflow() -> None:
-    """Imports it in silence; Python's errors still come through, and what is printed later."""
+    """Import TensorFlow silently. Python exceptions and later messages are not suppressed."""
     sys.stderr.flush()
     saved = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
@@ -14,7 +14,7 @@ def start_tensorflow() -> None:
     try:
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # complains about a missing GPU when it first looks
+        tf.config.list_physical_devices()  # the first call prints warnings if there is no GPU
     finally:
         sys.stderr.flush()
         os.dup2(saved, 2)

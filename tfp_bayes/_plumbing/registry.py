@@ -1,6 +1,6 @@
-"""Names of built-in choices, each imported when it is looked up and not before.
+"""Names of built-in choices, each of which is imported when it is looked up.
 
-A registry is what a command line lists: reading its names costs no import.
+The command line lists the names of a registry without importing anything.
 """
 
 import importlib
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class Registry(Mapping[str, Any]):
-    """Maps names to classes or functions by where they are defined.
+    """Mapping of names to classes or functions, which are imported on lookup.
 
     Args:
-        paths: "module:attribute" by name.
+        paths: "module:attribute" for each name.
     """
 
     def __init__(self, paths: Mapping[str, str]):

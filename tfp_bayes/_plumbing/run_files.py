@@ -13,12 +13,12 @@ from tfp_bayes._plumbing.lock import LockedError, lock_of
 
 
 class Loaded(NamedTuple):
-    """Content of the disk.
+    """Contents of the files of a run.
 
     Attributes:
         state: State to continue from, or None.
         before: Answers that the state contains.
-        since: Answers that were given after it.
+        since: Answers given after the state was saved.
     """
 
     state: State | None
@@ -27,15 +27,15 @@ class Loaded(NamedTuple):
 
 
 class Storage:
-    """Journal and checkpoint of one run, which one process at a time may write.
+    """Journal and checkpoint of one run. Only one process at a time may write them.
 
-    The journal `PATH.answers.jsonl` holds every answer, a dictionary, and is the truth. The
-    checkpoint at `path` is a state in which the first answers are contained, and saves the time
-    to train again. The first write takes the lock `PATH.lock`; reading takes none.
+    The journal `PATH.answers.jsonl` holds every answer, a dictionary, and is authoritative. The
+    checkpoint at `path` is a state that contains the first answers; it avoids training again. The
+    first write acquires the lock `PATH.lock`. Reading needs no lock.
 
     Args:
-        path: The checkpoint; None keeps answers in memory.
-        identity: What tells this run from another, by name, plain JSON.
+        path: Path of the checkpoint. None writes no files.
+        identity: Named plain JSON values that identify this run.
     """
 
     def __init__(self, path: Path | None, identity: dict):
@@ -45,22 +45,23 @@ class Storage:
         if path is not None:
             self._journal = Journal(path.with_name(f"{path.name}.answers.jsonl"))
             self._lock = lock_of(path)
-            self._stamp: tuple | None = None  # of the checkpoint as it was read or written
+            self._stamp: tuple | None = None  # of the checkpoint when last read or written
             self._is_damaged = False
 
     def load(self) -> Loaded:
-        """Returns the state to go on from, and the answers before and since, in order.
+        """Return the state to continue from, and the answers before and after it, in order.
 
-        No state is returned for a new run, and for one whose checkpoint is damaged: all answers
-        are then given since.
+        The state is None for a new run, and for a run whose checkpoint is damaged. Then all
+        answers are in `since`.
 
         Raises:
-            ValueError: If the files are of another run, or the checkpoint is damaged and there is
-                no journal.
+            ValueError: If the files belong to another run, or the checkpoint is damaged and there
+                is no journal.
         """
         if self.path is None:
             return Loaded(None, [], [])
-        # Before the journal: a writer may add to both meanwhile, and answers come first.
+        # Read the checkpoint before the journal: a process that is writing appends its answers
+        # to the journal first, so the journal then contains all answers of the checkpoint.
         self._stamp = _stamp(self.path)
         loaded = self._load_checkpoint(self.path)
         lines = self._journal.read()
@@ -74,7 +75,7 @@ class Storage:
             self._is_damaged = True
             warnings.warn(
                 f"{loaded} The run is restored from {self._journal.path.name}, its rounds are "
-                "trained again, and the damaged file is kept.",
+                "trained again, and the damaged file is not deleted.",
                 stacklevel=5,
             )
             loaded = None
@@ -95,25 +96,26 @@ class Storage:
     def _answers(
         self, lines: Sequence[dict | None], contained: int
     ) -> tuple[list[dict], list[dict]]:
-        """Returns the answers of a journal: the first so many, and the others."""
+        """Return the first `contained` answers of a journal, and the others."""
         known = {line.pop("number"): line for line in lines[1:] if line is not None}
         self._next = max([contained, *(number + 1 for number in known)])
         missing = [number for number in range(contained, self._next) if number not in known]
         damaged = [number for number, line in enumerate(lines, start=1) if line is None]
         if missing or damaged:
             warnings.warn(
-                f"Expected {self._journal.path} whole. Received: damaged lines {damaged}, "
-                f"{len(missing)} answers lost. Hint: put an older copy back, or go on without.",
+                f"Expected {self._journal.path} undamaged. Received: damaged lines {damaged}, "
+                f"{len(missing)} answers lost. Hint: restore an older copy, or continue without "
+                "these answers.",
                 stacklevel=6,
             )
         first = [known[number] for number in sorted(known) if number < contained]
         return first, [known[number] for number in sorted(known) if number >= contained]
 
     def acquire(self) -> None:
-        """Takes the right to write, and keeps it until `release` or the end of the process.
+        """Acquire the lock for writing, until `release` or the end of the process.
 
         Raises:
-            LockedError: If another process has it, or another learner has written since `load`.
+            LockedError: If another process holds it, or another learner has written since `load`.
         """
         if self.path is None or self._lock.held:
             return
@@ -122,22 +124,22 @@ class Storage:
             self._lock.release()
             raise LockedError(
                 f"Expected {self.path} as it was read. Received: another learner has written "
-                "there since. Hint: make this learner anew; it continues from there."
+                "there since. Hint: create this learner again; it continues from there."
             )
         remove_unfinished(self.path.parent)
         if self._journal.is_empty:
             self._journal.append([{"identity": self.identity}])
 
     def release(self) -> None:
-        """Gives the right to write back."""
+        """Release the lock."""
         if self.path is not None:
             self._lock.release()
 
     def append(self, answers: Sequence[dict]) -> None:
-        """Adds answers, which are on the disk when this returns.
+        """Append answers to the journal. They are on disk when this method returns.
 
         Raises:
-            OSError: If they cannot be written; none counts then.
+            OSError: If they cannot be written. Then none of them count.
         """
         if self.path is not None:
             self.acquire()
@@ -146,7 +148,7 @@ class Storage:
         self._next += len(answers)
 
     def save(self, state: State) -> None:
-        """Writes the checkpoint: a state that contains all answers so far."""
+        """Write the checkpoint, whose state must contain all answers so far."""
         if self.path is None:
             return
         self.acquire()

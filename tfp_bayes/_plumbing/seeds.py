@@ -1,4 +1,4 @@
-"""Seeds as values: every random draw of the library follows from a pair of int32."""
+"""Seeds as values: a pair of int32 determines every random draw of the library."""
 
 import random
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import tensorflow as tf
 
 
 def as_seed(seed: int | tuple[int, int] | None) -> np.ndarray:
-    """Turns what a user passes as `seed` into the int32 pair that TensorFlow's random ops take.
+    """Convert the user's `seed` to the int32 pair that TensorFlow's random operations take.
 
     Args:
-        seed: An integer in [0, 2^64) (its low and high words become the pair, so `7` is `[7, 0]`),
-            a pair of int32, or None for a fresh seed, which follows
+        seed: An integer in [0, 2^64), whose low and high words become the pair (`7` is `[7, 0]`);
+            a pair of int32; or None for a new seed, which depends on
             `keras.utils.set_random_seed`.
 
     Returns:
@@ -44,20 +44,21 @@ def as_seed(seed: int | tuple[int, int] | None) -> np.ndarray:
     )
 
 
-# What TensorFlow scrambles the seeds of its Philox generator with, and its number for it.
+# The key with which TensorFlow scrambles seeds for Philox, and its number for that algorithm.
 _PHILOX_KEY = 0x02461E293EC8F720
 _PHILOX = 1
 
 
 def fold_in(seed: tf.Tensor, *data: tf.Tensor | int) -> tf.Tensor:
-    """Derives a new seed from a seed and integers, the same on every device.
+    """Derive a new seed from a seed and integers, the same on every device.
 
-    It is `tf.random.experimental.stateless_fold_in(seed, value, alg="philox")`, bit for bit, in a
-    third of the operations: every layer of every sample folds, which counts in graphs of many.
+    The result equals `tf.random.experimental.stateless_fold_in(seed, value, alg="philox")`, bit
+    for bit, with a third of the operations. Every layer folds in every sample, so this matters
+    in large graphs.
 
     Args:
         seed: int32 tensor of shape (2,).
-        *data: Integers, folded in from left to right: `fold_in(seed, sample, layer)`.
+        *data: Integers to fold in from left to right, such as `fold_in(seed, sample, layer)`.
 
     Returns:
         int32 tensor of shape (2,).
@@ -68,14 +69,15 @@ def fold_in(seed: tf.Tensor, *data: tf.Tensor | int) -> tf.Tensor:
 
 
 def _random_word(seed: tf.Tensor) -> tf.Tensor:
-    """Returns the first int32 of the stream of a seed."""
+    """Return the first int32 in the random stream of a seed."""
     return tf.raw_ops.StatelessRandomUniformFullIntV2(shape=[], **stream(seed), dtype=tf.int32)
 
 
 def stream(seed: tf.Tensor) -> dict[str, tf.Tensor | int]:
-    """Returns what TensorFlow's raw random operations take to draw from the stream of a seed.
+    """Return the arguments with which TensorFlow's raw random operations draw for a seed.
 
-    It is what `alg="philox"` makes of the seed, bit for bit, in a fifth of the operations.
+    They equal what `alg="philox"` derives from the seed, bit for bit, with a fifth of the
+    operations.
 
     Args:
         seed: int32 tensor of shape (2,).
@@ -96,7 +98,10 @@ def stream(seed: tf.Tensor) -> dict[str, tf.Tensor | int]:
 
 
 class RoundSeeds(NamedTuple):
-    """The seeds of a round of active learning, one for each use of randomness, in this order."""
+    """The seeds of one round of active learning, one for each use of randomness.
+
+    The order of the fields determines the seeds.
+    """
 
     train: int
     candidates: int
@@ -108,7 +113,7 @@ class RoundSeeds(NamedTuple):
 
     @classmethod
     def of(cls, seed: int, round: int) -> "RoundSeeds":
-        """Derives the seeds of a round from that of a learner."""
+        """Derive the seeds of a round from the seed of a learner."""
         states = (np.random.SeedSequence([seed, round, use]) for use in range(len(cls._fields)))
-        # 31 bits, which fit every library's seed.
+        # 31 bits fit the seed of every library.
         return cls(*(int(state.generate_state(1)[0] >> 1) for state in states))

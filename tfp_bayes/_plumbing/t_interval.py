@@ -1,4 +1,4 @@
-"""Confidence intervals of means by Student's t."""
+"""Confidence intervals of means by Student's t-distribution."""
 
 import numpy as np
 import scipy.stats
@@ -7,9 +7,9 @@ CONFIDENCE = 0.95
 
 
 def t_margin(values: np.ndarray) -> np.ndarray:
-    """Returns half the width of the 95 % interval of the mean over the first axis.
+    """Return half the width of the 95% confidence interval of the mean over the first axis.
 
-    NaN of one value, which says nothing about the spread.
+    The result is NaN for a single value, which does not determine the spread.
     """
     num_values = len(values)
     if num_values == 1:

@@ -1,4 +1,4 @@
-"""Runs in several processes, none of which outlives the one that started them."""
+"""Parallel runs in worker processes, which end with the process that started them."""
 
 import concurrent.futures
 import multiprocessing
@@ -17,12 +17,13 @@ Key = TypeVar("Key", bound=Hashable)
 def run_all(
     run: Callable[..., None], arguments: Mapping[Key, tuple], workers: int
 ) -> Iterator[Key]:
-    """Completes runs and yields the key of each, as it ends.
+    """Execute runs, and yield the key of each one as it ends.
 
     Args:
-        run: A function of a module if there are several workers.
-        arguments: Of each run; several workers get them pickled.
-        workers: Processes that run at a time; 1 is this one.
+        run: Function to call. With several workers, it must be defined at the top level of a
+            module.
+        arguments: Arguments of each run, by key. They are pickled for several workers.
+        workers: Number of processes that run at a time. 1 runs in the current process.
 
     Raises:
         ChildProcessError: If a worker was killed.
@@ -33,7 +34,8 @@ def run_all(
             yield key
         return
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-    # Workers end when the writing end is closed, which the operating system does if need be.
+    # Workers end when the writing end is closed. If this process is killed, the operating system
+    # closes it.
     reading, writing = context.Pipe(duplex=False)
     with (
         concurrent.futures.ProcessPoolExecutor(workers, context, _start, (reading,)) as pool,
@@ -47,18 +49,18 @@ def run_all(
         except concurrent.futures.process.BrokenProcessPool:
             raise ChildProcessError(
                 "Expected workers that complete their runs. Received: one that was killed. "
-                f"Hint: {workers} of them may need more memory than there is, so take fewer; "
-                "what is complete stays, and started again the rest continues."
+                f"Hint: {workers} workers may need more memory than there is; use fewer. "
+                "Completed runs are saved; start again to continue the rest."
             ) from None
 
 
 def _start(reading: Connection) -> None:
-    """Prepares a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    """Prepare a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C, the parent ends its workers
     threading.Thread(target=_end_with_parent, args=(reading,), daemon=True).start()
     start_tensorflow()
 
 
 def _end_with_parent(reading: Connection) -> None:
-    reading.poll(None)  # nothing is ever sent: returns when the other end is closed
-    os._exit(1)  # at once: a run can be killed anywhere and continued
+    reading.poll(None)  # nothing is ever sent, so this returns when the other end is closed
+    os._exit(1)  # no cleanup is necessary: a run can be killed at any point and continued

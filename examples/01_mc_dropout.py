@@ -2,7 +2,7 @@
 # # Which digits is the network least sure of?
 #
 # A Bayesian CNN learns MNIST with dropout that stays on. You learn how to train it, how to read its
-# uncertainty, and what that is good for: referring the digits it is least sure of to a person.
+# uncertainty, and how to use the uncertainty: a person checks the digits it is least sure of.
 #
 # ```bash
 # python examples/01_mc_dropout.py  # two minutes on two cores
@@ -30,7 +30,7 @@ if options.smoke:
     x_train, y_train, x_test, y_test = x_train[:500], y_train[:500], x_test[:200], y_test[:200]
 
 # %% [markdown]
-# Training is that of Keras. `fit` counts the examples, by which the prior is weighted.
+# Training works as in Keras. `fit` counts the examples, because their number weights the prior.
 
 # %%
 model = tfp_bayes.BayesianCNN(seed=0)
@@ -39,28 +39,29 @@ model.fit(x_train, y_train, batch_size=128, epochs=options.epochs, verbose=2)
 
 # %% [markdown]
 # `predict_uncertainty` samples 100 functions from the posterior. `mean` averages their
-# probabilities; `mutual_information` says in nats how much they disagree.
+# probabilities; `mutual_information` measures in nats how much they disagree.
 
 # %%
 p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
 print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
 print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
 print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean):.4f} (15 bins)")
-print(f"         {metrics.calibration_floor(p.mean).quantile_95:.4f} is chance if calibrated")
+print(f"         {metrics.calibration_floor(p.mean).quantile_95:.4f} is possible by chance")
 
 # %% [markdown]
-# Where they disagree, they are often wrong: after five epochs 89 of the 92 errors on the test set
-# are in the tenth of highest mutual information. Refer those to a person, and few errors are left.
+# Where the functions disagree, they are often wrong. After five epochs, 89 of the 92 errors on the
+# test set are in the 10 % of digits with the highest mutual information. If a person checks these
+# digits, few errors remain.
 
 # %%
 wrong = p.mean.argmax(-1) != y_test
 order = np.argsort(-p.mutual_information)
 tenth, rest = np.split(order, [len(order) // 10])
-print(f"{wrong[tenth].sum()} of {wrong.sum()} errors are in the tenth of highest information")
+print(f"{wrong[tenth].sum()} of {wrong.sum()} errors are in the 10 % of highest information")
 print(f"error on all {wrong.mean():.2%}, on the rest {wrong[rest].mean():.2%}")
 
 # %% [markdown]
-# The digits of highest mutual information, with the two likeliest classes:
+# The digits with the highest mutual information, with the two most likely classes:
 #
 # ![24 test digits, most of them hard to read](../docs/images/01_mc_dropout.png)
 

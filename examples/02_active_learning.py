@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Choose what to label: BALD against random
 #
-# Two runs of active learning from the same 20 images: one acquires the ten images a round that the
-# network disagrees with itself about most (BALD), one acquires at random. You learn how the loop is
-# set up, and how to compare two ways of choosing.
+# Two runs of active learning start from the same 20 images and acquire ten images per round. One
+# acquires the images about which sampled networks disagree most (BALD), the other random images.
+# You learn to set up the loop and to compare two acquisition functions.
 #
 # ```bash
 # python examples/02_active_learning.py  # 1 seed, 10 rounds: eight minutes on two cores
-# python examples/02_active_learning.py --seeds 3 --rounds 15  # a comparison worth the name
+# python examples/02_active_learning.py --seeds 3 --rounds 15  # a better comparison
 # ```
 
 # %%
@@ -24,9 +24,9 @@ from tfp_bayes.studies.curves import images_to_error
 parser = argparse.ArgumentParser(description="BALD against random acquisition, seed by seed")
 parser.add_argument("--seeds", type=int, default=1)
 parser.add_argument("--rounds", type=int, default=10)
-parser.add_argument("--architecture", default="kirsch", help="of BayesianCNN: gal, kirsch")
+parser.add_argument("--architecture", default="kirsch", help="gal or kirsch, of BayesianCNN")
 parser.add_argument("--prior-scale", type=float, default=np.inf, help="inf for a flat prior")
-parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
+parser.add_argument("--steps", type=int, default=200, help="optimizer steps per round")
 parser.add_argument("--num-samples", type=int, default=100)
 parser.add_argument("--out", type=Path, default=Path("runs/02_active_learning"))
 parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
@@ -38,7 +38,9 @@ if options.smoke:
     options.rounds, options.steps, options.num_samples = 1, 5, 10
 
 # %% [markdown]
-# One run. The two methods share their seeds, hence their initial sets, so that their curves can be
+# ## One run
+#
+# Both methods use the same seeds, and therefore the same initial sets, so their curves can be
 # compared seed by seed.
 
 
@@ -76,7 +78,7 @@ for acquisition, histories in curves.items():
         print([images_to_error(history, error) for history in histories])
 
 # %% [markdown]
-# One seed shows what such curves look like and proves nothing; [the study](../docs/study.md) has
+# One seed shows what such curves look like, but proves nothing. [The study](../docs/study.md) has
 # five seeds, intervals and more methods.
 #
 # ![Test accuracy over acquired images, BALD and random](../docs/images/02_active_learning.png)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Serve the uncertainty with plain TensorFlow
 #
-# A Bayesian CNN is exported and answers in a process that imports neither Keras nor this library.
-# You learn what the exported signatures take and give, and that they give exactly what the model
-# itself does.
+# A Bayesian CNN is exported and then used in a process that imports neither Keras nor this library.
+# You learn the inputs and outputs of the exported signatures, and see that the results are exactly
+# those of the model itself.
 #
 # ```bash
 # python examples/03_export_and_serve.py  # a minute on two cores
@@ -27,7 +27,7 @@ from tfp_bayes import metrics
 parser = argparse.ArgumentParser(description="Export a Bayesian CNN and serve its uncertainty")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--out", type=Path, default=Path("runs/03_export_and_serve"))
-parser.add_argument("--model", type=Path, help="folder of the SavedModel (default in --out)")
+parser.add_argument("--model", type=Path, help="folder of the SavedModel (default: in --out)")
 parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
 options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
 folder = options.model or options.out / "saved_model"
@@ -49,9 +49,9 @@ print(f"{metrics.accuracy(y_test, mean):.4f}, NLL {metrics.nll(y_test, mean):.4f
 # %% [markdown]
 # ## The server
 #
-# `predict_uncertainty` takes images, a number of samples and a seed. With the seed as an input, the
-# answer is a function of the inputs. The images here are test digits, and one that is turned step
-# by step.
+# `predict_uncertainty` takes images, a number of samples and a seed. Since the seed is an input,
+# the result depends only on the inputs. The images are test digits, and one digit rotated step by
+# step.
 
 # %%
 SERVER = """
@@ -80,10 +80,10 @@ for name in served:
     assert equal
 
 # %% [markdown]
-# What the server says of the digit that is turned: unsure on the way, sure again upside down, where
-# a 1 is a 1.
+# The rotated digit is a 1. The model becomes uncertain as the digit turns, and certain again when
+# it is upside down, where it looks like a 1 again.
 #
-# ![A 1 turned by 0 to 180 degrees, and its uncertainty](../docs/images/03_export_and_serve.png)
+# ![A 1 rotated by 0 to 180 degrees, and its uncertainty](../docs/images/03_export_and_serve.png)
 
 # %%
 figure = Figure(figsize=(9, 4.2), layout="constrained")

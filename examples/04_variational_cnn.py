@@ -1,9 +1,9 @@
 # %% [markdown]
-# # What the weights know, and which can go
+# # Prune a variational network
 #
 # LeNet-5 with Flipout learns a mean and a standard deviation of every weight. You learn to train
-# such a network, to read the signal-to-noise ratio |mean| / scale of its weights, and to remove
-# those that know little (Blundell et al. 2015, section 5.1,
+# such a network, to compute the signal-to-noise ratio |mean| / scale of its weights, and to remove
+# the weights with a low ratio (Blundell et al. 2015, section 5.1,
 # [arXiv:1505.05424](https://arxiv.org/abs/1505.05424)).
 #
 # ```bash
@@ -42,13 +42,13 @@ p = model.predict_uncertainty(x_test, num_samples=100, seed=0)
 print(f"accuracy {metrics.accuracy(y_test, p.mean):.4f}")
 print(f"NLL      {metrics.nll(y_test, p.mean):.4f} nats")
 print(f"ECE      {metrics.expected_calibration_error(y_test, p.mean, 10):.4f} (10 bins)")
-print(f"         {metrics.calibration_floor(p.mean, 10).quantile_95:.4f} is chance if calibrated")
+print(f"         {metrics.calibration_floor(p.mean, 10).quantile_95:.4f} is possible by chance")
 
 # %% [markdown]
 # ## Prune by signal-to-noise ratio
 #
-# A layer's posterior is a distribution; its mean and standard deviation are arrays of the kernel's
-# shape. Weights below the threshold become zero, without noise.
+# The posterior of a layer is a distribution; its mean and standard deviation are arrays with the
+# shape of the kernel. Weights below the threshold become zero, without noise.
 
 
 # %%
@@ -65,7 +65,7 @@ def prune(model, fraction):
         keep = ratio >= threshold
         layer.kernel_loc.assign(np.where(keep, layer.kernel_loc, 0))
         scale = layer.kernel_untransformed_scale
-        scale.assign(np.where(keep, scale, -5))  # softplus(-50) is nothing beside any weight
+        scale.assign(np.where(keep, scale, -5))  # softplus(-50) is negligible
 
 
 ratios = {layer.name: signal_to_noise(layer) for layer in variational_layers(model)}
@@ -78,15 +78,16 @@ for fraction in removed:
     print(f"{fraction:4.0%} of the kernel weights removed: accuracy {accuracies[-1]:.4f}")
 
 # %% [markdown]
-# Most weights of the first dense layer are noise around zero (0 dB is a mean of one standard
-# deviation); the convolutions know what they do. Three weights out of four can go.
+# Most weights of the first dense layer are noise around zero: 0 dB means that the mean equals the
+# standard deviation. Weights of the convolutions have higher ratios. Three of four kernel weights
+# can be removed.
 #
 # ![Signal-to-noise ratios, and accuracy after pruning](../docs/images/04_variational_cnn.png)
 
 # %%
 figure = Figure(figsize=(11, 4), layout="constrained")
 left, right = figure.subplots(1, 2)
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "black")  # the color-blind tell them apart
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "black")  # for color-blind readers
 for (name, ratio), style, color in zip(ratios.items(), ("-", "--", ":", "-.", "-"), COLORS):
     decibel = 20 * np.log10(np.maximum(ratio.ravel(), 1e-4))
     density, edges = np.histogram(decibel, bins=40, range=(-60, 60), density=True)

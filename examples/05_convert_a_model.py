@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Make a trained Keras model Bayesian, and go back
 #
-# An ordinary CNN, trained on 5,000 digits, is converted with one call, tuned, and converted back.
-# You learn what each stage says about the test digits, and that networks of `keras.applications`
-# convert the same way.
+# An ordinary CNN, trained on 5,000 digits, is converted with one call, trained further, and
+# converted back. You learn how each stage performs on the test digits, and that networks of
+# `keras.applications` convert in the same way.
 #
 # ```bash
 # python examples/05_convert_a_model.py  # three minutes on two cores
@@ -54,10 +54,10 @@ model.compile("adam", "sparse_categorical_crossentropy")
 model.fit(x_train, y_train, batch_size=64, epochs=options.epochs, verbose=0)
 
 # %% [markdown]
-# ## Bayesian in one call
+# ## Make it Bayesian
 #
-# Weights become means; `moped_delta` sets each standard deviation to a fifth of the weight's size.
-# Then both are tuned under the prior.
+# Weights become means; `moped_delta` sets each standard deviation to a fifth of the absolute
+# weight. Then both are trained under the prior.
 
 # %%
 bayesian = tfp_bayes.to_bayesian(model, "flipout", moped_delta=0.2)
@@ -77,7 +77,8 @@ for name, probs in probabilities.items():
     )
 
 # %% [markdown]
-# How often each is right, given how sure it is. Below the diagonal a network is too sure.
+# The accuracy of each network at a given confidence. Below the diagonal, a network is
+# overconfident.
 #
 # ![Reliability of the Keras model and of the Bayesian one](../docs/images/05_convert_a_model.png)
 
@@ -99,7 +100,9 @@ figure.savefig(options.out / "reliability.png", dpi=80)
 print(f"Wrote {options.out / 'reliability.png'}")
 
 # %% [markdown]
-# ## A network with skips, batch normalization and depthwise convolutions
+# ## A larger network
+#
+# MobileNetV2 has skip connections, batch normalization and depthwise convolutions.
 
 # %%
 tfp_bayes.to_bayesian(

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # What a prior does to the weights
 #
-# Softmax regression on 2,000 digits under three priors, with point estimates (posterior
-# "deterministic"), so that nothing but the prior differs. You learn that a Gaussian prior is L2
-# regularization, that a Laplace prior leaves few weights, and that a scale mixture does both.
+# Softmax regression is fitted to 2,000 digits under three priors. Weights are point estimates
+# (posterior "deterministic"), so only the prior differs. You learn that a Gaussian prior is L2
+# regularization, that a Laplace prior leaves few large weights, and that a scale mixture combines
+# both.
 #
 # ```bash
 # python examples/06_priors.py  # half a minute on two cores
@@ -40,16 +41,16 @@ def regression(last):
     model = keras.Sequential([keras.Input((784,)), last])
     rate = keras.optimizers.schedules.CosineDecay(0.02, options.epochs * (len(x) // 100))
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    # Plain Keras layers have no use for the callback, and no harm from it.
+    # Plain Keras layers ignore the callback.
     weight = tfp_bayes.KLWeight(num_train=len(x))
     model.fit(x, y_train, 100, options.epochs, verbose=0, shuffle=False, callbacks=[weight])
     return np.asarray(last.kernel), model
 
 
 # %% [markdown]
-# ## A Gaussian prior is L2
+# ## A Gaussian prior is L2 regularization
 #
-# With a factor of 1 / (2 scale² N), Keras' own regularizer leads to the same weights.
+# With a factor of 1 / (2 scale² N), the regularizer of Keras leads to the same weights.
 
 # %%
 PRIORS = {
@@ -71,7 +72,7 @@ difference = np.abs(kernels["normal"] - expected).max()
 print(f"Normal prior and Keras' L2: largest difference of a weight {difference:.1e}")
 
 # %% [markdown]
-# ## Few large weights, or many small ones
+# ## Few large weights or many small ones
 #
 # ![Histograms of the weights under three priors](../docs/images/06_priors.png)
 

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # Exact against mean-field, in active learning
+# # Exact and mean-field posteriors in active learning
 #
-# Gal's network learns features from the labels acquired so far; a linear regression on its 128
-# units predicts one-hot labels, with a posterior in closed form. Each posterior acquires the images
-# of its own largest predictive variance, ten at once or each after those before it; a last run
-# acquires at random. You learn that a mean-field posterior chooses worse, and that large variance
-# is not always worth a label.
+# Gal's network learns features from the labels acquired so far. A linear regression on its 128
+# units predicts one-hot labels, with a posterior in closed form. Each run acquires the images with
+# the largest variance under its own posterior: ten at once or, with "greedy", one by one given
+# those before it. A last run acquires at random. You learn that a mean-field posterior chooses
+# worse images, and that a large variance does not always make an image worth labeling.
 #
 # ```bash
 # python examples/07_basis_regression.py  # 1 seed, 10 rounds: four minutes on two cores
@@ -26,8 +26,8 @@ from tfp_bayes.studies.curves import mean_crossing, paired_difference
 parser = argparse.ArgumentParser(description="A closed-form head in active learning")
 parser.add_argument("--seeds", type=int, default=1)
 parser.add_argument("--rounds", type=int, default=10)
-parser.add_argument("--steps", type=int, default=200, help="optimizer steps a round")
-parser.add_argument("--level", type=float, default=0.22, help="RMSE to reach")
+parser.add_argument("--steps", type=int, default=200, help="optimizer steps per round")
+parser.add_argument("--level", type=float, default=0.22, help="target RMSE")
 parser.add_argument("--out", type=Path, default=Path("runs/07_basis_regression"))
 parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
 options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
@@ -47,7 +47,7 @@ METHODS = {
 
 
 def learn(method, seed):
-    """Returns (acquired, RMSE, epistemic variance) of every round."""
+    """Returns (number acquired, RMSE, epistemic variance) for every round."""
     names = dict(zip(("inference", "acquisition", "selector"), METHODS[method]))
     config = runs.RunConfig(**names, seed=seed, steps=options.steps)
     learner = runs.make_learner(config, data)
@@ -69,7 +69,7 @@ curves = {
 }  # (seeds, rounds, 3)
 
 # %% [markdown]
-# Averages over rounds are compared seed by seed, since seeds share their initial sets.
+# Averages over rounds are compared seed by seed, since all methods share the initial set of a seed.
 
 # %%
 acquired, exact = curves["exact"][0, :, 0], curves["exact"][:, :, 1]
@@ -83,16 +83,17 @@ ratio = curves["mean field"][:, :, 2].mean() / curves["exact"][:, :, 2].mean()
 print(f"Mean field claims {ratio:.2f} of the exact epistemic variance, each on its own data")
 
 # %% [markdown]
-# Mean field is worse under its own choices, by far. But images of largest variance are worse than
-# random ones: large variance is large features, bold digits that resemble each other, and choosing
-# each after those before it makes up for little of that.
+# The mean-field posterior, which chooses its own images, has by far the largest error. But images
+# with the largest variance are also worse than random ones: a large variance means large features,
+# which belong to bold digits that resemble each other. Greedy selection corrects only a little of
+# that.
 #
 # ![Error and claimed variance, means of five seeds](../docs/images/07_basis_regression.png)
 
 # %%
 figure = Figure(figsize=(11, 4), layout="constrained")
 axes = figure.subplots(1, 2)
-COLORS = ("#0072b2", "#d55e00", "#009e73", "black")  # the color-blind can tell them apart
+COLORS = ("#0072b2", "#d55e00", "#009e73", "black")  # for color-blind readers
 for (method, rows), color in zip(curves.items(), COLORS):
     for i, axis in enumerate(axes, start=1):
         mean, spread = rows[:, :, i].mean(0), rows[:, :, i].std(0)

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Who notices a gap in the data?
+# # Which methods notice a gap in the data?
 #
-# Four methods see the same 80 points, none of them between -0.3 and 0.5, and say how sure they are:
-# MC dropout, Flipout, a closed-form head on trained features, and an exact Gaussian process, the
-# reference. You learn to fit a regression with each, and what their uncertainty is made of.
+# Four methods learn from the same 80 points, none of which is between -0.3 and 0.5: MC dropout,
+# Flipout, a closed-form head on trained features, and an exact Gaussian process as the reference.
+# You learn to fit a regression with each method, and why their uncertainties differ.
 #
 # ```bash
 # python examples/08_uncertain_regression.py  # a minute and a half on two cores
@@ -39,15 +39,15 @@ x = x[(x < -0.3) | (x > 0.5)][:80, None]
 y = truth(x[:, 0]) + NOISE * rng.normal(size=len(x))
 
 # %% [markdown]
-# ## Two networks whose layers are random
+# ## Two networks with random layers
 #
-# Both learn the scale of the noise. Flipout's posterior is cold (`temperature`): 80 points do not
-# outweigh the prior of 4,000 weights, and at temperature 1 the fit is flat.
+# Both learn the scale of the noise. Flipout uses a cold posterior (`temperature`): 80 points do not
+# outweigh the prior of 4,000 weights, so the fit would be flat at temperature 1.
 
 
 # %%
 def moments(p):
-    """Returns mean and standard deviations of the function and of a new point, (N,) each."""
+    """Returns the mean, and the standard deviations of function and new point, (N,) each."""
     return p.mean[:, 0], *np.sqrt([p.epistemic_variance, p.variance])[..., 0]
 
 
@@ -92,15 +92,16 @@ predictors["Gaussian process"] = gaussian_process
 # %% [markdown]
 # ## In the gap and on the data
 #
-# Printed is the standard deviation of the function, without noise. All four are less sure in the
-# gap than on the data, but only the two in closed form are unsure enough: their bands hold the
-# truth there, those of MC dropout and Flipout miss it. Dropout's spread comes from the units that
-# are dropped, not from a lack of data; with one hidden layer its variance is convex in x and cannot
-# be larger in a gap than on both sides. Flipout's posterior is independent from weight to weight
-# and settles on one of the functions that would fit (Foong et al. 2020, section 3,
-# [arXiv:1909.00719](https://arxiv.org/abs/1909.00719)). The activation matters too: with tanh
-# units, which saturate, dropout's spread follows the size of the function and is larger on the
-# data.
+# This part prints the standard deviation of the function, without noise. All four methods are more
+# uncertain in the gap than on the data, but only the two in closed form are uncertain enough: in
+# the gap their bands contain the truth, while those of MC dropout and Flipout miss it.
+#
+# - The spread of dropout comes from the dropped units, not from a lack of data. With one hidden
+#   layer, its variance is convex in x and cannot be larger in a gap than on both sides.
+# - The posterior of Flipout treats weights as independent and settles on one of the functions that
+#   would fit (Foong et al. 2020, section 3, [arXiv:1909.00719](https://arxiv.org/abs/1909.00719)).
+# - The activation matters too. With tanh units, which saturate, the spread of dropout follows the
+#   size of the function and is larger on the data.
 #
 # ![Predictive means and bands of four methods](../docs/images/08_uncertain_regression.png)
 

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Notice that the data have changed
+# # Detect a change in the data
 #
-# A Bayesian CNN is served by plain TensorFlow. In the middle of the stream the camera is turned by
-# 20 degrees. You learn how to notice from the uncertainty alone, before any label is there, without
-# being called for nothing, and what labels add when they arrive.
+# Plain TensorFlow serves a Bayesian CNN. In the middle of the stream, all images are rotated by 20
+# degrees, as if the camera had been turned. You learn to detect this from the uncertainty alone,
+# before labels arrive and with few false alarms, and to use labels when they arrive.
 #
 # ```bash
 # python examples/09_monitor_a_model.py  # a minute on two cores
@@ -41,14 +41,15 @@ model = tfp_bayes.BayesianCNN(seed=0)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(x_train[:num_train], y_train[:num_train], epochs=options.epochs, verbose=2)
 model.export(options.out / "saved_model")
-served = tf.saved_model.load(options.out / "saved_model")  # from here on neither Keras nor model
+served = tf.saved_model.load(options.out / "saved_model")  # from here on without Keras
 
 # %% [markdown]
 # ## The reference
 #
-# Answers to images that the model was not trained on and of which it is known to do well. The
-# monitor keeps counts in ten bins of each measure. The test images are shuffled, because MNIST has
-# a drift of its own: its second 5,000 are by other writers, and the monitor says so.
+# The reference consists of predictions for images that the model was not trained on and predicts
+# well. The monitor stores counts in ten bins of each measure. The test images are shuffled, because
+# MNIST itself drifts: its last 5,000 test images come from other writers, which would raise an
+# alarm.
 
 
 # %%
@@ -64,8 +65,8 @@ monitor = UncertaintyMonitor.from_reference(reference, window=window, half_life=
 # %% [markdown]
 # ## The stream
 #
-# Requests have any number of images, and the state outlives the server: here it is written and read
-# after each request. Labels come two windows late.
+# Requests have any number of images. The state of the monitor can outlive the server: here it is
+# saved and loaded after each request. Labels arrive two windows late.
 
 # %%
 images = x_test[num_reference : num_reference + num_stream].astype("float32")
@@ -89,12 +90,12 @@ for begin, end in pairwise(cuts):
     monitor = UncertaintyMonitor.load(options.out / "monitor.json")
 
 for each in windows:
-    print(f"window {each.number:2d}: {'; '.join(each.alarms) or 'as the reference'}")
+    print(f"window {each.number:2d}: {'; '.join(each.alarms) or 'no change'}")
 
 # %% [markdown]
-# Ten windows are as the reference; the first one after the turn raises the alarm. A p-value has to
-# be the smaller the longer the monitor has been looking, so that the probability of any false
-# alarm, ever, stays below 5 %. Accuracy on late labels falls two windows later.
+# Ten windows raise no alarm; the first one after the rotation does. The longer the monitor runs,
+# the smaller a p-value has to be, so that the probability of any false alarm, ever, stays below 5
+# %. The accuracy on late labels falls two windows later.
 #
 # ![p-values of each window, and accuracy as labels arrive](../docs/images/09_monitor_a_model.png)
 

@@ -394,5 +394,6 @@ def test_greedy_batch_is_batch_bald_of_normals():
 
 
 def test_greedy_batch_refuses():
-    with pytest.raises(ValueError, match="the 5 candidates"):
-        linear().greedy_batch(NEW, 6)
+    for query_size, message in ((6, "at most 5, the number"), (2.5, "Received: query_size=2.5")):
+        with pytest.raises(ValueError, match=message):
+            linear().greedy_batch(NEW, query_size)

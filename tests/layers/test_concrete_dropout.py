@@ -201,7 +201,7 @@ def fit_error(model, match):
 
 
 def test_a_rate_without_a_prior_is_not_trained():
-    match = r"Expected a prior that the learned rate of 'dropout'.*prior_scale=1.0"
+    match = r"Expected a prior term for the learned rate of 'dropout'.*prior_scale=1.0"
     fit_error(network(prior_scale=None), match)
     plain = keras.Sequential(
         [keras.Input((4,)), MCConcreteDropout(name="dropout"), L.Dense(3, "softmax")]

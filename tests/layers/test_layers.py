@@ -112,8 +112,8 @@ BAD_LINEAR = [
     ({"posterior": "laplace"}, "Received: posterior='laplace'"),
     ({"output_covariance": "wishart"}, "Received: output_covariance='wishart'"),
     ({"output_covariance": [[1, 2], [2, 1]]}, "symmetric positive definite"),
-    ({"output_covariance": "inverse_wishart", "per_output": True}, "outputs that are independent"),
-    ({"output_covariance": [[1]], "posterior": "mean_field"}, "outputs that are independent"),
+    ({"output_covariance": "inverse_wishart", "per_output": True}, "for independent outputs"),
+    ({"output_covariance": [[1]], "posterior": "mean_field"}, "for independent outputs"),
 ]
 
 

@@ -160,6 +160,8 @@ def test_sample_weights_count_examples(arguments):
     for name, value in weights(other).items():
         np.testing.assert_allclose(weights(layer)[name], value, rtol=1e-6, atol=1e-9)
     batches = [(X[:10], Y[:10], counts[:10]), (X[10:], Y[10:], counts[10:])]
+    with pytest.raises(ValueError, match="sample weights inside the dataset"):
+        other.condition(batches, sample_weight=counts)
     other.condition(batches)
     other.downdate(batches[1:])
     expected = linear(X[:10], Y[:10], **arguments)

@@ -1,4 +1,7 @@
-"""Layers with randomness of their own: each call draws one function."""
+"""Stochastic layers, and layers that work with them.
+
+At inference each call of a stochastic layer draws one function.
+"""
 
 from tfp_bayes.layers.attention import (
     MCMultiHeadAttention,
@@ -53,7 +56,7 @@ from tfp_bayes.layers.spectral_norm import SpectralNormConstraint
 from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 from tfp_bayes.layers.variational import VariationalLayer, variational_layers
 
-# The names of `tfp.layers`.
+# The names that `tfp.layers` uses.
 Convolution1DReparameterization = Conv1DReparameterization
 Convolution1DLocalReparameterization = Conv1DLocalReparameterization
 Convolution1DFlipout = Conv1DFlipout

@@ -1,4 +1,4 @@
-"""Attention whose weights are dropped at inference too, or whose projections are random."""
+"""Multi-head attention with dropout at inference or with random projections."""
 
 import keras
 import numpy as np
@@ -19,20 +19,21 @@ Shape = tuple[int | None, ...]
 class MCMultiHeadAttention(keras.layers.MultiHeadAttention):
     """Multi-head attention whose dropout stays on at inference.
 
-    Use it in place of a `keras.layers.MultiHeadAttention` with dropout where a transformer should
-    know how sure it is. What is dropped are attention weights, which are not normalized again.
+    Use it in place of `keras.layers.MultiHeadAttention` with dropout to get the uncertainty of a
+    transformer's predictions. Dropout acts on the normalized attention weights, which are not
+    normalized again.
 
     Args:
         num_heads: Number of heads, N.
         key_dim: Size of each head's queries and keys.
         dropout: Float in [0, 1), the probability that an attention weight is set to zero.
         seed: Integer or None.
-        **kwargs: Arguments of `keras.layers.MultiHeadAttention`, by name.
+        **kwargs: Keyword arguments of `keras.layers.MultiHeadAttention`.
 
     Randomness:
-        That of an `MCDropout` of the attention weights (B, N, T, S). `training=True`: one mask for
-        each example. `training=False`: one mask (1, N, T, S) for the whole batch. It belongs to
-        positions: sequences padded to another length are given another mask by the same seed.
+        An `MCDropout` of the attention weights (B, N, T, S). `training=True`: one mask for each
+        example. `training=False`: one mask (1, N, T, S) for the whole batch. The mask depends on
+        the sequence length: after padding to another length, the same seed gives another mask.
 
     Losses:
         None.
@@ -66,14 +67,14 @@ class MCMultiHeadAttention(keras.layers.MultiHeadAttention):
         super().__init__(num_heads, key_dim, dropout=dropout, seed=seed, **kwargs)
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Makes the weights of the projections, and the dropout."""
+        """Creates the weights of the projections and the dropout layer."""
         super().build(query_shape, value_shape, key_shape)
         dropout = MCDropout(self.dropout, seed=self.seed, dtype=self.dtype_policy, name="dropout")
         replace_attention_dropout(self, dropout)
 
 
 def projection_seed(seed: int | None, name: str) -> int | None:
-    """Derives the seed of a projection: those of queries and keys must not draw the same."""
+    """Derives the seed of one projection, so that projections draw different weights."""
     if seed is None:
         return None
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
@@ -90,13 +91,13 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         beliefs = {part: kwargs.pop(part) for part in parts if part in kwargs}
         check_honoured(type(self).__name__, kwargs)
         super().__init__(num_heads, key_dim, seed=seed, **kwargs)
-        # A projection that is never built reads and checks what all of them are given.
+        # One projection, never built, checks and normalizes the arguments that all of them share.
         unused = {"bias_axes": "c", "kernel_initializer": "zeros"}
         config = self.projection("ab,bc->ac", 1, seed=0, **unused, **beliefs).get_config()
         self._beliefs = {part: config[part] for part in parts}
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Makes the projections, and with them the parameters of the posteriors."""
+        """Creates the projections and with them the parameters of the posteriors."""
         super().build(query_shape, value_shape, key_shape)
         replace_projections(self, self._random_projection)
 
@@ -108,16 +109,16 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         return random
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), **self._beliefs}
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MultiHeadAttentionReparameterization(_RandomMultiHeadAttention):
-    """Multi-head attention that projects with `EinsumDenseReparameterization`.
+    """Multi-head attention whose projections are `EinsumDenseReparameterization` layers.
 
-    Use it with a posterior that is not mean-field. Arguments, randomness, losses and errors are
-    those of `MultiHeadAttentionFlipout`, but for the estimator.
+    Use it with a posterior that is not mean-field. Except for the estimator, arguments,
+    randomness, losses and errors are those of `MultiHeadAttentionFlipout`.
 
     Example:
 
@@ -131,11 +132,12 @@ class MultiHeadAttentionReparameterization(_RandomMultiHeadAttention):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MultiHeadAttentionLocalReparameterization(_RandomMultiHeadAttention):
-    """Multi-head attention that projects with `EinsumDenseLocalReparameterization`.
+    """Multi-head attention whose projections are `EinsumDenseLocalReparameterization` layers.
 
-    In training each position of a sequence has noise of its own, so that the correlation which a
-    shared kernel gives them is lost; `MultiHeadAttentionFlipout` keeps it. Arguments, randomness,
-    losses and errors are those of `MultiHeadAttentionFlipout`, but for the estimator.
+    In training the noise of each position of a sequence is independent, so the correlation
+    between positions that share a kernel is lost. `MultiHeadAttentionFlipout` keeps it. Except
+    for the estimator, arguments, randomness, losses and errors are those of
+    `MultiHeadAttentionFlipout`.
 
     Example:
 
@@ -149,23 +151,24 @@ class MultiHeadAttentionLocalReparameterization(_RandomMultiHeadAttention):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MultiHeadAttentionFlipout(_RandomMultiHeadAttention):
-    """Multi-head attention that projects with `EinsumDenseFlipout`.
+    """Multi-head attention whose projections are `EinsumDenseFlipout` layers.
 
-    The usual choice of the three: examples are independent, and the positions of one example keep
-    the correlation that their shared kernels give.
+    The usual choice of the three: the noise of different examples is uncorrelated, and the
+    positions of one example keep the correlation that comes from their shared kernels.
 
     Args:
         num_heads: Number of heads.
         key_dim: Size of each head's queries and keys.
-        kernel_prior: Prior on the kernels of the projections of queries, keys, values and outputs;
-            with `kernel_posterior`, `bias_prior` and `bias_posterior`, see `VariationalLayer`.
-        seed: Integer or None; each projection has noise of its own.
+        kernel_prior: Prior on the kernels of the projections of queries, keys, values and outputs.
+            For this and for `kernel_posterior`, `bias_prior` and `bias_posterior`, see
+            `VariationalLayer`.
+        seed: Integer or None. Each projection derives its own seed from it.
         **kwargs: Arguments of `keras.layers.MultiHeadAttention`. Its `dropout` acts in training
-            only, as in Keras; it is no part of the posterior.
+            only, as in Keras, and is not part of the posterior.
 
     Randomness:
-        `training=False`: one draw of all projections for the whole batch. `training=True`: that
-        of the estimator, in each projection.
+        `training=False`: one draw of all projections for the whole batch. `training=True`: the
+        noise of the estimator in each projection.
 
     Losses:
         In training, KL(q || prior) of each projection.

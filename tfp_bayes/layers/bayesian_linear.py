@@ -1,4 +1,4 @@
-"""A linear layer whose posterior is known in closed form."""
+"""A linear layer whose posterior has a closed form."""
 
 import warnings
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing import noise
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.layers import conjugate, regression_data
@@ -23,41 +24,40 @@ from tfp_bayes.layers.stochastic import StochasticLayer
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianLinear(StochasticLayer):
-    """A linear readout that learns by Bayes' rule instead of by gradients.
+    """A linear output layer that learns by Bayes' rule instead of by gradients.
 
-    Put it on features that are not trained any more. `condition` computes the posterior of its
-    weights from all data at once, `update` adds examples, `downdate` takes them back. In a model
-    each pass draws one weight matrix, so that `Predictor`, measures and export work as ever.
+    Put it on features that are no longer trained. `condition` computes the posterior of the
+    weights from all data at once, `update` adds examples and `downdate` removes them. In a model
+    each pass draws one weight matrix, so `Predictor`, measures and export work as usual.
 
     Args:
-        units: D, number of outputs.
-        posterior: "matrix_normal", the exact one, or "mean_field", the best approximation with
-            independent weights: the same mean, and smaller variances than are true.
-        prior_scale: s, standard deviation of each weight before data; the bias has none.
-        noise_scale: sigma, standard deviation of the targets around their mean.
-        output_covariance: Sigma (D, D), by which noise and prior are correlated between outputs;
-            None is the identity; "inverse_wishart" learns it, under a prior whose mean is the
-            identity, and the predictive is a matrix t.
-        per_output: Whether each output has a prior and a noise scale of its own, which
-            `optimize_evidence` finds; costs D Cholesky factors instead of one.
+        units: Number of outputs D.
+        posterior: "matrix_normal", the exact posterior, or "mean_field", the best approximation
+            with independent weights. Its mean is exact, but it underestimates the variances.
+        prior_scale: Prior standard deviation s of each weight. The bias has a flat prior.
+        noise_scale: Standard deviation sigma of the targets around their mean.
+        output_covariance: Covariance Sigma (D, D) of noise and prior between outputs. None is the
+            identity. "inverse_wishart" learns it under a prior whose mean is the identity, and the
+            predictive distribution is a matrix t distribution.
+        per_output: Whether each output has its own prior scale and noise scale, which
+            `optimize_evidence` sets. It takes D Cholesky factors instead of one.
         include_noise: Whether outputs in a model are (..., 2 D), the draw and then the standard
-            deviations of the noise, as likelihood="normal" wants them.
-        use_bias: Whether to add a bias. Its prior is flat, so that it is never regularized and the
-            offsets of features and targets (dates, prices) do not matter: means are taken out of
-            both before anything is squared. Before the first example, it is 0 give or take
-            `prior_scale`.
+            deviations of the noise, as likelihood="normal" expects them.
+        use_bias: Whether to add a bias. It is never regularized. Features and targets are centered
+            before they are squared, so large offsets (dates, prices) cost no precision. Before the
+            first example the bias has mean 0 and standard deviation `prior_scale`.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        One weight matrix for the batch, in training too.
+        One weight matrix for the whole batch, in training too.
 
     Losses:
         None. No weight is trainable.
 
     Raises:
-        ValueError: If a scale is not positive, `posterior` is unknown, `output_covariance` is not
-            a covariance, or arguments contradict each other.
+        ValueError: If `units` is not a positive integer, a scale is not positive, `posterior` is
+            unknown, `output_covariance` is not a covariance, or arguments contradict each other.
 
     Reference:
         Bishop 2006, "Pattern Recognition and Machine Learning", equations 3.53, 3.54 and 3.59.
@@ -89,7 +89,8 @@ class BayesianLinear(StochasticLayer):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        check_positive(units=units, prior_scale=prior_scale, noise_scale=noise_scale)
+        check_integers(1, units=units)
+        check_positive(prior_scale=prior_scale, noise_scale=noise_scale)
         if posterior not in ("matrix_normal", "mean_field"):
             raise ValueError(
                 "Expected 'matrix_normal' or 'mean_field' for `posterior`. "
@@ -97,7 +98,7 @@ class BayesianLinear(StochasticLayer):
             )
         if output_covariance is not None and (per_output or posterior == "mean_field"):
             raise ValueError(
-                "Expected `output_covariance=None` for outputs that are independent. Received: "
+                "Expected `output_covariance=None` for independent outputs. Received: "
                 f"output_covariance={output_covariance!r}, posterior={posterior!r}, "
                 f"per_output={per_output}. Hint: use posterior='matrix_normal', per_output=False."
             )
@@ -111,7 +112,7 @@ class BayesianLinear(StochasticLayer):
         self.use_bias = use_bias
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the posterior, which is the prior."""
+        """Creates the weights that hold the posterior, which starts as the prior."""
         if input_shape[-1] is None:
             raise ValueError(
                 f"Expected a known last axis of the inputs of {self.name!r}. "
@@ -144,25 +145,27 @@ class BayesianLinear(StochasticLayer):
         optimize_evidence: bool = False,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Computes the posterior given these examples and no others.
+        """Computes the posterior given only these examples.
 
         Args:
-            features: (N, F), or a `tf.data.Dataset` (any finite iterable) of pairs (features,
-                targets) or triples with sample weights, read once; or an `Examples` that has
-                summed them up.
-            targets: (N, D), or (N,) if D is 1.
-            optimize_evidence: Whether to set prior and noise scale to those of largest marginal
-                likelihood, for all outputs together or with `per_output` for each; where the
-                output covariance is learned, the prior scale only. Scales of targets that do not
-                vary stay as they were.
-            sample_weight: (N,), none below 0: an example of weight 2 counts as two of them, one
-                of weight 0 is left out. None is 1 for all.
+            features: Array (N, F); or a `tf.data.Dataset` or other finite iterable of batches
+                (features, targets) or (features, targets, sample weights), which is read once;
+                or an `Examples` object that holds their sums.
+            targets: Array (N, D), or (N,) if D is 1.
+            optimize_evidence: Whether to set prior and noise scale to the values of largest
+                marginal likelihood, for all outputs together or, with `per_output`, for each
+                output. If the output covariance is learned, only the prior scale is set. The
+                scales of targets that do not vary do not change.
+            sample_weight: Array (N,) of numbers of at least 0. An example of weight 2 counts as
+                two examples, and one of weight 0 is ignored. None weights all examples by 1.
 
         Raises:
-            ValueError: If shapes do not fit, values are not finite, or there are no examples to
-                find scales from.
+            ValueError: If shapes do not fit, values are not finite, or `optimize_evidence` is set
+                and there are too few examples.
         """
-        data = self._examples(features, targets, sample_weight, with_prior=not optimize_evidence)
+        data = features
+        if not isinstance(data, regression_data.Examples):
+            data = self._examples(data, targets, sample_weight, with_prior=not optimize_evidence)
         posterior = self._posterior()
         if optimize_evidence:
             posterior = posterior.with_best_scales(data)
@@ -174,7 +177,7 @@ class BayesianLinear(StochasticLayer):
         targets: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Adds examples: any split of the data gives the posterior of all; see `condition`."""
+        """Adds examples, in any number of calls. For the arguments see `condition`."""
         data = self._examples(features, targets, sample_weight)
         self._assign(self._posterior().update(data))
 
@@ -184,11 +187,11 @@ class BayesianLinear(StochasticLayer):
         targets: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Forgets examples that were conditioned on; see `condition`.
+        """Removes examples that were added before. For the arguments see `condition`.
 
         Raises:
-            ValueError: If the examples were not among those learned, or outweigh the others so
-                much that rounding has taken what the others said. The posterior stays as it was.
+            ValueError: If the examples were not among those added, or outweigh the others so much
+                that rounding has erased the others. The posterior does not change then.
         """
         old = self._examples(features, targets, sample_weight, exact=True)
         try:
@@ -196,88 +199,89 @@ class BayesianLinear(StochasticLayer):
         except conjugate.NotLearnedError:
             raise ValueError(
                 f"Expected examples that {self.name!r} has learned. Received: "
-                f"{old.center.count:g} that are not among its {self.num_conditioned:g}, without "
-                "which the precision would not be positive definite. Hint: only forget what was "
-                "conditioned on, once."
+                f"{old.center.count:g} that are not among its {self.num_conditioned:g}; without "
+                "them the precision would not be positive definite. Hint: remove only examples "
+                "that were added, each once."
             ) from None
         except conjugate.LostToRoundingError:
             raise ValueError(
-                f"Expected examples without which {self.name!r} still knows something. Received: "
-                f"{old.center.count:g} that outweigh the others, of {self.num_conditioned:g}, by "
+                f"Expected examples that {self.name!r} can remove accurately. Received: "
+                f"{old.center.count:g} of {self.num_conditioned:g} that outweigh the others by "
                 "more than double precision resolves. Hint: condition() on those that stay."
             ) from None
         self._assign(posterior)
 
-    # Asking.
+    # Prediction.
 
     @property
     def num_conditioned(self) -> float:
-        """N, the number of examples learned, or the sum of their weights; 0 leaves the prior."""
+        """Number N of examples learned, or the sum of their weights. With 0 this is the prior."""
         return float(self.count.numpy())
 
     def predictive(self, features: np.ndarray, covariance: bool = False) -> Predictive:
-        """Computes mean and variances of the predictive distribution, without sampling.
+        """Computes mean and variances of the predictive distribution without sampling.
 
-        Warns if nothing was learned, so that the answer is the prior's.
+        Warns if the layer has learned no examples, because then the result is the prior.
 
         Args:
-            features: (N, F).
-            covariance: Whether to return the covariance between outputs too.
+            features: Array (N, F).
+            covariance: Whether to also return the covariance between outputs.
 
         Returns:
             A `Predictive`.
 
         Raises:
-            ValueError: If the shape of the features does not fit.
+            ValueError: If `features` has the wrong shape or values that are not finite.
         """
         phi = self._features(features)
         if not self.num_conditioned:
             warnings.warn(
-                f"{self.name!r} has learned from no example: this is the prior. "
+                f"{self.name!r} has learned no examples: this is the prior. "
                 "Call condition(features, targets) first.",
                 stacklevel=2,
             )
         return self._posterior().predictive(phi, self._mean_field, covariance)
 
     def greedy_batch(self, features: np.ndarray, query_size: int) -> np.ndarray:
-        """Picks examples to label: the largest variance, then the largest that is left, and so on.
+        """Picks examples to label, each with the largest variance given those picked before.
 
-        A label takes variance from all examples that resemble it, by an amount that does not
-        depend on the label, so that the layer itself need not be updated. With known output
-        covariance this is greedy BatchBALD in closed form.
+        A label reduces the variance of similar examples by an amount that does not depend on the
+        label, so no labels are needed. With a known output covariance this is greedy BatchBALD in
+        closed form. The layer does not change.
 
         Args:
-            features: (N, F) of the candidates.
-            query_size: Number to pick, at most N.
+            features: Array (N, F) of the candidates.
+            query_size: Number of examples to pick, at most N.
 
         Returns:
-            Positions (query_size,) int64, in the order picked.
+            Positions (query_size,) int64 in the order picked.
 
         Raises:
-            ValueError: If the shape of the features does not fit, or `query_size` is out of range.
+            ValueError: If the features are not valid, or `query_size` is out of range.
         """
         phi = self._features(features)
-        if not 1 <= query_size <= len(phi):
+        check_integers(1, query_size=query_size)
+        if query_size > len(phi):
             raise ValueError(
-                f"Expected `query_size` between 1 and the {len(phi)} candidates. "
-                f"Received: query_size={query_size}. Hint: ask for fewer, or offer more."
+                f"Expected `query_size` to be at most {len(phi)}, the number of candidates. "
+                f"Received: query_size={query_size}. Hint: pick fewer or pass more candidates."
             )
         return self._posterior().greedy_batch(phi, self._mean_field, query_size)
 
     def log_marginal_likelihood(self) -> float:
-        """Returns log p(targets | features) in nats, at the scales as they are.
+        """Returns log p(targets | features) in nats under the current scales.
 
-        The flat prior of a bias has density 1, so that the first example has log likelihood 0.
+        The flat prior of a bias has density 1, so the first example has log likelihood 0.
         """
         return self._posterior().log_marginal_likelihood()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns inputs times one draw of the weights, (..., D), and the noise if included."""
+        """Returns outputs (..., D) of one draw of the weights, and the noise if included."""
         if not inputs.dtype.is_floating:
             inputs = tf.cast(inputs, self.compute_dtype)
         kernel, bias = self._draw(self.draw_seed(training))
         if self.use_bias:
-            # About the mean: a large offset of the features would cancel in the inputs' precision.
+            # Centered, because a large offset of the features would cancel in low precision.
             mean = tf.cast(self.feature_mean, inputs.dtype)
             bias += tf.linalg.matvec(kernel, tf.cast(mean, "float64"), transpose_a=True)
             outputs = tf.tensordot(inputs - mean, tf.cast(kernel, inputs.dtype), 1)
@@ -290,14 +294,14 @@ class BayesianLinear(StochasticLayer):
         return tf.concat([outputs, scale + tf.zeros_like(outputs)], axis=-1)
 
     def _draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws the weights (F, D) and the bias (D,), 0 if there is none, in float64."""
+        """Draws weights (F, D) and bias (D,) in float64; without a bias the latter is zero."""
         shape = (self.kernel_loc.shape[0] + 1, self.units)
         z = noise.normal(shape, fold_in(seed, 0), tf.float64)
         kernel, bias = z[:-1], z[-1] * tf.sqrt(self.bias_variances)
         if self._mean_field:
             kernel *= tf.sqrt(self.kernel_variances)
         else:
-            # R^-1 e has the inverse of the precision R^T R as its covariance.
+            # The covariance of R^-1 e is the inverse of the precision R^T R.
             columns = tf.transpose(kernel)[:, :, None] if self.per_output else kernel[None]
             solved = tf.linalg.triangular_solve(self.root, columns, lower=False)
             kernel = tf.transpose(solved[:, :, 0]) if self.per_output else solved[0]
@@ -308,7 +312,7 @@ class BayesianLinear(StochasticLayer):
         return self.kernel_loc + kernel, self.bias_loc + bias if self.use_bias else bias
 
     def _draw_covariance_root(self, seed: tf.Tensor) -> tf.Tensor:
-        """Returns A (D, D) with A A^T = Sigma, which is drawn if it is learned."""
+        """Returns A (D, D) with A A^T = Sigma, where a learned Sigma is drawn."""
         root = tf.linalg.cholesky(self.scatter)
         if self.output_covariance != "inverse_wishart":
             return root
@@ -318,7 +322,7 @@ class BayesianLinear(StochasticLayer):
         draw = wishart.sample(seed=fold_in(seed, 1))
         return tf.transpose(tf.linalg.triangular_solve(draw, eye))
 
-    # Between weights and what they mean.
+    # Conversion between the layer's weights and a `LinearPosterior`.
 
     @property
     def _mean_field(self) -> bool:
@@ -343,17 +347,15 @@ class BayesianLinear(StochasticLayer):
     def _examples(
         self, features, targets, sample_weight, with_prior: bool = False, exact: bool = False
     ) -> regression_data.Examples:
-        """Sums up what the user gave, in one pass.
+        """Computes the sufficient statistics of the user's data in one pass.
 
         Args:
-            features: As in `condition`, as are the next two.
-            targets: See there.
-            sample_weight: See there.
+            features: See `condition`.
+            targets: See `condition`.
+            sample_weight: See `condition`.
             with_prior: Whether the prior is added before anything is solved.
-            exact: Whether to keep off sums of products, see `Examples`.
+            exact: Whether to avoid sums of products, see `Examples`.
         """
-        if isinstance(features, regression_data.Examples):
-            return features
         data = None
         for x, y, weights in regression_data.blocks(features, targets, sample_weight):
             phi, y = self._features(x), regression_data.check_targets(y, self.units, self.name)
@@ -364,7 +366,7 @@ class BayesianLinear(StochasticLayer):
         if data is None:
             raise ValueError(
                 "Expected at least one batch of (features, targets). Received: an empty dataset. "
-                "Hint: a dataset that was read to its end may need to be made again."
+                "Hint: create an iterator that was read to its end again."
             )
         return data
 
@@ -376,11 +378,11 @@ class BayesianLinear(StochasticLayer):
         return regression_data.check_features(features, width, self.name)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the shape of the inputs with D, or 2 D with the noise, as its last axis."""
+        """Returns the input shape with the last axis D, or 2 D with the noise included."""
         return (*input_shape[:-1], self.units * (2 if self.include_noise else 1))
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         names = (
             "units",
             "posterior",

@@ -11,10 +11,10 @@ from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.layers.spatial_dropout import check_data_format
 from tfp_bayes.layers.stochastic import StochasticLayer
 
-# Logits beyond these count as these: a rate of 0.999 scales kept units by 1000, which half
-# precision still holds, and one of 1e-13 drops nothing.
+# Logits are clipped to these bounds. A rate of 0.999 scales kept units by 1000, which half
+# precision can still represent, and a rate of 1e-13 drops nothing.
 _SMALLEST_LOGIT, _LARGEST_LOGIT = -30.0, 7.0
-# Smallest distance of a uniform number from 0 and 1, so that its logit is finite in float32.
+# Smallest distance of uniform noise from 0 and 1, which keeps its logit finite in float32.
 _MARGIN = 1e-7
 
 
@@ -22,25 +22,26 @@ _MARGIN = 1e-7
 class MCConcreteDropout(StochasticLayer):
     """Concrete dropout: Monte Carlo dropout that learns its rate.
 
-    Use it in place of `MCDropout` to spare a search for the rate. It needs a `BayesianModel` with a
-    `prior_scale` around it, whose prior weighs against the rate: more data make it smaller. `fit`
-    shows it as `{name}_rate`, and `rate` is its present value.
+    Use it in place of `MCDropout` to avoid a search for the rate. It must be trained in a
+    `BayesianModel` with a `prior_scale`: the prior determines how much dropout the data support,
+    and with more data the rate becomes smaller. `fit` reports the rate as `{name}_rate`, and the
+    attribute `rate` is its current value.
 
     Args:
-        initial_rate: Float in (0, 1), the probability to start from that a unit is set to zero.
-        temperature: t > 0 of the relaxed masks of training; smaller ones are closer to zeros and
-            ones, and their gradients vary more.
+        initial_rate: Initial probability that a unit is set to zero, a float in (0, 1).
+        temperature: Temperature t > 0 of the relaxed masks in training. At lower temperatures the
+            masks are closer to 0 and 1, and the variance of the gradients is higher.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        `training=True`: one relaxed mask for each example, between 0 and 1. `training=False`: one
+        `training=True`: one relaxed mask, between 0 and 1, for each example. `training=False`: one
         mask of zeros and ones for the whole batch. Both are scaled by 1 / (1 - rate).
 
     Losses:
-        None of its own. `BayesianModel` adds |W|^2 / (2 s^2 (1 - p)) - F H(p) nats, with W the
-        kernels that read the layer, s its `prior_scale`, p the rate, F the number of units and H
-        the entropy of a Bernoulli variable.
+        The layer adds none. `BayesianModel` adds |W|^2 / (2 s^2 (1 - p)) - F H(p) nats, where W
+        are the kernels applied to the layer's outputs, s is the `prior_scale`, p the rate, F the
+        number of units and H the entropy of a Bernoulli variable.
 
     Raises:
         ValueError: If `initial_rate` is outside (0, 1), `temperature` is not positive, the inputs
@@ -78,26 +79,26 @@ class MCConcreteDropout(StochasticLayer):
             raise ValueError(
                 "Expected a float between 0 and 1 for `initial_rate`. "
                 f"Received: initial_rate={initial_rate!r}. "
-                "Hint: from 0 or 1 no gradient leads away; 0.1 is usual."
+                "Hint: at 0 or 1 the gradient is zero; 0.1 is a common choice."
             )
         check_positive(temperature=temperature)
         self.initial_rate = initial_rate
         self.temperature = temperature
         self.supports_masking = True
         self.input_spec = keras.layers.InputSpec(ndim=self.spatial_rank + 2)
-        self._is_weighed = False
+        self._has_prior_term = False
 
     @property
     def _unit_axis(self) -> int:
         return -1
 
     def build(self, input_shape: tuple) -> None:
-        """Makes the logit of the rate, in float32."""
+        """Creates the logit of the rate in float32."""
         self.units = input_shape[self._unit_axis]
         if self.units is None:
             raise ValueError(
                 f"Expected a known number of units for {self.name!r}. Received: inputs of shape "
-                f"{tuple(input_shape)}. Hint: give keras.Input the size of that axis."
+                f"{tuple(input_shape)}. Hint: set the size of that axis in keras.Input."
             )
         self.logit = self.add_weight(
             name="logit",
@@ -114,18 +115,18 @@ class MCConcreteDropout(StochasticLayer):
 
     @property
     def rate(self) -> float:
-        """The probability that a unit is set to zero, as learned so far."""
+        """The current probability that a unit is set to zero."""
         if not self.built:
             return self.initial_rate
         with tf.init_scope():
             logit = float(tf.convert_to_tensor(self.logit.value))
         if logit == np.float32(self._initial_logit):
-            return self.initial_rate  # which its logit in float32 is but nearly
+            return self.initial_rate  # without the rounding of a float32 logit
         logit = min(max(logit, _SMALLEST_LOGIT), _LARGEST_LOGIT)
         return 1 / (1 + math.exp(-logit))
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns `inputs` with units set to zero, or nearly in training; same shape and dtype."""
+        """Returns `inputs` times one mask, or in training one mask per example."""
         sizes = tf.shape(inputs)
         shape = [1] * len(inputs.shape)
         shape[self._unit_axis] = self.units
@@ -134,10 +135,10 @@ class MCConcreteDropout(StochasticLayer):
         return inputs * self.draw_mask(shape, training)
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
-        """Draws a mask, in the compute dtype, of the given shape.
+        """Draws a mask of the given shape in the compute dtype.
 
-        It holds zeros and 1 / (1 - rate), or with training=True what is between, differentiable in
-        the rate.
+        Its entries are 0 and 1 / (1 - rate). With training=True they lie between these values and
+        are differentiable in the rate.
         """
         seed = self.draw_seed(training)
         keep = self.keep_probability(training)
@@ -151,15 +152,16 @@ class MCConcreteDropout(StochasticLayer):
         return tf.cast(mask / keep, self.compute_dtype)
 
     def keep_probability(self, training: bool = True) -> tf.Tensor:
-        """Returns 1 - rate, a float32 scalar; with training=True differentiable in the logit."""
+        """Returns 1 - rate as a float32 scalar, differentiable if `training`."""
         return tf.exp(-tf.math.softplus(self._bounded_logit(training)))
 
     def negative_entropy(self) -> tf.Tensor:
-        """Returns -F H(p), the part of the KL divergence that the mask adds, float32 in nats.
+        """Returns -F H(p), the mask's part of the KL divergence, a float32 scalar in nats.
 
-        Who asks for it adds it to the loss, which the rate cannot be trained without.
+        The caller must add it to the loss. Until this method is called, training the rate raises
+        an error.
         """
-        self._is_weighed = True
+        self._has_prior_term = True
         logit = self._bounded_logit()
         keep = self.keep_probability()
         # H = -p log p - (1 - p) log(1 - p), with logarithms that stay finite.
@@ -167,10 +169,11 @@ class MCConcreteDropout(StochasticLayer):
         return -tf.cast(self.units, tf.float32) * entropy
 
     def _bounded_logit(self, training: bool = True) -> tf.Tensor:
-        """Returns the logit; beyond its bounds the gradient is that at the bound, which leads back.
+        """Returns the clipped logit, whose gradient with respect to the logit is 1 everywhere.
 
-        Its gradient is asked for by whoever trains the rate. A SavedModel would store gradients,
-        so at inference there is none of our own.
+        So a logit beyond the bounds can come back. Computing the gradient also checks that the
+        loss has a prior term. At inference there is no custom gradient, because a SavedModel would
+        store it.
         """
 
         def bound(logit: tf.Tensor) -> tf.Tensor:
@@ -179,7 +182,7 @@ class MCConcreteDropout(StochasticLayer):
         @tf.custom_gradient
         def trainable_bound(logit: tf.Tensor):
             def gradient(upstream: tf.Tensor):
-                self._check_weighed()
+                self._check_prior_term()
                 return upstream
 
             return bound(logit), gradient
@@ -187,26 +190,26 @@ class MCConcreteDropout(StochasticLayer):
         logit = tf.convert_to_tensor(self.logit.value)
         return trainable_bound(logit) if training else bound(logit)
 
-    def _check_weighed(self) -> None:
-        if self.logit.trainable and not self._is_weighed:
+    def _check_prior_term(self) -> None:
+        if self.logit.trainable and not self._has_prior_term:
             raise ValueError(
-                f"Expected a prior that the learned rate of {self.name!r} is weighed against. "
-                "Received: a loss without. Hint: train a tfp_bayes.BayesianModel(inputs, outputs, "
-                "prior_scale=1.0); or set trainable=False to keep the rate as it is."
+                f"Expected a prior term for the learned rate of {self.name!r} in the loss. "
+                "Received: a loss without it. Hint: train a tfp_bayes.BayesianModel(inputs, "
+                "outputs, prior_scale=1.0), or set trainable=False to keep the rate fixed."
             )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns `input_shape`: dropout changes values only."""
+        """Returns `input_shape`, which dropout does not change."""
         return input_shape
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         config = {"initial_rate": self.initial_rate, "temperature": self.temperature}
         return {**super().get_config(), **config}
 
 
 class _MCConcreteSpatialDropout(MCConcreteDropout):
-    """Drops whole feature maps: the mask is constant over the `spatial_rank` axes of space."""
+    """Concrete dropout of whole feature maps, constant over the `spatial_rank` spatial axes."""
 
     def __init__(
         self,
@@ -230,24 +233,24 @@ class _MCConcreteSpatialDropout(MCConcreteDropout):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCConcreteSpatialDropout1D(_MCConcreteSpatialDropout):
-    """Concrete dropout of whole feature channels of a sequence, see `MCConcreteDropout`.
+    """Concrete dropout of whole channels of a sequence. See `MCConcreteDropout`.
 
     Args:
-        initial_rate: Float in (0, 1), the probability to start from that a channel is set to zero.
-        temperature: t > 0 of the relaxed masks of training.
-        data_format: "channels_last" (inputs (B, T, C)) or "channels_first" ((B, C, T)); None takes
-            Keras' default.
+        initial_rate: Initial probability that a channel is set to zero, a float in (0, 1).
+        temperature: Temperature t > 0 of the relaxed masks in training.
+        data_format: "channels_last" (inputs (B, T, C)) or "channels_first" (inputs (B, C, T)).
+            None uses the Keras default.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        That of `MCConcreteDropout`. Each mask is constant over space.
+        As in `MCConcreteDropout`. Each mask is constant along the sequence.
 
     Losses:
-        Those of `MCConcreteDropout`, with F the number of channels.
+        As in `MCConcreteDropout`, with F the number of channels.
 
     Raises:
-        ValueError: See `MCConcreteDropout`; the inputs are of rank 3.
+        ValueError: See `MCConcreteDropout`, except that the inputs must be of rank 3.
 
     Reference:
         Gal, Hron and Kendall 2017, "Concrete Dropout", section 4.4, arXiv:1705.07832.
@@ -256,7 +259,7 @@ class MCConcreteSpatialDropout1D(_MCConcreteSpatialDropout):
 
     >>> layer = MCConcreteSpatialDropout1D(0.5, seed=0)
     >>> y = layer(np.ones((2, 5, 8)))
-    >>> bool(np.all(np.ptp(y, axis=1) == 0))  # a map is kept or dropped as a whole
+    >>> bool(np.all(np.ptp(y, axis=1) == 0))  # each channel is kept or dropped as a whole
     True
     """
 
@@ -265,24 +268,24 @@ class MCConcreteSpatialDropout1D(_MCConcreteSpatialDropout):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCConcreteSpatialDropout2D(_MCConcreteSpatialDropout):
-    """Concrete dropout of whole feature maps of an image, see `MCConcreteDropout`.
+    """Concrete dropout of whole feature maps of an image. See `MCConcreteDropout`.
 
     Args:
-        initial_rate: Float in (0, 1), the probability to start from that a map is set to zero.
-        temperature: t > 0 of the relaxed masks of training.
-        data_format: "channels_last" (inputs (B, H, W, C)) or "channels_first" ((B, C, H, W));
-            None takes Keras' default.
+        initial_rate: Initial probability that a map is set to zero, a float in (0, 1).
+        temperature: Temperature t > 0 of the relaxed masks in training.
+        data_format: "channels_last" (inputs (B, H, W, C)) or "channels_first" (inputs
+            (B, C, H, W)). None uses the Keras default.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        That of `MCConcreteDropout`. Each mask is constant over space.
+        As in `MCConcreteDropout`. Each mask is constant over space.
 
     Losses:
-        Those of `MCConcreteDropout`, with F the number of maps.
+        As in `MCConcreteDropout`, with F the number of maps.
 
     Raises:
-        ValueError: See `MCConcreteDropout`; the inputs are of rank 4.
+        ValueError: See `MCConcreteDropout`, except that the inputs must be of rank 4.
 
     Reference:
         Gal, Hron and Kendall 2017, "Concrete Dropout", section 4.4, arXiv:1705.07832.
@@ -291,7 +294,7 @@ class MCConcreteSpatialDropout2D(_MCConcreteSpatialDropout):
 
     >>> layer = MCConcreteSpatialDropout2D(0.5, seed=0)
     >>> y = layer(np.ones((2, 5, 5, 8)))
-    >>> bool(np.all(np.ptp(y, axis=(1, 2)) == 0))  # a map is kept or dropped as a whole
+    >>> bool(np.all(np.ptp(y, axis=(1, 2)) == 0))  # each map is kept or dropped as a whole
     True
     """
 

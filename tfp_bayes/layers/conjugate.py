@@ -1,10 +1,10 @@
-"""Linear regression under a Gaussian prior, solved: arrays in, arrays out, in float64.
+"""Linear algebra of linear regression under a Gaussian prior, on float64 arrays.
 
-Features Phi (N, F), targets Y (N, D), Y = Phi W + noise. Rows of the noise are N(0, sigma^2 Sigma),
-the prior of W is a matrix normal MN(0, s^2 I, Sigma). The posterior depends on the scales through
-r = sigma^2 / s^2 alone and is kept as a triangular root of its precision. Examples enter the root
-by orthogonal transformations, so that rounding grows with the condition number of the features;
-forming Phi^T Phi first would square it.
+The model is Y = Phi W + noise with features Phi (N, F) and targets Y (N, D). Rows of the noise are
+N(0, sigma^2 Sigma), and the prior of W is a matrix normal MN(0, s^2 I, Sigma). The posterior
+depends on the scales only through r = sigma^2 / s^2 and is stored as a triangular root of its
+precision. Orthogonal transformations add examples to the root. So the rounding error is
+proportional to the condition number of the features; computing Phi^T Phi first would square it.
 
 Reference:
     Golub and Van Loan 2013, "Matrix Computations", sections 5.3 and 6.5.
@@ -16,17 +16,17 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import blas, lapack
 
-_ROWS_AT_A_TIME = 8192  # bounds the memory that solving takes
-_LARGEST_LOSS = 1e-9  # share of the precision below which what is left of it is mostly rounding
+_ROWS_AT_A_TIME = 8192  # bounds the memory of triangular solves
+_LARGEST_LOSS = 1e-9  # if a smaller share of the precision remains, it is mostly rounding error
 
 
 class Factor(NamedTuple):
     """The posterior of the weights of some outputs, in units of the noise.
 
     Attributes:
-        root: R (F, F), upper triangular, with R^T R = Phi^T Phi + r I.
-        projected: Z (F, D), with R M = Z for the posterior mean M.
-        residual: (D, D), Y^T Y - Z^T Z: what the weights do not explain.
+        root: Upper triangular R (F, F) with R^T R = Phi^T Phi + r I.
+        projected: Z (F, D) with R M = Z for the posterior mean M.
+        residual: Y^T Y - Z^T Z (D, D), the part that the weights do not explain.
     """
 
     root: np.ndarray
@@ -38,17 +38,17 @@ class Factor(NamedTuple):
         return scipy.linalg.solve_triangular(self.root, self.projected)
 
     def whiten(self, phi: np.ndarray) -> np.ndarray:
-        """Returns R^-T phi^T (F, N): inner products of columns are posterior covariances."""
+        """Returns R^-T phi^T (F, N). Inner products of its columns are posterior covariances."""
         return scipy.linalg.solve_triangular(self.root, phi.T, trans=1, check_finite=False)
 
     def of_output(self, index: int) -> "Factor":
-        """Returns the factor of one output alone."""
+        """Returns the factor of a single output."""
         at = slice(index, index + 1)
         return Factor(self.root, self.projected[:, at], self.residual[at, at])
 
 
 def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
-    """Returns the factor before data."""
+    """Returns the factor given no data."""
     return Factor(
         np.sqrt(ratio) * np.eye(num_features),
         np.zeros((num_features, num_outputs)),
@@ -57,12 +57,12 @@ def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
 
 
 def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Factor:
-    """Adds examples (n, F + D), features and targets side by side, by Householder reflections.
+    """Adds examples by Householder reflections.
 
     Args:
-        factor: Factor to which they are added.
-        rows: The examples.
-        triangular: Whether they are zero below the diagonal, which saves time.
+        factor: Factor to which the examples are added.
+        rows: Concatenated features and targets (n, F + D) of the examples.
+        triangular: Whether `rows` is zero below the diagonal, which saves time.
     """
     if not len(rows):
         return factor
@@ -77,25 +77,25 @@ def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Fact
     if info:
         raise RuntimeError(f"LAPACK's dtpqrt refused its argument {-info}")
     triangle = np.triu(triangle)
-    # A root is unique if its diagonal is positive.
+    # A positive diagonal makes the root unique.
     triangle[np.diag(triangle) < 0] *= -1
     rest = triangle[f:, f:]
     return Factor(triangle[:f, :f], triangle[:f, f:], factor.residual + rest.T @ rest)
 
 
 def from_products(gram: np.ndarray, num_features: int, ratio: float) -> Factor:
-    """Returns the factor of examples from the sums of the products of features and targets.
+    """Returns the factor of examples from the sums of products of their features and targets.
 
-    This is faster than `add_rows` and loses more to rounding: see `is_well_conditioned`.
+    It is faster than `add_rows` but less accurate, see `is_well_conditioned`.
 
     Args:
-        gram: (F + D, F + D), see `product_sums`.
-        num_features: F.
-        ratio: r.
+        gram: Sums of products (F + D, F + D), see `product_sums`.
+        num_features: Number of features F.
+        ratio: Ratio r.
     """
     f = num_features
     precision = _ridge(gram, f, ratio)
-    empty = np.diag(precision) == 0  # a feature that is always 0, without a prior
+    empty = np.diag(precision) == 0  # features that are always 0, if r is 0
     precision[empty, empty] = 1.0
     root, failed = lapack.dpotrf(precision, lower=False, clean=True)
     if failed:
@@ -109,14 +109,16 @@ def from_products(gram: np.ndarray, num_features: int, ratio: float) -> Factor:
 def is_well_conditioned(
     gram: np.ndarray, num_features: int, ratio: float, smallest: float = 1e-5
 ) -> bool:
-    """Checks that `from_products` keeps some ten digits, whatever the units of the features.
+    """Checks that `from_products` is accurate to about ten digits.
+
+    The result does not depend on the units of the features.
 
     Args:
-        gram: (F + D, F + D).
-        num_features: F.
-        ratio: r.
-        smallest: Least reciprocal condition number of the precision once its diagonal is 1, and
-            least share of the targets' squares that the weights may leave unexplained.
+        gram: Sums of products (F + D, F + D).
+        num_features: Number of features F.
+        ratio: Ratio r.
+        smallest: Smallest allowed reciprocal condition number of the precision scaled to a
+            diagonal of 1, and smallest allowed unexplained share of the targets' sum of squares.
     """
     f = num_features
     precision = _ridge(gram, f, ratio)
@@ -142,31 +144,32 @@ def _ridge(gram: np.ndarray, num_features: int, ratio: float) -> np.ndarray:
 
 
 def triangle_of(rows: np.ndarray) -> np.ndarray:
-    """Returns at most F + D rows that say the same as these (n, F + D)."""
+    """Returns at most F + D rows with the same sums of products as the rows (n, F + D)."""
     if len(rows) <= rows.shape[1]:
         return rows
     return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
 
 
 class NotLearnedError(ValueError):
-    """Examples to remove that are not among those added."""
+    """The examples to remove are not among those added."""
 
 
 class LostToRoundingError(ValueError):
-    """Examples to remove that outweigh the others so much that nothing exact is left of them."""
+    """The examples to remove outweigh the others so much that rounding has erased the others."""
 
 
 def remove_rows(factor: Factor, rows: np.ndarray, noise_variances: np.ndarray) -> Factor:
-    """Removes examples (n, F + D) that were added.
+    """Removes examples that were added.
 
     Args:
-        factor: That has them.
-        rows: Features and targets side by side.
-        noise_variances: (D,), against which an error of the residual would matter.
+        factor: Factor that includes the examples.
+        rows: Concatenated features and targets (n, F + D) of the examples.
+        noise_variances: Noise variances (D,), the scale on which errors of the residual matter.
 
     Raises:
-        NotLearnedError: If the precision would not stay positive definite.
-        LostToRoundingError: If less would be left than rounding has changed.
+        NotLearnedError: If the remaining precision would not be positive definite, or the
+            remaining residual would be negative.
+        LostToRoundingError: If the remainder would be smaller than its rounding error.
     """
     f = len(factor.root)
     rows = triangle_of(rows)
@@ -195,7 +198,7 @@ def remove_rows(factor: Factor, rows: np.ndarray, noise_variances: np.ndarray) -
 
 
 def quadratic_forms(factor: Factor, phi: np.ndarray) -> np.ndarray:
-    """Returns phi^T (R^T R)^-1 phi of each row (N,), a sum of squares and so never negative."""
+    """Returns phi^T (R^T R)^-1 phi (N,) of each row, as a sum of squares, so never negative."""
     result = np.empty(len(phi))
     for i in range(0, len(phi), _ROWS_AT_A_TIME):
         solved = factor.whiten(phi[i : i + _ROWS_AT_A_TIME])
@@ -208,7 +211,8 @@ def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
     f = phi.shape[1]
     size = f + y.shape[1]
     result = np.empty((size, size))
-    # SciPy's BLAS, as in all of this module: the threads of NumPy's would be in its way.
+    # SciPy's BLAS, as in this whole module. NumPy's BLAS has its own threads, and both would
+    # compete for the processors.
     upper = blas.dsyrk(1.0, phi.T)  # zeros below the diagonal
     result[:f, :f] = upper + upper.T
     result[np.arange(f), np.arange(f)] /= 2
@@ -219,16 +223,18 @@ def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
-    """Picks rows by the largest variance that is left once the targets of those before are known.
+    """Picks rows one by one, each with the largest variance given the targets of those before.
+
+    The variance is summed over outputs.
 
     Args:
-        whitened: (D, F, N): for each output, or (1, F, N) for all, features whose inner products
-            are posterior covariances. Overwritten.
-        noise: (D,) variances of the noise.
-        size: Number to pick.
+        whitened: Features (D, F, N) for each output, or (1, F, N) for all outputs, whose inner
+            products are posterior covariances. The array is overwritten.
+        noise: Variances (D,) of the noise.
+        size: Number of rows to pick.
 
     Returns:
-        Positions (size,), by falling sum of variances over outputs.
+        Positions (size,) in the order picked.
     """
     picked: list[int] = []
     while len(picked) < size:
@@ -239,7 +245,8 @@ def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarr
             column = z[:, picked[-1]].copy()
             length = column @ column
             if length > 0:
-                # The symmetric root of I - z z^T / (noise + |z|^2), which observing z leaves.
+                # Multiply by the symmetric root of I - z z^T / (noise + |z|^2), the remaining
+                # covariance after z is observed.
                 shrink = (1 - np.sqrt(noise_variance / (noise_variance + length))) / length
                 z -= np.outer(shrink * column, column @ z)
     return np.array(picked)
@@ -248,7 +255,7 @@ def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarr
 def greedy_batch_mean_field(
     variances: np.ndarray, phi: np.ndarray, noise: np.ndarray, size: int
 ) -> np.ndarray:
-    """Picks rows as `greedy_batch` does, under independent weights of `variances` (F, D)."""
+    """Picks rows as `greedy_batch` does, for independent weights with `variances` (F, D)."""
     precision = 1 / variances
     squares = phi**2
     picked: list[int] = []

@@ -1,4 +1,4 @@
-"""Convolutions with random kernels: of one, two and three dimensions, transposed and depthwise."""
+"""Convolutions with random kernels: 1-D, 2-D, 3-D, transposed and depthwise."""
 
 import keras
 import tensorflow as tf
@@ -10,23 +10,24 @@ from tfp_bayes.layers.affine import AffineLayer
 class _Conv(AffineLayer):
     """A convolution of any rank with random kernels.
 
-    Takes the arguments of the Keras layer of its rank, whose strides, padding, dilation and groups
-    it keeps, and those of `VariationalLayer`. Inputs are (B, ..., C), outputs (B, ..., filters),
-    and with data_format="channels_first" the channels come second.
+    It takes the arguments of the Keras layer of the same rank and those of `VariationalLayer`.
+    Strides, padding, dilation and groups work as in Keras. Inputs are (B, ..., C) and outputs
+    (B, ..., filters); with data_format="channels_first" the channels are the second axis.
     """
 
     def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         channels = input_shape[self.channel_axis]
         if channels % self.groups:
             raise ValueError(
-                f"Expected input channels that `groups` divides. Received: groups={self.groups}, "
-                f"input shape {tuple(input_shape)}. Hint: groups=1 is an ordinary convolution."
+                "Expected the number of input channels to be a multiple of `groups`. Received: "
+                f"groups={self.groups}, input shape {tuple(input_shape)}. "
+                "Hint: groups=1 is an ordinary convolution."
             )
         return (*self.kernel_size, channels // self.groups, self.filters)
 
     def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         padding = self.padding
-        if padding == "causal":  # of one dimension only
+        if padding == "causal":  # Conv1D only
             inputs = keras.ops.pad(inputs, self._compute_causal_padding())
             padding = "valid"
         return keras.ops.conv(
@@ -41,10 +42,11 @@ class _Conv(AffineLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv1DReparameterization(_Conv, keras.layers.Conv1D):
-    """1-D convolution with one draw of its kernel for each batch.
+    """1-D convolution that trains with one kernel draw per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `Conv1DFlipout` has
-    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `Conv1DFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -59,10 +61,10 @@ class Conv1DReparameterization(_Conv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv1DLocalReparameterization(_Conv, keras.layers.Conv1D):
-    """1-D convolution that trains with noise on its outputs.
+    """1-D convolution that trains with noise added to its outputs.
 
-    Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `VariationalLayer` and
+    Use it where low gradient variance matters more than the correlation between pixels that share
+    a kernel, which this estimator ignores in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -77,10 +79,10 @@ class Conv1DLocalReparameterization(_Conv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv1DFlipout(_Conv, keras.layers.Conv1D):
-    """1-D convolution with a draw of its kernel that signs turn for each example.
+    """1-D convolution that trains with Flipout.
 
-    The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and
+    The usual choice: the noise of different examples is uncorrelated, and the pixels of one
+    example keep the correlation that comes from their shared kernel. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -95,10 +97,11 @@ class Conv1DFlipout(_Conv, keras.layers.Conv1D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DReparameterization(_Conv, keras.layers.Conv2D):
-    """2-D convolution with one draw of its kernel for each batch.
+    """2-D convolution that trains with one kernel draw per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DFlipout` has
-    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `Conv2DFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -113,10 +116,10 @@ class Conv2DReparameterization(_Conv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DLocalReparameterization(_Conv, keras.layers.Conv2D):
-    """2-D convolution that trains with noise on its outputs.
+    """2-D convolution that trains with noise added to its outputs.
 
-    Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `VariationalLayer` and
+    Use it where low gradient variance matters more than the correlation between pixels that share
+    a kernel, which this estimator ignores in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -131,10 +134,10 @@ class Conv2DLocalReparameterization(_Conv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DFlipout(_Conv, keras.layers.Conv2D):
-    """2-D convolution with a draw of its kernel that signs turn for each example.
+    """2-D convolution that trains with Flipout.
 
-    The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and
+    The usual choice: the noise of different examples is uncorrelated, and the pixels of one
+    example keep the correlation that comes from their shared kernel. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -149,10 +152,11 @@ class Conv2DFlipout(_Conv, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv3DReparameterization(_Conv, keras.layers.Conv3D):
-    """3-D convolution with one draw of its kernel for each batch.
+    """3-D convolution that trains with one kernel draw per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `Conv3DFlipout` has
-    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `Conv3DFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -167,10 +171,10 @@ class Conv3DReparameterization(_Conv, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv3DLocalReparameterization(_Conv, keras.layers.Conv3D):
-    """3-D convolution that trains with noise on its outputs.
+    """3-D convolution that trains with noise added to its outputs.
 
-    Use it where gradients of low variance matter more than the correlation between pixels that
-    a shared kernel gives, which is lost in training. See `VariationalLayer` and
+    Use it where low gradient variance matters more than the correlation between pixels that share
+    a kernel, which this estimator ignores in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Example:
@@ -185,10 +189,10 @@ class Conv3DLocalReparameterization(_Conv, keras.layers.Conv3D):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv3DFlipout(_Conv, keras.layers.Conv3D):
-    """3-D convolution with a draw of its kernel that signs turn for each example.
+    """3-D convolution that trains with Flipout.
 
-    The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and
+    The usual choice: the noise of different examples is uncorrelated, and the pixels of one
+    example keep the correlation that comes from their shared kernel. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -202,7 +206,7 @@ class Conv3DFlipout(_Conv, keras.layers.Conv3D):
 
 
 class _ConvTranspose(AffineLayer):
-    """The transpose of a convolution, which enlarges images. See `_Conv`."""
+    """A transposed convolution with random kernels. See `_Conv`."""
 
     def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
         return (*self.kernel_size, self.filters, input_shape[self.channel_axis])
@@ -221,10 +225,11 @@ class _ConvTranspose(AffineLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DTransposeReparameterization(_ConvTranspose, keras.layers.Conv2DTranspose):
-    """2-D transposed convolution with one draw of its kernel for each batch.
+    """2-D transposed convolution that trains with one kernel draw per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `Conv2DTransposeFlipout`
-    has gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `Conv2DTransposeFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -239,10 +244,10 @@ class Conv2DTransposeReparameterization(_ConvTranspose, keras.layers.Conv2DTrans
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class Conv2DTransposeFlipout(_ConvTranspose, keras.layers.Conv2DTranspose):
-    """2-D transposed convolution with a draw of its kernel that signs turn for each example.
+    """2-D transposed convolution that trains with Flipout.
 
-    The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and
+    The usual choice: the noise of different examples is uncorrelated, and the pixels of one
+    example keep the correlation that comes from their shared kernel. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:
@@ -256,7 +261,7 @@ class Conv2DTransposeFlipout(_ConvTranspose, keras.layers.Conv2DTranspose):
 
 
 class _DepthwiseConv(AffineLayer):
-    """A convolution of each channel by itself. See `_Conv`."""
+    """A depthwise convolution with random kernels. See `_Conv`."""
 
     kernel_initializer_name = "depthwise_initializer"
 
@@ -276,10 +281,11 @@ class _DepthwiseConv(AffineLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DepthwiseConv2DReparameterization(_DepthwiseConv, keras.layers.DepthwiseConv2D):
-    """2-D depthwise convolution with one draw of its kernel for each batch.
+    """2-D depthwise convolution that trains with one kernel draw per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `DepthwiseConv2DFlipout`
-    has gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `DepthwiseConv2DFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -294,10 +300,10 @@ class DepthwiseConv2DReparameterization(_DepthwiseConv, keras.layers.DepthwiseCo
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DepthwiseConv2DFlipout(_DepthwiseConv, keras.layers.DepthwiseConv2D):
-    """2-D depthwise convolution with a draw of its kernel that signs turn for each example.
+    """2-D depthwise convolution that trains with Flipout.
 
-    The usual choice: examples are independent, and the pixels of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and
+    The usual choice: the noise of different examples is uncorrelated, and the pixels of one
+    example keep the correlation that comes from their shared kernel. See `VariationalLayer` and
     `estimators.flipout`.
 
     Example:

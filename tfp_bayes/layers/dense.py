@@ -10,8 +10,8 @@ from tfp_bayes.layers.affine import AffineLayer
 class _Dense(AffineLayer, keras.layers.Dense):
     """y = activation(x W + b) with random W and b.
 
-    Takes the arguments of `keras.layers.Dense` and those of `VariationalLayer`. Inputs are
-    (B, ..., F), outputs (B, ..., units).
+    It takes the arguments of `keras.layers.Dense` and those of `VariationalLayer`. Inputs are
+    (B, ..., F) and outputs (B, ..., units).
     """
 
     def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
@@ -23,10 +23,10 @@ class _Dense(AffineLayer, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseReparameterization(_Dense):
-    """Dense layer that trains with one draw of its weights for each batch (Bayes by Backprop).
+    """Dense layer that trains with one draw of its weights per batch (Bayes by Backprop).
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `DenseFlipout` has
-    gradients of lower variance and `DenseLocalReparameterization` of lower still. See
+    Use it with a posterior that is not mean-field. For a mean-field posterior, `DenseFlipout` has
+    gradients of lower variance, and `DenseLocalReparameterization` has the lowest. See
     `VariationalLayer` and `estimators.reparameterization`.
 
     Example:
@@ -42,7 +42,7 @@ class DenseReparameterization(_Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseLocalReparameterization(_Dense):
-    """Dense layer that trains with noise on its outputs.
+    """Dense layer that trains with noise added to its outputs.
 
     Use it for mean-field dense networks: its gradients have the lowest variance. See
     `VariationalLayer` and `estimators.local_reparameterization`.
@@ -59,9 +59,9 @@ class DenseLocalReparameterization(_Dense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class DenseFlipout(_Dense):
-    """Dense layer that trains with a draw of its weights that signs turn for each example.
+    """Dense layer that trains with Flipout: one draw of its weights, random signs per example.
 
-    Use it where the layers of a model should share one estimator with its convolutions. See
+    Use it where dense layers and convolutions of a model should have the same estimator. See
     `VariationalLayer` and `estimators.flipout`.
 
     Example:

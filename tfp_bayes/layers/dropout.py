@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: dropout that never switches off."""
+"""Monte Carlo dropout: dropout that stays on at inference."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ from tfp_bayes.layers.stochastic import StochasticLayer
 
 
 def check_rate(**rates: float) -> None:
-    """Raises ValueError unless every argument, given by its name, is a rate in [0, 1)."""
+    """Raises ValueError unless every keyword argument is a rate in [0, 1)."""
     for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
             raise ValueError(
@@ -18,42 +18,45 @@ def check_rate(**rates: float) -> None:
 
 
 def draw_mask(shape: tf.Tensor | tuple | list, rate: float, seed: tf.Tensor, dtype: str):
-    """Draws a mask of zeros and 1 / (1 - rate).
+    """Draws a mask with entries 0 and 1 / (1 - rate).
 
     Args:
         shape: Shape of the mask.
-        rate: Probability of a zero.
+        rate: Probability of 0.
         seed: int32 (2,).
         dtype: Dtype of the mask.
     """
-    # Always drawn in float32: half precision would round the probability itself.
+    # Always drawn in float32, because half precision would change the probability.
     return tf.cast(noise.uniform(shape, seed) >= rate, dtype) / (1 - rate)
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCDropout(StochasticLayer):
-    """Dropout that stays on at inference, so that passes are posterior samples.
+    """Dropout that stays on at inference, so that forward passes are posterior samples.
 
-    Use it in place of `keras.layers.Dropout` where the network should know how sure it is. Under
-    a Gaussian prior on the following kernel, training with dropout is variational inference with
-    a Bernoulli posterior over its rows, and each mask is one draw from that posterior.
+    Use it in place of `keras.layers.Dropout` to get the uncertainty of a network's predictions.
+    Under a Gaussian prior on the following kernel, training with dropout is variational inference
+    with a Bernoulli posterior over the rows of that kernel, and each mask is one draw from the
+    posterior.
 
     Args:
         rate: Float in [0, 1), the probability that a unit is set to zero. 0 is the identity.
-        noise_shape: Tuple of ints or None, as in `keras.layers.Dropout`: the shape of the mask,
-            batch axis included; axes of size 1 share their mask, None takes the input's size.
+        noise_shape: Shape of the mask as a tuple with the batch axis, as in
+            `keras.layers.Dropout`, or None for the shape of the input. An axis of size 1 shares
+            its mask; an entry None stands for the size of the input.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
         `training=True`: one mask for each example. `training=False`: one mask for the whole
-        batch. Units that stay are scaled by 1 / (1 - rate), so the mean is the input.
+        batch. Kept units are scaled by 1 / (1 - rate), so the mean equals the input.
 
     Losses:
-        None. The prior of Monte Carlo dropout is `BayesianModel(..., prior_scale=)`.
+        None. `BayesianModel(..., prior_scale=)` sets the prior of Monte Carlo dropout.
 
     Raises:
-        ValueError: If `rate` is outside [0, 1).
+        ValueError: If `rate` is outside [0, 1), or `noise_shape` does not have the rank of the
+            inputs.
 
     Reference:
         Gal and Ghahramani 2016, "Dropout as a Bayesian Approximation", equations 3 and 6,
@@ -82,16 +85,16 @@ class MCDropout(StochasticLayer):
         self.supports_masking = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns `inputs` with units set to zero, same shape and dtype."""
+        """Returns `inputs` with some units set to zero, in the same shape and dtype."""
         if self.rate == 0:
             return inputs
         shape = self._mask_shape(inputs)
         if not training:
-            shape[0] = 1  # one theta for the batch
+            shape[0] = 1  # one mask for the batch
         return inputs * self.draw_mask(shape, training)
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
-        """Draws a mask of zeros and 1 / (1 - rate), in the compute dtype, of the given shape."""
+        """Draws a mask of the given shape with entries 0 and 1 / (1 - rate), in compute dtype."""
         return draw_mask(shape, self.rate, self.draw_seed(training), self.compute_dtype)
 
     def _mask_shape(self, inputs: tf.Tensor) -> list:
@@ -106,9 +109,9 @@ class MCDropout(StochasticLayer):
         return [n if fixed is None else fixed for n, fixed in zip(sizes, self.noise_shape)]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns `input_shape`: dropout changes values only."""
+        """Returns `input_shape`, which dropout does not change."""
         return input_shape
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape}

@@ -1,4 +1,4 @@
-"""Dense layers of any number of axes with random weights."""
+"""Einsum dense layers with random weights."""
 
 import re
 
@@ -13,11 +13,11 @@ from tfp_bayes.layers.affine import AffineLayer
 class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
     """y = activation(einsum(equation, x, W) + b) with random W and b.
 
-    Takes the arguments of `keras.layers.EinsumDense` and those of `VariationalLayer`.
+    It takes the arguments of `keras.layers.EinsumDense` and those of `VariationalLayer`.
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the parameters of the posterior and what the prior learns."""
+        """Creates the parameters of the posteriors and of the priors."""
         plain = keras.layers.EinsumDense(
             self.equation,
             self.partial_output_shape,
@@ -25,7 +25,7 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
         )
-        weights = requested_weights(plain, input_shape)  # here Keras reads the equation
+        weights = requested_weights(plain, input_shape)  # Keras parses the equation here
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
         self.add_random_weights(kernel=weights["kernel"], bias=weights.get("bias"))
         self.built = True
@@ -34,21 +34,21 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
         return keras.ops.einsum(self.equation, inputs, kernel)
 
     def add_bias(self, outputs: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Adds a bias of the outputs' dtype."""
-        # As in the Keras layer, which takes another axis than broadcasting does for some shapes.
+        """Adds a bias of the same dtype to the outputs."""
+        # As in the Keras layer, where the bias weight already has the shape to broadcast.
         return keras.ops.add(outputs, bias)
 
     @property
     def input_sign_axes(self) -> tuple[int, ...]:
-        """Axes of the inputs that the kernel has too."""
+        """Axes that inputs and kernel share, by position in the inputs."""
         inputs, kernel, _ = _parts(self.equation)
         return _shared_axes(inputs, kernel)
 
     @property
     def output_sign_axes(self) -> tuple[int, ...]:
-        """Axes of the outputs that the kernel has too, and the bias if there is one.
+        """Axes that outputs, kernel and any bias share, by position in the outputs.
 
-        Along another axis the bias is one number, which must not change its sign.
+        Along other axes a bias is constant, so its sign must not vary there.
         """
         _, kernel, outputs = _parts(self.equation)
         if self.use_bias:
@@ -62,22 +62,23 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
 
 
 def _parts(equation: str) -> list[str]:
-    """Splits "ab...,bc->ac..." into inputs, kernel and outputs, with "." for the ellipsis."""
+    """Splits "ab...,bc->ac..." into inputs, kernel and outputs, with "." for each ellipsis."""
     return re.split(",|->", equation.replace("...", ".").replace(" ", ""))
 
 
 def _shared_axes(axes: str, kernel: str) -> tuple[int, ...]:
-    # After an ellipsis, axes are counted from the end.
+    # After an ellipsis, count axes from the end.
     start = -len(axes) if axes.startswith(".") else 0
     return tuple(start + i for i, axis in enumerate(axes) if axis in kernel)
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class EinsumDenseReparameterization(_EinsumDense):
-    """Dense layer of any axes that trains with one draw of its weights for each batch.
+    """Einsum dense layer that trains with one draw of its weights per batch.
 
-    Use it with a posterior that is not mean-field; for a mean-field one, `EinsumDenseFlipout` has
-    gradients of lower variance. See `VariationalLayer` and `estimators.reparameterization`.
+    Use it with a posterior that is not mean-field. For a mean-field posterior,
+    `EinsumDenseFlipout` has gradients of lower variance. See `VariationalLayer` and
+    `estimators.reparameterization`.
 
     Example:
 
@@ -92,15 +93,16 @@ class EinsumDenseReparameterization(_EinsumDense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class EinsumDenseLocalReparameterization(_EinsumDense):
-    """Dense layer of any axes that trains with noise on its outputs.
+    """Einsum dense layer that trains with noise added to its outputs.
 
-    Use it where gradients of low variance matter more than the correlation between positions that
-    a shared kernel gives, which is lost in training. See `VariationalLayer` and
+    Use it where low gradient variance matters more than the correlation between positions that
+    share a kernel, which this estimator ignores in training. See `VariationalLayer` and
     `estimators.local_reparameterization`.
 
     Raises:
-        ValueError: If the equation sums over an axis of the inputs that the kernel does not have:
-            the variance of such a sum is not the sum of variances. Or see `VariationalLayer`.
+        ValueError: If the equation sums over an axis of the inputs that the kernel does not have,
+            because the variance of such a sum is not the sum of the variances. See also
+            `VariationalLayer`.
 
     Example:
 
@@ -125,11 +127,11 @@ class EinsumDenseLocalReparameterization(_EinsumDense):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class EinsumDenseFlipout(_EinsumDense):
-    """Dense layer of any axes with a draw of its weights that signs turn for each example.
+    """Einsum dense layer that trains with Flipout: one weight draw, random signs per example.
 
-    The usual choice: examples are independent, and the positions of one example keep the
-    correlation that their shared kernel gives. See `VariationalLayer` and `estimators.flipout`;
-    signs are drawn for the axes that the kernel has.
+    The usual choice: the noise of different examples is uncorrelated, and the positions of one
+    example keep the correlation that comes from their shared kernel. Signs are drawn along the
+    axes of the kernel. See `VariationalLayer` and `estimators.flipout`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Embeddings of words, or of any categories, that are random."""
+"""Random embeddings of words or other categories."""
 
 import keras
 import tensorflow as tf
@@ -10,11 +10,11 @@ from tfp_bayes.layers.variational import UNCERTAIN, VariationalLayer
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCEmbedding(StochasticLayer, keras.layers.Embedding):
-    """Embedding with dropout of whole words, wherever in a sequence they stand.
+    """Embedding with dropout of whole words that stays on at inference.
 
-    Use it before a recurrent layer or a transformer. A dropped word is zero at all of its places,
-    which makes the mask a draw of the embedding table; `MCDropout` behind an embedding would drop
-    a word here and keep it there. Stays on at inference, as `MCDropout`.
+    Use it before a recurrent layer or a transformer. A dropped word is zero everywhere in the
+    sequence, so each mask is a draw of the embedding table. `MCDropout` after an embedding would
+    drop a word at one position and keep it at another.
 
     Args:
         input_dim: V, the size of the vocabulary.
@@ -25,8 +25,8 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
 
     Randomness:
         `training=True`: one mask over the vocabulary for each example, so (B, V) random numbers.
-        `training=False`: one mask for the whole batch. Words that stay are scaled by
-        1 / (1 - rate), so the mean is the embedding.
+        `training=False`: one mask for the whole batch. Kept words are scaled by 1 / (1 - rate), so
+        the mean equals the embedding.
 
     Losses:
         None.
@@ -43,7 +43,7 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
 
     >>> layer = MCEmbedding(10, 4, rate=0.5, seed=0)
     >>> y = layer(np.array([[1, 2, 1]]))
-    >>> bool(np.all(y[0, 0] == y[0, 2]))  # one word is kept or dropped at both places
+    >>> bool(np.all(y[0, 0] == y[0, 2]))  # word 1 is kept or dropped at both positions
     True
     """
 
@@ -55,24 +55,24 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
         self.rate = rate
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns embeddings (B, ..., output_dim) of integers (B, ...)."""
+        """Returns embeddings (B, ..., output_dim) of word numbers (B, ...)."""
         embedded = super().call(inputs)
         if self.rate == 0:
             return embedded
-        # Keras counts negative words from the end.
+        # Keras counts negative word numbers from the end.
         words = tf.math.floormod(tf.cast(inputs, tf.int32), self.input_dim)
         shape = (tf.shape(words)[0] if training else 1, self.input_dim)
         mask = draw_mask(shape, self.rate, self.draw_seed(training), self.compute_dtype)
-        # In training an example looks its words up in a mask of its own.
+        # In training each example looks up its words in its own mask.
         mask = tf.gather(mask, words, batch_dims=1) if training else tf.gather(mask[0], words)
         return embedded * mask[..., tf.newaxis]
 
     def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:
-        """Returns shape and dtype of the outputs, in either mode."""
+        """Returns shape and dtype of the outputs, which do not depend on `training`."""
         return super().compute_output_spec(inputs)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -80,9 +80,9 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
 class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
     """Embedding whose table is drawn from a posterior.
 
-    Use it where many words are rare: the vector of a word keeps the spread of its prior until
-    data about the word arrive. Each call draws the whole table, so V times `output_dim` random
-    numbers.
+    Use it where many words are rare: the vector of a word stays as uncertain as under its prior
+    until the word occurs in the data. Each call draws the whole table, which takes V times
+    `output_dim` random numbers.
 
     Args:
         input_dim: V, the size of the vocabulary.
@@ -93,15 +93,15 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         **kwargs: Arguments of `keras.layers.Embedding` except `weights`.
 
     Randomness:
-        One table for each call, in training as at inference: a word has the same vector wherever
-        it stands. Examples of a batch share their noise, so gradients vary more than those of
-        estimators that draw for each example.
+        One table for each call, in training and at inference, so a word has the same vector at
+        every position. All examples of a batch share the noise, so gradients have a higher
+        variance than with estimators that draw noise for each example.
 
     Losses:
         In training, KL(q || prior) of the table, once.
 
     Raises:
-        ValueError: See `VariationalLayer`; or if `weights` is given.
+        ValueError: If `weights` is given. See also `VariationalLayer`.
 
     Reference:
         Blundell et al. 2015, "Weight Uncertainty in Neural Networks", section 3.2,
@@ -126,7 +126,7 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         super().__init__(input_dim, output_dim, seed=seed, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
-        """Makes the parameters of the posterior and what the prior learns."""
+        """Creates the parameters of the posteriors and of the priors."""
         shape = (self.input_dim, self.output_dim)
         self.add_random_weights(embeddings=(shape, self.embeddings_initializer))
         self.built = True
@@ -137,7 +137,7 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         return self.random_embeddings.mean()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns embeddings (B, ..., output_dim) of integers (B, ...)."""
+        """Returns embeddings (B, ..., output_dim) of word numbers (B, ...)."""
         seed = self.draw_seed(training)
         draws = self.draw_weights(seed)
         if training:
@@ -147,5 +147,5 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         return tf.cast(embedded, self.compute_dtype)
 
     def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:
-        """Returns shape and dtype of the outputs, in either mode."""
+        """Returns shape and dtype of the outputs, which do not depend on `training`."""
         return super().compute_output_spec(inputs)

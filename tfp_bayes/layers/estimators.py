@@ -1,8 +1,9 @@
-"""Training estimators of layers with random weights, unbiased for any affine map.
+"""Training estimators for layers with random weights, unbiased for any affine map.
 
-Each is a method of an `AffineLayer`: from inputs and one draw of the weights to outputs whose
-mean and variance, for each example, are those of the outputs under the posterior. They differ in
-how examples of a batch share noise, so in the variance of the gradient.
+Each estimator is a method of an `AffineLayer`. It computes outputs from inputs and one draw of
+the weights. For each example the mean and the variance of the outputs are those under the
+posterior. Estimators differ in how the examples of a batch share noise, and therefore in the
+variance of the gradient.
 """
 
 import tensorflow as tf
@@ -15,20 +16,21 @@ from tfp_bayes.layers.random_weight import Draw
 def reparameterization(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """L(x, w): one draw for the batch (Blundell et al. 2015, section 3.2)."""
+    """Returns L(x, w), with one draw for the batch (Blundell et al. 2015, section 3.2)."""
     return layer.affine_map(inputs, kernel.value, bias and bias.value)
 
 
 def local_reparameterization(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """L(x, m) + sqrt(L(x^2, s^2)) e: noise on the outputs (Kingma et al. 2015, equation 6).
+    """Returns L(x, m) + sqrt(L(x^2, s^2)) e (Kingma et al. 2015, equation 6).
 
-    e is drawn for every output element: right for each of them, while the correlation over the
-    space of a convolution, whose pixels share one kernel, is lost.
+    The noise e is drawn independently for every output element. Each element has the right
+    distribution, but the correlation between pixels of a convolution, which share one kernel,
+    is lost.
     """
     mean = layer.affine_map(inputs, kernel.distribution.loc, bias and bias.distribution.loc)
-    # In full precision: squares of scales vanish in float16.
+    # In full precision, because squares of scales underflow in float16.
     squares = tf.square(tf.cast(inputs, kernel.value.dtype))
     variance = layer.affine_map(
         squares,
@@ -43,7 +45,7 @@ def local_reparameterization(
 def _scaled_noise(variance: tf.Tensor, noise: tf.Tensor):
     """Returns sqrt(variance) noise, with a gradient of 0 where the variance is 0.
 
-    There the gradient of a square root is infinite, and dead inputs do reach it.
+    The gradient of a square root is infinite at 0, and inputs that are all zero do occur.
     """
     scaled = tf.sqrt(tf.nn.relu(variance)) * noise
 
@@ -56,10 +58,10 @@ def _scaled_noise(variance: tf.Tensor, noise: tf.Tensor):
 def flipout(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """L(x, m) + r_out L(r_in x, w - m): each example turns the draw (Wen et al. 2018, equation 4).
+    """Returns L(x, m) + r_out L(r_in x, w - m) (Wen et al. 2018, equation 4).
 
-    The signs r are drawn per example and channel and are constant over space, so that pixels of
-    one example keep the correlation which their shared kernel gives them.
+    The random signs r differ between examples and channels and are constant over space. So the
+    pixels of one example keep the correlation that comes from their shared kernel.
     """
     mean = layer.affine_map(inputs, kernel.distribution.loc, bias and bias.distribution.loc)
     turned = layer.affine_map(
@@ -71,7 +73,7 @@ def flipout(
 
 
 def _signs(like: tf.Tensor, axes: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """Draws -1 and 1 for each example and each index of `axes`, constant over all others."""
+    """Draws signs for each example and each index along `axes`, constant along other axes."""
     shape = tf.unstack(tf.shape(like))
     sizes = [shape[0]] + [1] * (len(shape) - 1)
     for axis in axes:

@@ -1,4 +1,4 @@
-"""The marginal likelihood of a linear regression, and the scales that make it largest."""
+"""The marginal likelihood of a linear regression and the scales that maximize it."""
 
 import copy
 
@@ -13,15 +13,15 @@ from tfp_bayes.layers.conjugate import Factor
 class Evidence:
     """The log marginal likelihood as a function of r = sigma^2 / s^2 and sigma.
 
-    One singular value decomposition serves every r.
+    One singular value decomposition is computed and used for every r.
 
     Args:
-        data: Factor of the data without a prior, r = 0.
-        count: N, from which the flat prior of an intercept takes one example.
-        output_covariance: Sigma (D, D); or None if it is uncertain, inverse Wishart with
-            `degrees` degrees of freedom and scale `scatter`.
-        degrees: nu_0.
-        scatter: Psi_0 (D, D).
+        data: Factor of the data without a prior (r = 0).
+        count: Number of examples N, or N - 1 with an intercept.
+        output_covariance: Sigma (D, D), or None if it has an inverse Wishart prior with `degrees`
+            degrees of freedom and scale matrix `scatter`.
+        degrees: Prior degrees of freedom nu_0.
+        scatter: Prior scale matrix Psi_0 (D, D).
 
     Reference:
         MacKay 1992, "Bayesian Interpolation", equations 2.9 and 2.20; Bishop 2006, "Pattern
@@ -40,16 +40,16 @@ class Evidence:
         self.count = count
         self.output_covariance = output_covariance
         self.degrees, self.scatter = degrees, scatter
-        # Fewer examples than features leave rows of rounding at the end, which say nothing.
+        # With fewer examples than features, the last rows contain nothing but rounding errors.
         lengths = np.linalg.norm(data.root, axis=1)
-        told = lengths > len(lengths) * np.finfo("float64").eps * lengths.max(initial=0.0)
-        rows = int(np.flatnonzero(told).max(initial=0)) + 1
+        exact = lengths > len(lengths) * np.finfo("float64").eps * lengths.max(initial=0.0)
+        rows = int(np.flatnonzero(exact).max(initial=0)) + 1
         vectors, singular, _ = scipy.linalg.svd(data.root[:rows], full_matrices=False)
-        self.eigenvalues = singular**2  # of Phi^T Phi, but for zeros
+        self.eigenvalues = singular**2  # of Phi^T Phi, except zeros
         self.projected = vectors.T @ data.projected[:rows]
 
     def of_output(self, index: int) -> "Evidence":
-        """Returns the evidence of one output alone, without a new decomposition."""
+        """Returns the evidence of a single output without a new decomposition."""
         one = copy.copy(self)
         at = slice(index, index + 1)
         one.projected = self.projected[:, at]
@@ -58,7 +58,7 @@ class Evidence:
         return one
 
     def residual(self, ratio: float) -> np.ndarray:
-        """Returns Y^T Y - M^T (Phi^T Phi + r I) M (D, D), as a sum in which nothing cancels."""
+        """Returns Y^T Y - M^T (Phi^T Phi + r I) M (D, D), as a sum without cancellation."""
         shrunk = self.projected * (ratio / (self.eigenvalues + ratio))[:, None]
         return self.residual_without_prior + self.projected.T @ shrunk
 
@@ -76,19 +76,19 @@ class Evidence:
         )
 
     def best_noise_scale(self, ratio: float) -> float:
-        """Returns the sigma that maximizes the evidence at r, for a known Sigma."""
-        assert self.output_covariance is not None  # or `maximize` is given sigma
+        """Returns the sigma that maximizes the evidence for a given r and a known Sigma."""
+        assert self.output_covariance is not None  # otherwise `maximize` gets a fixed sigma
         residual = self.residual(ratio)
         explained = np.trace(np.linalg.solve(self.output_covariance, residual))
-        # Targets without any noise would have sigma = 0, under which nothing can be computed.
+        # Targets without any noise would give sigma = 0, which later computations divide by.
         total = np.trace(self.residual_without_prior) + np.sum(self.projected**2)
         return float(np.sqrt(max(explained, 1e-24 * total) / (self.count * len(residual))))
 
     def maximize(self, noise_scale: float | None = None) -> tuple[float, float]:
-        """Returns the prior scale s and the noise scale sigma of largest evidence.
+        """Returns the prior scale s and the noise scale sigma that maximize the evidence.
 
         Args:
-            noise_scale: A fixed sigma, or None to find it too.
+            noise_scale: Fixed sigma, or None to optimize sigma too.
         """
 
         def sigma(ratio: float) -> float:
@@ -98,7 +98,7 @@ class Evidence:
             ratio = np.exp(log_ratio)
             return -self.log_marginal_likelihood(ratio, sigma(ratio))
 
-        # The evidence may have several maxima in r.
+        # The evidence may have several local maxima in r.
         top = np.log(max(self.eigenvalues.max(initial=0.0), 1e-300))
         best = minimize_from_grid(objective, np.linspace(top - 56, top + 12, 137), 1e-10)
         ratio = float(np.exp(best))
@@ -106,7 +106,7 @@ class Evidence:
 
     @property
     def outputs_that_vary(self) -> np.ndarray:
-        """(D,), false where the targets of an output are all zero once the intercept is out."""
+        """Booleans (D,), False for outputs whose (centered) targets are all zero."""
         squares = np.diag(self.residual_without_prior) + np.sum(self.projected**2, axis=0)
         return squares > 0
 
@@ -123,13 +123,13 @@ def log_density(
     """Returns log p(Y | Phi) in nats from its sufficient statistics.
 
     Args:
-        residual: (D, D), in units of the noise's variance.
-        count: N.
+        residual: Residual (D, D) in units of sigma^2.
+        count: Number of examples N, see `Evidence`.
         log_det: log |Phi^T Phi + r I| - log |r I|.
-        noise_scale: sigma.
-        output_covariance: As in `Evidence`, as are the next two.
-        degrees: nu_0.
-        scatter: Psi_0 (D, D).
+        noise_scale: Noise scale sigma.
+        output_covariance: See `Evidence`.
+        degrees: See `Evidence`.
+        scatter: See `Evidence`.
     """
     n, d = count, len(residual)
     volume = log_det * d + 2 * n * d * np.log(noise_scale)

@@ -1,4 +1,4 @@
-"""The equations of a kernel that is a product of two."""
+"""Einsum equations for a kernel that is the product of two factors."""
 
 import math
 import re
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class FactoredEquation(NamedTuple):
-    """An einsum with a kernel W = A B as two, one after the other.
+    """An einsum with kernel W = A B, written as a map by A followed by a map by B.
 
-    Args:
+    Attributes:
         a: Equation and output shape of the map by A, as `keras.layers.EinsumDense` takes them.
-        b: Of the map by B.
-        product: Equation of W from A and B.
-        is_row: For each axis of W, whether it is one of A.
+        b: Equation and output shape of the map by B.
+        product: Equation that computes W from A and B.
+        is_row: For each axis of W, whether it is an axis of A.
     """
 
     a: tuple[str, tuple[int | None, ...]]
@@ -22,7 +22,7 @@ class FactoredEquation(NamedTuple):
     is_row: tuple[bool, ...]
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:
-        """Returns the numbers of rows and columns of W as a matrix."""
+        """Returns the number of rows and of columns of W as a matrix."""
         both = list(zip(kernel_shape, self.is_row, strict=True))
         return math.prod(n for n, row in both if row), math.prod(n for n, row in both if not row)
 
@@ -33,25 +33,26 @@ def factor_equation(
     """Splits "abc,cde->abde" into "abc,cr->abr" and "abr,rde->abde".
 
     Args:
-        equation: Of `keras.layers.EinsumDense`.
-        output_shape: Of `keras.layers.EinsumDense`, a tuple.
+        equation: Equation of `keras.layers.EinsumDense`.
+        output_shape: Output shape of `keras.layers.EinsumDense`, a tuple.
         rank: Size of the new axis.
 
     Raises:
-        ValueError: If an axis of the kernel is in both inputs and outputs.
+        ValueError: If the kernel shares an axis with both inputs and outputs, or none with one of
+            them.
     """
     inputs, kernel, outputs = re.split(",|->", equation.replace(" ", ""))
     rows = "".join(axis for axis in kernel if axis not in outputs)
     columns = "".join(axis for axis in kernel if axis not in inputs)
     if not rows or not columns or len(rows) + len(columns) != len(kernel):
         raise ValueError(
-            "Expected an `equation` whose kernel has axes of inputs and axes of outputs, and none "
-            f"of both. Received: equation={equation!r}. Hint: an axis of both has a map for each "
-            "index, which has no low-rank update together with the others."
+            "Expected an `equation` whose kernel has axes of inputs and axes of outputs, but no "
+            f"axis of both. Received: equation={equation!r}. Hint: along an axis of both, every "
+            "index has a separate kernel, and no single low-rank update covers them all."
         )
     new = next(axis for axis in string.ascii_letters if axis not in equation)
     kept = "".join(axis for axis in inputs if axis not in rows)
-    # As Keras has it, the first letter without a leading ellipsis is the batch.
+    # As in Keras, without a leading ellipsis the first letter is the batch axis.
     middle = f"{kept[:-3]}{new}..." if inputs.endswith("...") else kept + new
     named = kept.replace("...", "")
     first = 0 if inputs.startswith("...") else 1

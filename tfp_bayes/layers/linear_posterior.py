@@ -1,4 +1,4 @@
-"""The posterior of a closed-form linear layer, an immutable float64 value in NumPy."""
+"""The posterior of a closed-form linear layer as an immutable object of NumPy float64 arrays."""
 
 import dataclasses
 from typing import ClassVar, NamedTuple
@@ -12,13 +12,15 @@ from tfp_bayes.layers.regression_data import Center, Examples
 
 
 class Predictive(NamedTuple):
-    """Prediction of a `BayesianLinear` layer for N inputs with D outputs, float64 arrays.
+    """Prediction of a `BayesianLinear` layer for N inputs and D outputs, as float64 arrays.
 
     Attributes:
-        mean: (N, D).
-        epistemic_variance: (N, D), which more data would remove.
-        noise_variance: (D,), which it would not. The variance of a new target is the sum.
-        covariance: (N, D, D) between the outputs of a new target, or None if not asked for.
+        mean: Predictive mean (N, D).
+        epistemic_variance: Variance (N, D) that more data would reduce.
+        noise_variance: Variance (D,) of the noise, which more data would not reduce. The variance
+            of a new target is the sum of both.
+        covariance: Covariance (N, D, D) between the outputs of a new target, or None unless
+            requested.
     """
 
     mean: np.ndarray
@@ -29,14 +31,14 @@ class Predictive(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LinearModel:
-    """Assumptions about the data, see `BayesianLinear`.
+    """Assumptions of a linear regression, see `BayesianLinear`.
 
     Attributes:
-        num_features: F.
-        num_outputs: D.
+        num_features: Number of features F.
+        num_outputs: Number of outputs D.
         output_covariance: Sigma (D, D), or None if it is learned.
-        per_output: Whether each output has scales, and so a factor, of its own.
-        use_bias: Whether there is a bias, of flat prior.
+        per_output: Whether each output has its own scales and therefore its own factor.
+        use_bias: Whether there is a bias, which has a flat prior.
     """
 
     num_features: int
@@ -47,32 +49,32 @@ class LinearModel:
 
     @property
     def prior_scatter(self) -> np.ndarray:
-        """Sigma, or the mean of its prior."""
+        """Sigma, or the scale matrix of its inverse Wishart prior, which is also its mean."""
         known = self.output_covariance
         return np.eye(self.num_outputs) if known is None else known
 
     @property
     def prior_degrees(self) -> float:
         """Degrees of freedom of the inverse Wishart prior."""
-        return self.num_outputs + 2.0  # the fewest whole ones that have a mean: the scatter
+        return self.num_outputs + 2.0  # the smallest integer for which the mean exists
 
     @property
     def outputs(self) -> list[slice]:
-        """The outputs of each factor."""
+        """The outputs that belong to each factor."""
         if self.per_output:
             return [slice(i, i + 1) for i in range(self.num_outputs)]
         return [slice(0, self.num_outputs)]
 
     def examples(self, ratio: float | None) -> Examples:
-        """Returns the sums over no examples, see `Examples`."""
+        """Returns an empty `Examples` object."""
         return Examples(self.num_features, self.num_outputs, self.use_bias, ratio)
 
     def degrees_of_data(self, count: float) -> float:
-        """Returns N, or N - 1 where a bias takes one."""
+        """Returns N, or N - 1 if there is a bias, which uses up one degree of freedom."""
         return max(count - self.use_bias, 0.0)
 
     def rows_of(self, outputs: slice, rows: np.ndarray) -> np.ndarray:
-        """Returns rows (n, F + D) without the targets of other outputs."""
+        """Returns rows (n, F + D) with only the targets of the given outputs."""
         features, targets = np.hsplit(np.atleast_2d(rows), [self.num_features])
         return np.hstack([features, targets[:, outputs]])
 
@@ -82,11 +84,11 @@ class LinearPosterior:
     """The posterior of the weights of a linear regression, and of its output covariance.
 
     Attributes:
-        model: What is assumed.
-        prior_scales: (D,) s.
-        noise_scales: (D,) sigma.
+        model: Assumptions of the regression.
+        prior_scales: Prior scales s (D,).
+        noise_scales: Noise scales sigma (D,).
         center: Means of features and targets, zero without a bias, and N.
-        factors: One for all outputs, or one for each.
+        factors: One factor for all outputs, or one for each output.
     """
 
     model: LinearModel
@@ -99,12 +101,12 @@ class LinearPosterior:
     def prior(
         cls, model: LinearModel, prior_scales: np.ndarray, noise_scales: np.ndarray
     ) -> "LinearPosterior":
-        """Returns the posterior given nothing."""
+        """Returns the posterior given no data."""
         return cls(model, prior_scales, noise_scales, model.examples(None).center, []).given(
             model.examples(None)
         )
 
-    # Between the posterior and the weights of a layer.
+    # Conversion to and from the weights of a layer.
 
     KEPT: ClassVar[tuple[str, ...]] = (
         "prior_scales",
@@ -119,7 +121,7 @@ class LinearPosterior:
 
     @classmethod
     def from_values(cls, model: LinearModel, values: dict[str, np.ndarray]) -> "LinearPosterior":
-        """Rebuilds the posterior from those of its `values()` that are `KEPT`."""
+        """Rebuilds the posterior from the entries of `values()` named in `KEPT`."""
         factors = [
             conjugate.Factor(root, projected, values["residual"][at, at])
             for root, projected, at in zip(values["root"], values["projected"], model.outputs)
@@ -128,7 +130,7 @@ class LinearPosterior:
         return cls(model, values["prior_scales"], values["noise_scales"], center, factors)
 
     def values(self) -> dict[str, np.ndarray]:
-        """Returns what the posterior is made of, and what a layer's pass reads, in float64."""
+        """Returns the entries of `KEPT` and the arrays that a layer's `call` reads, in float64."""
         kernel_variances, bias_variances = self.independent_variances()
         values = {
             "prior_scales": self.prior_scales,
@@ -152,17 +154,17 @@ class LinearPosterior:
     # Learning.
 
     def given(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior given these examples and no others, under the same scales."""
+        """Returns the posterior given only these examples, with the same scales."""
         factors = [data.factor(self.ratios[at][0], at) for at in self.model.outputs]
         return dataclasses.replace(self, center=data.center, factors=factors)
 
     def with_best_scales(self, data: Examples) -> "LinearPosterior":
-        """Returns this posterior with the scales of largest evidence of these examples."""
+        """Returns this posterior with the scales that maximize the evidence of these examples."""
         count = self.model.degrees_of_data(data.center.count)
         if not count:
             raise ValueError(
-                "Expected examples to find the scales from, two or more with a bias. Received: "
-                f"{data.center.count:g}, with optimize_evidence=True. "
+                "Expected at least one example to set the scales, two or more with a bias. "
+                f"Received: {data.center.count:g}, with optimize_evidence=True. "
                 "Hint: condition(features, targets)."
             )
         prior, noise = self.prior_scales.copy(), self.noise_scales.copy()
@@ -178,7 +180,7 @@ class LinearPosterior:
         return dataclasses.replace(self, prior_scales=prior, noise_scales=noise)
 
     def update(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior given these examples, too."""
+        """Returns the posterior with these examples added."""
         center, shift = self.center.join(data.center)
         factors = [
             conjugate.add_rows(data.added_to(factor, at), self.model.rows_of(at, shift))
@@ -187,7 +189,10 @@ class LinearPosterior:
         return dataclasses.replace(self, center=center, factors=factors)
 
     def downdate(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior without these examples.
+        """Returns the posterior with these examples removed.
+
+        Args:
+            data: Examples without sums of products (`ratio=None`).
 
         Raises:
             NotLearnedError, LostToRoundingError: See `conjugate.remove_rows`.
@@ -210,31 +215,31 @@ class LinearPosterior:
             return self.prior(self.model, self.prior_scales, self.noise_scales)
         return dataclasses.replace(self, center=center, factors=factors)
 
-    # What it says of the weights.
+    # Properties of the posterior of the weights.
 
     @property
     def ratios(self) -> np.ndarray:
-        """(D,) r = sigma^2 / s^2."""
+        """Ratios r = sigma^2 / s^2 (D,)."""
         return (self.noise_scales / self.prior_scales) ** 2
 
     @property
     def kernel(self) -> np.ndarray:
-        """(F, D) mean of the weights."""
+        """Mean (F, D) of the weights."""
         return np.concatenate([factor.mean() for factor in self.factors], axis=1)
 
     @property
     def bias(self) -> np.ndarray:
-        """(D,) mean of the bias, 0 if there is none."""
+        """Mean (D,) of the bias, 0 if there is none."""
         return self.center.targets - self.center.features @ self.kernel
 
     @property
     def residual(self) -> np.ndarray:
-        """(D, D) see `Factor`, zero between outputs with factors of their own."""
+        """Residual (D, D), see `Factor`. It is zero between outputs with separate factors."""
         return scipy.linalg.block_diag(*(factor.residual for factor in self.factors))
 
     @property
     def mean_variances(self) -> np.ndarray:
-        """(D,) variance of the target at the mean of the features, in units of the noise's."""
+        """Epistemic variance (D,) at the mean of the features, in units of the noise variance."""
         if not self.model.use_bias:
             return np.zeros(self.model.num_outputs)
         count = self.center.count
@@ -248,7 +253,7 @@ class LinearPosterior:
 
     @property
     def scatter(self) -> np.ndarray:
-        """(D, D) Sigma, or the scale of its inverse Wishart posterior."""
+        """Sigma (D, D), or the scale matrix of its inverse Wishart posterior."""
         if self.model.output_covariance is not None:
             return self.model.output_covariance
         return self.model.prior_scatter + self.residual / self.noise_scales[0] ** 2
@@ -260,17 +265,17 @@ class LinearPosterior:
 
     @property
     def expected_covariance(self) -> np.ndarray:
-        """(D, D) E[Sigma]."""
+        """Posterior mean E[Sigma] (D, D)."""
         if self.model.output_covariance is not None:
             return self.scatter
         return self.scatter / (self.degrees - self.model.num_outputs - 1)
 
     @property
     def noise_variance(self) -> np.ndarray:
-        """(D,) expected variance of the noise."""
+        """Expected variance (D,) of the noise."""
         return self.noise_scales**2 * np.diag(self.expected_covariance)
 
-    # What it says of data.
+    # Predictions.
 
     def predictive(self, phi: np.ndarray, mean_field: bool, covariance: bool) -> Predictive:
         """See `BayesianLinear.predictive`."""
@@ -280,7 +285,7 @@ class LinearPosterior:
             epistemic = phi**2 @ weights + bias
         else:
             quadratic = [conjugate.quadratic_forms(each, centered) for each in self.factors]
-            # (N, D) or, with one factor for all outputs, (N, 1)
+            # The stack is (N, D), or (N, 1) with one factor for all outputs.
             epistemic = np.stack(quadratic, axis=-1) + self.mean_variances
             epistemic = epistemic * self.noise_scales**2 * np.diag(self.expected_covariance)
         mean = centered @ self.kernel + self.center.targets
@@ -334,10 +339,10 @@ class LinearPosterior:
 
 
 def check_covariance(value, units: int) -> list | str | None:
-    """Returns a covariance as nested lists, for the configuration.
+    """Returns `output_covariance` as plain JSON: nested lists, "inverse_wishart" or None.
 
     Raises:
-        ValueError: If it is not symmetric and positive definite.
+        ValueError: If it is neither of these nor a symmetric positive definite matrix.
     """
     if value is None or (isinstance(value, str) and value == "inverse_wishart"):
         return value

@@ -1,4 +1,4 @@
-"""Frozen layers with low-rank updates, whose first factor is random."""
+"""Frozen layers with low-rank updates whose first factor is random."""
 
 from collections.abc import Callable
 
@@ -19,26 +19,27 @@ A_PRIOR = priors.Normal(scale=0.2)
 DEFAULT_RANK = 8
 
 Shape = tuple[int | None, ...]
-# Arguments of every Keras layer; the others are those of the frozen one.
+# Arguments of every Keras layer. All others belong to the frozen layer.
 _OF_ANY_LAYER = ("name", "trainable", "dtype", "activity_regularizer")
-# What the sum of a kernel and its update cannot keep to. A penalty on frozen weights is constant.
+# Arguments of Keras layers that a layer with an update cannot honor. Regularizers are accepted,
+# because a penalty on frozen weights is constant.
 REFUSED = {
     "kernel_constraint": "the sum of the kernel and its update would break it",
-    "bias_constraint": "the bias is frozen, so that nothing would enforce it",
-    "lora_rank": "a kernel has one update; merge Keras' own into it first",
+    "bias_constraint": "the bias is frozen, so nothing would enforce it",
+    "lora_rank": "a kernel has one update; merge the Keras update into the kernel first",
     "quantization_config": "quantize to_deterministic(model) instead",
 }
 
 
 def check_kept(owner: str, arguments: dict) -> None:
-    """Raises ValueError if arguments of a Keras layer ask for what an update would break."""
+    """Raises ValueError if a layer with an update cannot honor an argument of a Keras layer."""
     check_absent(owner, arguments, REFUSED)
 
 
 class _Frozen(keras.layers.Layer):
-    """A layer that stays frozen, whatever the flags around it are set to.
+    """A layer that stays frozen when `trainable` is set on a model or layer around it.
 
-    `model.trainable = True`, as also loading a model sets it, reaches every layer inside.
+    `model.trainable = True` sets the flag of every nested layer, and so does loading a model.
     """
 
     @property
@@ -59,9 +60,9 @@ class _FrozenEinsumDense(_Frozen, keras.layers.EinsumDense):
 
 
 class _LoRA(keras.layers.Layer):
-    """y = activation(W0 x + b + (alpha / rank) B A x), with W0 and b frozen.
+    """y = activation(x W0 + b + (alpha / rank) (x A) B), with W0 and b frozen.
 
-    A subclass makes `base`, `lora_a` and `lora_b`.
+    A subclass sets `base_class` and creates `lora_a` and `lora_b` with `make_parts`.
     """
 
     base_class: type[keras.layers.Layer]
@@ -97,17 +98,17 @@ class _LoRA(keras.layers.Layer):
 
     @property
     def scaling(self) -> float:
-        """The factor alpha / rank of the update."""
+        """The factor alpha / rank that multiplies the update."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
     def make_parts(self, plain: type, random: type, a: tuple, b: tuple) -> None:
-        """Makes `lora_a` and `lora_b`.
+        """Creates `lora_a` and `lora_b`.
 
         Args:
-            plain: Class of B, and of A without a prior.
-            random: Class of A under a prior.
-            a: Positional arguments of A.
-            b: Positional arguments of B.
+            plain: Layer class for B, and for A if there is no prior.
+            random: Layer class for A if there is a prior.
+            a: Positional arguments for A.
+            b: Positional arguments for B.
         """
         shared = {"dtype": self.dtype_policy}
         if plain is keras.layers.Dense:
@@ -121,12 +122,12 @@ class _LoRA(keras.layers.Layer):
         self.lora_b = plain(*b, **shared, name="lora_b", kernel_initializer=self.b_initializer)
 
     def check_rank(self, num_inputs: int, num_outputs: int) -> None:
-        """Raises ValueError if the factors have more columns than the kernel has dimensions."""
+        """Raises ValueError if the rank exceeds the smaller side of the kernel."""
         if self.rank > min(num_inputs, num_outputs):
             raise ValueError(
                 f"Expected a `rank` of {self.name!r} of at most {min(num_inputs, num_outputs)}, "
                 f"the smaller side of its kernel ({num_inputs}, {num_outputs}). "
-                f"Received: rank={self.rank!r}. Hint: a higher rank reaches nothing more."
+                f"Received: rank={self.rank!r}. Hint: a higher rank adds no flexibility."
             )
 
     def factors(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -134,7 +135,7 @@ class _LoRA(keras.layers.Layer):
         return tf.convert_to_tensor(self.lora_a.kernel), tf.convert_to_tensor(self.lora_b.kernel)
 
     def merged_kernel(self) -> tf.Tensor:
-        """Returns W0 + (alpha / rank) E[A] B, the mean of the kernel; shape and dtype of W0."""
+        """Returns W0 + (alpha / rank) E[A] B, the mean kernel, in the shape and dtype of W0."""
         raise NotImplementedError
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -142,13 +143,13 @@ class _LoRA(keras.layers.Layer):
         return self.base.compute_output_shape(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs of the frozen layer and its update, after the activation."""
+        """Returns the activation of the frozen layer's outputs plus the update."""
         outputs = self.base(inputs)
         outputs += self.lora_b(self.scaling * self.lora_a(inputs))
         return outputs if self.activation is None else self.activation(outputs)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         inner = self.base.get_config()
         serialize = keras.saving.serialize_keras_object
         return {
@@ -172,53 +173,54 @@ def _posterior_of_a(
         return None if prior is None else posteriors.MeanFieldNormal()
     if prior is None:
         raise ValueError(
-            "Expected an `a_prior` beside `a_posterior`. Received: a_prior=None, "
-            f"a_posterior={given!r}. Hint: without a prior, A is a plain weight."
+            "Expected an `a_prior` together with `a_posterior`. Received: a_prior=None, "
+            f"a_posterior={given!r}. Hint: without a prior, A is an ordinary weight."
         )
     return posteriors.get(given, "a_posterior")
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class LoRADense(_LoRA):
-    """A frozen dense layer with a low-rank update of which it is uncertain (LoRA).
+    """A frozen dense layer with an uncertain low-rank update (LoRA).
 
-    y = activation(x W0 + b + (alpha / rank) (x A) B). W0 (F, units) and b stay as they are, under
-    any `trainable` flag; A (F, rank) has a posterior and B (rank, units) is trained. As B starts
-    from zeros, the layer first computes what a `Dense` layer with W0 and b does.
-    `to_bayesian(model, "lora")` puts it in the place of the Dense layers of a trained network. It
-    saves W0, A and B one by one, where Keras' `enable_lora` saves their sum.
+    y = activation(x W0 + b + (alpha / rank) (x A) B). W0 (F, units) and b stay frozen whatever
+    `trainable` is set to. A (F, rank) has a posterior, and B (rank, units) is trained. B starts at
+    zero, so the layer first computes the same as a `Dense` layer with W0 and b.
+    `to_bayesian(model, "lora")` replaces the Dense layers of a trained network with it. The layer
+    saves W0, A and B separately, whereas `enable_lora` of Keras saves the merged kernel.
 
     Args:
         units: Number of outputs.
-        rank: Columns of A, at most min(F, units).
-        alpha: The update is multiplied by alpha / rank; None is 2 rank.
-        a_prior: Prior on A, see `tfp_bayes.priors`, Normal(0, 0.2) by default; None makes A a
-            plain weight, so that nothing in the layer is random: for `SWAG` and `Laplace`. As B
-            has no prior and takes up any factor, the scale of this one decides where training
-            starts, not what it may reach.
-        a_posterior: Posterior of A, of independent normals or "deterministic"; None is
-            "mean_field_normal" under a prior.
+        rank: Number of columns of A, at most min(F, units).
+        alpha: The update is multiplied by alpha / rank. None uses 2 rank.
+        a_prior: Prior on A, see `tfp_bayes.priors`. The default is Normal(0, 0.2). None makes A
+            an ordinary weight, so that nothing in the layer is random, for use with `SWAG` and
+            `Laplace`. B has no prior and can absorb any factor, so the scale of this prior affects
+            where training starts, but not which updates it can reach.
+        a_posterior: Posterior family of A: independent normals or "deterministic". None uses
+            "mean_field_normal" if there is a prior.
         a_initializer: Initializer of the mean of A.
         b_initializer: Initializer of B.
         seed: Integer or None.
-        **kwargs: Arguments of `keras.layers.Dense`, by name; no constraints. Penalties on frozen
-            weights are constant, and not added.
+        **kwargs: Keyword arguments of `keras.layers.Dense`, except constraints. Regularizers are
+            accepted, but a penalty on frozen weights is constant and is not added.
 
     Randomness:
-        `training=False`: one draw of A for the whole batch. `training=True`: Flipout, which turns
-        the draw for each example; the positions of one example share it.
+        `training=False`: one draw of A for the whole batch. `training=True`: Flipout, which
+        multiplies the draw by random signs for each example; the positions of one example share
+        them.
 
     Losses:
         In training, KL(q(A) || prior).
 
     Raises:
-        ValueError: If `rank` is not from 1 to min(F, units), `alpha` is not positive, or the
+        ValueError: If `rank` is not between 1 and min(F, units), `alpha` is not positive, or the
             arguments contradict each other.
 
     Reference:
         Hu et al. 2021, "LoRA", equation 3, arXiv:2106.09685. Wang et al. 2024, "BLoB: Bayesian
-        Low-Rank Adaptation by Backpropagation", equations 4 to 6, arXiv:2406.11675, with its
-        prior scale of 0.2; the scale of A is parameterized as everywhere here.
+        Low-Rank Adaptation by Backpropagation", equations 4 to 6, arXiv:2406.11675, which is the
+        source of the prior scale 0.2. The scale of A is parameterized as in `MeanFieldNormal`.
 
     Example:
 
@@ -237,7 +239,7 @@ class LoRADense(_LoRA):
         self.make_parts(keras.layers.Dense, DenseFlipout, (rank,), (units,))
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the frozen weights and the factors."""
+        """Creates the frozen weights and the factors."""
         self.base.build(input_shape)
         self.check_rank(*self.base.kernel.shape)
         self.lora_a.build(input_shape)
@@ -252,27 +254,27 @@ class LoRADense(_LoRA):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class LoRAEinsumDense(_LoRA):
-    """A frozen `EinsumDense` layer with a low-rank update of which it is uncertain (LoRA).
+    """A frozen `EinsumDense` layer with an uncertain low-rank update (LoRA).
 
-    The axes of the kernel that are summed over are the rows of the update, the others its columns:
-    for "abc,cde->abde" A is (c, rank) and B (rank, d, e). All else is as in `LoRADense`.
+    As a matrix, the kernel has the axes that it shares with the inputs as rows and the others as
+    columns: for "abc,cde->abde", A is (c, rank) and B is (rank, d, e). Everything else is as in
+    `LoRADense`.
 
     Args:
-        equation: Of `keras.layers.EinsumDense`; each axis of the kernel is of either the inputs
-            or the outputs.
-        output_shape: Of `keras.layers.EinsumDense`.
-        rank: Columns of A, at most the smaller of both products of sizes.
-        alpha: See `LoRADense`, as the other arguments.
+        equation: Equation of `keras.layers.EinsumDense`. Each axis of the kernel must be an axis
+            of the inputs or of the outputs, but not of both.
+        output_shape: Output shape, as in `keras.layers.EinsumDense`.
+        rank: Number of columns of A, at most the number of rows and of columns of the kernel.
+        alpha: See `LoRADense`.
         a_prior: See `LoRADense`.
         a_posterior: See `LoRADense`.
         a_initializer: See `LoRADense`.
         b_initializer: See `LoRADense`.
         seed: Integer or None.
-        **kwargs: Arguments of `keras.layers.EinsumDense`, by name; no constraints.
+        **kwargs: Keyword arguments of `keras.layers.EinsumDense`, except constraints.
 
     Raises:
-        ValueError: See `LoRADense`; and if the equation has an axis that is of inputs, kernel and
-            outputs, whose every index has a map of its own.
+        ValueError: If inputs, kernel and outputs share an axis. See also `LoRADense`.
 
     Example:
 
@@ -297,7 +299,7 @@ class LoRAEinsumDense(_LoRA):
         self.make_parts(keras.layers.EinsumDense, EinsumDenseFlipout, a, b)
 
     def build(self, input_shape: Shape) -> None:
-        """Makes the frozen weights and the factors."""
+        """Creates the frozen weights and the factors."""
         self.base.build(input_shape)
         self.check_rank(*self._equation.sizes(self.base.kernel.shape))
         self.lora_a.build(input_shape)
@@ -311,16 +313,19 @@ class LoRAEinsumDense(_LoRA):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class LoRAMultiHeadAttention(keras.layers.MultiHeadAttention):
-    """Multi-head attention that projects with `LoRAEinsumDense`, all of its weights frozen.
+    """Multi-head attention whose projections are frozen and have low-rank updates (LoRA).
+
+    Each projection is a `LoRAEinsumDense` layer.
 
     Args:
         num_heads: Number of heads.
         key_dim: Size of each head's queries and keys.
-        rank: Of the update of each projection, see `LoRADense`.
-        alpha: See `LoRADense`, as `a_prior`, `a_posterior`, `a_initializer`, `b_initializer`.
-        seed: Integer or None; each projection has noise of its own.
+        rank: Rank of the update of each projection. See `LoRADense`.
+        alpha: See `LoRADense`, also for `a_prior`, `a_posterior`, `a_initializer` and
+            `b_initializer`.
+        seed: Integer or None. Each projection derives its own seed from it.
         **kwargs: Arguments of `keras.layers.MultiHeadAttention`. Its `dropout` acts in training
-            only, as in Keras; it is no part of the posterior.
+            only, as in Keras, and is not part of the posterior.
 
     Raises:
         ValueError: See `LoRADense`.
@@ -347,13 +352,13 @@ class LoRAMultiHeadAttention(keras.layers.MultiHeadAttention):
         options = {name: kwargs.pop(name) for name in self._OPTIONS if name in kwargs}
         check_kept(type(self).__name__, kwargs)
         super().__init__(num_heads, key_dim, seed=seed, **kwargs)
-        # A projection that is never built reads and checks what all of them are given.
-        unused = {"kernel_initializer": "zeros", "seed": 0}  # nothing that draws a seed
+        # One projection, never built, checks and normalizes the arguments that all of them share.
+        unused = {"kernel_initializer": "zeros", "seed": 0}  # values that draw no random seed
         config = LoRAEinsumDense("ab,bc->ac", 1, rank, alpha, **unused, **options).get_config()
         self._options = {name: config[name] for name in ("rank", "alpha", *self._OPTIONS)}
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Makes the projections."""
+        """Creates the projections."""
         super().build(query_shape, value_shape, key_shape)
         replace_projections(self, self._low_rank)
 
@@ -364,5 +369,5 @@ class LoRAMultiHeadAttention(keras.layers.MultiHeadAttention):
         return new
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), **self._options}

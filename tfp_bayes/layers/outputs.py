@@ -1,4 +1,4 @@
-"""Output layers, which turn numbers into the parameters of a likelihood."""
+"""Output layers, which turn activations into the parameters of a likelihood."""
 
 import math
 
@@ -10,20 +10,21 @@ from tfp_bayes._plumbing.configured import check_positive
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class NormalParameters(keras.layers.Layer):
-    """Turns what a network computes into locations and scales of normal targets.
+    """Locations and scales of normal targets, computed from unconstrained inputs.
 
-    Put it at the end of a model with `likelihood="normal"`, after a layer of 2 D units (any kind,
-    random or not); train with `tfp_bayes.losses.NormalNLL`.
+    Put it at the end of a model with `likelihood="normal"`, after any layer with 2 D units, and
+    train with `tfp_bayes.losses.NormalNLL`.
 
     Args:
-        heteroscedastic: Whether the scale depends on the input. If not, it is one trainable
-            number for each target, and the layer before has D units.
-        min_scale: What is added to every scale, in units of the target: a floor that keeps the
+        heteroscedastic: Whether the scale depends on the input. If False, the scale is one
+            trainable number for each target, and the layer before needs D units.
+        min_scale: Positive number added to every scale, in units of the target. It keeps the
             likelihood of a perfect fit finite.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: If `min_scale` is not positive or the number of inputs is odd.
+        ValueError: If `min_scale` is not positive, or the scale depends on the input and the last
+            axis of the inputs is odd.
 
     Reference:
         Kendall and Gal 2017, "What Uncertainties Do We Need in Bayesian Deep Learning for
@@ -43,7 +44,7 @@ class NormalParameters(keras.layers.Layer):
         self.min_scale = min_scale
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the scale that all inputs share, if they do."""
+        """Creates the scale if it does not depend on the input."""
         self.compute_output_shape(input_shape)
         if not self.heteroscedastic:
             self.untransformed_scale = self.add_weight(
@@ -69,27 +70,32 @@ class NormalParameters(keras.layers.Layer):
         if input_shape[-1] % 2:
             raise ValueError(
                 f"Expected an even last axis of the inputs of {self.name!r}. "
-                f"Received: inputs of shape {tuple(input_shape)}. Hint: the layer before has 2 D "
-                "units, a location and a scale for each target; or heteroscedastic=False."
+                f"Received: inputs of shape {tuple(input_shape)}. Hint: give the layer before 2 D "
+                "units, a location and a scale for each target, or set heteroscedastic=False."
             )
         return tuple(input_shape)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         own = {"heteroscedastic": self.heteroscedastic, "min_scale": self.min_scale}
         return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class ClassProbabilities(keras.layers.Layer):
-    """Turns normal predictions of one-hot labels into the probability that each is the largest.
+    """Class probabilities computed from normal predictions of one-hot labels.
 
-    For one draw of the weights, the class is the output whose target, noise included, is the
-    largest. With Gumbel noise of the same variance in place of the normal one that is a softmax
-    of the locations at the temperature sqrt(6) scale / pi, without a parameter to tune.
+    Put it after a regression on one-hot labels that outputs locations and scales, such as
+    `BayesianLinear(include_noise=True)`. A class's probability is that its target, noise included,
+    is the largest. Gumbel noise of the same variance replaces the normal noise, which gives a
+    softmax of the locations at temperature sqrt(6) scale / pi, where scale is the root mean square
+    over classes. There is no parameter to tune.
 
     Args:
         **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is odd.
 
     Reference:
         McFadden 1974, "Conditional Logit Analysis of Qualitative Choice Behavior", section 3.
@@ -102,11 +108,11 @@ class ClassProbabilities(keras.layers.Layer):
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Checks the shape; there are no weights."""
+        """Checks the input shape. The layer has no weights."""
         self.compute_output_shape(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns probabilities (..., K) of locations and scales side by side (..., 2 K)."""
+        """Returns probabilities (..., K) from concatenated locations and scales (..., 2 K)."""
         loc, scale = tf.split(inputs, 2, axis=-1)
         mean_square = tf.reduce_mean(tf.square(scale), axis=-1, keepdims=True)
         return tf.nn.softmax(loc * (math.pi / math.sqrt(6)) / tf.sqrt(mean_square), axis=-1)
@@ -116,7 +122,7 @@ class ClassProbabilities(keras.layers.Layer):
         if input_shape[-1] % 2:
             raise ValueError(
                 f"Expected an even last axis of the inputs of {self.name!r}. "
-                f"Received: inputs of shape {tuple(input_shape)}. Hint: locations and scales side "
-                "by side, as BayesianLinear(include_noise=True) gives them."
+                f"Received: inputs of shape {tuple(input_shape)}. Hint: the inputs are locations "
+                "and then scales, as BayesianLinear(include_noise=True) outputs them."
             )
         return (*input_shape[:-1], input_shape[-1] // 2)

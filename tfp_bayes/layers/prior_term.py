@@ -1,9 +1,9 @@
 """Prior terms: how layers state them and how the model weights them.
 
-A prior term is the KL divergence of a layer's weights from their prior, in nats, not weighted.
-Inside `collected_prior_terms`, which a `BayesianModel` opens around its call, layers hand it over
-as it is, and the model weights the sum once. In any other model a layer adds its term to the
-losses of that model, times its own `kl_weight`, which `tfp_bayes.KLWeight` sets.
+A prior term is the unweighted KL divergence of a layer's weights from their prior, in nats.
+A `BayesianModel` calls its layers inside `collected_prior_terms`. There each layer reports its
+term, and the model weights the sum once. In any other model each layer multiplies its term by its
+own `kl_weight`, which `tfp_bayes.KLWeight` sets, and adds the product to the model's losses.
 """
 
 import math
@@ -17,10 +17,10 @@ from tfp_bayes._plumbing.keras_internals import current_call
 
 
 class collected_prior_terms:  # noqa: N801  # a context manager; generators lose to AutoGraph
-    """Collects the prior terms that layers state inside, as a dictionary from id(layer) to nats.
+    """Collects the prior terms stated inside the context, as a dictionary from id(layer) to nats.
 
-    Within another collection it gives that one. Threads, as those of the replicas of a
-    distribution strategy, have collections of their own.
+    A context inside another one uses the outer dictionary. Each thread, such as a replica of a
+    distribution strategy, has its own dictionary.
     """
 
     def __enter__(self) -> dict[int, tf.Tensor]:
@@ -34,16 +34,18 @@ class collected_prior_terms:  # noqa: N801  # a context manager; generators lose
 
 
 def are_collected() -> bool:
-    """Tells whether prior terms that are stated now are collected."""
+    """Returns whether prior terms are currently being collected."""
     return _collection() is not None
 
 
 def state_prior_term(layer: keras.layers.Layer, divergence: Callable[[], tf.Tensor]) -> None:
-    """States the prior term of a layer, in its call with training=True; once, if it is shared.
+    """States the prior term of a layer from its `call` with training=True.
+
+    The term of a layer that a model calls several times is counted once.
 
     Args:
-        layer: The layer, with a weight `kl_weight`.
-        divergence: Computes the term, a float32 scalar in nats.
+        layer: Layer with a weight `kl_weight`.
+        divergence: Function that computes the term, a float32 scalar in nats.
     """
     terms = _collection()
     if terms is not None:
@@ -53,24 +55,24 @@ def state_prior_term(layer: keras.layers.Layer, divergence: Callable[[], tf.Tens
     call = current_call()
     if call is None or layer.__dict__.get("_stated_in") is not call:
         layer._stated_in = call
-        # Functional models do without their own `add_loss`, not without losses.
+        # A functional model refuses its own `add_loss`, but reports losses added this way.
         keras.layers.Layer.add_loss(layer, _weighted(divergence(), layer.kl_weight))
 
 
 def total(terms: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of terms of a divergence, a double-precision scalar.
+    """Returns the sum of the terms of a divergence as a double-precision scalar.
 
-    Half precision ends at 65504, and XLA adds one number after the other on a CPU: in single
-    precision, a sum over the weights of VGG16 is then wrong by 0.1 %.
+    The largest half-precision number is 65504. On a CPU XLA adds numbers one after the other, so a
+    single-precision sum over the weights of VGG16 is off by 0.1%.
     """
     terms = terms if terms.dtype == tf.float64 else tf.cast(terms, tf.float32)
     if terms.shape.rank:
-        terms = tf.reduce_sum(terms, axis=-1)  # few enough; the copy in doubles is small
+        terms = tf.reduce_sum(terms, axis=-1)  # short sums; keeps the float64 copy small
     return tf.reduce_sum(tf.cast(terms, tf.float64))
 
 
 def add_kl_weight(layer: keras.layers.Layer) -> keras.Variable:
-    """Makes the weight of prior terms: not a number until somebody knows 1 / num_train."""
+    """Creates the weight of a layer's prior term, which is NaN until it is set to 1 / num_train."""
     return layer.add_weight(
         name="kl_weight",
         shape=(),
@@ -82,12 +84,12 @@ def add_kl_weight(layer: keras.layers.Layer) -> keras.Variable:
 
 
 def check_known(weight: keras.Variable) -> None:
-    """Refuses to train under a weight that was never set.
+    """Raises ValueError if the weight of prior terms was never set.
 
-    It looks at the value as it is when a graph is traced, because XLA drops assertions.
+    The check reads the value while the graph is traced, because XLA drops assertions.
 
     Raises:
-        ValueError: If the weight is not a number.
+        ValueError: If the weight is NaN.
     """
     with tf.init_scope():
         value = float(tf.convert_to_tensor(weight.value))
@@ -95,16 +97,16 @@ def check_known(weight: keras.Variable) -> None:
         raise ValueError(
             "Expected a known weight of the prior. Received: kl_weight, which was never set. "
             "Hint: fit a tfp_bayes.BayesianModel, or pass "
-            "callbacks=[tfp_bayes.KLWeight(num_train=len(x))] to fit; elsewhere call "
+            "callbacks=[tfp_bayes.KLWeight(num_train=len(x))] to fit; in a custom loop, call "
             "tfp_bayes.set_kl_weight(model, 1 / num_train) first."
         )
 
 
 def _weighted(kl: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
-    """Returns weight * kl, and refuses to be differentiated under an unknown weight.
+    """Returns weight * kl, whose gradient raises an error if the weight was never set.
 
-    Its gradient is asked for by whoever trains on the layer's loss, and by nobody else: an
-    exploring call, or a loop that weights `kl_divergence(model)` itself, goes through.
+    Only training on the layer's loss computes this gradient. A single call with training=True, or
+    a loop that weights `kl_divergence(model)` itself, therefore works without a weight.
     """
 
     @tf.custom_gradient

@@ -1,4 +1,4 @@
-"""Random Fourier features: a linear model of them is a Gaussian process."""
+"""Random Fourier features, on which a linear model approximates a Gaussian process."""
 
 import keras
 import numpy as np
@@ -11,28 +11,30 @@ from tfp_bayes._plumbing.seeds import as_seed
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class RandomFeatures(keras.layers.Layer):
-    """Random Fourier features, whose inner products are a Gaussian kernel.
+    """Random Fourier features, whose inner products approximate a Gaussian kernel.
 
-    Use it before the last Dense layer of a classifier, as SNGP does, or before a `BayesianLinear`:
-    a linear layer with independent normal weights on these features is a Gaussian process of the
+    Use it before the last Dense layer of a classifier, as SNGP does, or before a `BayesianLinear`.
+    A linear layer with independent normal weights on these features is a Gaussian process of the
     inputs with kernel exp(-||h - h'||^2 / (2 l^2)), up to an error of order 1 / sqrt(D). Far from
     all training data its predictions return to the prior.
 
-    Features are sqrt(2 / D) cos(W h / l + b). W has standard normal entries in orthogonal blocks,
-    b is uniform on [0, 2 pi]; both are drawn once, fixed, and saved with the model.
+    The features are sqrt(2 / D) cos(W h / l + b). W consists of orthogonal blocks whose rows are
+    standard normal vectors, and b is uniform on [0, 2 pi]. Both are drawn once when the layer is
+    built, are never trained, and are saved with the model.
 
     Args:
-        num_features: Integer D.
-        length_scale: l, the distance of inputs at which predictions start to differ; None takes
-            the square root of the number F of inputs, for inputs that are each about 1 in size.
+        num_features: Number of features D.
+        length_scale: Length scale l, the distance between inputs at which predictions start to
+            differ. None uses sqrt(F) for F inputs, which suits inputs of standard deviation 1.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        None when called: features are drawn when the layer is built.
+        None in a call. The features are drawn when the layer is built.
 
     Raises:
-        ValueError: If an argument is none of these, or the last axis of inputs is unknown.
+        ValueError: If `num_features` is not a positive integer, `length_scale` is not positive,
+            `seed` is not an integer of at least 0, or the last axis of the inputs is unknown.
 
     Reference:
         Rahimi and Recht 2007, "Random Features for Large-Scale Kernel Machines", algorithm 1; Yu
@@ -67,7 +69,7 @@ class RandomFeatures(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: tuple) -> None:
-        """Draws the features."""
+        """Draws W and b."""
         size = input_shape[-1]
         if size is None:
             raise ValueError(
@@ -82,7 +84,7 @@ class RandomFeatures(keras.layers.Layer):
                 shape=values.shape,
                 initializer=lambda shape, dtype, v=values: tf.cast(v, dtype),
                 trainable=False,
-                autocast=False,  # half precision would round angles
+                autocast=False,  # half precision would round the angles
                 name=name,
             )
             setattr(self, name, weight)
@@ -96,11 +98,11 @@ class RandomFeatures(keras.layers.Layer):
         return tf.cast(features, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the input's shape with D in the place of F."""
+        """Returns the input shape with D in place of F."""
         return (*input_shape[:-1], self.num_features)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {
             **super().get_config(),
             "num_features": self.num_features,
@@ -110,13 +112,13 @@ class RandomFeatures(keras.layers.Layer):
 
 
 def orthogonal_normal(rows: int, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Draws vectors (rows, size) that are standard normal each and orthogonal `size` at a time.
+    """Draws standard normal vectors (rows, size) that are orthogonal within blocks of `size`.
 
-    Their kernels have a smaller variance than those of independent ones.
+    Their kernel estimates have a lower variance than those of independent vectors.
     """
     blocks = []
     for _ in range(-(-rows // size)):
         q, r = np.linalg.qr(generator.normal(size=(size, size)))
-        blocks.append((q * np.sign(np.diag(r))).T)  # uniform over all rotations
+        blocks.append((q * np.sign(np.diag(r))).T)  # uniformly distributed orthogonal matrix
     lengths = np.sqrt(generator.chisquare(size, rows))
     return lengths[:, None] * np.concatenate(blocks)[:rows]

@@ -1,4 +1,4 @@
-"""One weight tensor of a layer that has a distribution instead of a value."""
+"""A weight tensor of a layer that has a distribution instead of a value."""
 
 from typing import NamedTuple
 
@@ -19,23 +19,23 @@ class Draw(NamedTuple):
 
     @property
     def is_point(self) -> bool:
-        """Whether there is nothing random about it."""
+        """Whether the distribution is a point mass."""
         return isinstance(self.distribution, tfd.Deterministic)
 
 
 class RandomWeight:
-    """A kernel or bias under its posterior q and its prior p.
+    """A random weight tensor with a posterior q and a prior p.
 
-    What is learned are weights of the layer named `{name}_loc`, `{name}_untransformed_scale` ...,
-    which are also attributes of the layer.
+    Its parameters are weights of the layer, named `{name}_loc`, `{name}_untransformed_scale` and
+    so on. They are also attributes of the layer.
 
     Args:
-        layer: The layer it belongs to, inside `build`.
-        name: "kernel" or "bias".
+        layer: Layer that owns the weight; its `build` constructs this object.
+        name: Name of the weight, such as "kernel" or "bias".
         shape: Shape of the weight tensor.
-        initializer: Initializer of its loc.
-        posterior: The family of q.
-        prior: p, or None for a flat prior, under which only a point estimate has a KL.
+        initializer: Initializer of loc.
+        posterior: Variational family of q.
+        prior: Prior p, or None for a flat prior, which needs a point estimate as posterior.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RandomWeight:
         self.prior_variables = {} if prior is None else prior.add_variables(add_weight, self.shape)
 
     def distribution(self) -> tfd.Distribution:
-        """Returns q as it is now."""
+        """Returns the current q."""
         return self.posterior.distribution(self.variables)
 
     def mean(self) -> tf.Tensor:
@@ -76,7 +76,7 @@ class RandomWeight:
         return self.posterior.mean(self.variables)
 
     def draw(self, seed: tf.Tensor) -> Draw:
-        """Draws from q; `seed` is int32 (2,)."""
+        """Draws a sample from q; `seed` is int32 (2,)."""
         q = self.distribution()
         return Draw(self.posterior.sample(q, seed), q)
 
@@ -84,9 +84,9 @@ class RandomWeight:
         """Returns KL(q || p) in nats, summed over elements, in double precision.
 
         Args:
-            draw: Where TensorFlow Probability has no closed form, the answer is
-                log q(w) - log p(w) at its value w, which is right on average over draws.
-            seed: int32 (2,), for a prior whose own scale is uncertain.
+            draw: A draw w of the weight. If TensorFlow Probability has no closed form, the result
+                is log q(w) - log p(w), an unbiased estimate of the KL divergence.
+            seed: int32 (2,), used by priors whose scale is uncertain.
         """
         value, q = draw
         if self.prior is None:

@@ -1,4 +1,4 @@
-"""Recurrent layers whose dropout never switches off, or whose weights are random."""
+"""Recurrent layers with dropout at inference or with random weights."""
 
 import keras
 import tensorflow as tf
@@ -16,19 +16,19 @@ from tfp_bayes.layers.variational import POINT, UNCERTAIN, VariationalLayer
 
 
 def refuse_stateful(layer: keras.layers.RNN) -> None:
-    """Raises ValueError if a recurrent layer goes on where its last call ended."""
+    """Raises ValueError if a recurrent layer keeps its state between calls."""
     if layer.stateful:
         raise ValueError(
-            f"Expected stateful=False for {layer.name!r}. Received: stateful=True, under which a "
-            "sample would depend on what was predicted before. "
-            "Hint: return_state=True and initial_state= pass states on explicitly."
+            f"Expected stateful=False for {layer.name!r}. Received: stateful=True, with which a "
+            "sample would depend on earlier predictions. "
+            "Hint: pass states explicitly with return_state=True and initial_state=."
         )
 
 
 class _MCRecurrent(StochasticLayer):
-    """A Keras recurrent layer whose masks are drawn here, in training and at inference."""
+    """A Keras recurrent layer that draws its own masks, in training and at inference."""
 
-    keras_takes_seed = True  # for its cell, which draws no mask any more
+    keras_takes_seed = True  # for its cell, which no longer draws masks
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class _MCRecurrent(StochasticLayer):
         mask: tf.Tensor | None = None,
         training: bool = False,
     ):
-        """Returns what the Keras layer returns, under masks of `dropout` and `recurrent_dropout`.
+        """Returns the outputs of the Keras layer with `dropout` and `recurrent_dropout` applied.
 
         Args:
             sequences: Inputs (B, T, F).
-            initial_state: States (B, units), None for zeros.
-            mask: Booleans (B, T), False where a step is left out.
-            training: Whether each example has masks of its own.
+            initial_state: States (B, units), or None for zeros.
+            mask: Booleans (B, T), False for steps to skip.
+            training: Whether each example has its own masks.
         """
         seed = self.draw_seed(training)
         rows = tf.shape(sequences)[0] if training else 1
@@ -66,7 +66,7 @@ class _MCRecurrent(StochasticLayer):
             self._draw_masks(self.dropout, rows, sequences.shape[-1], fold_in(seed, 0)),
             self._draw_masks(self.recurrent_dropout, rows, self.units, fold_in(seed, 1)),
         )
-        # A cell applies its masks in training only, so it is told so in either mode.
+        # A cell applies its masks only with training=True.
         return super().call(sequences, initial_state=initial_state, mask=mask, training=True)
 
     def _draw_masks(self, rate: float, rows: tf.Tensor | int, width: int, seed: tf.Tensor):
@@ -79,34 +79,35 @@ class _MCRecurrent(StochasticLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCLSTM(_MCRecurrent, keras.layers.LSTM):
-    """LSTM whose dropout stays on at inference, so that passes are posterior samples.
+    """LSTM whose dropout stays on at inference, so that forward passes are posterior samples.
 
-    Use it in place of a `keras.layers.LSTM` with dropout where the network should know how sure
-    it is. A mask is drawn once for a sequence and is the same at every step, which makes it a
-    draw of the layer's weights. `MCEmbedding` drops words in the same way.
+    Use it in place of `keras.layers.LSTM` with dropout to get the uncertainty of a recurrent
+    network's predictions. A mask is drawn once per sequence and is the same at every step, so it
+    amounts to a draw of the layer's weights. `MCEmbedding` drops words in the same way.
 
     Args:
         units: Size of the state.
         dropout: Float in [0, 1), the probability that an input unit is set to zero.
-        recurrent_dropout: Float in [0, 1), likewise for units of the recurrent state.
+        recurrent_dropout: Float in [0, 1), the probability that a unit of the recurrent state is
+            set to zero.
         seed: Integer or None.
-        **kwargs: Arguments of `keras.layers.LSTM`, by name.
+        **kwargs: Keyword arguments of `keras.layers.LSTM`.
 
     Randomness:
-        `training=True`: masks for each example. `training=False`: one set of masks for the whole
-        batch. As in Keras, all gates share one mask of the inputs (Gal's tied weights) unless
-        `recurrent_dropout` > 0, with which each gate has masks of its own (untied weights).
+        `training=True`: separate masks for each example. `training=False`: one set of masks for
+        the whole batch. As in Keras, all gates share one mask of the inputs (Gal's tied weights)
+        if `recurrent_dropout` is 0; otherwise each gate has its own masks (untied weights).
 
     Losses:
-        None. The prior of Monte Carlo dropout is `BayesianModel(..., prior_scale=)`.
+        None. `BayesianModel(..., prior_scale=)` sets the prior of Monte Carlo dropout.
 
     Raises:
-        ValueError: If a rate is outside [0, 1), or for `stateful=True`.
+        ValueError: If a rate is outside [0, 1), or `stateful` is True.
 
     Reference:
         Gal and Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent
-        Neural Networks", equations 4 and 7, arXiv:1512.05287: x_t z_x and h_{t-1} z_h in place of
-        x_t and h_{t-1}, with masks z that do not depend on t.
+        Neural Networks", equations 4 and 7, arXiv:1512.05287: x_t z_x and h_{t-1} z_h replace x_t
+        and h_{t-1}, with masks z that do not depend on t.
 
     Example:
 
@@ -119,9 +120,9 @@ class MCLSTM(_MCRecurrent, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCGRU(_MCRecurrent, keras.layers.GRU):
-    """GRU whose dropout stays on at inference, so that passes are posterior samples.
+    """GRU whose dropout stays on at inference, so that forward passes are posterior samples.
 
-    Arguments, randomness and errors are those of `MCLSTM`, with `keras.layers.GRU` for
+    Arguments, randomness and errors are those of `MCLSTM`, with `keras.layers.GRU` in place of
     `keras.layers.LSTM`.
 
     Example:
@@ -133,10 +134,10 @@ class MCGRU(_MCRecurrent, keras.layers.GRU):
 
 
 class _RecurrentReparameterization(VariationalLayer):
-    """A Keras recurrent layer whose cell computes with weights that are drawn here."""
+    """A Keras recurrent layer whose cell computes with randomly drawn weights."""
 
     beliefs = {"kernel": UNCERTAIN, "recurrent_kernel": UNCERTAIN, "bias": POINT}
-    keras_takes_seed = True  # for the dropout of its cell, in training
+    keras_takes_seed = True  # for the training dropout of its cell
 
     def __init__(self, units: int, *args, seed: int | None = None, **kwargs):
         super().__init__(units, *args, seed=seed, **kwargs)
@@ -145,7 +146,7 @@ class _RecurrentReparameterization(VariationalLayer):
     def build(
         self, sequences_shape: tuple[int | None, ...], initial_state_shape: tuple | None = None
     ) -> None:
-        """Makes the parameters of the posteriors and what the priors learn."""
+        """Creates the parameters of the posteriors and of the priors."""
         weights = requested_weights(self.cell, (sequences_shape[0], sequences_shape[-1]))
         self.add_random_weights(**{name: weights.get(name) for name in self.beliefs})
         self.built = True
@@ -157,13 +158,13 @@ class _RecurrentReparameterization(VariationalLayer):
         mask: tf.Tensor | None = None,
         training: bool = False,
     ):
-        """Returns what the Keras layer returns under one draw of its weights.
+        """Returns the outputs of the Keras layer under one draw of its weights.
 
         Args:
             sequences: Inputs (B, T, F).
-            initial_state: States (B, units), None for zeros.
-            mask: Booleans (B, T), False where a step is left out.
-            training: Whether to add the KL divergence, and to drop as the Keras layer does.
+            initial_state: States (B, units), or None for zeros.
+            mask: Booleans (B, T), False for steps to skip.
+            training: Whether to add the KL divergence and to apply the dropout of the Keras layer.
         """
         seed = self.draw_seed(training)
         draws = self.draw_weights(seed)
@@ -178,29 +179,30 @@ class _RecurrentReparameterization(VariationalLayer):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class LSTMReparameterization(_RecurrentReparameterization, keras.layers.LSTM):
-    """LSTM whose weights are drawn from a posterior, once for a sequence (Bayes by Backprop).
+    """LSTM whose weights are drawn from a posterior once per call (Bayes by Backprop).
 
-    Use it where a recurrent network should be unsure far from its data. Wherever a step of the
-    sequence stands, it sees the same draw: the pass is a draw of a function.
+    Use it where a recurrent network should be uncertain far from its training data. All steps of
+    a sequence use the same draw, so each pass is a draw of a function.
 
     Args:
         units: Size of the state.
-        kernel_prior: With `kernel_posterior` and `recurrent_kernel_...`, `bias_...` likewise: see
-            `VariationalLayer`.
-        seed: Integer or None.
+        kernel_prior: Prior on the kernel. For this and for `kernel_posterior`,
+            `recurrent_kernel_prior`, `recurrent_kernel_posterior`, `bias_prior` and
+            `bias_posterior`, see `VariationalLayer`.
+        seed: Integer or None. An integer makes the sequence of draws reproducible.
         **kwargs: Arguments of `keras.layers.LSTM`. Its `dropout` and `recurrent_dropout` act in
-            training only, as in Keras; they are no part of the posterior.
+            training only, as in Keras, and are not part of the posterior.
 
     Randomness:
-        One draw of all weights for each call, in training as at inference. The examples of a
-        batch share it in training too, so gradients vary more than those of Flipout: by a part
-        that larger batches do not reduce. `seed` fixes it.
+        One draw of all weights for each call, in training and at inference. In training, too, all
+        examples of a batch share the draw. Compared with Flipout, this adds a part to the variance
+        of the gradient that larger batches do not reduce.
 
     Losses:
-        In training, KL(q || prior) of both kernels and the bias, once for a sequence.
+        In training, KL(q || prior) of both kernels and the bias, once per call.
 
     Raises:
-        ValueError: See `VariationalLayer`; or for `stateful=True`.
+        ValueError: If `stateful` is True. See also `VariationalLayer`.
 
     Reference:
         Fortunato, Blundell and Vinyals 2017, "Bayesian Recurrent Neural Networks", equation 5
@@ -217,10 +219,10 @@ class LSTMReparameterization(_RecurrentReparameterization, keras.layers.LSTM):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class GRUReparameterization(_RecurrentReparameterization, keras.layers.GRU):
-    """GRU whose weights are drawn from a posterior, once for a sequence (Bayes by Backprop).
+    """GRU whose weights are drawn from a posterior once per call (Bayes by Backprop).
 
     Arguments, randomness, losses and errors are those of `LSTMReparameterization`, with
-    `keras.layers.GRU` for `keras.layers.LSTM`.
+    `keras.layers.GRU` in place of `keras.layers.LSTM`.
 
     Example:
 

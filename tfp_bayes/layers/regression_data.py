@@ -1,4 +1,4 @@
-"""Features and targets as users give them: checked, centered, and summed up block by block."""
+"""Sufficient statistics of features and targets, checked, centered and summed block by block."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -14,14 +14,17 @@ Block = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # features, targets, s
 
 @dataclasses.dataclass(frozen=True)
 class Center:
-    """Mean of the features (F,) and the targets (D,), and the sum of the sample weights."""
+    """Means of the features (F,) and the targets (D,), and the sum of the sample weights."""
 
     features: np.ndarray
     targets: np.ndarray
     count: float
 
     def join(self, other: "Center") -> tuple["Center", np.ndarray]:
-        """Returns the center of both data sets, and the row (F + D,) by which they differ.
+        """Returns the center of two data sets together, and the row that accounts for the shift.
+
+        Adding the row (F + D,) to the centered rows of both data sets gives the products of the
+        joint data set around its own center.
 
         Reference:
             Chan, Golub and LeVeque 1983, "Algorithms for Computing the Sample Variance",
@@ -31,7 +34,7 @@ class Center:
         return self._moved(other, other.count, total)
 
     def leave(self, other: "Center") -> tuple["Center", np.ndarray]:
-        """Returns the center of what is left without the other's data, and the row, see `join`."""
+        """Returns the center without the other's data, and the row to remove; see `join`."""
         return self._moved(other, -other.count, self.count - other.count)
 
     def _moved(self, other: "Center", weight: float, total: float) -> tuple["Center", np.ndarray]:
@@ -42,14 +45,14 @@ class Center:
 
 
 class Examples:
-    """Sufficient statistics of examples for the weights; their size does not grow with the data.
+    """Sufficient statistics of examples. Their size does not grow with the number of examples.
 
     Args:
-        num_features: F.
-        num_outputs: D.
-        centered: Whether means are taken out, for an intercept.
-        ratio: Least r of the posterior that they make; None keeps off products of features, which
-            are faster where the features are well conditioned.
+        num_features: Number of features F.
+        num_outputs: Number of outputs D.
+        centered: Whether to subtract means, which accounts for an intercept.
+        ratio: Smallest r of the posteriors that will be computed from them. None avoids sums of
+            products of features, which are faster but need well-conditioned features.
     """
 
     def __init__(
@@ -59,15 +62,15 @@ class Examples:
         self._centered = centered
         self._ratio = ratio
         self._width, self._size = num_features, num_features + num_outputs
-        self._gram: np.ndarray | None = None  # of blocks for which products are exact enough
-        self._rows: list[np.ndarray] = []  # of the others
+        self._gram: np.ndarray | None = None  # sum over well-conditioned blocks
+        self._rows: list[np.ndarray] = []  # rows of all other blocks
 
     def add(self, phi: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Adds a block of features (N, F), targets (N, D) and weights (N,)."""
         count = float(len(phi)) if weights is None else float(weights.sum())
         if not count:
             return
-        center = dataclasses.replace(self.center, count=count)  # all zeros, if nothing is taken out
+        center = dataclasses.replace(self.center, count=count)  # means of 0 unless centered
         if self._centered:
             means = [np.average(each, axis=0, weights=weights) for each in (phi, y)]
             center = Center(means[0], means[1], count)
@@ -87,7 +90,7 @@ class Examples:
             self._rows = [conjugate.triangle_of(self.rows)]
 
     def join(self, other: "Examples") -> None:
-        """Adds the examples of another one of the same kind, summed up elsewhere."""
+        """Adds the statistics of another `Examples` object with the same arguments."""
         self.center, shift = self.center.join(other.center)
         if other._gram is not None:
             self._gram = other._gram if self._gram is None else self._gram + other._gram
@@ -96,7 +99,7 @@ class Examples:
             self._rows = [conjugate.triangle_of(self.rows)]
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all that is known of the examples; without sums of products, `gram` is empty."""
+        """Returns all statistics. `gram` is empty if there are no sums of products."""
         return {
             "features": self.center.features,
             "targets": self.center.targets,
@@ -106,18 +109,18 @@ class Examples:
         }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Takes over what `get_state` of another one of the same kind returned."""
+        """Restores the result of `get_state` of an object with the same arguments."""
         self.center = Center(state["features"], state["targets"], float(state["count"]))
         self._gram = state["gram"] if state["gram"].size else None
         self._rows = [state["rows"]]
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows (n, F + D) that are not in the sums of products."""
+        """The rows (n, F + D) that are not part of the sums of products."""
         return np.vstack([np.empty((0, self._size)), *self._rows])
 
     def factor(self, ratio: float, outputs: slice) -> conjugate.Factor:
-        """Returns the posterior of some outputs given these examples and no others."""
+        """Returns the posterior of some outputs given only these examples."""
         at = self._columns(outputs)
         if self._gram is None:
             factor = conjugate.prior_factor(self._width, len(at) - self._width, ratio)
@@ -126,7 +129,7 @@ class Examples:
         return conjugate.add_rows(factor, self.rows[:, at])
 
     def added_to(self, factor: conjugate.Factor, outputs: slice) -> conjugate.Factor:
-        """Returns the posterior of some outputs given these examples and those before."""
+        """Returns the posterior of some outputs given these examples and those in `factor`."""
         at = self._columns(outputs)
         if self._gram is not None:
             new = conjugate.from_products(self._gram[np.ix_(at, at)], self._width, 0.0)
@@ -144,19 +147,25 @@ def blocks(
     targets: np.ndarray | None,
     sample_weight: np.ndarray | None = None,
 ) -> Iterator[Block]:
-    """Yields blocks of some thousand rows, of arrays or out of an iterable of pairs or triples.
+    """Yields blocks of several thousand rows from arrays or from an iterable of batches.
 
     Raises:
-        ValueError: If the numbers of features, targets and weights differ.
+        ValueError: If the numbers of features, targets and weights differ, or weights are given
+            beside an iterable.
     """
     if targets is None:
+        if sample_weight is not None:
+            raise ValueError(
+                "Expected sample weights inside the dataset. Received: `sample_weight` and no "
+                "`targets`. Hint: a dataset of (features, targets, sample weights)."
+            )
         yield from _joined(features)
         return
     features, targets = np.asarray(features), np.asarray(targets)
     weights = None if sample_weight is None else np.asarray(sample_weight)
     if len({len(a) for a in (features, targets, weights) if a is not None}) != 1:
         raise ValueError(
-            "Expected as many `targets`, and `sample_weight` if any, as `features`. Received: "
+            "Expected as many `targets` and `sample_weight`, if given, as `features`. Received: "
             f"features of shape {features.shape}, targets of shape {targets.shape}, "
             f"sample_weight of shape {None if weights is None else weights.shape}. "
             "Hint: rows are examples."
@@ -167,13 +176,13 @@ def blocks(
 
 
 def _joined(batches: Iterable) -> Iterator[Block]:
-    """Joins small batches, because the work for a block hardly depends on its size."""
+    """Joins small batches, because the time for a block hardly depends on its size."""
     waiting: list[Block] = []
     for batch in batches:
         features, targets, *weights = batch
         weights = None if not weights or weights[0] is None else np.asarray(weights[0], "float64")
         block = np.asarray(features, "float64"), np.asarray(targets, "float64"), weights
-        if waiting and not _alike(block, waiting[-1]):
+        if waiting and not _can_join(block, waiting[-1]):
             yield _join(waiting)
             waiting = []
         waiting.append(block)
@@ -184,7 +193,7 @@ def _joined(batches: Iterable) -> Iterator[Block]:
         yield _join(waiting)
 
 
-def _alike(one: Block, other: Block) -> bool:
+def _can_join(one: Block, other: Block) -> bool:
     shapes = [[a.shape[1:] for a in block[:2]] for block in (one, other)]
     return shapes[0] == shapes[1] and (one[2] is None) == (other[2] is None)
 
@@ -196,10 +205,10 @@ def _join(waiting: list[Block]) -> Block:
 
 
 def check_features(features: np.ndarray, width: int | None, owner: str) -> np.ndarray:
-    """Returns finite features (N, width) in float64.
+    """Returns features (N, width) in float64.
 
     Raises:
-        ValueError: If they are not that.
+        ValueError: If the shape is another, or a value is not finite.
     """
     phi = np.asarray(features, "float64")
     if phi.ndim != 2 or phi.shape[1] != width or not np.isfinite(phi).all():
@@ -212,10 +221,10 @@ def check_features(features: np.ndarray, width: int | None, owner: str) -> np.nd
 
 
 def check_targets(targets: np.ndarray, units: int, owner: str) -> np.ndarray:
-    """Returns finite targets (N, units) in float64; (N,) will do for one unit.
+    """Returns targets (N, units) in float64. One unit accepts (N,) too.
 
     Raises:
-        ValueError: If they are not that.
+        ValueError: If the shape is another, or a value is not finite.
     """
     y = np.asarray(targets, "float64")
     if y.ndim == 1 and units == 1:
@@ -224,16 +233,16 @@ def check_targets(targets: np.ndarray, units: int, owner: str) -> np.ndarray:
         raise ValueError(
             f"Expected finite `targets` of shape (N, {units}) for {owner!r}. "
             f"Received: targets of shape {y.shape}, {_num_not_finite(y)} values not finite. "
-            "Hint: classes as targets need keras.utils.to_categorical."
+            "Hint: convert class labels with keras.utils.to_categorical."
         )
     return y
 
 
 def check_weights(weights: np.ndarray | None, size: int, owner: str) -> np.ndarray | None:
-    """Returns finite sample weights (size,) in float64, none below 0, or None.
+    """Returns sample weights (size,) in float64, or None.
 
     Raises:
-        ValueError: If they are not that.
+        ValueError: If the shape is another, or a value is negative or not finite.
     """
     if weights is None:
         return None

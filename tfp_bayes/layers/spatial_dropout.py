@@ -7,18 +7,18 @@ from tfp_bayes.layers.dropout import MCDropout
 
 
 def check_data_format(data_format: str | None) -> str:
-    """Returns the order of axes, Keras' default for None; raises ValueError for another word."""
+    """Returns a valid data format, the Keras default for None, or raises ValueError."""
     data_format = data_format or keras.config.image_data_format()
     if data_format not in ("channels_last", "channels_first"):
         raise ValueError(
             "Expected 'channels_last' or 'channels_first' for `data_format`. "
-            f"Received: data_format={data_format!r}. Hint: leave it out for Keras' default."
+            f"Received: data_format={data_format!r}. Hint: leave it out to use the Keras default."
         )
     return data_format
 
 
 class _MCSpatialDropout(MCDropout):
-    """Drops whole feature maps: the mask is constant over the `spatial_rank` axes of space."""
+    """Dropout of whole feature maps, with masks constant over the `spatial_rank` spatial axes."""
 
     spatial_rank: int
 
@@ -44,15 +44,15 @@ class _MCSpatialDropout(MCDropout):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCSpatialDropout1D(_MCSpatialDropout):
-    """Monte Carlo dropout of whole feature channels of a sequence.
+    """Monte Carlo dropout of whole channels of a sequence.
 
-    Use it after a convolution, where neighbours share their information and dropping single
-    units removes little of it. Stays on at inference, as `MCDropout`.
+    Use it after a convolution, where neighboring units carry similar information and dropping
+    single units removes little of it. Like `MCDropout`, it stays on at inference.
 
     Args:
         rate: Float in [0, 1), the probability that a channel is set to zero.
-        data_format: "channels_last" (inputs (B, T, C)) or "channels_first" ((B, C, T)); None takes
-            Keras' default.
+        data_format: "channels_last" (inputs (B, T, C)) or "channels_first" (inputs (B, C, T)).
+            None uses the Keras default.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -74,7 +74,7 @@ class MCSpatialDropout1D(_MCSpatialDropout):
 
     >>> layer = MCSpatialDropout1D(0.5, seed=0)
     >>> y = layer(np.ones((2, 5, 8)))
-    >>> bool(np.all(np.ptp(y, axis=1) == 0))  # a map is kept or dropped as a whole
+    >>> bool(np.all(np.ptp(y, axis=1) == 0))  # each channel is kept or dropped as a whole
     True
     """
 
@@ -85,13 +85,13 @@ class MCSpatialDropout1D(_MCSpatialDropout):
 class MCSpatialDropout2D(_MCSpatialDropout):
     """Monte Carlo dropout of whole feature maps of an image.
 
-    Use it after a convolution, where neighbours share their information and dropping single
-    units removes little of it. Stays on at inference, as `MCDropout`.
+    Use it after a convolution, where neighboring units carry similar information and dropping
+    single units removes little of it. Like `MCDropout`, it stays on at inference.
 
     Args:
         rate: Float in [0, 1), the probability that a map is set to zero.
-        data_format: "channels_last" (inputs (B, H, W, C)) or "channels_first"
-            ((B, C, H, W)); None takes Keras' default.
+        data_format: "channels_last" (inputs (B, H, W, C)) or "channels_first" (inputs
+            (B, C, H, W)). None uses the Keras default.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -113,7 +113,7 @@ class MCSpatialDropout2D(_MCSpatialDropout):
 
     >>> layer = MCSpatialDropout2D(0.5, seed=0)
     >>> y = layer(np.ones((2, 5, 5, 8)))
-    >>> bool(np.all(np.ptp(y, axis=(1, 2)) == 0))  # a map is kept or dropped as a whole
+    >>> bool(np.all(np.ptp(y, axis=(1, 2)) == 0))  # each map is kept or dropped as a whole
     True
     """
 
@@ -122,15 +122,15 @@ class MCSpatialDropout2D(_MCSpatialDropout):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MCSpatialDropout3D(_MCSpatialDropout):
-    """Monte Carlo dropout of whole feature volumes.
+    """Monte Carlo dropout of whole feature maps of a volume.
 
-    Use it after a convolution, where neighbours share their information and dropping single
-    units removes little of it. Stays on at inference, as `MCDropout`.
+    Use it after a convolution, where neighboring units carry similar information and dropping
+    single units removes little of it. Like `MCDropout`, it stays on at inference.
 
     Args:
-        rate: Float in [0, 1), the probability that a volume is set to zero.
-        data_format: "channels_last" (inputs (B, D, H, W, C)) or "channels_first"
-            ((B, C, D, H, W)); None takes Keras' default.
+        rate: Float in [0, 1), the probability that a map is set to zero.
+        data_format: "channels_last" (inputs (B, D, H, W, C)) or "channels_first" (inputs
+            (B, C, D, H, W)). None uses the Keras default.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -152,7 +152,7 @@ class MCSpatialDropout3D(_MCSpatialDropout):
 
     >>> layer = MCSpatialDropout3D(0.5, seed=0)
     >>> y = layer(np.ones((2, 3, 3, 3, 8)))
-    >>> bool(np.all(np.ptp(y, axis=(1, 2, 3)) == 0))  # a map is kept or dropped as a whole
+    >>> bool(np.all(np.ptp(y, axis=(1, 2, 3)) == 0))  # each map is kept or dropped as a whole
     True
     """
 

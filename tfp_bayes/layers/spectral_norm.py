@@ -1,4 +1,4 @@
-"""A bound on how much a linear layer stretches its inputs."""
+"""A weight constraint that bounds the spectral norm of a kernel."""
 
 import keras
 import numpy as np
@@ -6,35 +6,36 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.configured import check_positive
 
-_NUM_SQUARINGS = 8  # as 256 steps of a power iteration
+_NUM_SQUARINGS = 8  # computes the 256th power of W^T W
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class SpectralNormConstraint(keras.constraints.Constraint):
-    """Keeps the spectral norm of a kernel at or below a bound, after each step of an optimizer.
+    """Keeps the spectral norm of a kernel at or below a bound after each optimizer step.
 
-    Use it as `kernel_constraint` of Dense layers and convolutions, so that distances between
-    features say something about distances between inputs, as SNGP and `FeatureDensity` need; in
-    residual networks, with a bound below 1, features keep inputs apart also. A larger kernel is
-    scaled down to the bound, W <- W min(1, bound / norm); a smaller one is left as it is.
-    `keras.layers.SpectralNormalization` divides by the norm always, and so enlarges small kernels.
+    Use it as `kernel_constraint` of Dense layers and convolutions so that distances between
+    features reflect distances between inputs, as SNGP and `FeatureDensity` need. In residual
+    networks with a bound below 1, different inputs also keep different features. A kernel whose
+    norm exceeds the bound is scaled down, W <- W min(1, bound / norm). Other kernels do not
+    change. `keras.layers.SpectralNormalization` always divides by the norm and therefore enlarges
+    small kernels.
 
-    The bound holds for certain, because the norm is bounded from above:
+    The bound is guaranteed, because an upper bound takes the place of the norm:
 
-    - Of a kernel (F, U) of a Dense layer, `norm_bound` is at most min(F, U)^(1/512) times the
-      norm, 1.4 % too large for 1,024 units, and mostly far less.
-    - Of a kernel (..., F, U) of a convolution, the norm of the operator on images of any size,
-      with zero padding and any stride, is at most sqrt(k) times that of the kernel as a matrix
-      with U columns, or with F columns, where k is the number of its positions (9 of 3 x 3). The
-      smaller one is taken; with kernels of more than one position it is too large, by up to
-      sqrt(k). A larger bound than for Dense layers makes up for that.
+    - For a kernel (F, U) of a Dense layer, `norm_bound` is at most min(F, U)^(1/512) times the
+      norm. With 1,024 units it is at most 1.4% too large, and usually the error is much smaller.
+    - For a kernel (..., F, U) of a convolution with k positions (9 for 3 x 3), the norm of the
+      convolution of images of any size, with zero padding and any stride, is at most sqrt(k) times
+      that of the kernel reshaped to a matrix with U columns or with F columns. The smaller of the
+      two is used. If k > 1 it can be too large by up to sqrt(k). Use a larger bound than for Dense
+      layers to compensate.
 
-    Normalization layers, which scale too, and activations are not part of it. Kernels of
-    EinsumDense and attention are other maps: their axes look like those of a convolution, but the
-    bound does not hold for them.
+    The constraint does not cover activations and normalization layers, which also scale their
+    inputs. It does not hold for kernels of EinsumDense and attention layers: their axes look like
+    those of a convolution, but they are different maps.
 
     Args:
-        bound: Positive number, such as 0.95.
+        bound: Upper bound of the norm, a positive number such as 0.95.
 
     Raises:
         ValueError: If `bound` is not positive, or a weight has fewer than two axes.
@@ -58,13 +59,13 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         self.bound = float(bound)
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
-        """Returns the kernel, scaled down where it has to be."""
+        """Returns the kernel, scaled down if its norm exceeds the bound."""
         w = keras.ops.convert_to_tensor(w)
         factor = tf.minimum(1.0, self.bound / self.norm_bound(w))
         return w * tf.cast(factor, w.dtype)
 
     def norm_bound(self, w: tf.Tensor) -> tf.Tensor:
-        """Returns the norm of a kernel as it is bounded from above, a float32 scalar."""
+        """Returns an upper bound of the spectral norm of a kernel, a float32 scalar."""
         shape = tuple(w.shape)
         if len(shape) < 2:
             raise ValueError(
@@ -79,16 +80,16 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         return tf.minimum(by_output, by_input) * float(np.sqrt(np.prod(shape[:-2])))
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {"bound": self.bound}
 
 
 def _matrix_norm(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns trace((W^T W)^p)^(1 / (2 p)) with p = 256: at least the largest singular value."""
+    """Returns trace((W^T W)^p)^(1 / (2 p)), p = 256, a bound of the largest singular value."""
     rows, columns = matrix.shape
     gram = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
     trace = tf.linalg.trace(gram)
-    is_zero = trace < np.finfo("float32").tiny  # squares are lost: a norm of 1e-19 counts as 0
+    is_zero = trace < np.finfo("float32").tiny  # squares underflow, so a norm of 1e-19 counts as 0
     result = tf.sqrt(trace)
     for i in range(1, _NUM_SQUARINGS + 1):
         gram /= trace

@@ -1,4 +1,4 @@
-"""The base of every layer that is random by definition."""
+"""The base class of all stochastic layers."""
 
 import keras
 import tensorflow as tf
@@ -11,25 +11,25 @@ from tfp_bayes._plumbing.seeds import fold_in
 class StochasticLayer(keras.layers.Layer):
     """A layer whose output is random in training *and* at inference.
 
-    A subclass keeps two rules, on which everything that samples relies:
+    A subclass must follow two rules, on which all sampling code relies:
 
-    - `call(..., training=True)` uses the estimator that trains best, with noise of its own for
-      each example.
-    - `call(..., training=False)` draws **one** theta (one mask, one kernel) for the whole batch:
-      the output is a draw of a function, applied to every row.
+    - `call(..., training=True)` uses the estimator that trains best, usually with different noise
+      for each example.
+    - `call(..., training=False)` draws **one** theta (one mask, one kernel) for the whole batch,
+      so the output is one random function applied to every row.
 
     All noise comes from `self.draw_seed()`. `tfp_bayes.Predictor` replaces the state of
-    `seed_generator` by a value derived from the caller's seed, the sample and the layer, so a
+    `seed_generator` with a value derived from the caller's seed, the sample and the layer, so a
     prediction neither depends on nor changes the state that training uses.
 
     Args:
-        seed: Integer, or None to start from a seed that follows `keras.utils.set_random_seed`.
-        *args: Of the Keras layer that a subclass also derives from.
-        **kwargs: Of that layer, or of `keras.layers.Layer`.
+        seed: Integer, or None to draw the initial seed from Keras's global random state, which
+            `keras.utils.set_random_seed` sets.
+        *args: Positional arguments of the Keras layer that a subclass also derives from.
+        **kwargs: Keyword arguments of that layer or of `keras.layers.Layer`.
     """
 
-    # Whether the Keras layer that a subclass also derives from takes a seed, for noise that is
-    # not drawn any more.
+    # Whether to pass the seed on to the Keras layer that a subclass also derives from.
     keras_takes_seed = False
 
     def __init__(self, *args, seed: int | None = None, **kwargs):
@@ -42,8 +42,8 @@ class StochasticLayer(keras.layers.Layer):
     def draw_seed(self, training: bool = False) -> tf.Tensor:
         """Returns the next seed of this layer, an int32 tensor of shape (2,).
 
-        In training each replica of a distribution strategy gets a seed of its own; at inference
-        all get the same, because they evaluate one function.
+        In training each replica of a distribution strategy gets a different seed. At inference all
+        replicas get the same seed, because they evaluate one function.
         """
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         replica = tf.distribute.get_replica_context()
@@ -52,10 +52,10 @@ class StochasticLayer(keras.layers.Layer):
         return seed
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "seed": self.seed}
 
 
 def stochastic_layers(layer: keras.layers.Layer) -> list[StochasticLayer]:
-    """Lists the stochastic layers of a model, nested ones too, in the order of its graph."""
+    """Lists the stochastic layers of a model, including nested ones, in graph order."""
     return [each for each in flatten_layers(layer) if isinstance(each, StochasticLayer)]

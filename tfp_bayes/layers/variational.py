@@ -1,4 +1,4 @@
-"""The base of layers whose weights have distributions."""
+"""The base class of layers whose weights have distributions."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from tfp_bayes.layers.stochastic import StochasticLayer, stochastic_layers
 
 
 class Belief(NamedTuple):
-    """The prior and the posterior family of one weight, as a caller names them."""
+    """The prior and the posterior family of one weight, as passed by the caller."""
 
     prior: str | dict | priors.Prior | None
     posterior: str | dict | posteriors.Posterior
@@ -24,7 +24,7 @@ UNCERTAIN = Belief("normal", "mean_field_normal")
 POINT = Belief(None, "deterministic")
 
 _QUANTIZED = "a quantized kernel has no distribution; quantize to_deterministic(model)"
-# What Keras layers take and a distribution over weights cannot honour.
+# Arguments of Keras layers that a distribution over weights cannot honor.
 _REFUSED = {
     "kernel_regularizer": "a penalty on weights is their prior: kernel_prior=priors.Normal(...)",
     "bias_regularizer": "a penalty on weights is their prior: bias_prior=priors.Normal(...)",
@@ -36,42 +36,43 @@ _REFUSED = {
     "depthwise_constraint": "draws of the weights would break it; express it as kernel_prior=",
     "recurrent_constraint": "draws of the weights would break it; express it as a prior",
     "embeddings_constraint": "draws of the weights would break it; express it as a prior",
-    "lora_rank": "LoRA adds to a single kernel; to vary together, use posteriors.LowRankNormal",
+    "lora_rank": "LoRA updates one kernel; for correlated weights use posteriors.LowRankNormal",
     "quantization_config": _QUANTIZED,
     "quantization_mode": _QUANTIZED,
 }
 
 
 def check_honoured(owner: str, arguments: dict) -> None:
-    """Raises ValueError if arguments of a Keras layer ask for what random weights cannot do."""
+    """Raises ValueError if random weights cannot honor an argument of a Keras layer."""
     check_absent(owner, arguments, _REFUSED)
 
 
 class VariationalLayer(StochasticLayer):
     """A Keras layer some of whose weights are drawn from a posterior.
 
-    Subclasses also derive from the Keras layer that they replace, whose constructor, shapes and
-    configuration they keep. They name their random weights in `beliefs`, make them in `build`
-    with `add_random_weights`, and in `call` use what `draw_weights` returns. See `AffineLayer`
-    for those with a kernel and a bias.
+    A subclass also derives from the Keras layer that it replaces, and keeps the constructor,
+    shapes and configuration of that layer. It names its random weights in `beliefs`, creates them
+    in `build` with `add_random_weights`, and draws them in `call` with `draw_weights`. For layers
+    with a kernel and a bias, see `AffineLayer`.
 
     Args:
-        *args: Of the Keras layer.
+        *args: Positional arguments of the Keras layer.
         seed: Integer or None.
-        **kwargs: For each random weight `{name}_prior` (string, dictionary,
+        **kwargs: For each random weight, `{name}_prior` (string, dictionary,
             `tfp_bayes.priors.Prior`, or None for a flat prior) and `{name}_posterior` (string,
-            dictionary or `tfp_bayes.posteriors.Posterior`); and those of the Keras layer.
+            dictionary or `tfp_bayes.posteriors.Posterior`). Also the keyword arguments of the
+            Keras layer.
 
     Raises:
-        ValueError: If the arguments contradict each other, or ask for what a distribution over
-            weights cannot honour (regularizers, constraints, LoRA, quantization).
+        ValueError: If the arguments contradict each other, or a distribution over weights cannot
+            honor one of them (regularizers, constraints, LoRA, quantization).
     """
 
-    # The random weights, and what is believed of each unless the caller says otherwise.
+    # Names of the random weights, with the default prior and posterior of each.
     beliefs: dict[str, Belief] = {"kernel": UNCERTAIN, "bias": POINT}
-    # Whether the estimator needs every weight to be an independent normal.
+    # Whether the estimator requires independent normal weights.
     needs_factorized = False
-    # Keras layers save their kernel and bias only; these have more.
+    # Keras layers override these to save only kernel and bias. These layers have more weights.
     save_own_variables = keras.layers.Layer.save_own_variables
     load_own_variables = keras.layers.Layer.load_own_variables
 
@@ -98,23 +99,23 @@ class VariationalLayer(StochasticLayer):
         if self.needs_factorized and not posterior.factorized:
             raise ValueError(
                 f"Expected independent normals for `{name}_posterior` of "
-                f"{type(self).__name__}, whose estimator turns or adds up the noise of single "
-                f"weights. Received: {name}_posterior={posterior!r}. "
+                f"{type(self).__name__}, whose estimator is exact only for them. "
+                f"Received: {name}_posterior={posterior!r}. "
                 "Hint: use the Reparameterization layer with this posterior."
             )
         if prior is None and not isinstance(posterior, posteriors.Deterministic):
             raise ValueError(
-                f"Expected a `{name}_prior`: under a flat one the posterior would grow without "
-                f"end. Received: {name}_prior=None, {name}_posterior={posterior!r}. "
+                f"Expected a `{name}_prior`, because with a flat prior the posterior would widen "
+                f"without limit. Received: {name}_prior=None, {name}_posterior={posterior!r}. "
                 f'Hint: {name}_prior="normal", or {name}_posterior="deterministic".'
             )
 
     def add_random_weights(self, **weights: tuple[tuple[int, ...], Any] | None) -> None:
-        """Makes the parameters of the posteriors and what the priors learn, in `build`.
+        """Creates the parameters of the posteriors and of the priors. Call it in `build`.
 
         Args:
-            **weights: By name, the shape and the initializer of the loc; None for a weight that
-                the layer does without.
+            **weights: For each name the shape of the weight and the initializer of its loc, or
+                None for a weight that the layer does not have.
         """
         self.random_weights = {}
         for name, weight in weights.items():
@@ -129,7 +130,7 @@ class VariationalLayer(StochasticLayer):
 
     @property
     def given_weights(self) -> list[keras.Variable]:
-        """The weights that nothing trains and a new start keeps: arrays of given priors."""
+        """The fixed arrays of the priors, which must survive a new initialization."""
         return [
             variable
             for weight in self.random_weights.values()
@@ -143,13 +144,14 @@ class VariationalLayer(StochasticLayer):
         return {name: weight.draw(fold_in(seed, i)) for i, (name, weight) in weights}
 
     def add_kl(self, draws: dict[str, Draw], seed: tf.Tensor) -> None:
-        """States the layer's prior term, in `call` with training=True; see `prior_term`."""
+        """States the layer's prior term in `call` with training=True. See `prior_term`."""
         state_prior_term(self, lambda: self._kl_divergence(draws, seed))
 
     def kl_divergence(self) -> tf.Tensor:
         """Returns KL(q || prior) of all random weights, a float32 scalar in nats.
 
-        Exact where there is a closed form, otherwise an unbiased estimate from a new draw.
+        The value is exact if there is a closed form, and otherwise an unbiased estimate from a new
+        draw.
         """
         seed = self.draw_seed(training=True)
         return self._kl_divergence(self.draw_weights(seed), seed)
@@ -162,21 +164,21 @@ class VariationalLayer(StochasticLayer):
         return tf.cast(sum(terms), "float32")
 
     def enable_lora(self, *args, **kwargs) -> None:
-        """Refuses: LoRA adds to a single kernel."""
+        """Raises ValueError, because LoRA updates a single kernel."""
         raise ValueError(
             f"Expected a layer with one kernel. Received: {self.name!r}, whose kernel has a "
             f"distribution. Hint: {_REFUSED['lora_rank']}."
         )
 
     def quantize(self, *args, **kwargs) -> None:
-        """Refuses: a quantized kernel has no distribution."""
+        """Raises ValueError, because a quantized kernel has no distribution."""
         raise ValueError(
             f"Expected a layer with one kernel. Received: {self.name!r}, whose kernel has a "
             f"distribution. Hint: {_QUANTIZED}."
         )
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Returns the layer's constructor arguments as plain JSON."""
         config = {k: v for k, v in super().get_config().items() if k not in _REFUSED}
         for name in self.beliefs:
             for part in Belief._fields:
@@ -186,5 +188,5 @@ class VariationalLayer(StochasticLayer):
 
 
 def variational_layers(model: keras.layers.Layer) -> list[VariationalLayer]:
-    """Lists the variational layers of a model, nested ones too, in the order of its graph."""
+    """Lists the variational layers of a model, including nested ones, in graph order."""
     return [layer for layer in stochastic_layers(model) if isinstance(layer, VariationalLayer)]

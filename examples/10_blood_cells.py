@@ -1,10 +1,11 @@
 # %% [markdown]
 # # From pixels to decisions: blood cells
 #
-# A small Bayesian CNN tells platelets, red and white blood cells apart. You learn to calibrate it
-# on smears that it has not seen, to get sets of classes that hold the true one as often as you ask
-# for, to leave doubtful cells to a person, and to find wrong labels; and what does not help.
-# Numbers in the text are of one run with seed 0, in brackets exact binomial intervals at 95 %.
+# A small Bayesian CNN distinguishes platelets, red blood cells and white blood cells. You learn to
+# calibrate it on smears that it has not seen, to get sets of classes that contain the true class as
+# often as you specify, to leave uncertain cells to a person, and to find wrong labels. You also
+# learn what does not help. Numbers in the text are from one run with seed 0; brackets contain exact
+# binomial intervals at 95 %.
 #
 # ```bash
 # python examples/10_blood_cells.py  # two minutes on two cores
@@ -28,13 +29,14 @@ parser.add_argument("--smoke", action="store_true", help="seconds instead of min
 options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
 
 # %% [markdown]
-# ## Smears, not cells, are held out
+# ## Hold out smears, not cells
 #
-# Of 100 cells 85 are red. Training has 209 platelets, 2,381 red and 214 white cells, test 69, 805
-# and 71. Cells of one photograph share stain and light, so no smear is in two parts. A third of the
-# validation smears is for the temperature, the others are for sets and thresholds, whose promises
-# hold for a model that was finished before it met their cells. Classes are not weighted in
-# training: probabilities would no longer be those of cells as they come.
+# The training set has 209 platelets, 2,381 red cells and 214 white cells, the test set 69, 805 and
+# 71: about 85 of 100 cells are red. Cells of one photograph share stain and light, so all cells of
+# a smear are in the same part of the data. A third of the validation smears is for calibration. The
+# others are for sets and thresholds, whose guarantees hold only for a model that was final before
+# it saw their cells. Training does not weight the classes, because weighted classes would change
+# the probabilities.
 
 # %%
 data = datasets.load("blood_cells")
@@ -55,23 +57,25 @@ def trained(x, y):
 
 
 def share(hits):
-    """Returns a share with its exact 95 % interval, as text."""
+    """Returns the share of hits with its exact 95 % interval, as text."""
     low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="exact")
     return f"{hits.mean():.1%} of {len(hits)} ({low:.1%} to {high:.1%})"
 
 
 # %% [markdown]
-# ## Probabilities
+# ## Calibrate the probabilities
 #
-# A temperature does not help here: of 371 held-out cells the network gets six wrong, which do not
-# tell 1 from the 0.70 that has the smallest loss, so `calibrate` leaves it at 1. That is as well:
-# at 0.70 the NLL on the test smears would rise from 0.0555 to 0.0603 nats.
+# **A temperature does not help** here. The network gets six of 371 held-out cells wrong. These
+# errors are too few to distinguish a temperature of 1 from 0.70, which has the smallest loss, so
+# `calibrate` chooses 1. That is fortunate: at 0.70, the NLL on the test smears would rise from
+# 0.0555 to 0.0603 nats.
 #
-# **Vector scaling does**: a power and an offset for each class, since the network takes white cells
-# for rarer than they are. The NLL falls to 0.0469, with seeds 1, 2 and 3 from 0.050, 0.051, 0.067
-# to 0.044, 0.042, 0.048; with seed 4 the gain on held-out cells is within its error, so the
-# network is left as it was. Of platelets 88 % (78 to 95) are recognized, of red cells all and of
-# white cells 92 % (82 to 97). An accuracy of 98.5 % hides that.
+# **Vector scaling helps.** It fits a power and an offset for each class, and the network
+# underestimates how frequent white cells are. The NLL falls to 0.0469; with seeds 1, 2 and 3 it
+# falls from 0.050, 0.051 and 0.067 to 0.044, 0.042 and 0.048. With seed 4, the gain on held-out
+# cells is within its standard error, so the network is not changed. The network recognizes 88 % (78
+# to 95) of platelets, all red cells and 92 % (82 to 97) of white cells. The accuracy of 98.5 % does
+# not show this.
 
 # %%
 model = trained(x, y)
@@ -84,16 +88,18 @@ for k, name in enumerate(names):
     print(f"{name}s recognized: {share(p.mean.argmax(-1)[y_test == k] == k)}")
 
 # %% [markdown]
-# ## Sets that hold the true class of 9 cells in 10
+# ## Sets that contain the true class of 9 cells in 10
 #
-# One threshold for all classes keeps its promise on average and **covers 35 % of platelets** (24 to
-# 47) and 45 % of white cells (33 to 57): red cells, of which all but one are covered, make up for
-# them. A threshold for each class covers 96 % (88 to 99), 92 % (90 to 94) and 89 % (79 to 95). The
-# intervals suppose independent cells; those of one smear are not, so they are too narrow.
+# One threshold for all classes reaches the coverage on average, but **covers only 35 % of
+# platelets** (24 to 47) and 45 % of white cells (33 to 57). Red cells, of which all but one are
+# covered, compensate for them. A threshold for each class covers 96 % (88 to 99) of platelets, 92 %
+# (90 to 94) of red cells and 89 % (79 to 95) of white cells. The intervals assume independent
+# cells. Cells of one smear are not independent, so the intervals are too narrow.
 #
-# Still, 7 % of these sets are empty: of red cells, which are always recognized, 90 % coverage drops
-# a tenth. Where a network is better than the coverage, ask for more, if there are held-out cells
-# for it (99 % takes 99 of each class, the rare ones have 55 and 59), or use rejection.
+# Even so, 7 % of these sets are empty: red cells are always recognized, so a coverage of 90 % has
+# to omit a tenth of them. If a network is more accurate than the coverage, request a higher
+# coverage or use rejection. A higher coverage needs more held-out cells: 99 % takes 99 of each
+# class, and the rare classes have 55 and 59.
 
 # %%
 for each in (False, True):
@@ -104,15 +110,15 @@ for each in (False, True):
         print(f"  {name}s covered: {share(sets[y_test == k, k])}")
 
 # %% [markdown]
-# ## Cells that a person should look at
+# ## Cells that a person should check
 #
-# Asked for at most 1 % of errors, the threshold leaves 50 of 945 test cells to a person; of the 895
-# that are trusted 6 are wrong, 0.7 % (0.2 to 1.5). That, too, is an average: all 6 are among the 91
-# platelets and white cells that are trusted, 7 % (2 to 14).
+# For an error rate of at most 1 %, the threshold leaves 50 of 945 test cells to a person. Of the
+# 895 trusted cells, 6 are wrong, 0.7 % (0.2 to 1.5). This, too, is an average: all 6 are among the
+# 91 trusted platelets and white cells, 7 % (2 to 14).
 #
-# Disagreement between samples does not rank errors better here than the entropy of their mean:
-# AUROC 0.958 and 0.961. The least certain cells, below, are platelets and white cells: all crops
-# are resized to 32 pixels, which hides that white cells are the larger ones.
+# Disagreement between samples does not rank errors better here than the entropy of their mean: the
+# AUROC is 0.958 and 0.961. The least certain cells, shown below, are platelets and white cells. All
+# crops are resized to 32 pixels, which hides that white cells are larger.
 #
 # ![Cells that the network is most and least sure of](../docs/images/10_blood_cells.png)
 
@@ -134,15 +140,16 @@ figure.savefig(options.out / "cells.png", dpi=80)
 # %% [markdown]
 # ## Wrong labels
 #
-# One training label in 20 is replaced by another class. Five networks each judge the smears that
-# they were not trained on, and a label is doubted if it is not their likeliest class. That finds
-# 98.6 % of the 140 (94.9 to 99.8). Of the doubted labels 76 % (69 to 82) are wrong; the other 44
-# are hard cells, or errors that the data set came with, as is reported of it. Of the labels
-# "platelet" that are doubted only 64 % (54 to 74) are wrong.
+# One training label in 20 is replaced by another class. Each of five networks predicts the smears
+# that it was not trained on, and a label is suspect if it is not the most likely class. This finds
+# 98.6 % (94.9 to 99.8) of the 140 replaced labels. Of the suspect labels, 76 % (69 to 82) are
+# wrong. The other 44 are difficult cells or errors of the original data set, which is reported to
+# have some. Of the suspect labels "platelet", only 64 % (54 to 74) are wrong.
 #
-# What finds them is the probability of the label (average precision 0.99). **Mutual information
-# does not**, since it never sees the label: 0.056, where chance is 0.050. Random flips are easy to
-# find; people err between cells that look alike, so expect to find fewer of their errors.
+# The probability of the label finds wrong labels (average precision 0.99). **Mutual information
+# does not**, since it does not depend on the label: its average precision is 0.056, and chance is
+# 0.050. Random replacements are easy to find. People confuse cells that look alike, so expect to
+# find fewer of their errors.
 
 # %%
 rng = np.random.default_rng(0)
@@ -154,8 +161,8 @@ for i in range(folds):
     held = trained(x[fold != i], noisy[fold != i]).predict_uncertainty(x[fold == i], seed=0)
     probs[fold == i], information[fold == i] = held.mean, held.mutual_information
 suspect = probs.argmax(-1) != noisy
-print(f"found: {share(suspect[flipped])}; wrong among the doubted: {share(flipped[suspect])}")
-print(f"wrong among the doubted {names[0]}s: {share(flipped[suspect & (noisy == 0)])}")
+print(f"found: {share(suspect[flipped])}; wrong among suspects: {share(flipped[suspect])}")
+print(f"wrong among suspect {names[0]}s: {share(flipped[suspect & (noisy == 0)])}")
 doubt = 1 - np.take_along_axis(probs, noisy[:, None], axis=1)[:, 0]
 for name, score in {"1 - p(label)": doubt, "mutual information": information}.items():
     print(f"average precision of {name}: {metrics.aupr_out(score[~flipped], score[flipped]):.3f}")

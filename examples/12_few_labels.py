@@ -1,9 +1,10 @@
 # %% [markdown]
-# # Few labels: features from the unlabelled images, a head in closed form
+# # Learn from few labels: features of unlabeled images and a closed-form head
 #
-# A network looks at all training images of MNIST without a label and learns to recognize each under
-# turns, scales and moves. Then a closed-form head learns on its features, from one label for each
-# cluster of them. You learn how far some dozens of labels go, and that it pays to choose them.
+# A network sees all training images of MNIST without labels, and learns to recognize each image
+# when it is rotated, scaled or shifted. Then a closed-form head learns on the features of this
+# network, from one label per cluster of features. You learn what accuracy some dozens of labels
+# give, and that choosing them helps.
 #
 # ```bash
 # python examples/12_few_labels.py  # trains the network: four minutes of processor time
@@ -21,10 +22,10 @@ from matplotlib.figure import Figure
 import tfp_bayes
 from tfp_bayes.active import initial
 
-parser = argparse.ArgumentParser(description="Few labels on features of the unlabelled images")
-parser.add_argument("--seeds", type=int, default=1, help="of what is labelled; one network")
+parser = argparse.ArgumentParser(description="Few labels on features of unlabeled images")
+parser.add_argument("--seeds", type=int, default=1, help="choices of images to label; one network")
 parser.add_argument("--labels", type=int, nargs="+", default=[20, 40, 60, 80, 100])
-parser.add_argument("--steps", type=int, default=1500, help="of the network, without labels")
+parser.add_argument("--steps", type=int, default=1500, help="training steps of the network")
 parser.add_argument("--out", type=Path, default=Path("runs/12_few_labels"))
 parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes")
 options = parser.parse_args(None if "__file__" in globals() else [])  # a notebook has none
@@ -37,7 +38,7 @@ if options.smoke:
     options.labels, options.steps = [20, 40], 2
 
 # %% [markdown]
-# The network sees images only. It is trained once and kept; every image passes through it once.
+# The network sees only images. It is trained once and saved; every image passes through it once.
 
 # %%
 path = options.out / "backbone.keras"
@@ -65,8 +66,8 @@ for name, choose in CHOICES.items():
         )
 
 # %% [markdown]
-# One image of each cluster is worth several at random. From scratch, BatchBALD needs 72 labels
-# beyond an initial 20 to reach 90 % (see the benchmarks).
+# One image per cluster is worth several random images. From scratch, BatchBALD needs 72 labels
+# beyond an initial 20 to reach 90 % (see [the benchmarks](../docs/benchmarks.md)).
 #
 # ![Accuracy against labels, and the first twenty images](../docs/images/12_few_labels.png)
 

@@ -1,14 +1,15 @@
-"""Serves an exported SavedModel over HTTP and answers concurrent requests in batches.
+"""Serve an exported SavedModel over HTTP, with concurrent requests in batches.
 
     pip install starlette tensorflow uvicorn
     python http_server.py saved_models/mnist_mc_dropout --port 8000
     curl localhost:8000/health
     curl localhost:8000/predict -d '{"inputs": [...], "num_samples": 100, "seed": 0}'
 
-`inputs` are rows, as nested lists; of a model with several inputs, an object of them by name. The
-answer has each row's predictive mean, entropies, mutual information and variances. It follows from
-inputs, num_samples and seed alone: the same request gets the same numbers, bit for bit on a CPU,
-whatever other requests the server has at that time. Neither Keras nor tfp_bayes is needed here.
+`inputs` are rows, as nested lists. For a model with several inputs, they are an object that maps
+names to such lists. The response has the predictive mean, entropies, mutual information and
+variances of each row. It depends only on inputs, num_samples and seed: the same request gets the
+same numbers, bit for bit on a CPU, whatever other requests arrive at that time. The server needs
+neither Keras nor tfp_bayes.
 """
 
 import argparse
@@ -33,22 +34,22 @@ _SETTINGS = ("num_samples", "seed")
 
 
 class Model:
-    """The signature `predict_uncertainty` of a SavedModel, as NumPy in and out."""
+    """The signature `predict_uncertainty` of a SavedModel, with NumPy arrays in and out."""
 
     def __init__(self, folder: str):
-        self._loaded = tf.saved_model.load(folder)  # kept: its signatures die with it
+        self._loaded = tf.saved_model.load(folder)  # signatures need the loaded object
         self._call = self._loaded.signatures["predict_uncertainty"]
         specs = self._call.structured_input_signature[1]
         self.specs = {name: spec for name, spec in specs.items() if name not in _SETTINGS}
 
     def __call__(self, inputs: dict, num_samples: int, seed: int) -> dict[str, np.ndarray]:
-        """Returns each measure of the rows."""
+        """Returns all measures by name, one entry per row."""
         tensors = {name: tf.constant(x, self.specs[name].dtype) for name, x in inputs.items()}
         settings = {"num_samples": tf.constant(num_samples), "seed": tf.constant([seed, 0])}
         return {name: x.numpy() for name, x in self._call(**tensors, **settings).items()}
 
     def warm_up(self) -> None:
-        """Computes one row, so that the first request does not wait for TensorFlow to prepare."""
+        """Computes one row, so that the first request does not wait for TensorFlow's setup."""
         rows = {}
         for name, spec in self.specs.items():
             size = [1, *(n or 1 for n in spec.shape[1:])]
@@ -59,7 +60,7 @@ class Model:
 
 @dataclass
 class Question:
-    """The rows of one request, and its answer to come."""
+    """The rows of one request, and the future of its answer."""
 
     inputs: dict[str, np.ndarray]
     num_samples: int
@@ -68,12 +69,12 @@ class Question:
 
     @property
     def num_rows(self) -> int:
-        """Number of its rows."""
+        """Number of rows."""
         return len(next(iter(self.inputs.values())))
 
     @property
     def group(self) -> tuple:
-        """What questions must have in common to be answered in one call."""
+        """Key that is equal for questions that can be answered in one call."""
         shapes = tuple(x.shape[1:] for x in self.inputs.values())
         return self.num_samples, self.seed, shapes
 
@@ -81,12 +82,13 @@ class Question:
 class Batcher:
     """A bounded queue in front of a model that computes one batch at a time.
 
-    Nothing waits for a batch to fill: whatever arrived while the model computed is the next one.
+    It does not wait for a batch to fill: requests that arrive while the model computes form the
+    next batch.
 
     Args:
-        model: Computes.
-        max_rows: Rows of a batch, and of a request.
-        max_waiting: Rows in the queue, beyond which requests are refused.
+        model: Model that computes the answers.
+        max_rows: Largest number of rows in a batch or a request.
+        max_waiting: Largest number of rows in the queue; further requests are refused.
     """
 
     def __init__(self, model: Model, max_rows: int, max_waiting: int):
@@ -104,22 +106,22 @@ class Batcher:
         return sum(question.num_rows for question in self._questions)
 
     async def ask(self, question: Question) -> dict[str, np.ndarray]:
-        """Returns the answer, once it is computed."""
+        """Queues a question and returns its answer."""
         if self.waiting + question.num_rows > self.max_waiting:
-            raise HTTPException(503, "Too many requests wait. Hint: ask again in a second.")
+            raise HTTPException(503, "Too many requests are waiting. Hint: retry in a second.")
         self._questions.append(question)
         self._arrived.set()
         return await question.answer
 
     async def work(self) -> None:
-        """Answers questions until it is cancelled."""
+        """Answers questions until the task is cancelled."""
         while True:
             await self._arrived.wait()
             batch = self._take()
             try:
                 await self._answer(batch)
             except Exception as error:
-                # One row that the model fails on must not cost its neighbors their answers.
+                # A row on which the model fails must not affect other requests in the batch.
                 for question in batch:
                     if len(batch) == 1:
                         _settle(question, error)
@@ -130,7 +132,7 @@ class Batcher:
                         _settle(question, own_error)
 
     def _take(self) -> list[Question]:
-        """Takes the oldest question and those that fit into a batch with it."""
+        """Removes the oldest question and those that fit into its batch from the queue."""
         batch, rows, others = [], 0, deque[Question]()
         group = self._questions[0].group
         for question in self._questions:
@@ -161,7 +163,7 @@ class Batcher:
 
 
 def _settle(question: Question, result: dict | Exception) -> None:
-    if question.answer.done():  # its client has gone
+    if question.answer.done():  # the client has disconnected
         return
     if isinstance(result, Exception):
         question.answer.set_exception(result)
@@ -169,11 +171,11 @@ def _settle(question: Question, result: dict | Exception) -> None:
         question.answer.set_result(result)
 
 
-# What a request may hold.
+# Validation of requests.
 
 
 def read_question(body: Any, batcher: Batcher, max_samples: int) -> Question:
-    """Checks a request's JSON and returns its question; raises HTTPException 400 otherwise."""
+    """Returns the question in a request's JSON; raises HTTPException 400 if it is invalid."""
     if not isinstance(body, dict) or "inputs" not in body:
         raise _refuse("a JSON object with `inputs`", type(body).__name__)
     if unknown := set(body) - {"inputs", *_SETTINGS}:
@@ -190,7 +192,7 @@ def read_question(body: Any, batcher: Batcher, max_samples: int) -> Question:
     arrays = {name: _array(inputs[name], spec, name) for name, spec in specs.items()}
     rows = {len(array) for array in arrays.values()}
     if len(rows) > 1 or not 1 <= min(rows) <= batcher.max_rows:
-        raise _refuse(f"1 to {batcher.max_rows} rows, as many in each input", sorted(rows))
+        raise _refuse(f"1 to {batcher.max_rows} rows, equally many in each input", sorted(rows))
     return Question(arrays, num_samples, seed, asyncio.get_running_loop().create_future())
 
 
@@ -201,7 +203,7 @@ def _integer(value: Any, name: str, least: int, most: int) -> int:
 
 
 def _array(value: Any, spec: tf.TensorSpec, name: str) -> np.ndarray:
-    """Returns rows in the type of an input, if nothing is lost by that."""
+    """Returns rows in the type of an input, or refuses a conversion that loses information."""
     wanted = f"{spec.dtype.name} of shape {['N', *spec.shape[1:]]} for input {name!r}"
     try:
         array = np.asarray(value)
@@ -220,7 +222,7 @@ def _array(value: Any, spec: tf.TensorSpec, name: str) -> np.ndarray:
     if not np.isfinite(cast).all():
         raise _refuse(f"finite {wanted}", "NaN or infinity")
     if cast.dtype.kind in "iu" and not np.array_equal(cast, array):
-        raise _refuse(wanted, "numbers that it cannot hold")
+        raise _refuse(wanted, "numbers that this type cannot represent")
     return cast
 
 
@@ -242,11 +244,11 @@ def make_app(
     """Returns the ASGI application of a SavedModel.
 
     Args:
-        folder: Of the SavedModel.
-        max_rows: Rows of a batch, and of a request.
-        max_waiting: Rows that may wait; more are refused with status 503.
+        folder: Folder of the SavedModel.
+        max_rows: Largest number of rows in a batch or a request.
+        max_waiting: Largest number of waiting rows; further requests get status 503.
         max_samples: Largest num_samples of a request.
-        max_bytes: Size of a request.
+        max_bytes: Largest size of a request in bytes.
     """
     batcher = Batcher(Model(folder), max_rows, max_waiting)
 
@@ -255,7 +257,7 @@ def make_app(
         await asyncio.to_thread(batcher.model.warm_up)  # before any connection is accepted
         app.state.worker = asyncio.create_task(batcher.work())
         yield
-        # By now uvicorn accepts no connection, and every request it had was answered.
+        # At this point uvicorn accepts no connections and has answered all requests.
         app.state.worker.cancel()
 
     async def health(request: Request) -> JSONResponse:
@@ -293,7 +295,7 @@ async def _json(request: Request, max_bytes: int) -> Any:
 
 
 def _as_lists(values: np.ndarray) -> list:
-    """Returns nested lists with null where a measure is not a number, which JSON does not know."""
+    """Returns nested lists, with null for NaN and infinity, which JSON cannot represent."""
     finite = np.isfinite(values)
     return values.tolist() if finite.all() else np.where(finite, values, None).tolist()
 
@@ -302,18 +304,18 @@ async def _error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
         headers = {"Retry-After": "1"} if error.status_code == 503 else None
         return JSONResponse({"error": error.detail}, error.status_code, headers)
-    return JSONResponse({"error": "The model failed on these inputs."}, 500)  # the log says why
+    return JSONResponse({"error": "The model failed on these inputs."}, 500)  # see the log
 
 
 def main() -> None:
-    """Serves until SIGTERM or Ctrl-C; requests that have come are answered first."""
+    """Serves until SIGTERM or Ctrl-C, and answers all received requests before it exits."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("saved_model", help="folder that model.export wrote")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max-rows", type=int, default=256, help="of a batch, and of a request")
-    parser.add_argument("--max-waiting", type=int, default=4096, help="rows, before 503")
-    parser.add_argument("--max-samples", type=int, default=1000, help="of a request")
+    parser.add_argument("--max-rows", type=int, default=256, help="in a batch or a request")
+    parser.add_argument("--max-waiting", type=int, default=4096, help="rows in the queue")
+    parser.add_argument("--max-samples", type=int, default=1000, help="per request")
     options = parser.parse_args()
     limits = options.max_rows, options.max_waiting, options.max_samples
     app = make_app(options.saved_model, *limits)

@@ -1,12 +1,12 @@
-"""An exported SavedModel as an MLflow model whose columns are measures of uncertainty.
+"""Wrap an exported SavedModel as an MLflow model that returns measures of uncertainty.
 
     pip install mlflow-skinny pandas tensorflow
     python mlflow_model.py saved_models/mnist_mc_dropout mlflow_models/mnist
 
-`mlflow.pyfunc.load_model("mlflow_models/mnist").predict(images, params={"seed": 0})` is a DataFrame
-with a row for each image: `mean_0` to `mean_9`, `mutual_information` and the other measures. MLflow
-keeps this file as the model's code, without pickle, and runs it where the model is loaded; that
-takes TensorFlow, but neither Keras nor tfp_bayes.
+`mlflow.pyfunc.load_model("mlflow_models/mnist").predict(images, params={"seed": 0})` returns a
+DataFrame with one row per image. Its columns are `mean_0` to `mean_9`, `mutual_information` and the
+other measures. MLflow stores this file as the code of the model, without pickle, and runs it when
+the model is loaded. Loading needs TensorFlow, but neither Keras nor tfp_bayes.
 """
 
 import argparse
@@ -19,15 +19,15 @@ import tensorflow as tf
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-_ROWS = 256  # of a batch; the answer does not depend on it
+_ROWS = 256  # rows per batch; results do not depend on it
 _PARAMS = {"num_samples": 100, "seed": 0}
 
 
 class UncertainModel(mlflow.pyfunc.PythonModel):
-    """The signature `predict_uncertainty` of a SavedModel, as a table."""
+    """A model that returns the output of `predict_uncertainty` as a table."""
 
     def load_context(self, context) -> None:
-        """Loads the SavedModel; MLflow calls it."""
+        """Loads the SavedModel; called by MLflow."""
         self._loaded = tf.saved_model.load(context.artifacts["saved_model"])
         self._call = self._loaded.signatures["predict_uncertainty"]
 
@@ -35,9 +35,9 @@ class UncertainModel(mlflow.pyfunc.PythonModel):
         """Returns the measures of each row.
 
         Args:
-            context: MLflow's.
-            model_input: Rows as an array, or arrays by the names of the inputs.
-            params: `num_samples` and `seed`; with the same, rows get the same numbers.
+            context: Context passed by MLflow; not used.
+            model_input: Array of rows, or a dictionary of arrays by input name.
+            params: `num_samples` and `seed`; the same values give the same numbers.
         """
         params = {**_PARAMS, **(params or {})}
         if params["num_samples"] < 1:
@@ -71,28 +71,28 @@ class UncertainModel(mlflow.pyfunc.PythonModel):
 
 
 def inputs_of(call) -> dict[str, tf.TensorSpec]:
-    """Returns the specification of each input but num_samples and seed."""
+    """Returns the specification of each input except num_samples and seed."""
     specs = call.structured_input_signature[1]
     return {name: spec for name, spec in specs.items() if name not in _PARAMS}
 
 
 def in_order(measures) -> list[str]:
-    """Returns the names of the measures, the mean first."""
+    """Returns the names of the measures, with the mean first."""
     return sorted(measures, key=lambda name: (name != "mean", name))
 
 
 def columns_of(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Returns the names of the columns of a measure that has several numbers a row."""
+    """Returns the column names of a measure with several numbers per row."""
     if len(shape) > 1:
         raise ValueError(
-            "Expected a model with one class, or as many targets, a row. "
-            f"Received: {name} of shape {('N', *shape)}. Hint: maps of pixels make no table."
+            "Expected a model with one class, or a fixed number of targets, per row. "
+            f"Received: {name} of shape {('N', *shape)}. Hint: a table has no place for pixels."
         )
     return [f"{name}_{k}" for k in range(shape[0])]
 
 
 def signature_of(saved_model: Path) -> ModelSignature:
-    """Returns MLflow's signature: tensors in, columns of float out, num_samples and seed."""
+    """Returns the MLflow signature: input tensors, output columns of floats, parameters."""
     loaded = tf.saved_model.load(saved_model)
     call = loaded.signatures["predict_uncertainty"]
     specs = inputs_of(call)
@@ -100,7 +100,7 @@ def signature_of(saved_model: Path) -> ModelSignature:
         TensorSpec(
             np.dtype(spec.dtype.as_numpy_dtype if spec.dtype != tf.string else "str"),
             [-1, *(n or -1 for n in spec.shape[1:])],
-            name if len(specs) > 1 else None,  # a single one is an array, not a dictionary
+            name if len(specs) > 1 else None,  # a single input is an array, not a dictionary
         )
         for name, spec in specs.items()
     ]
@@ -117,9 +117,9 @@ def save(saved_model: str | Path, path: str | Path, input_example=None) -> None:
     """Writes an MLflow model; `mlflow.pyfunc.log_model` takes the same arguments.
 
     Args:
-        saved_model: Folder that `model.export` wrote.
+        saved_model: Folder written by `model.export`.
         path: Folder to write.
-        input_example: Some rows, which MLflow keeps beside the model.
+        input_example: Some rows for MLflow to store with the model.
     """
     mlflow.pyfunc.save_model(
         path,
@@ -139,4 +139,4 @@ if __name__ == "__main__":
     save(options.saved_model, options.path)
     print(f"Wrote {options.path}")
 
-mlflow.models.set_model(UncertainModel())  # what MLflow finds when it runs this file
+mlflow.models.set_model(UncertainModel())  # MLflow looks for this when it runs this file

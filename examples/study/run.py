@@ -1,13 +1,13 @@
-"""Runs the study: every experiment of this folder, or the named ones.
+"""Run the study: all experiments of this folder, or those that you name.
 
-    python examples/study/run.py                 # many hours on two cores; continues
+    python examples/study/run.py                 # many hours on two cores; can be continued
     python examples/study/run.py initial_sets    # one experiment
-    python examples/study/run.py --quick         # everything, one seed and one round
-    python examples/study/run.py --tables  # runs nothing: tables and curves anew, from the rows
+    python examples/study/run.py --quick         # all, with one seed and one round
+    python examples/study/run.py --tables        # runs nothing; rewrites tables and curves
 
-Rows, tables and curves go to examples/study/results with the command, the machine and the date, of
-what is complete also when interrupted. The quick version shows that everything works and ranks
-nothing: its results stay in runs/study_quick.
+Rows, tables and curves go to examples/study/results with the command, the machine and the date.
+After an interruption, they cover the completed runs. The quick version only shows that everything
+works; its results do not rank methods and stay in runs/study_quick.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = sorted(path.stem for path in HERE.glob("*.toml"))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="one seed, one round")
-    parser.add_argument("--seeds", type=int, metavar="N", help="instead of the files'")
-    parser.add_argument("--rounds", type=int, metavar="R", help="at most")
+    parser.add_argument("--quick", action="store_true", help="one seed and one round")
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
+    parser.add_argument("--rounds", type=int, metavar="R", help="largest number of rounds")
     parser.add_argument("--tables", action="store_true", help="rewrite tables and curves")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(names)):
@@ -50,7 +50,7 @@ def main() -> None:
             command += ["--rounds", str(min(rounds, own))]
         shown = shlex.join(command)
         print(f"\n{name}: {shown}", flush=True)
-        command[2] = str(HERE / f"{name}.toml")  # wherever this is called from
+        command[2] = str(HERE / f"{name}.toml")  # works from any folder
         try:
             done = subprocess.run([sys.executable, "-m", "tfp_bayes", *command[1:]])
         finally:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def rewrite_table(name: str) -> None:
-    """Makes an experiment's table and curves of its rows; what says how they came about stays."""
+    """Rewrites an experiment's table and curves from its rows; command, date and machine stay."""
     from tfp_bayes._plumbing.files import write_png
     from tfp_bayes.studies.comparison import plot, read_results, summarize, to_markdown
 
@@ -76,7 +76,7 @@ def rewrite_table(name: str) -> None:
 
 
 def publish(name: str, command: str, out: Path) -> None:
-    """Copies what is worth keeping, and says where it comes from."""
+    """Copies rows and curves to the results, and writes the table with its origin."""
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     for source, ending in (("results.csv", "csv"), ("learning_curves.png", "png")):

@@ -131,7 +131,7 @@ def test_concurrent_requests_get_the_answers_they_get_alone(server, exported):
         ({"inputs": [[None] * 5]}, "not numbers"),
         ({"inputs": [[True] * 5]}, "not numbers"),
         ({"inputs": {"y": [[0] * 5]}}, "`inputs` named ['x']"),
-        ({"inputs": [[0] * 5] * 49}, "1 to 48 rows, as many in each input. Received: [49]"),
+        ({"inputs": [[0] * 5] * 49}, "1 to 48 rows, equally many in each input. Received: [49]"),
         ({"inputs": [[0] * 5], "num_samples": 0}, "integer from 1 to 5000 for `num_samples`"),
         ({"inputs": [[0] * 5], "num_samples": 10**9}, "Received: 1000000000"),
         ({"inputs": [[0] * 5], "num_samples": True}, "Received: True"),
@@ -173,7 +173,7 @@ def test_too_many_requests_and_a_stop(server):
     assert statuses.count(200) >= 5  # the queue held as many when it refused one
     refused = answers[statuses.index(503)]
     assert refused[2]["Retry-After"] == "1"
-    assert "ask again" in refused[1]["error"]
+    assert "Hint: retry" in refused[1]["error"]
     assert "Finished server process" in log
     with pytest.raises(urllib.error.URLError):
         server.get("/health")
@@ -220,11 +220,11 @@ def test_a_row_that_fails_costs_its_neighbors_nothing():
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"code": [[1, 256]], "word": ["a"]}, "numbers that it cannot hold"),
-        ({"code": [[1, 2.5]], "word": ["a"]}, "numbers that it cannot hold"),
-        ({"code": [[1, -1]], "word": ["a"]}, "numbers that it cannot hold"),
+        ({"code": [[1, 256]], "word": ["a"]}, "numbers that this type cannot represent"),
+        ({"code": [[1, 2.5]], "word": ["a"]}, "numbers that this type cannot represent"),
+        ({"code": [[1, -1]], "word": ["a"]}, "numbers that this type cannot represent"),
         ({"code": [[1, 2]], "word": [3]}, "string of shape"),
-        ({"code": [[1, 2]], "word": ["a", "b"]}, "1 to 10 rows, as many in each input"),
+        ({"code": [[1, 2]], "word": ["a", "b"]}, "1 to 10 rows, equally many in each input"),
         ([[1, 2]], "`inputs` named ['code', 'word']"),
     ],
 )

@@ -176,7 +176,7 @@ BAD_LORA = [
     ({"rank": True}, "Received: rank=True"),
     ({"alpha": 0}, "Received: alpha=0"),
     ({"a_prior": "gauss"}, "Received: a_prior='gauss'"),
-    ({"a_prior": None, "a_posterior": "mean_field_normal"}, "Expected an `a_prior` beside"),
+    ({"a_prior": None, "a_posterior": "mean_field_normal"}, "Expected an `a_prior` together with"),
     ({"a_posterior": "low_rank_normal"}, "Expected independent normals"),
     ({"kernel_constraint": "non_neg"}, "the kernel and its update would break it"),
     ({"lora_rank": 2}, "a kernel has one update"),

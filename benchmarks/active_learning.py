@@ -1,10 +1,11 @@
-"""Seconds of one active-learning round: refit in place, score 2,000 candidates, evaluate.
+"""Measure one active-learning round: refit in place, score 2,000 candidates, evaluate.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/active_learning.py
 
-The same round with a fresh compiled Keras model, as a plain script would do it, and with BaaL when
-it is installed. All train Gal's network for 100 steps of 64 on 120 images, score with 100 samples
-and evaluate 1,000 test images with 100 samples; they take turns and medians are printed.
+The round is compared with a new Keras model compiled in every round, as a plain script would do,
+and with BaaL if it is installed. All train Gal's network for 100 steps of 64 on 120 images, score
+with 100 samples, and evaluate 1,000 test images with 100 samples. They take turns; the table shows
+medians.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def ours(data, labelled):
 
 
 def steps_alone(data, labelled):
-    """What no design can save: the training steps themselves, in a model that is warm."""
+    """Runs only the training steps, which no design can avoid, in a model that is warm."""
     model = compiled()
     x = np.resize(data.x_train[labelled], (STEPS * BATCH, 28, 28, 1))
     y = np.resize(data.y_train[labelled], STEPS * BATCH)
@@ -154,7 +155,7 @@ def main():
             if turn:  # the first turn traces and warms up
                 seconds[name].append([*stages, sum(stages)])
     print(f"\n{platform.machine()}, {os.cpu_count()} CPUs; median seconds of {repeats} rounds:\n")
-    print("| | fit | score | evaluate | round | ours is faster by |\n|---|---|---|---|---|---|")
+    print("| | fit | score | evaluate | round | times tfp_bayes |\n|---|---|---|---|---|---|")
     medians = {
         name: [statistics.median(column) for column in zip(*rows)] for name, rows in seconds.items()
     }

@@ -1,10 +1,11 @@
-"""Seconds that BatchBALD takes to pick 10 of 2,000 MNIST images from 100 samples, against peers.
+"""Compare the time of BatchBALD with other libraries: 10 of 2,000 MNIST images, 100 samples.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/batch_bald.py
 
-All rank the same samples, of Gal's network trained on 120 images; they take turns and medians are
-printed, with the picks they have in common, of ten and of four: so few are enumerated by all but
-BaaL. Without the extra, batchbald_redux and BaaL are left out.
+All libraries choose from the same samples of Gal's network, trained on 120 images. They take turns.
+The table shows medians, and how many picks each library has in common with this one, out of ten and
+out of the first four, for which all libraries except BaaL enumerate all labels. Without the extra,
+batchbald_redux and BaaL are left out.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def make_samples():
 
 
 def contenders(samples):
-    """Yields (name, function from a query size to the picks in order)."""
+    """Yields (name, function that maps a query size to the ordered picks)."""
     yield "tfp_bayes", lambda size: batch_bald(samples, size)
     try:
         import torch
@@ -44,7 +45,7 @@ def contenders(samples):
         from batchbald_redux.batchbald import get_batchbald_batch
         from networks import silence
     except ImportError as error:
-        print(f"Peers are not installed ({error}): left out.")
+        print(f"The other libraries are not installed ({error}): left out.")
         return
     torch.set_num_threads(os.cpu_count())
     logs = torch.log(torch.from_numpy(samples.transpose(1, 0, 2).copy()))  # (N, S, K)
@@ -59,7 +60,7 @@ def contenders(samples):
 
     def baal(size):
         torch.manual_seed(0)
-        # Its draws are for each sample: as many labellings in all as the others keep.
+        # `num_draw` counts per sample; in total this is the number that batchbald_redux uses.
         heuristic = BatchBALD(size, num_draw=10_000 // SAMPLES)
         with silence():
             return heuristic(by_class)[:size]
@@ -81,8 +82,8 @@ def main():
             picks[name] = [int(i) for i in run(QUERY_SIZE)]
             seconds[name].append(time.perf_counter() - start)
     ours = statistics.median(seconds["tfp_bayes"])
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs; median of {repeats} turns\n")
-    print("| | seconds | times ours | of 10 picks in common | of 4 |\n|---|---|---|---|---|")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs; median of {repeats} runs\n")
+    print("| | seconds | times tfp_bayes | picks in common, of 10 | of 4 |\n|---|---|---|---|---|")
     for name, run in runs:
         median = statistics.median(seconds[name])
         exact = [int(i) for i in run(EXACT)]

@@ -1,11 +1,11 @@
-"""Calibration: test NLL before and after each method, of small networks on three data sets.
+"""Measure the test NLL before and after each calibration method, on three data sets.
 
     python benchmarks/calibration.py --fashion-mnist /usr/share/datasets/fashion-mnist
 
-Trains an MLP with dropout on 6,000 images of MNIST and of Fashion-MNIST and a small CNN on blood
-cells, calibrates on held-out examples (smears for blood cells), and prints the test NLL before and
-after, and the largest rise over seeds. Without the folder of Fashion-MNIST's four files, which
-Debian packages as dataset-fashion-mnist, it is left out.
+The script trains an MLP with dropout on 6,000 images of MNIST and of Fashion-MNIST, and a small CNN
+on blood cells. It calibrates them on held-out examples (for blood cells, held-out smears), and
+prints the test NLL before and after, and the largest rise over seeds. Fashion-MNIST is left out
+unless you pass the folder of its four files, which Debian packages as dataset-fashion-mnist.
 """
 
 import argparse
@@ -23,7 +23,7 @@ METHODS = ("temperature", "vector", "isotonic")
 
 
 def parts(data, options, seed):
-    """Returns inputs and labels of training and calibration; those of smears are the data set's."""
+    """Returns inputs and labels for training and calibration; blood cells are split already."""
     if data.x_validation is not None:
         held = slice(options.held)
         return (data.x_train, data.y_train), (data.x_validation[held], data.y_validation[held])
@@ -33,7 +33,7 @@ def parts(data, options, seed):
 
 
 def trained(data, x, y, seed):
-    """Returns a small network."""
+    """Returns a small trained network."""
     keras.utils.set_random_seed(seed)
     shape, num_classes = x.shape[1:], len(data.class_names)
     if shape[-1] == 3:
@@ -47,13 +47,13 @@ def trained(data, x, y, seed):
 
 
 def losses(data, options, seed):
-    """Returns the test NLL before, and after each method, NaN of one that is refused."""
+    """Returns the test NLL before and after each method, NaN if the method is refused."""
     (x, y), held = parts(data, options, seed)
     model = trained(data, x, y, seed)
     found = [model.evaluate(data.x_test, data.y_test, verbose=0)]
     for method in METHODS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a model that is left as it was
+            warnings.simplefilter("ignore")  # the model was left unchanged
             try:
                 model.calibrate(*held, method=method)
             except ValueError:
@@ -65,7 +65,7 @@ def losses(data, options, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--fashion-mnist", type=Path, help="folder of its four files")
+    parser.add_argument("--fashion-mnist", type=Path, help="folder of the four files")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num-train", type=int, default=6000)
     parser.add_argument("--held", type=int, default=1000, help="examples to calibrate on")

@@ -1,11 +1,12 @@
-"""Speed of the closed-form head: conditioning, updating and scoring, against peers.
+"""Compare the speed of the closed-form head with other libraries: condition, update, predict.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/closed_form.py
 
-60,000 examples, 512 features, 10 outputs. scikit-learn's BayesianRidge has one output, so ours is
-compared per output too; laplace-torch fits a full Gaussian posterior of a last layer, in a process
-of its own because PyTorch and TensorFlow do not share one, and once because it takes minutes. The
-others take turns, medians are printed. Without laplace-torch it is left out.
+There are 60,000 examples, 512 features and 10 outputs. BayesianRidge of scikit-learn has one
+output, so it is compared per output. laplace-torch fits a full Gaussian posterior of a last layer,
+in a separate process because PyTorch and TensorFlow cannot share one, and only once because it
+takes minutes; it is left out if it is not installed. The others take turns; the table shows
+medians.
 """
 
 import importlib.util
@@ -71,12 +72,12 @@ def main():
     seconds = {name: [] for name in contenders}
     for _ in range(TURNS):
         for name, run in contenders.items():
-            run()  # the threads of the one before are still busy waiting: give them this time
+            run()  # gives the busy-waiting threads of the previous contender time to stop
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs; median of {TURNS} turns\n")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs; median of {TURNS} runs\n")
     print("| | ms |\n|---|---|")
     for name, value in median.items():
         print(f"| {name} | {1000 * value:,.1f} |")

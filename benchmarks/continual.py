@@ -1,11 +1,13 @@
-"""Split-MNIST: five tasks of two digits, one after another, with a head for each.
+"""Measure continual learning on Split-MNIST: five tasks of two digits, each with its own head.
 
     python benchmarks/continual.py --seeds 3
 
-A network of 256-256 units learns 0 or 1, then 2 or 3, and so on, and never sees earlier data again
-but for a coreset. Printed are the accuracy on the test images of all five tasks after the last, the
-mean over tasks; forgetting, by how much the accuracy of a task is lower then than right after it
-was learned; and for variational continual learning (VCL) KL(q || q before) of the shared layers.
+A network with two layers of 256 units learns 0 or 1, then 2 or 3, and so on. It does not see
+earlier data again, except for a coreset. The script prints three measures:
+
+- accuracy: on the test images of all five tasks after the last one, and the mean over tasks;
+- forgetting: by how much the final accuracy of a task is lower than right after it was learned;
+- for variational continual learning (VCL), KL(q || previous q) of the shared layers.
 """
 
 import argparse
@@ -38,7 +40,7 @@ def tasks(num_train, num_test):
 
 
 def adam(args):
-    """Returns an optimizer whose rate falls to 0 over a task, or stays."""
+    """Returns Adam with a learning rate that falls to 0 during a task, or is constant."""
     rate = args.learning_rate
     if not args.constant:
         steps = args.epochs * -(-args.num_rows // args.batch_size)
@@ -47,7 +49,7 @@ def adam(args):
 
 
 def variational_model(first, args):
-    """Starts the means at those of a plain network trained on the first task."""
+    """Returns a model whose means are the weights of a network trained on the first task."""
     scale = {"initial_scale": args.initial_scale}
     q = MeanFieldNormal(**scale)
     random = {"kernel_posterior": q, "bias_prior": "normal", "bias_posterior": q}
@@ -73,7 +75,7 @@ def accuracy(model, test):
 
 
 def variational(data, seed, args):
-    """One run, whose coresets are held out, without and with them."""
+    """Returns results of one run, without and with its coresets, which are held out."""
     model = variational_model(data[0][0], args)
     learner = ContinualLearner(model, "head", coreset_size=40, seed=seed)
     after = {0: [], args.coreset_epochs: []}
@@ -94,7 +96,7 @@ def variational(data, seed, args):
 
 
 def shared_body(args, **arguments):
-    """Returns a function that makes models which share two layers and have heads of their own."""
+    """Returns a function that makes models with two shared layers and a new head."""
     inputs = keras.Input((784,))
     x = keras.layers.Dense(256, "relu")(keras.layers.Dense(256, "relu")(inputs))
 
@@ -133,11 +135,11 @@ METHODS = {"fine-tuning": fine_tuning, "laplace": online_laplace, "vcl": variati
 
 
 def show(name, runs):
-    """Prints a row for each seed, and their mean."""
+    """Prints a row for each seed and the mean."""
     accuracies, lost = [], []
     for seed, (after, last, divergences) in enumerate(runs):
         accuracies.append(100 * np.mean(last))
-        lost.append(100 * np.mean(np.subtract(after, last)[:-1]))  # nothing was learned since
+        lost.append(100 * np.mean(np.subtract(after, last)[:-1]))  # no task follows the last
         each = " ".join(f"{100 * a:.1f}" for a in last)
         kl = " ".join(f"{kl:,.0f}" for kl in divergences)
         print(f"| {name} | {seed} | {accuracies[-1]:.2f} | {each} | {lost[-1]:.2f} | {kl} |")
@@ -152,13 +154,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--constant", action="store_true", help="a rate that does not fall to 0")
-    parser.add_argument("--start-epochs", type=int, default=5, help="of a plain network before VCL")
+    parser.add_argument("--constant", action="store_true", help="keep the learning rate constant")
+    parser.add_argument("--start-epochs", type=int, default=5, help="of a network before VCL")
     parser.add_argument("--initial-scale", type=float, default=0.0067)
     parser.add_argument("--coreset-epochs", type=int, default=100)
     parser.add_argument("--num-samples", type=int, default=10)
-    parser.add_argument("--num-train", type=int, help="of a task; all by default")
-    parser.add_argument("--num-test", type=int, help="of a task; all by default")
+    parser.add_argument("--num-train", type=int, help="images per task; default: all")
+    parser.add_argument("--num-test", type=int, help="images per task; default: all")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
     data = list(tasks(args.num_train, args.num_test))

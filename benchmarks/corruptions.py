@@ -1,16 +1,19 @@
-"""Shift: error, likelihood and ranking of errors over every corruption and severity.
+"""Measure accuracy, NLL and ranking of errors under every corruption and severity.
 
     python benchmarks/corruptions.py --out runs/corruptions
 
-Trains MC dropout, Flipout and their deterministic twin on MNIST, corrupts the test set in each of
-the 22 kinds of `tfp_bayes.robustness.MNIST_C` at five severities (those without a severity once),
-and prints accuracy, mean NLL and the AUROC with which predictive entropy tells errors from what is
-right: the mean over severities, then over kinds, so that each kind counts alike. Intervals hold 95
-% of a bootstrap over test images, which are drawn once for all kinds and methods; the last columns
-are paired differences from the twin. They do not hold the chance of training: run other seeds.
+The script trains MC dropout, Flipout and a deterministic network on MNIST. It corrupts the test set
+with each of the 22 kinds of `tfp_bayes.robustness.MNIST_C` at five severities (kinds without a
+severity once). It prints accuracy, mean NLL, and the AUROC with which predictive entropy
+distinguishes errors from correct predictions. These are means over severities, then over kinds, so
+that each kind has the same weight. The last columns are paired differences from the deterministic
+network.
 
-Every trained network and every kind is kept in the folder as it ends; the same command goes on
-after a kill. Training is most of the time.
+Intervals contain 95 % of a bootstrap over test images, which are drawn once for all kinds and
+methods. They do not include the variation between trainings; for that, run other seeds.
+
+Every trained network and the results for every kind are saved in the folder, and the same command
+continues after a kill. Most of the time is training.
 """
 
 import argparse
@@ -29,7 +32,7 @@ METHODS = ("mc_dropout", "flipout", "deterministic")
 
 
 def trained(method, data, options, folder):
-    """Returns a network from its file, or trains it."""
+    """Loads a network, or trains and saves it."""
     path = folder / f"{method}.keras"
     if not path.exists():
         keras.utils.set_random_seed(options.seed)
@@ -47,12 +50,12 @@ def trained(method, data, options, folder):
 
 
 def conditions(kind):
-    """Lists the severities of a kind; the clean test set is a kind of one."""
+    """Returns the severities of a kind; the clean test set has one."""
     return range(1, 6) if kind in MNIST_C and MNIST_C[kind].has_severities else (1,)
 
 
 def measured(method, model, kind, x, y, options, folder):
-    """Returns NLL, entropy and error of each image (severities, 3, N), from a file if there is."""
+    """Returns NLL, entropy and error of each image (severities, 3, N); saves them to a file."""
     path = folder / method / f"{kind}.npy"
     if not path.exists():
         samples = 1 if method == "deterministic" else options.num_samples
@@ -68,16 +71,16 @@ def measured(method, model, kind, x, y, options, folder):
 
 
 def summarized(values, rows):
-    """Returns accuracy, NLL and AUROC of errors of some images, over severities, then kinds.
+    """Returns accuracy, NLL and AUROC of errors, averaged over severities, then over kinds.
 
     Args:
-        values: (severities, 3, N) for each kind.
-        rows: The images to count, as often as they are named.
+        values: Arrays (severities, 3, N), one for each kind.
+        rows: Indices of images; repeated indices count repeatedly.
     """
     kinds = []
     for each in values:
         nll, entropy, errors = each[..., rows].swapaxes(0, 1)
-        # Without an error, or without anything right, there is no ranking.
+        # A ranking needs at least one error and one correct prediction.
         ranked = [
             metrics.error_auroc(wrong, uncertain)
             for wrong, uncertain in zip(errors, entropy)
@@ -104,9 +107,9 @@ def cell(estimate, draws):
 
 
 def show(title, results, num_rows, repeats):
-    """Prints a table of all methods, and of their differences from the last."""
+    """Prints a table of all methods and their differences from the last one."""
     estimates, draws = bootstrapped(results, num_rows, repeats)
-    print(f"\n{title}\n\n| | accuracy | NLL | AUROC of errors | NLL - twin | AUROC - twin |")
+    print(f"\n{title}\n\n| | accuracy | NLL | AUROC of errors | NLL change | AUROC change |")
     print("|---|---|---|---|---|---|")
     for i, method in enumerate(METHODS):
         cells = [cell(estimates[i, j], draws[:, i, j]) for j in range(3)]
@@ -119,24 +122,24 @@ def show(title, results, num_rows, repeats):
 
 
 def check_same(options, folder):
-    """Keeps the options beside the results, which are not to be mixed with those of others."""
+    """Saves the options with the results, and refuses results of other options."""
     path = folder / "options.json"
     known = {k: v for k, v in vars(options).items() if k not in ("out", "repeats")}
     if path.exists() and json.loads(path.read_text()) != known:
-        raise SystemExit(f"{folder} has results of other options; choose another --out.")
+        raise SystemExit(f"{folder} has results for other options; choose another --out.")
     write_json(path, known)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/corruptions"), help="folder that keeps results")
+    add("--out", type=Path, default=Path("runs/corruptions"), help="folder for results")
     add("--dataset", default="mnist")
-    add("--num-train", type=int, help="training images; all if left out")
+    add("--num-train", type=int, help="training images (default: all)")
     add("--num-test", type=int, default=2000)
     add("--epochs", type=int, default=20)
     add("--num-samples", type=int, default=50)
-    add("--repeats", type=int, default=500, help="of the bootstrap")
+    add("--repeats", type=int, default=500, help="resamples of the bootstrap")
     add("--seed", type=int, default=0)
     options = parser.parse_args()
     folder = options.out

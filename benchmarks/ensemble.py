@@ -1,9 +1,9 @@
-"""Prediction by an ensemble of 10 against ten plain forward passes: 1,000 images of MNIST's size.
+"""Compare prediction by an ensemble of 10 with ten forward passes, for 1,000 28 x 28 images.
 
     python benchmarks/ensemble.py
 
-Both take turns, so that a drift of the machine's speed hits both alike. Printed are medians over
-the turns, and of the ratios within a turn.
+The two take turns, so that a drift of the machine's speed affects both equally. The script prints
+medians over the turns and the median ratio within a turn.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def wide():
 
 
 def seconds(run):
-    """Returns elapsed seconds, and those of the processors, which other processes disturb less."""
+    """Returns elapsed seconds and processor seconds, which other processes disturb less."""
     start, work = time.perf_counter(), time.process_time()
     run()
     return np.array([time.perf_counter() - start, time.process_time() - work])

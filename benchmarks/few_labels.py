@@ -1,11 +1,11 @@
-"""Accuracy with few labels, on features that were learned from the unlabelled training images.
+"""Measure the accuracy with few labels, on features learned from unlabeled training images.
 
     python benchmarks/few_labels.py --out few_labels
 
-For each seed a network is trained on the training images without their labels (SimCLR), then a
-closed-form head on its features learns from the labels that each strategy asks for. Whatever is
-in the folder already, networks and finished runs, is not computed again. Test images are used for
-the accuracy alone.
+For each seed, a network is trained on the training images without their labels (SimCLR). Then, for
+each strategy, a closed-form head on its features learns from the labels that the strategy requests.
+Networks and finished runs in the folder are not computed again. Test images are used only to
+measure the accuracy.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ("data", "seed", "strategy", "labels", "accuracy", "seconds")
 
 
 def closest_call(prediction):
-    """Scores by how near the second class is to the first."""
+    """Scores how close the second most likely class is to the most likely one."""
     best = np.sort(prediction.mean, axis=1)
     return 1 - (best[:, -1] - best[:, -2])
 
@@ -43,7 +43,7 @@ STRATEGIES = {
 
 
 def load(name, manual_dir):
-    """Returns arrays of a data set, or of the five easy classes of Fashion-MNIST."""
+    """Loads a data set, or the five easy classes of Fashion-MNIST."""
     if name != "easy_clothes":
         return tfp_bayes.datasets.load(name, manual_dir=manual_dir)
     data = tfp_bayes.datasets.load("fashion_mnist", manual_dir=manual_dir)
@@ -58,11 +58,11 @@ def load(name, manual_dir):
 
 
 def embed(data, path, seed, steps):
-    """Returns features of unit length of training and test images, by a network that is kept."""
+    """Returns unit-length features of training and test images, from a network that is saved."""
     if not path.exists():
         start = time.perf_counter()
         network = contrastive_features(data.x_train, steps=steps, seed=seed, verbose=2)
-        print(f"{path.name}: {time.perf_counter() - start:.0f} s, without a label", flush=True)
+        print(f"{path.name}: {time.perf_counter() - start:.0f} s, without labels", flush=True)
         network.save(path)
     network = keras.models.load_model(path)
     model = keras.Sequential([network, keras.layers.UnitNormalization()])
@@ -70,7 +70,7 @@ def embed(data, path, seed, steps):
 
 
 def run(data, phi, strategy, seed, most):
-    """Yields (labels, accuracy, seconds of the round) of one strategy."""
+    """Yields (number of labels, accuracy, seconds of the round) for one strategy."""
     start, acquisition, selector = STRATEGIES[strategy]
     pool, test = phi
 
@@ -105,7 +105,7 @@ def run(data, phi, strategy, seed, most):
             "size": QUERY_SIZE,
             "candidates": CANDIDATES,
         },
-        refit={"steps": 1},  # the head needs none, and takes none
+        refit={"steps": 1},  # not used: the head learns in closed form
         evaluation={"test_data": (test, data.y_test)},
         seed=seed,
     )
@@ -118,11 +118,11 @@ def run(data, phi, strategy, seed, most):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of networks and rows")
+    add("--out", type=Path, required=True, help="folder for networks and results")
     add("--data", default="mnist", help="mnist, fashion_mnist or easy_clothes")
     add("--seeds", type=int, default=5)
-    add("--steps", type=int, default=1500, help="of the training without labels")
-    add("--manual-dir", help="of the files of Fashion-MNIST, see tfp_bayes.datasets")
+    add("--steps", type=int, default=1500, help="training steps without labels")
+    add("--manual-dir", help="folder of Fashion-MNIST's files, see tfp_bayes.datasets")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     data = load(options.data, options.manual_dir)
@@ -145,7 +145,7 @@ def main():
 
 
 def report(rows, options):
-    """Prints mean accuracies with 95 % intervals over seeds, and labels to two levels."""
+    """Prints mean accuracies with 95 % intervals over seeds, and labels to reach two levels."""
     print(f"\n{options.data}, {options.seeds} seeds, {platform.machine()}\n")
     print("| | " + " | ".join(f"{size} labels" for size in SHOWN) + " | 90 % | 95 % | round |")
     print("|---" * (len(SHOWN) + 4) + "|")

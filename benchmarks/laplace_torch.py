@@ -1,18 +1,22 @@
-"""Laplace's approximation against laplace-torch: predictions on the same weights, and seconds.
+"""Compare Laplace's approximation with laplace-torch: predictions for the same weights, and time.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/laplace_torch.py
 
-A LeNet-5 on packaged MNIST images and an MLP on scikit-learn's breast cancer data are trained here,
-and their weights given to PyTorch, in a process of its own because it and TensorFlow do not share
-one; `--torch-python PATH` names the interpreter of another environment that has torch and
-laplace-torch. Both sides say the distribution of logits, and one integral makes probabilities of
-both, so that no sampling stands between; the largest difference is printed. Seconds are those of
-the public calls: fit, and predictions, ours from 100 samples for the whole network and by
-`LastLayerLaplace.predict` for the last layer, theirs linearized with the probit link. Of
-laplace-torch's backends, the faster one counts; logits are those of the default one.
+The script trains a LeNet-5 on packaged MNIST images and an MLP on scikit-learn's breast cancer
+data, and passes their weights to PyTorch. PyTorch runs in a separate process, because it and
+TensorFlow cannot share one; `--torch-python PATH` names the interpreter of another environment that
+has torch and laplace-torch.
 
-Networks have no biases, of which laplace-torch makes Kronecker blocks of their own, where here they
-are a row of the layer's matrix; `--bias` shows by how much predictions differ then.
+Predictions: both libraries compute the distribution of logits, and the same integral turns both
+into probabilities, so no sampling is involved. The script prints the largest difference. Logits of
+laplace-torch are those of its default backend.
+
+Seconds are those of the public calls that fit and predict. This library predicts from 100 samples
+for the whole network, and by `LastLayerLaplace.predict` for the last layer; laplace-torch predicts
+with the linearized network and the probit link. The faster backend of laplace-torch counts.
+
+The networks have no biases, because a bias is a separate Kronecker block in laplace-torch and a row
+of its layer's matrix in this library; `--bias` shows how much predictions differ with biases.
 """
 
 import argparse
@@ -36,11 +40,11 @@ CASES = [
 PRIOR_SCALE, BATCH_SIZE, NUM_COMPARED = 0.3, 100, 20
 
 
-# In the process of PyTorch.
+# The PyTorch process.
 
 
 def torch_network(arrays):
-    """Returns the network of Keras' weights: convolutions and what follows them, or an MLP."""
+    """Returns a PyTorch network with the Keras weights, convolutional or an MLP."""
     import torch
     from torch import nn
 
@@ -53,7 +57,7 @@ def torch_network(arrays):
             kernel, channels = kernel.transpose(3, 2, 0, 1), n_out
             layers += [layer, nn.Tanh(), nn.MaxPool2d(2)]
         else:
-            if i and arrays[names[i - 1]].ndim == 4:  # pixels of a channel together
+            if i and arrays[names[i - 1]].ndim == 4:  # PyTorch flattens channel by channel
                 layers.append(nn.Flatten())
                 side = int((len(kernel) // channels) ** 0.5)
                 kernel = kernel.reshape(side, side, channels, -1).transpose(2, 0, 1, 3)
@@ -69,7 +73,7 @@ def torch_network(arrays):
 
 
 def torch_side(folder):
-    """Fits every case of laplace-torch and writes logits, and seconds, beside the weights."""
+    """Fits every case with laplace-torch and writes logits and seconds next to the weights."""
     import torch
     from laplace import Laplace
     from laplace.curvature import BackPackGGN, CurvlinopsGGN
@@ -109,7 +113,7 @@ def torch_side(folder):
                 f"predict {done - fitted:.2f} s",
                 file=sys.stderr,
             )
-            if backend is CurvlinopsGGN:  # the default one
+            if backend is CurvlinopsGGN:  # the default backend
                 loc, variance = posterior._glm_predictive_distribution(x_test[:NUM_COMPARED])
                 np.savez(
                     folder / f"{weights}_{covariance}.npz",
@@ -122,11 +126,11 @@ def torch_side(folder):
     (folder / "seconds.json").write_text(json.dumps(seconds))
 
 
-# In this process.
+# The main process.
 
 
 def networks(has_bias):
-    """Yields name, trained model without a link's trace, and data, of each of two problems."""
+    """Yields name, trained model and data (x, y, x_test) of two problems."""
     import keras
     from sklearn.datasets import load_breast_cancer
 
@@ -164,7 +168,7 @@ def networks(has_bias):
 
 
 def logits(model, posterior, x):
-    """Returns mean (N, K) and covariance (N, K, K) of logits, from Jacobians for all weights."""
+    """Returns mean (N, K) and covariance (N, K, K) of logits; all weights use Jacobians."""
     import tensorflow as tf
 
     if not hasattr(posterior, "_blocks"):
@@ -186,7 +190,7 @@ def logits(model, posterior, x):
 
 
 def compare(name, model, x, y, x_test, folder, torch_python):
-    """Prints a row for each case."""
+    """Prints a row of the table for each case."""
     import keras
 
     import tfp_bayes
@@ -229,14 +233,14 @@ def compare(name, model, x, y, x_test, folder, torch_python):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch")
-    parser.add_argument("--bias", action="store_true", help="networks with biases")
+    parser.add_argument("--bias", action="store_true", help="use networks with biases")
     parser.add_argument("--torch-side", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.torch_side:
         torch_side(options.torch_side)
         return
     print(f"{platform.machine()}, {os.cpu_count()} CPUs; seconds\n")
-    print("| | | largest difference | fit | theirs | predict | theirs | times as fast |")
+    print("| | | largest difference | fit | peer's | predict | peer's | times as fast |")
     print("|---|---|---|---|---|---|---|---|")
     for problem in networks(options.bias):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,16 @@
-"""Every method on one network and two data sets: how good, how well calibrated, at what cost.
+"""Compare accuracy, calibration and cost of all methods on one network and two data sets.
 
     python benchmarks/methods.py --out methods --datasets mnist fashion_mnist --seeds 3
 
-LeNet-5 with kernels under a Normal(0, 1) prior, Adam with cosine decay, batches of 128; the last
-5,000 training images choose temperatures and Laplace's prior scale and are not trained on. Each row
-(data set, seed, method) is a file in the folder of --out, written when it is done: started again,
-the command computes the missing ones, then prints the table. Costs are relative to the
-deterministic network's on the same machine: its training, and its prediction of the test images.
-The other data set is what inputs from elsewhere are taken from. All rows take about an hour for a
-data set and seed on two quiet cores; --methods, --epochs and --train take less.
+The network is LeNet-5 with a Normal(0, 1) prior on its kernels, trained with Adam, cosine decay and
+batches of 128. The last 5,000 training images are held out; they choose temperatures and Laplace's
+prior scale. Out-of-distribution inputs come from the other data set. Costs are relative to those of
+the deterministic network on the same machine, for training and for the prediction of the test
+images.
+
+Each row (data set, seed, method) is a file in the folder of --out, written when it is complete. If
+started again, the command computes only the missing rows, then prints the table. All rows take
+about an hour per data set and seed on two quiet cores; --methods, --epochs and --train shorten it.
 """
 
 import argparse
@@ -32,7 +34,7 @@ NUM_SAMPLES = 100
 
 
 class Data(NamedTuple):
-    """Images and labels, and test images of the other data set."""
+    """Images and labels of one data set, and test images of the other."""
 
     x: np.ndarray
     y: np.ndarray
@@ -44,12 +46,12 @@ class Data(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A trained method: its predictor, samples to take, and seconds of training."""
+    """A trained method: its predictor, number of samples, and seconds of training."""
 
     predictor: tfp_bayes.Predictor
     num_samples: int | None
     seconds: float
-    density: FittedFeatureDensity | None = None  # another score of images from elsewhere
+    density: FittedFeatureDensity | None = None  # another out-of-distribution score
 
 
 def network(kind, seed, rate, **arguments):
@@ -60,12 +62,12 @@ def network(kind, seed, rate, **arguments):
 
 
 def cosine(data, epochs):
-    """Returns the schedule of all methods that Adam trains."""
+    """Returns the learning rate of all methods that train with Adam."""
     return keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(data.x) // BATCH_SIZE))
 
 
 def fit_layers(kind, data, seed, options):
-    """Trains a network whose layers are random, or none."""
+    """Trains a network with random layers, or a deterministic one."""
     deterministic = {"dropout_rate": 0.0} if kind == "deterministic" else {}
     model = network(kind, seed, cosine(data, options.epochs), **deterministic)
     start = time.perf_counter()
@@ -75,14 +77,14 @@ def fit_layers(kind, data, seed, options):
 
 
 def fit_anew(method, data, seed, options, epochs):
-    """Trains a method that starts from new weights; without a seed, so that members differ."""
+    """Trains a method that starts from new weights; no layer seed, so that members differ."""
     keras.utils.set_random_seed(seed)
     model = network("deterministic", None, cosine(data, options.epochs), dropout_rate=0.0)
     return _fit(method, model, data, 0.0, epochs=epochs, batch_size=BATCH_SIZE, verbose=0)
 
 
 def fit_after(method, data, seed, options, optimizer=None, **arguments):
-    """Trains the deterministic network, and the method from there."""
+    """Trains the deterministic network and fits the method to it."""
     trained = fit_layers("deterministic", data, seed, options)
     model = trained.predictor.model
     if optimizer is not None:
@@ -99,7 +101,7 @@ def _fit(method, model, data, spent, **arguments):
 
 
 def sngp(data, seed, options):
-    """Trains the network as a Gaussian process of its features; one pass finds the posterior."""
+    """Trains an SNGP network, then computes its posterior in one pass."""
     model = tfp_bayes.to_sngp(network("deterministic", seed, 1e-3, dropout_rate=0.0), seed=seed)
     rate = cosine(data, options.epochs)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
@@ -109,7 +111,7 @@ def sngp(data, seed, options):
 
 
 def feature_density(data, seed, options):
-    """Trains the deterministic network, and scores images by the density of their features."""
+    """Trains the deterministic network and fits the density of its features."""
     trained = fit_layers("deterministic", data, seed, options)
     start = time.perf_counter()
     density = tfp_bayes.FeatureDensity().fit(trained.predictor.model, data.x, data.y)
@@ -118,7 +120,7 @@ def feature_density(data, seed, options):
 
 
 def swag(data, seed, options):
-    """Goes on from the deterministic network for 20 epochs of SGD, each with a snapshot."""
+    """Continues the deterministic network for 20 epochs of SGD, with a snapshot after each."""
     further = {"epochs": 20, "batch_size": BATCH_SIZE, "verbose": 0}
     method = inference.SWAG(20, num_snapshots=20, seed=seed)
     return fit_after(method, data, seed, options, keras.optimizers.SGD(0.01, 0.9), **further)
@@ -129,7 +131,7 @@ def laplace(variables):
 
     def fit(data, seed, options):
         method = inference.Laplace("kronecker", variables=variables, seed=seed)
-        # Of the whole network each scale that is tried predicts them anew, by samples.
+        # For all weights, each candidate scale predicts these rows by sampling, so use fewer.
         rows = slice(None) if variables == "last_layer" else slice(500)
         held_out = (data.x_val[rows], data.y_val[rows])
         return fit_after(method, data, seed, options, validation_data=held_out)
@@ -138,7 +140,7 @@ def laplace(variables):
 
 
 def layers(kind):
-    """Returns a function that trains a network of this inference."""
+    """Returns a function that trains a network with this inference."""
     return lambda data, seed, options: fit_layers(kind, data, seed, options)
 
 
@@ -153,9 +155,9 @@ def ensemble(num_members):
 
 
 def cyclical_sghmc(data, seed, options):
-    """Samples four cycles of half the epochs each, at temperature 1: twice the training."""
+    """Samples four cycles of half the epochs each, at temperature 1: twice the epochs."""
     method = inference.CyclicalSGHMC(4, snapshots_per_cycle=3, seed=seed)
-    epochs = 4 * max(5, -(-options.epochs // 2))  # noise takes the last 5 of a cycle
+    epochs = 4 * max(5, -(-options.epochs // 2))  # the last 5 epochs of a cycle have noise
     return fit_anew(method, data, seed, options, epochs)
 
 
@@ -176,11 +178,11 @@ METHODS = {
 
 
 def measure(fitted, data):
-    """Returns a row of the table, plain JSON."""
+    """Returns a row of the table as a JSON-compatible dictionary."""
     num_samples = fitted.num_samples
     start = time.perf_counter()
     test = fitted.predictor.predict_uncertainty(data.x_test, num_samples, seed=0)
-    seconds = time.perf_counter() - start  # tracing included, as a user waits for it
+    seconds = time.perf_counter() - start  # includes tracing, which users wait for, too
     other = fitted.predictor.predict_uncertainty(data.x_other, num_samples, seed=0)
     validation = fitted.predictor.predict(data.x_val, num_samples, seed=0)
     temperature = fit_temperature(data.y_val, validation)
@@ -215,7 +217,7 @@ def measure(fitted, data):
 
 
 def load(name, other, options):
-    """Returns the data of a row; images of the other set have the same form."""
+    """Loads a data set and the test images of the other one."""
     sets = {
         each: tfp_bayes.datasets.load(each, manual_dir=options.manual_dir) for each in (name, other)
     }
@@ -262,13 +264,13 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the rows")
+    add("--out", type=Path, required=True, help="folder for the rows")
     add("--datasets", nargs="+", default=["mnist", "fashion_mnist"])
     add("--seeds", type=int, default=3)
     add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     add("--epochs", type=int, default=20)
     add("--train", type=int, default=55_000, help="images to train on")
-    add("--manual-dir", help="of the files of Fashion-MNIST, see tfp_bayes.datasets")
+    add("--manual-dir", help="folder of Fashion-MNIST's files, see tfp_bayes.datasets")
     options = parser.parse_args()
     settings = {"epochs": options.epochs, "train": options.train}
     rows = []

@@ -1,4 +1,4 @@
-"""Gal's network in PyTorch, for comparisons."""
+"""Gal's network in PyTorch, for comparison."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Drops BaaL's progress bars and log lines, which would drown a benchmark's table."""
+    """Suppresses the progress bars and log lines of BaaL."""
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -20,7 +20,7 @@ def silence() -> Iterator[None]:
 
 
 def torch_cnn(dropout=nn.Dropout):
-    """Returns the layers of `tfp_bayes.BayesianCNN` on (N, 1, 28, 28) images, without softmax."""
+    """Returns the network of `tfp_bayes.BayesianCNN` for (N, 1, 28, 28) images, without softmax."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 4),
         nn.ReLU(),

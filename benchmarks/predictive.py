@@ -1,9 +1,9 @@
-"""Speed of the sampled prediction: 1,000 MNIST images, 100 samples, against peers in one run.
+"""Compare the speed of sampled prediction with other libraries: 1,000 images, 100 samples.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/predictive.py
 
-Peers and ours take turns, so that a drift of the machine's speed hits all alike; medians over the
-turns are printed with their ratio to ours. Without the extra, PyTorch and BaaL are left out.
+All take turns, so that a drift of the machine's speed affects all equally. The table shows medians
+over the turns and how much faster tfp_bayes is. Without the extra, PyTorch and BaaL are left out.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NUM_IMAGES, NUM_SAMPLES = 1000, 100
 
 
 def contenders(x):
-    """Returns (name, images, samples, run): functions that return when their result is there."""
+    """Yields (name, samples, run), where `run` returns when the result is computed."""
     model = tfp_bayes.BayesianCNN()
     floats = x.astype("float32")
 
@@ -64,7 +64,7 @@ def contenders(x):
     @tf.function
     def matrix_products(a, w):
         def step(s, total):
-            # Depends on s, so that the product cannot be hoisted out of the loop.
+            # The kernel depends on s, so that the product cannot be hoisted out of the loop.
             return s + 1, total + tf.matmul(a, w + tf.cast(s, tf.float32) * 1e-9)
 
         return tf.while_loop(lambda s, _: s < NUM_SAMPLES, step, (0, tf.zeros([NUM_IMAGES, 128])))[
@@ -139,9 +139,9 @@ def main():
             if turn:  # the first turn traces and warms up
                 rates[name].append(NUM_IMAGES * samples / (time.perf_counter() - start))
     print(f"\n{platform.machine()}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}; ", end="")
-    print(f"median of {repeats} turns, thousand passes per second (min - max):\n")
+    print(f"median of {repeats} runs, thousand passes per second (min - max):\n")
     ours = statistics.median(rates["tfp_bayes"])
-    print("| | thousand passes/s | ours is faster by |\n|---|---|---|")
+    print("| | thousand passes/s | tfp_bayes is faster by |\n|---|---|---|")
     for name, values in rates.items():
         median = statistics.median(values)
         spread = f"{min(values) / 1e3:.1f} - {max(values) / 1e3:.1f}"

@@ -1,10 +1,10 @@
-"""Scoring a pool in parts: engines against one process, growth, a killed worker, a finished run.
+"""Measure the scoring of pools: engines, growth, a killed worker, a finished run.
 
     python benchmarks/scale.py --rows 200000 --turns 3
 
-Each run is a process of its own; engines take turns, so that a drift of the machine's speed hits
-all alike, and have the same cores. The rate is that between the first and the last part, which
-leaves out what workers take to load TensorFlow and the model; that is printed beside it.
+Each run is a separate process. Engines use the same cores and take turns, so that a drift of the
+machine's speed affects all equally. The rate is measured between the first and the last part. It
+leaves out the time in which workers load TensorFlow and the model, which is printed separately.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def prepare(folder, num_rows):
 
 
 def run_once(folder, out, num_rows, rows_per_part, engine, workers):
-    """Scores the first rows of the pool; prints times of parts, and the memory that it took."""
-    sys.argv[0] = "tfp-bayes"  # as the command does: the driver itself needs no TensorFlow
+    """Scores the first rows of the pool; prints the times of parts and the memory used."""
+    sys.argv[0] = "tfp-bayes"  # like the command, whose main process does not load TensorFlow
     from tfp_bayes import scale
 
     start, times = time.perf_counter(), []
@@ -64,7 +64,7 @@ def run_once(folder, out, num_rows, rows_per_part, engine, workers):
 
 
 def first_rows(folder, num_rows):
-    """Returns the first rows of the pool, as a file of their own."""
+    """Returns the first rows of the pool, written to a separate file."""
     from tfp_bayes.scale import NpyRows
 
     path = folder / f"x-{num_rows}.npy"
@@ -92,7 +92,7 @@ def finish(process):
 
 
 def rate(result, rows_per_part):
-    """Rows per second from the first part to the last."""
+    """Returns rows per second from the first part to the last."""
     (done, first), (total, last) = result["times"][1], result["times"][-1]
     return (total - done) * rows_per_part / (last - first)
 
@@ -114,11 +114,11 @@ def compare_engines(folder, arguments, size):
         ratios = [value / one for value, one in zip(values, base)]
         print(
             f"{engine:10}: {statistics.median(values):9.0f} rows/s, "
-            f"{statistics.median(ratios):.2f} of {arguments.engines[0]} within a turn "
+            f"{statistics.median(ratios):.2f} times {arguments.engines[0]} within a turn "
             f"({min(ratios):.2f} to {max(ratios):.2f}); first part after "
             f"{statistics.median(starts[engine]):.1f} s"
         )
-    print(f"summaries equal to the last bit: {len(sums) == 1}")
+    print(f"summaries bit-equal: {len(sums) == 1}")
 
 
 def measure_growth(folder, arguments):
@@ -149,7 +149,7 @@ def measure_kill(folder, arguments, size):
     print(
         f"a worker killed: {killed['seconds'] - whole['seconds']:+.1f} s of "
         f"{whole['seconds']:.1f} s; a part takes {part:.1f} s and a start {loaded:.1f} s; "
-        f"same bits: {killed['sums'] == whole['sums']}"
+        f"bit-equal: {killed['sums'] == whole['sums']}"
     )
 
 
@@ -157,7 +157,7 @@ def measure_finished(folder):
     times = []
     for _ in range(2):
         times.append(finish(start(folder, "many", 10_000, 10, "local", 1))["seconds"])
-    print(f"1,000 parts: {times[0]:.1f} s; finished, and called again: {times[1]:.2f} s")
+    print(f"1,000 parts: {times[0]:.1f} s; repeated call after the end: {times[1]:.2f} s")
 
 
 def main():

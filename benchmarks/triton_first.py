@@ -1,4 +1,4 @@
-"""Loads PyTorch's Triton, where it is, before TensorFlow: the other way round their LLVMs abort."""
+"""Import PyTorch's Triton, if installed, before TensorFlow; in the other order LLVM aborts."""
 
 import contextlib
 

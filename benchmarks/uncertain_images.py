@@ -1,14 +1,16 @@
-"""Image quality scored by uncertainty, and augmented copies weighted by it: what they are worth.
+"""Test uncertainty as a score of image quality, and as a weight for augmented copies.
 
     python benchmarks/uncertain_images.py
 
-Trains an MLP with dropout on MNIST. First table: for each kind of corruption, how the uncertainty
-of an image follows the severity (Spearman's correlation of six versions of one image, mean over
-images, with the kind's standard error), and the AUROC with which it tells severity 5 from clean.
+The script trains an MLP with dropout on MNIST. The first table shows, for each kind of corruption,
+how the uncertainty of an image follows the severity (Spearman's correlation over six versions of an
+image, mean over images), and the AUROC with which uncertainty distinguishes severity 5 from clean
+images.
 
-Second table: training on clean images and one corrupted copy of each, with equal weights or weights
-by the first network's entropy at the copy: lower for copies that it cannot read any more, or higher
-for those. Test NLL on clean images and on kinds that no copy has.
+For the second table, networks train on clean images and one corrupted copy of each. The copies have
+equal weights, or weights that depend on the entropy of the first network: lower or higher for
+copies that it finds uncertain. The table shows the test NLL on clean images and on kinds of
+corruption that no copy has.
 """
 
 import argparse
@@ -21,11 +23,11 @@ from tfp_bayes import BayesianMLP, datasets, metrics
 from tfp_bayes.robustness import MNIST_C, corrupt
 
 SCORES = ("predictive_entropy", "mutual_information", "variation_ratio")
-COPIES = ("shot_noise", "motion_blur", "fog", "shear")  # of training
+COPIES = ("shot_noise", "motion_blur", "fog", "shear")  # corruptions of the training copies
 
 
 def trained(x, y, options, seed, weights=None):
-    """Returns a network."""
+    """Returns a trained network."""
     keras.utils.set_random_seed(seed)
     model = BayesianMLP(x.shape[1:], 10, hidden_units=(128,), num_samples=20, seed=seed)
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -34,7 +36,7 @@ def trained(x, y, options, seed, weights=None):
 
 
 def spearman(scores):
-    """Returns for each image the rank correlation of its scores (severities, N) and severity."""
+    """Returns the rank correlation of scores (severities, N) with severity, for each image."""
     ranks = rankdata(scores, axis=0)
     ranks -= ranks.mean(axis=0)
     severity = np.arange(len(scores)) - (len(scores) - 1) / 2

@@ -1,12 +1,12 @@
-"""Accuracy, negative log likelihood and calibration of a trained network over several seeds.
+"""Measure accuracy, negative log likelihood and calibration of a network over several seeds.
 
     python benchmarks/uncertainty.py --model BayesianLeNet5 --inference flipout
 
-Prints one line per seed and their mean: the rows of the table in docs/which_method.md. Beside the
-calibration error stands the 95 % quantile of that of calibrated probabilities: below it, errors are
-chance, and methods are not to be ranked by them. Training takes a few minutes a seed on two cores.
-Fashion-MNIST comes through TensorFlow Datasets, or from the files of Debian's
-package dataset-fashion-mnist with --manual-dir.
+The script prints one line per seed and the mean, which are the rows of the table in
+docs/which_method.md. Each line has the calibration error and the 95 % quantile of the error that
+calibrated probabilities would show. Errors below this quantile are due to chance and do not rank
+methods. Training takes a few minutes per seed on two cores. Fashion-MNIST comes from TensorFlow
+Datasets or, with --manual-dir, from the files of Debian's package dataset-fashion-mnist.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tfp_bayes import metrics
 
 
 def measure(options, data, seed):
-    """Trains a network and returns accuracy, NLL, ECE, that if calibrated, and seconds."""
+    """Trains a network; returns accuracy, NLL, ECE, its chance level, and seconds."""
     keras.utils.set_random_seed(seed)
     variational = options.inference not in ("mc_dropout", "deterministic")
     prior = {"kernel_prior": options.kernel_prior} if variational else {}
@@ -74,11 +74,11 @@ def main():
     add = parser.add_argument
     add("--model", default="BayesianLeNet5")
     add("--inference", default="flipout")
-    add("--laplace", help="full, kronecker or diagonal, on a deterministic network's last layer")
+    add("--laplace", help="full, kronecker or diagonal, for a deterministic network's last layer")
     add("--dataset", default="mnist")
     add("--manual-dir")
     add("--prior-scale", type=float, default=1.0)
-    add("--kernel-prior", help="of random kernels, instead of Normal(0, prior-scale)")
+    add("--kernel-prior", help="prior of random kernels (default: Normal)")
     add("--temperature", type=float, default=1.0)
     add("--epochs", type=int, default=20)
     add("--batch-size", type=int, default=128)

@@ -1,11 +1,12 @@
-"""Speed of variational layers: training and one predictive pass of Gal's network, against peers.
+"""Compare the speed of variational layers with other libraries: training and prediction.
 
     pip install "tfp_bayes[benchmarks]" && python benchmarks/variational.py
 
-Measures images per second in `fit` with batches of 64, and passes per second over 1,000 images,
-of this library, of TensorFlow Probability's layers under tf_keras and of bayesian-torch. Each
-library has a process of its own; they take turns, so that a drift of the machine's speed hits
-all alike. Medians over the turns are printed. Without the extra, bayesian-torch is left out.
+The script measures images per second for Gal's network, in `fit` with batches of 64 and in
+predictive passes over 1,000 images. It compares this library with TensorFlow Probability's layers
+under tf_keras and with bayesian-torch. Each library has its own process. They take turns, so that a
+drift of the machine's speed affects all equally; the table shows medians. Without the extra,
+bayesian-torch is left out.
 """
 
 import argparse
@@ -22,10 +23,10 @@ NUM_TRAIN = BATCH_SIZE * NUM_STEPS
 
 
 def batches(x, y):
-    """Feeds arrays to `fit`, as fast for both Keras.
+    """Returns a data set that feeds `fit` at the same speed in Keras 2 and Keras 3.
 
-    TensorFlow's own feeding of arrays tunes itself in a thread that `fit` waits for at its end,
-    for up to as long as it ran, which would hide what is measured.
+    For arrays, TensorFlow tunes the input pipeline in a thread that `fit` waits for at its end, for
+    up to as long as it ran. This wait would hide the training time.
     """
     import tensorflow as tf
 
@@ -36,7 +37,7 @@ def batches(x, y):
 
 
 def ours():
-    """Yields (name, images in a run, run) for every inference of this library."""
+    """Yields (name, images per run, run) for every inference of this library."""
     import keras
     import tensorflow as tf
 
@@ -45,7 +46,7 @@ def ours():
     data = tfp_bayes.datasets.load("mnist")
     train_data = batches(data.x_train, data.y_train)
     for inference in ("deterministic", "reparameterization", "local_reparameterization", "flipout"):
-        # The deterministic one without prior and without dropout: an ordinary Keras network.
+        # The deterministic network is an ordinary Keras network, without prior or dropout.
         plain = {"dropout_rates": (0, 0), "prior_scale": None}
         model = tfp_bayes.BayesianCNN(
             inference=inference, **(plain if inference == "deterministic" else {})
@@ -181,9 +182,9 @@ LIBRARIES = {"tfp_bayes": ours, "tfp.layers": tfp, "bayesian-torch": bayesian_to
 
 
 def serve(library):
-    """In a process of its own: runs what it has whenever it is told to, and prints the seconds."""
+    """Runs in a separate process: executes the requested runs and prints their seconds."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes elsewhere
+    os.dup2(2, 1)  # keeps the output of libraries out of the answers
     try:
         runs = list(LIBRARIES[library]())
     except ImportError as error:
@@ -236,7 +237,7 @@ def main():
         worker.stdin.close()
         worker.wait()
     median = {key: statistics.median(values) for key, (_, _, values) in rates.items()}
-    print(f"\n{platform.machine()}, {os.cpu_count()} CPUs; median of {options.repeats} turns\n")
+    print(f"\n{platform.machine()}, {os.cpu_count()} CPUs; median of {options.repeats} runs\n")
     print("| images/s | " + " | ".join(LIBRARIES) + " |\n|---|" + "---|" * len(LIBRARIES))
     for name in dict.fromkeys(name for _, name in rates):
         cells = [f"{median[lib, name]:,.0f}" if (lib, name) in median else "" for lib in LIBRARIES]

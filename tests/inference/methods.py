@@ -1,6 +1,6 @@
-"""One case for each method that fits a posterior over weights; `test_methods.py` runs them all.
+"""Test cases for all methods that fit a posterior over weights, run by `test_methods.py`.
 
-A new method adds one line. Its settings must be small: a case is fitted several times.
+For a new method, add a case here, with small settings because each case is fitted several times.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,13 @@ class Case(NamedTuple):
     """A method on a small classifier.
 
     Attributes:
-        make: From further settings, such as `directory`, to the method.
-        fit_arguments: Arguments of its `fit` beside the data.
-        steps: Optimizer steps of the model before the method is fitted; 0 if it starts anew.
-        stop_at: Epoch, of the whole fit, before which an interruption leaves work done and to do;
-            None for a method that takes no `directory`.
-        prior_scale: Of the `BayesianModel` that the classifier is; None is a plain Keras model.
+        make: Function that makes the method from further settings, such as `directory`.
+        fit_arguments: Arguments of its `fit` other than the data.
+        steps: Optimizer steps before the method is fitted. 0 if the method starts from new weights.
+        stop_at: Epoch, counted over the whole fit, at which to interrupt it halfway. None for a
+            method without `directory`.
+        prior_scale: Prior scale, if the classifier is a `BayesianModel`. None for a plain Keras
+            model.
     """
 
     make: Callable[..., Method]
@@ -64,7 +65,7 @@ CASES = {
         {},
         steps=20,
     ),
-    # NUTS hardly ever stays where it is, so that draws differ.
+    # NUTS almost always moves, so the draws differ.
     "hmc": Case(
         lambda **more: HMC(2, 5, 10, kernel="nuts", variables="last_layer", **more),
         _training(2),

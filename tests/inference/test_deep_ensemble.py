@@ -1,4 +1,4 @@
-"""Deep ensembles: members of their own, mixtures and votes, and trainings that were killed."""
+"""Tests of deep ensembles: independent members, mixtures, votes, and resumed training."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ Y = X[:, :3].argmax(1)
 
 
 def network():
-    """With statistics, a frozen layer, noise in training, and an optimizer with moments."""
+    """Builds a network with batch statistics, a frozen layer, dropout and an Adam optimizer."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = keras.layers.Dense(6, "relu", trainable=False)(inputs)
@@ -72,15 +72,15 @@ def test_a_member_is_an_ordinary_training():
     model = network()
     ensemble = fit(model, num_members=3)
     assert_equal(fit(model), Ensemble(weights_of(ensemble)[:2], model))
-    model.fit(X, Y, verbose=0)  # still an ordinary model, whose moments do not leak into members
+    model.fit(X, Y, verbose=0)  # gives the optimizer moments, which must not leak into members
     assert int(model.optimizer.iterations) > 0
     assert_equal(fit(model, num_members=3), ensemble)
 
 
 class Stop(keras.callbacks.Callback):
-    """Kills its process when two members are on the disk and one epoch more.
+    """Kills its process after two members are saved and the third has trained for an epoch.
 
-    Of two workers the one that begins the third training waits for the other's member.
+    The worker that trains the third member first waits until the other two are saved.
     """
 
     def __init__(self, folder, kill):
@@ -102,7 +102,7 @@ class Stop(keras.callbacks.Callback):
 
 
 def is_first(path):
-    """Makes a file; tells whether there was none."""
+    """Creates a file, and returns whether it did not exist before."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
@@ -126,7 +126,7 @@ def test_killed_workers_leave_what_another_run_completes_to_the_same_bits(tmp_pa
     assert names == sorted(path.name for path in killed.iterdir())
     for name in set(names) - {"ensemble.lock"}:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    # Nothing is left to do, and a member alone is a posterior.
+    # Another call has nothing to do. The file of a single member is a posterior.
     before = (killed / "member-1.npz").stat().st_mtime_ns
     fit(directory=killed, callbacks=[Stop(killed, False)], **arguments)
     assert (killed / "member-1.npz").stat().st_mtime_ns == before
@@ -154,7 +154,7 @@ def test_bootstrap_draws_rows_with_replacement():
     np.testing.assert_array_equal(y, chosen["a"] + 2)
     assert weight is None
     share = len(np.unique(y)) / 1000
-    assert abs(share - (1 - np.exp(-1))) < 5.5 * 0.0098  # of the rows, at least once
+    assert abs(share - (1 - np.exp(-1))) < 5.5 * 0.0098  # share of rows drawn at least once
     other = member._replace(seed=8).choose((x, y, None))[0]["a"]
     assert (other != chosen["a"]).mean() > 0.9
 
@@ -208,7 +208,7 @@ def test_regression_is_the_mixture_of_its_members():
     model = keras.Model(inputs, tfp_bayes.layers.NormalParameters(2)(hidden))
     model.compile(keras.optimizers.Adam(0.01), tfp_bayes.losses.NormalNLL())
     ensemble = fit(model, y=y, num_members=3)
-    # Members that agree to 1e-3 on targets of 1000, where E[m^2] - E[m]^2 would cancel.
+    # The members agree to 1e-3 on targets near 1000, where E[m^2] - E[m]^2 would cancel.
     stacks = [np.stack(same) for same in zip(*weights_of(ensemble))]
     stacks[-1][:, :2] += 1000
     close = tfp_bayes.StoredPosterior(model, stacks)
@@ -257,7 +257,7 @@ def test_votes_of_sigmoids_and_of_numbers():
 
 
 def test_adversarial_twins_follow_the_sign_of_the_gradient():
-    """One step of SGD on a linear softmax, where everything is known in closed form."""
+    """Compares one step of SGD on a linear softmax with its closed form."""
     inputs = {"a": keras.Input((5,), name="a"), "b": keras.Input((2,), name="b")}
     joined = keras.layers.Concatenate()([inputs["a"], inputs["b"]])
     model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(joined))
@@ -277,7 +277,7 @@ def test_adversarial_twins_follow_the_sign_of_the_gradient():
     slope = np.concatenate([rows, twins]).T @ both / 80
     np.testing.assert_allclose(model.weights[0], kernel - 0.5 * slope, atol=1e-5)
     np.testing.assert_allclose(model.weights[1], bias - 0.5 * both.mean(0), atol=1e-5)
-    # Trains as before once the context is over.
+    # After the context, training is as before.
     kernel, bias = (w.numpy().astype("float64") for w in model.weights)
     model.fit(x, Y, batch_size=40, epochs=1, verbose=0)
     slope = rows.T @ residual(rows) / 40

@@ -1,4 +1,4 @@
-"""An ensemble is its members: every weight, statistic and head of each, once."""
+"""Tests that an ensemble's samples are exactly its members, including all of their state."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def plain(activation="tanh", units=8, dtype=None):
 
 
 def batch_normalized(seed):
-    """With statistics of their own, a shared and a frozen layer, and a residual connection."""
+    """Builds a network with batch statistics, shared and frozen layers, and a skip connection."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((5,))
     shared = keras.layers.Dense(5, "relu")
@@ -46,7 +46,7 @@ def test_samples_are_the_members():
     members = [plain() for _ in range(3)]
     predictor = Predictor(members[0], posterior=Ensemble(members))
     p = predictor.predict_uncertainty(X, return_samples=True)
-    assert len(p.samples) == 3  # each once, without being asked for a number
+    assert len(p.samples) == 3  # without num_samples, each member once
     for sample, member in zip(p.samples, members):
         np.testing.assert_allclose(sample, member(X), atol=1e-6)
 
@@ -73,7 +73,7 @@ def test_layer_noise_and_weight_noise_compose():
     members = [mlp(), mlp()]
     samples = Predictor(members[0], posterior=Ensemble(members)).sample(X, 6, seed=3)
     assert len(np.unique(samples[:, 0], axis=0)) == 6
-    # Sample s has the noise that the member alone has in its sample s.
+    # Sample s has the same noise as sample s of the member on its own.
     alone = [Predictor(member).sample(X, 6, seed=3) for member in members]
     for s in range(6):
         np.testing.assert_allclose(samples[s], alone[s % 2][s], atol=1e-6)
@@ -111,7 +111,7 @@ def test_refuses_members_that_differ():
     with pytest.raises(ValueError, match=r"differ in .*units: 5 and 6"):
         Ensemble([plain(units=5), plain(units=6)])
     with pytest.raises(ValueError, match=r'differ in .*"tanh" and "relu"'):
-        Ensemble([plain("tanh"), plain("relu")])  # weights of the same shapes
+        Ensemble([plain("tanh"), plain("relu")])  # although the shapes of the weights are equal
     with pytest.raises(ValueError, match=r"differ in .*rate: 0.1 and 0.2"):
         Ensemble([mlp(rate=0.1), mlp(rate=0.2)])
     with pytest.raises(ValueError, match=r'differ in .*"float32" and "mixed_float16"'):

@@ -1,4 +1,4 @@
-"""Laplace's approximation of a whole network: posterior, prior, file and predictions."""
+"""Tests of the Laplace approximation for whole networks: posterior, prior, file, predictions."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def model():
 
 
 def covariance_of(posterior):
-    """The posterior covariance (P, P) of all drawn weights, from its blocks, explicitly."""
+    """Computes the posterior covariance (P, P) of all drawn weights as a full matrix."""
     blocks = []
     for block in posterior._blocks:
         for g, values in enumerate(block.eigenvalues):
@@ -58,7 +58,7 @@ def test_linear_regression_is_exact():
     phi = np.c_[x.astype("float64"), np.ones(30)]
     exact = np.linalg.inv(phi.T @ phi / scale**2 + np.eye(4) / 4)
     mean = exact @ phi.T @ y / scale**2
-    dense.set_weights([mean[:3, None], mean[3:]])  # of the largest posterior density
+    dense.set_weights([mean[:3, None], mean[3:]])  # the mode of the posterior
     posterior = Laplace(prior_scale=2.0, likelihood="normal").fit(model, x, y)
     np.testing.assert_allclose(covariance_of(posterior), exact, atol=1e-10)
     np.testing.assert_allclose(np.concatenate([np.ravel(w) for w in posterior.center()]), mean)
@@ -73,7 +73,7 @@ def test_linear_regression_is_exact():
 
 
 def regression(dtype="float64"):
-    """A linear model at its mode, as `mse` with weight decay finds it, and the data."""
+    """Returns a linear model, data, and the features with a column of ones for the bias."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(30, 3)).astype("float32")
     y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.normal(size=30)
@@ -114,7 +114,7 @@ def test_noise_is_that_of_residuals_or_of_largest_evidence():
     np.testing.assert_allclose(posterior.noise_scales[0], (squares / 30) ** 0.5, rtol=1e-6)
 
     def log_evidence(noise, prior):
-        """log p(y, theta) + log det / 2 at these weights, as Laplace has it, but densely."""
+        """Computes the Laplace approximation of the log evidence with dense matrices."""
         log_det = np.linalg.slogdet(phi.T @ phi / noise**2 + np.eye(4) / prior**2)[1]
         fit = scipy.stats.norm.logpdf(y, phi @ weights, noise).sum()
         return fit - np.square(weights).sum() / prior**2 / 2 - 4 * np.log(prior) - log_det / 2
@@ -140,7 +140,7 @@ def test_several_targets_have_a_noise_each_at_every_position():
     posterior = Laplace("diagonal", 1.0, likelihood="normal").fit(model, x, y)
     scale = np.sqrt(np.square(y - model.predict(x, verbose=0)).mean(axis=(0, 1)))
     np.testing.assert_allclose(posterior.noise_scales[0], scale, rtol=1e-6)
-    with pytest.raises(ValueError, match="knows the noise of its targets"):
+    with pytest.raises(ValueError, match="includes the noise of the targets"):
         materialize(posterior, 2)
     padded = np.pad(x, ((0, 0), (0, 1), (0, 0))).astype("float64")
     patches = np.concatenate([padded[:, :-1], padded[:, 1:], np.ones((20, 4, 1))], axis=-1)
@@ -181,7 +181,7 @@ def test_linearized_samples_have_the_covariance_of_explicit_jacobians(covariance
         logits = hidden(x) @ last.kernel.value + last.bias.value
     parts = tape.jacobian(logits, [v.value for v in posterior.variables])
     j = np.concatenate([np.reshape(each, (9, -1)) for each in parts], axis=1)
-    difference = np.kron(np.eye(3), [[1, 0, -1], [0, 1, -1]])  # the last logit of a row is free
+    difference = np.kron(np.eye(3), [[1, 0, -1], [0, 1, -1]])  # a softmax ignores common shifts
     expected = difference @ j @ covariance_of(posterior) @ j.T @ difference.T
     samples = np.log(Predictor(model, posterior=posterior).sample(x, num_samples, seed=1))
     samples = samples.reshape(num_samples, 9) @ difference.T
@@ -207,7 +207,7 @@ def test_temperature_multiplies_the_covariance(model):
             np.testing.assert_array_equal(center, same)
             np.testing.assert_allclose(b - center, (a - center) / 2, rtol=1e-12, atol=1e-15)
         assert one.log_marginal_likelihood() == other.log_marginal_likelihood()
-        assert not one.assign(other)  # graphs of one would keep its temperature
+        assert not one.assign(other)  # traced graphs contain the temperature
     np.testing.assert_array_equal(last[1].variances, last[0].variances / 4)
     entropies = [-(p * np.log(p)).sum() for p in (each.predict(X) for each in last)]
     assert entropies[1] < entropies[0]
@@ -224,7 +224,7 @@ def test_narrow_priors_and_many_examples_give_the_network(model):
     spreads = []
     for repeats in (1, 100):
         many = Laplace(prior_scale=1.0).fit(model, np.repeat(X, repeats, 0), np.repeat(Y, repeats))
-        assert posterior.assign(many)  # the predictor follows
+        assert posterior.assign(many)  # updates the predictor too
         spreads.append(predictor.predict_uncertainty(X, 20, seed=0).epistemic_variance.mean())
     assert 0 < spreads[1] < 0.1 * spreads[0]
 
@@ -273,7 +273,7 @@ def test_validation_data_choose_the_scale_that_predicts_them(model):
         return -predictor.predict_uncertainty(x, 200, seed=3).log_prob(y).mean()
 
     best = nll(posterior.prior_scale)
-    assert best < nll(1e-3) - 0.05  # that of the network alone
+    assert best < nll(1e-3) - 0.05  # practically the network without uncertainty
     assert best < min(map(nll, (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0))) + 0.005
 
 
@@ -301,7 +301,7 @@ def test_weights_without_curvature_keep_their_values(tmp_path):
     p = Predictor(model, posterior=posterior).predict_uncertainty(X, 20, seed=0)
     assert p.epistemic_variance.min() > 0
     recurrent = keras.Sequential([keras.Input((3, 2)), L.SimpleRNN(3), L.Dense(3, "softmax")])
-    with pytest.warns(UserWarning, match="2 matrices of weights at their trained values.*rnn"):
+    with pytest.warns(UserWarning, match="2 weight matrices at their trained values.*rnn"):
         Laplace(prior_scale=1.0).fit(recurrent, np.stack([X, X, X], 1), Y)
 
 
@@ -376,7 +376,7 @@ def test_settings_are_checked(settings, message):
         ({"prior_scale": "validation"}, {}, "validation_data missing"),
         ({"prior_scale": 1.0}, {"validation_data": (X, Y)}, "validation_data given"),
         ({"prior_scale": "evidence"}, {"validation_data": (X, Y)}, "validation_data given"),
-        ({}, {"batch_size": 8}, r"`epochs` beside \['batch_size'\]"),
+        ({}, {"batch_size": 8}, r"`epochs` together with \['batch_size'\]"),
         ({}, {"epochs": 1, "sample_weight": Y}, "equal weight"),
     ],
 )
@@ -403,12 +403,12 @@ def test_models_that_it_does_not_describe_are_refused():
         Laplace().fit(random, X, Y)
     with pytest.raises(ValueError, match=r"one `likelihood`, or one for each of 1 outputs"):
         Laplace(likelihood=["categorical", "normal"]).fit(squared, X, Y)
-    with pytest.raises(ValueError, match="residuals that are finite and not zero"):
+    with pytest.raises(ValueError, match="Expected finite, nonzero residuals"):
         Laplace(likelihood="normal").fit(squared, X, squared.predict(X, verbose=0))
     with pytest.raises(ValueError, match="NormalParameters"):
         Laplace(likelihood="normal").fit(squared, X, Y)
     with pytest.raises(ValueError, match="finite weights"):
         Laplace().fit(diverged, X, Y)
     diverged.set_weights([np.zeros((2, 3)), np.zeros(3)])
-    with pytest.raises(ValueError, match="limit the prior scale"):
+    with pytest.raises(ValueError, match="determine the prior scale"):
         Laplace().fit(diverged, X, Y)

@@ -1,4 +1,4 @@
-"""Which models have a last layer for Laplace's approximation, and where its data come from."""
+"""Tests of the models and data that the Laplace approximation of the last layer accepts."""
 
 import keras
 import numpy as np
@@ -114,7 +114,7 @@ def hidden_share():
 
 
 def aside():
-    """The output is not of the layer that was added last."""
+    """Builds a model whose output does not come from the layer created last."""
     inputs = keras.Input((5,))
     logits = keras.layers.Dense(K)(inputs)
     softmax = keras.layers.Softmax(name="soft")
@@ -189,7 +189,7 @@ def test_models_without_such_a_layer_are_refused(make, message):
     [
         ((X, Y, "block"), "covariance='block'"),
         ((X, Y, "full", -1.0), "prior_scale=-1.0"),
-        ((X, Y, "full", 1.0, (X, Y)), "leave one out"),
+        ((X, Y, "full", 1.0, (X, Y)), "leave one of them out"),
         ((X, Y, "full", None, (X, Y, X)), "`validation_data`. Received: 3 values"),
         ((X[0], list(Y[:5])), "a single example"),
         ((X, Y[:5]), r"\(40, 5\), \(5,\)"),

@@ -1,4 +1,4 @@
-"""Laplace's approximation against derivatives, dense algebra and its own samples."""
+"""Tests of the last-layer Laplace approximation against derivatives, dense algebra and samples."""
 
 import warnings
 
@@ -50,7 +50,7 @@ def weights(model):
 
 
 def hessian(model, x=X, y=Y):
-    """Second derivatives of the negative log likelihood, (F K, F K), by TensorFlow."""
+    """Computes second derivatives of the negative log likelihood (F K, F K) with TensorFlow."""
     w = tf.Variable(weights(model))
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
@@ -61,7 +61,7 @@ def hessian(model, x=X, y=Y):
 
 
 def covariance_of(posterior):
-    """The posterior covariance of W (F, K) as (F K, F K), from its coordinates."""
+    """Computes the posterior covariance of W (F, K) as (F K, F K) from its coordinates."""
     size = posterior.mean.size
     columns = []
     for i in range(size):
@@ -161,9 +161,9 @@ def test_predictions_are_the_mean_of_samples(covariance, model):
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     sampled = Predictor(model, posterior=posterior).predict_uncertainty(new, 2000, seed=0)
     z = (sampled.mean - probabilities) / np.sqrt(sampled.epistemic_variance / 2000 + 1e-6)
-    assert np.abs(z).max() < 6  # 4.5, and what 512 points are off
+    assert np.abs(z).max() < 6  # 4.5 plus the integration error of 512 points
     np.testing.assert_allclose(sampled.mean, probabilities, atol=0.03)
-    # Less sure than the network.
+    # Predictions are less confident than the network's.
     assert probabilities.max(1).mean() < model.predict(new, verbose=0).max(1).mean() - 0.02
 
 
@@ -210,11 +210,12 @@ def test_exported_by_value(covariance, model, tmp_path):
     np.testing.assert_allclose(answer["mean"], expected.mean, atol=1e-6)
 
 
-# laplace-torch 0.3 on the same numbers, as float64: a torch.nn.Linear behind torch.nn.Identity,
-# Laplace(model, "classification", subset_of_weights="last_layer", hessian_structure=...).fit;
-# log_marginal_likelihood() at prior_precision 4, the prior scale where it is largest, and the
-# variances of _glm_predictive_distribution(NEW[:1]). With a bias its "kron" takes kernel and bias
-# for independent, ours does not.
+# Results of laplace-torch 0.3 in float64 on the same data: a torch.nn.Linear after a
+# torch.nn.Identity, fitted with
+# Laplace(model, "classification", subset_of_weights="last_layer", hessian_structure=...).
+# The numbers are log_marginal_likelihood() at prior_precision 4, the prior scale that maximizes it,
+# and the variances of _glm_predictive_distribution(NEW[:1]). There is no "kron" with a bias,
+# because laplace-torch treats kernel and bias as independent there.
 GOLDEN = [
     ("full", True, -103.813696, 1.55197, [0.272085, 0.383327, 0.268136]),
     ("diagonal", True, -104.675881, 1.28187, [0.240625, 0.328597, 0.230689]),
@@ -243,7 +244,7 @@ def test_equal_to_laplace_torch(covariance, use_bias, evidence, scale, variances
 
 
 def scaled(model, factor):
-    """Copies a model with `factor` times its logits."""
+    """Copies a model and multiplies its logits by `factor`."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     copy.layers[-1].set_weights([factor * w for w in copy.layers[-1].get_weights()])
@@ -252,7 +253,7 @@ def scaled(model, factor):
 
 @pytest.fixture(scope="module")
 def certain():
-    """A network that is certain of its 40 training examples and often wrong."""
+    """A network that is certain of its 40 training examples and often wrong on new data."""
     return scaled(network(units=50), 20)
 
 

@@ -1,4 +1,4 @@
-"""Stored draws with statistics of their own: against NumPy, and nothing else is touched."""
+"""Tests of stored draws with their own batch statistics, against NumPy."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ X["b"] += 2
 
 
 def network():
-    """Two inputs through one layer of statistics, others frozen or in a model inside."""
+    """Builds a network with a shared, a frozen and a nested BatchNormalization."""
     keras.utils.set_random_seed(0)
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     dense, shared = keras.layers.Dense(3), keras.layers.BatchNormalization(momentum=0.9)
@@ -94,7 +94,7 @@ def test_a_sampler_gives_as_many_draws_as_asked():
 def test_what_cannot_be_estimated_is_refused():
     model, dense, _ = network()
     posterior = StoredPosterior(model, [np.ones((2, 3, 3))], [dense.kernel])
-    with pytest.raises(ValueError, match="at most the 2 draws"):
+    with pytest.raises(ValueError, match="at most 2, the number of stored draws"):
         materialize(posterior, 3)
     broken = {**X, "a": np.full((50, 3), np.nan)}
     with pytest.raises(ValueError, match=r"NaN or infinity in .*moving_mean"):
@@ -118,7 +118,7 @@ def test_noise_of_training_is_part_of_the_statistics_and_follows_the_seed():
     states = [v.numpy() for v in model.variables]
     x = np.ones((5000, 3), "float32")
     mean, variance = BatchStatistics(model, x, 5000, seed=1)()
-    np.testing.assert_allclose(variance, 1, atol=0.01)  # of 0 or 2, one half each
+    np.testing.assert_allclose(variance, 1, atol=0.01)  # values are 0 or 2 with equal probability
     np.testing.assert_array_equal(mean, BatchStatistics(model, x, 5000, seed=1)()[0])
     assert np.all(mean != BatchStatistics(model, x, 5000, seed=2)()[0])
     for v, state in zip(model.variables, states):

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo against posteriors that are known, and across an interruption."""
+"""Tests of Hamiltonian Monte Carlo against known posteriors, and of interrupted runs."""
 
 import json
 import warnings
@@ -47,7 +47,7 @@ def linear_model():
 
 
 def z_scores(draws, values, exact):
-    """Of means over chains (C, S, M): their error over their Monte Carlo standard error."""
+    """Returns errors of the means of (C, S, M) divided by their Monte Carlo standard errors."""
     states = tf.constant(values.transpose(1, 0, 2))
     size = tfp.mcmc.effective_sample_size(
         states, filter_beyond_positive_pairs=True, cross_chain_dims=1
@@ -121,7 +121,9 @@ def test_the_density_is_that_of_the_objective():
     np.testing.assert_allclose(target.predict(tf.constant(position)), p.ravel(), rtol=1e-5)
 
 
-SHORT = pytest.mark.filterwarnings("ignore:Chains disagree", "ignore:.*trajectories diverged")
+SHORT = pytest.mark.filterwarnings(
+    "ignore:The predictions of the chains disagree", "ignore:.*trajectories diverged"
+)
 
 
 class KilledError(Exception):
@@ -129,7 +131,7 @@ class KilledError(Exception):
 
 
 def killed_after(monkeypatch, count):
-    """Lets the saving of a chain fail after some pieces."""
+    """Makes the saving of a chain fail after some pieces."""
     saved = {"count": 0}
     save = checkpoint.save
 
@@ -216,14 +218,14 @@ def test_divergent_trajectories_are_counted():
     assert trace.divergent[0]
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize(
     ("build", "arguments", "match"),
     [
         (lambda x: L.Dense(3, "softmax")(x), {"prior_scale": None}, "with a `prior_scale`"),
-        (lambda x: L.Dense(3, "softmax")(layers.MCDropout(0.5)(x)), {}, "nothing random"),
+        (lambda x: L.Dense(3, "softmax")(layers.MCDropout(0.5)(x)), {}, "without stochastic"),
         (lambda x: L.Dense(3, "softmax")(L.BatchNormalization()(x)), {}, "batch statistics"),
         (lambda x: L.Dense(3, "softmax", kernel_regularizer="l2")(x), {}, "without regularizers"),
         (lambda x: L.Dense(3, "softmax", trainable=False)(x), {}, "with trainable weights"),

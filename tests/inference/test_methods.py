@@ -1,4 +1,4 @@
-"""Every method that fits a posterior keeps the same promises."""
+"""Tests of the contract that all methods for posteriors over weights fulfill."""
 
 import functools
 import shutil
@@ -21,12 +21,12 @@ Y = X[:, :3].argmax(1)
 NAMES = list(CASES)
 
 
-# Chains as short as those of a case cannot have mixed.
-pytestmark = pytest.mark.filterwarnings("ignore:Chains disagree")
+# The chains of the test cases are too short to mix.
+pytestmark = pytest.mark.filterwarnings("ignore:The predictions of the chains disagree")
 
 
 def network(width=6, prior_scale=None):
-    """A Keras model with statistics and a skip connection; Bayesian if it has a prior."""
+    """Builds a model with batch statistics and a skip connection, Bayesian if it has a prior."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(5, "relu")(inputs)) + inputs
@@ -54,7 +54,7 @@ fitted_once = functools.cache(fitted)
 
 @pytest.fixture(scope="module", params=NAMES)
 def once(request):
-    """Each method once, uninterrupted, with its predictions."""
+    """Fits each method once, without interruption, and computes samples."""
     model, posterior = fitted_once(request.param)
     predictor = Predictor(model, posterior=posterior)
     num_samples = posterior.num_draws or 4
@@ -75,7 +75,7 @@ def test_samples_are_functions_that_differ(once):
     assert len(samples) == num_samples
     np.testing.assert_allclose(samples.sum(-1), 1, atol=1e-5)
     assert len(np.unique(samples[:, 0], axis=0)) == num_samples
-    # BatchNormalization stays at inference: a row's answer does not depend on its neighbours.
+    # BatchNormalization is in inference mode, so predictions do not depend on other rows.
     np.testing.assert_array_equal(predictor.sample(X[:2], num_samples, seed=3), samples[:, :2])
     for center, variable in zip(predictor.posterior.center(), predictor.posterior.variables):
         assert center.shape == variable.shape
@@ -130,7 +130,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path):
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Stands for Ctrl-C at the start of an epoch, counted over all trainings of one fit."""
+    """Simulates Ctrl-C at the start of an epoch, counted over all training runs of one fit."""
 
     def __init__(self, at=None):
         super().__init__()
@@ -149,7 +149,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(name, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fitted(name, [Interrupt(CASES[name].stop_at)], directory=tmp_path / "halved")
     _, posterior = fitted(name, [resumed], directory=tmp_path / "halved")
-    assert resumed.count == whole.count - CASES[name].stop_at  # what was done is kept
+    assert resumed.count == whole.count - CASES[name].stop_at  # completed epochs are not repeated
     for index in range(expected.num_draws or 2):
         seed = tf.constant([index, 5])
         for a, b in zip(posterior.draw(index, seed), expected.draw(index, seed), strict=True):
@@ -157,7 +157,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(name, tmp_path):
 
 
 class Other:
-    """Another method, which is not fitted."""
+    """A different method, which is never fitted."""
 
     def fit(self, model, x, y=None, **fit_arguments):
         raise NotImplementedError
@@ -180,7 +180,7 @@ def learner(case, **more):
     )
 
 
-# Chains take hours in a learner, and MultiSWAG is SWAG several times.
+# HMC would take too long in a learner, and MultiSWAG only repeats SWAG.
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("hmc", "multi_swag")])
 def test_learns_actively_and_goes_on_to_the_same_bits(name, tmp_path):
     case = CASES[name]

@@ -1,4 +1,4 @@
-"""Curvature of whole networks against Jacobians that are formed example by example."""
+"""Tests of the curvature of whole networks against explicit Jacobians of each example."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ LABELS = {
 
 
 def chain(shape, *layers):
-    """A model and all that comes before its link, in double precision."""
+    """Builds a model from layers, with randomly changed weights."""
     inputs = x = keras.Input(shape)
     for layer in layers:
         x = layer(x)
@@ -42,7 +42,7 @@ def end(likelihood):
 
 
 def jacobians(model, x, variables):
-    """Derivatives of what goes into the links at each position (M, E, P), for each output."""
+    """Computes derivatives of the inputs of the links at all positions (M, E, P), per output."""
     with tf.GradientTape(persistent=True) as tape:
         outputs = keras.tree.flatten(model(x, training=False))
         etas = [tf.convert_to_tensor(getattr(p, "_keras_logits", p)) for p in outputs]
@@ -67,7 +67,10 @@ def size(v):
 
 
 def hessians_in_eta(p, likelihood):
-    """Second derivatives of the negative log likelihood, (N, E, E), expected under "normal"."""
+    """Returns second derivatives of the negative log likelihood (N, E, E).
+
+    Under "normal" they are expectations over targets.
+    """
     if likelihood == "categorical":
         return p[:, :, None] * np.eye(p.shape[1]) - p[:, :, None] * p[:, None]
     if likelihood == "bernoulli":
@@ -77,7 +80,7 @@ def hessians_in_eta(p, likelihood):
 
 
 def explicit(model, x, likelihood, variables):
-    """The generalized Gauss-Newton matrix (P, P) of some variables."""
+    """Computes the generalized Gauss-Newton matrix (P, P) of some variables explicitly."""
     names = np.broadcast_to(likelihood, len(model.outputs))
     return sum(
         np.einsum("nep,nef,nfq->pq", j, hessians_in_eta(p, name), j)
@@ -86,7 +89,7 @@ def explicit(model, x, likelihood, variables):
 
 
 def explicit_blocks(model, x, likelihood, layers):
-    """The diagonal block of that matrix for each layer, from one pass."""
+    """Computes the diagonal block of that matrix for each layer, in one pass."""
     variables = [v for each in layers for v in each.variables]
     whole = explicit(model, x, likelihood, variables)
     ends = np.cumsum([sum(map(size, each.variables)) for each in layers])
@@ -94,7 +97,7 @@ def explicit_blocks(model, x, likelihood, layers):
 
 
 def matrix_of(block):
-    """H of a layer, (G F U, G F U) with the weights in the order of its matrices."""
+    """Returns H of a layer (G F U, G F U), with the weights in the order of its matrices."""
     parts = []
     for g, values in enumerate(block.eigenvalues):
         vectors = [np.eye(size) if v is None else v[g] for size, v in zip(values.shape, block[1:])]
@@ -104,7 +107,7 @@ def matrix_of(block):
 
 
 def in_order(found):
-    """The eigenvalues of a diagonal, variable by variable."""
+    """Returns the eigenvalues of a diagonal curvature in the order of the variables."""
     pairs = zip(found.layers, found.blocks)
     parts = [np.ravel(p) for each, block in pairs for p in each.split(block.eigenvalues)]
     return np.concatenate(parts), [v for each in found.layers for v in each.variables]
@@ -161,9 +164,9 @@ def test_diagonal_is_that_of_explicit_jacobians(name):
 
 
 def transformer(length):
-    """A model of token numbers that has a class at each position, and two answers as a whole.
+    """Builds a model of tokens with a class at each position and two outcomes per sequence.
 
-    Its Dense layer is used twice, and its first EinsumDense has a kernel for each head.
+    A Dense layer is used twice, and the first EinsumDense has a kernel for each head.
     """
     inputs = keras.Input((length,), dtype="int32")
     x = L.Embedding(5, 4, dtype="float64")(inputs)
@@ -217,14 +220,14 @@ def test_many_positions_share_passes_by_random_signs():
     x, y = np.repeat(one, num_examples, 0), RNG.integers(2, size=(num_examples, 18))
     found = network_curvature(model, x, y, observe(["categorical"]), is_diagonal=True)
     values, variables = in_order(found)
-    ((j, p),) = jacobians(model, one, variables)  # of 18 positions, of which the first shares
+    ((j, p),) = jacobians(model, one, variables)  # 18 positions; the first and last share a pass
     roots = np.sqrt(p)[:, :, None] * (np.eye(2) - p[:, None])  # (T, c, E)
     parts = np.einsum("tce,tep->tcp", roots, j)
     expected = num_examples * np.square(parts).sum(axis=(0, 1))
     spread = np.sqrt(num_examples * np.square(2 * parts[0] * parts[17]).sum(0))
     z = (values - expected) / np.where(spread > 0, spread, 1)
     assert np.abs(z).max() < 5.5
-    assert np.abs(z).max() > 1e-3  # it is an estimate
+    assert np.abs(z).max() > 1e-3  # because it is an estimate
     assert np.abs(values / expected - 1).max() < 0.1
 
 
@@ -264,7 +267,7 @@ def test_kronecker_of_one_example_at_one_position_is_exact_in_each_matrix(make):
     hessians = explicit_blocks(model, x, likelihoods, found.layers)
     for layer, block, hessian in zip(found.layers, found.blocks, hessians):
         if len(layer.layer._inbound_nodes) == 2:
-            continue  # it is called twice: two positions
+            continue  # it is called twice, so it has two positions
         numbers = np.arange(np.prod(layer.shape)).reshape(layer.shape)
         order = np.concatenate([np.ravel(part) for part in layer.split(numbers)]).astype(int)
         expected = np.empty((len(order),) * 2)
@@ -274,7 +277,7 @@ def test_kronecker_of_one_example_at_one_position_is_exact_in_each_matrix(make):
         )
         np.testing.assert_allclose(matrix_of(block), expected * mask, atol=1e-12)
         num_exact += np.abs(expected).max() > 1e-8
-    assert num_exact >= len(found.layers) - 4  # attention to one position has no gradient
+    assert num_exact >= len(found.layers) - 4  # with one position, attention has no gradient
 
 
 @pytest.mark.parametrize("likelihood", LABELS)
@@ -431,7 +434,7 @@ def test_refusals(change, message):
 def test_large_layers_are_refused(monkeypatch):
     monkeypatch.setattr(module, "_MAX_SIZE", 2)
     model = chain((2,), *end("categorical"))
-    with pytest.raises(ValueError, match=r"up to 2 inputs.*'diagonal'"):
+    with pytest.raises(ValueError, match=r"at most 2 inputs.*'diagonal'"):
         gather(model, np.ones((3, 2), "f4"))
     assert len(gather(model, np.ones((3, 2), "f4"), is_diagonal=True).layers) == 1
 

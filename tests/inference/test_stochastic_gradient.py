@@ -1,4 +1,4 @@
-"""Samplers with the exact stationary law of a finite step, and the cycles made of them."""
+"""Tests of samplers against the exact stationary distribution of a finite step, and of cycles."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ CHAINS = 20_000
 
 
 def run(optimizer, curvature, steps):
-    """Returns weights and velocities of independent chains on a quadratic of mean curvature h."""
+    """Returns weights and velocities of independent chains on a quadratic with given curvature."""
     weights = keras.Variable(np.zeros(CHAINS, "float32"))
     optimizer.build([weights])
 
@@ -42,7 +42,7 @@ def test_langevin_dynamics_has_the_stationary_variance_of_its_step(temperature):
     eta, h, num_train = 0.8, 1.2, 50
     optimizer = SGLD(eta, num_train, temperature=temperature, seed=1)
     weights, _ = run(optimizer, h, 200)
-    expected = temperature / num_train / (h * (1 - eta * h / 2))  # twice that of a small step
+    expected = temperature / num_train / (h * (1 - eta * h / 2))  # about twice that of small steps
     assert z_of_product(weights, weights, expected) < MAX_Z
     assert abs(weights.mean()) < MAX_Z * np.sqrt(expected / CHAINS)
 
@@ -65,7 +65,7 @@ def test_hamiltonian_dynamics_has_the_stationary_covariance_of_its_step(temperat
 
 def test_noise_follows_the_rate_of_the_step():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.5, 0.01])
-    weights, _ = run(SGLD(schedule, 10), 0.0, 10)  # rates of steps 0 to 2, and of the others
+    weights, _ = run(SGLD(schedule, 10), 0.0, 10)  # 0.5 in steps 0 to 2, then 0.01
     expected = 2 * (3 * 0.5 + 7 * 0.01) / 10
     assert z_of_product(weights, weights, expected) < MAX_Z
 
@@ -133,7 +133,7 @@ def fitted(model=None, method=METHOD, **arguments):
 
 
 class Look(keras.callbacks.Callback):
-    """Keeps what there was at each step, and at the end of each epoch."""
+    """Records rates and temperatures of all steps, and weights at the end of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -165,7 +165,7 @@ def test_snapshots_are_the_ends_of_the_last_epochs_of_each_cycle(tmp_path):
     np.testing.assert_array_equal(look.temperatures, np.tile(k >= 3, 2))
     with pytest.raises(ValueError, match="Expected the configuration of the run"):
         fitted(method={**method, "temperature": 0.5})
-    model.fit(X, Y, epochs=1, verbose=0)  # by its own optimizer again
+    model.fit(X, Y, epochs=1, verbose=0)  # uses its own optimizer again
     assert int(optimizer.iterations) == 2
     posterior.save(tmp_path / "posterior.npz")
     samples = Predictor(model, posterior=posterior).sample(X)
@@ -174,7 +174,7 @@ def test_snapshots_are_the_ends_of_the_last_epochs_of_each_cycle(tmp_path):
 
 
 def test_the_posterior_of_a_linear_model():
-    """Independent outputs with unit noise are as many chains, whose posterior is known."""
+    """Each output is an independent chain with unit noise, and its posterior is known."""
     chains, prior = 2000, 0.5
     x = RNG.normal(size=(20, 1)).astype("float32")
     y = (x * RNG.normal(size=chains) + RNG.normal(size=(20, chains))).astype("float32")
@@ -192,7 +192,7 @@ def test_the_posterior_of_a_linear_model():
     deviations = posterior.draw(0, None)[0].numpy()[0].astype("float64")
     precision = (x**2).sum() + 1 / prior**2
     deviations -= (x * y).sum(0) / precision
-    covariance = np.zeros((2, 2))  # of velocity and weight, step by step
+    covariance = np.zeros((2, 2))  # covariance of velocity and weight, updated in each step
     rates, temperatures = CosineCycles(0.3, 1000), LateNoise(1.0, 1000, 600)
     for k in range(1000):
         rate = float(rates(k))

@@ -1,4 +1,4 @@
-"""Stored draws: in one file, into a fresh process, and into a served graph."""
+"""Tests of stored draws: saved, loaded in a fresh process, and exported."""
 
 import keras
 import numpy as np
@@ -78,7 +78,7 @@ def test_some_variables_only():
     for sample, value in zip(samples, draws):
         kernel.assign(value)
         np.testing.assert_allclose(sample, model(X), atol=1e-6)
-    # The layers before it run once for all samples.
+    # The layers before the last one run only once for all samples.
     names = [operation.name for operation in predictor._split._suffix.operations]
     assert [n for n in names if "dense" in n] == [model.layers[-1].name]
 
@@ -103,9 +103,9 @@ def test_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match="or one of the same architecture"):
         StoredPosterior.load(path, other)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="Expected a stored posterior"):
+    with pytest.raises(ValueError, match="Expected the file of a posterior"):
         StoredPosterior.load(path, model)
-    with pytest.raises(ValueError, match="Expected a stored posterior"):
+    with pytest.raises(ValueError, match="Expected the file of a posterior"):
         StoredPosterior.load(tmp_path / "none.npz", model)
     weights = [np.stack([w, w]) for w in model.get_weights()]
     for draws in (weights[:-1], [weights[0][:1], *weights[1:]], [w[:0] for w in weights], []):
@@ -120,5 +120,5 @@ def test_weights_outside_the_posterior_must_be_the_same(tmp_path):
     StoredPosterior(model, draws, head).save(tmp_path / "head.npz")
     assert tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model).num_draws == 4
     model.layers[1].kernel.assign_add(0.001 * np.ones((5, 6), "float32"))
-    with pytest.raises(ValueError, match="whose weights outside the posterior are others"):
+    with pytest.raises(ValueError, match="weights that the posterior does not include differ"):
         tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model)

@@ -1,4 +1,4 @@
-"""SWAG: the covariance of the paper, from snapshots whose variance is not lost, resumable."""
+"""Tests of SWAG: covariance as in the paper, precision of variances, and resumed training."""
 
 import keras
 import numpy as np
@@ -43,7 +43,7 @@ def fitted(method, model=None, **arguments):
 
 
 def draws_of(posterior, number):
-    """Returns draws (S, P), all variables side by side."""
+    """Returns draws (S, P) with all variables concatenated."""
 
     @tf.function
     def all_draws(seeds):
@@ -57,7 +57,7 @@ def draws_of(posterior, number):
 
 
 def test_covariance_of_draws_is_the_papers():
-    """Half of the diagonal and half of the full covariance of the snapshots, between layers too."""
+    """It is half the diagonal plus half the full covariance of the snapshots, across layers."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -82,7 +82,7 @@ def test_temperature_multiplies_the_covariance(tmp_path):
     model = network()
     bayes, cold = (
         fitted(SWAG(3, num_snapshots=3, temperature=t, directory=tmp_path), model)
-        for t in (1.0, 0.25)  # the second takes the training of the first
+        for t in (1.0, 0.25)  # the second reuses the training of the first
     )
     seed = tf.constant([1, 2])
     for a, b, center in zip(bayes.draw(0, seed), cold.draw(0, seed), bayes.center()):
@@ -117,7 +117,7 @@ def test_variances_far_below_the_square_of_the_mean_survive():
 
 @keras.saving.register_keras_serializable("test_swag")
 class Quadratic(keras.regularizers.Regularizer):
-    """theta^T H theta / 2 of many independent pairs of weights."""
+    """The quadratic form theta^T H theta / 2 for many independent pairs of weights."""
 
     def __call__(self, x):
         pairs = tf.reshape(x, [-1, 2])
@@ -131,7 +131,7 @@ H = np.array([[1.0, 0.4], [0.4, 0.6]])
 
 
 def test_gradient_descent_on_a_quadratic_has_the_stationary_covariance():
-    """Constant rate and additive noise: Sigma = (I - eta H) Sigma (I - eta H) + eta^2 C."""
+    """Checks Sigma = (I - eta H) Sigma (I - eta H) + eta^2 C for additive noise."""
     eta, chains, snapshots, thin = 0.9, 400, 30, 12
     noise = np.linalg.cholesky(np.array([[1.0, -0.3], [-0.3, 0.5]]))
     rng = np.random.default_rng(5)
@@ -250,7 +250,7 @@ def test_draws_of_a_normalized_network_have_statistics_of_their_own(tmp_path):
     samples = Predictor(model, posterior=posterior).sample(X)
     weights = [v.numpy() for v in model.trainable_variables]
     for s in range(4):
-        # What the first layer puts out under the draw, in one batch for lack of a second.
+        # Recompute the network with the drawn weights in NumPy.
         values = {id(v): d.numpy() for v, d in zip(posterior.variables, posterior.draw(s, None))}
         kernel, bias = (values[id(v)] for v in model.layers[1].weights)
         gamma, beta, mean, variance = (values[id(v)] for v in model.layers[2].weights)
@@ -275,7 +275,7 @@ def test_several_trainings():
     kernels = posterior.draw(0, None)[0], posterior.draw(1, None)[0], posterior.draw(3, None)[0]
     within = np.abs(kernels[0] - kernels[1]).max()
     assert np.abs(kernels[0] - kernels[2]).max() > 5 * within > 0
-    # Neither what the model has learned before nor an interruption changes the result.
+    # The weights and optimizer state from the first fit do not change the result.
     for a, b in zip(fitted(method, model, epochs=3).draw(4, None), posterior.draw(4, None)):
         np.testing.assert_array_equal(a, b)
     assert MultiSWAG.from_config(method.get_config()).get_config() == method.get_config()
@@ -348,7 +348,7 @@ def test_bad_arguments():
     early = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.stop())
     model = network()
     model.stop = lambda: setattr(model, "stop_training", True)
-    with pytest.raises(ValueError, match="Received: 1, after which training was stopped"):
+    with pytest.raises(ValueError, match="Received: 1, because training stopped early"):
         fitted(SWAG(2, num_snapshots=5), model, callbacks=[early])
     broken = np.where(np.arange(60)[:, None] == 7, np.nan, X)
     with pytest.raises(ValueError, match=r"NaN or infinity in .*kernel"):

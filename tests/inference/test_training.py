@@ -1,4 +1,4 @@
-"""Resumable training: the order of examples, and the same bits after an interruption."""
+"""Tests of resumable training: order of examples, bit-identical results after interruptions."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ X, Y = RNG.normal(size=(50, 4)).astype("float32"), RNG.integers(0, 3, 50)
 
 
 def network():
-    """Everything with a state of its own: statistics, noise, moments of Adam."""
+    """Builds a network with all kinds of state: statistics, noise, moments of Adam."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((4,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(8, "relu")(inputs))
@@ -24,7 +24,7 @@ def network():
 
 
 class Counter(keras.callbacks.Callback):
-    """A recorder of the sum of a weight over epochs, which may stop a run."""
+    """A recorder of the sum of a weight over epochs, which can interrupt the run."""
 
     def __init__(self, stop_at=None):
         super().__init__()

@@ -225,7 +225,7 @@ def test_files_keep_the_model_and_refuse_to_train_it_without_context(tmp_path):
             copy.fit(X, Y, verbose=0)
     loaded.compile("sgd", LOSSES["categorical"], function_prior=prior())
     assert loaded.fit(X, Y, verbose=0).history["function_prior"][0] > 0
-    with pytest.raises(ValueError, match="whose prior is `prior_scale` alone"):
+    with pytest.raises(ValueError, match="whose only prior is `prior_scale`"):
         HMC().fit(model, X, Y, epochs=1)
 
 

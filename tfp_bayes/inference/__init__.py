@@ -1,4 +1,4 @@
-"""Posteriors over all weights of a model, which a `Predictor` samples."""
+"""Posteriors over all weights of a model, and the methods that fit them."""
 
 from tfp_bayes.inference.cyclical import CyclicalSGHMC
 from tfp_bayes.inference.deep_ensemble import DeepEnsemble

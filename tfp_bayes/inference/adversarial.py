@@ -1,4 +1,4 @@
-"""Training on each batch and on inputs beside it that the network finds harder."""
+"""Adversarial training: each batch is followed by a copy that the network finds harder."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,19 +11,20 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[None]:
-    """Lets a model's `fit` train on adversarial twins too, until the context ends.
+    """Makes a model's `fit` train on adversarial inputs too, until the context ends.
 
-    Each batch is followed, in the same step, by the same rows moved by the fast gradient sign
-    method, so that the loss is the mean over both. The gradient is that of the network at
-    inference; statistics of `BatchNormalization` see both halves.
+    Each training step gets a batch and a copy of it whose inputs are perturbed by the fast
+    gradient sign method. The loss is the mean over both. The gradient for the perturbation is
+    computed in inference mode; the statistics of `BatchNormalization` are updated from both halves.
 
     Args:
-        model: Compiled.
-        x: The training inputs, floating-point arrays (N, ...) or a structure of them.
-        share: How far an input is moved, as a share of its range in `x`; 0 changes nothing.
+        model: Compiled Keras model.
+        x: The training inputs: floating-point arrays (N, ...) or a structure of them.
+        share: Size of the perturbation of each input, as a share of its range in `x`. 0 turns
+            adversarial training off.
 
     Raises:
-        ValueError: If `x` are no floating-point arrays.
+        ValueError: If `x` does not consist of floating-point arrays.
 
     Reference:
         Lakshminarayanan et al. 2017, section 2.3, arXiv:1612.01474.
@@ -36,11 +37,11 @@ def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[N
 
     def train_step(data):
         inputs, y, weight = keras.utils.unpack_x_y_sample_weight(data)
-        both = (inputs, _twins(model, inputs, y, weight, steps)), (y, y), (weight, weight)
+        both = (inputs, _perturbed(model, inputs, y, weight, steps)), (y, y), (weight, weight)
         return take_step(tuple(keras.tree.map_structure(_join, *each) for each in both))
 
     model.train_step = train_step
-    model.train_function = None  # Keras traces `train_step` once
+    model.train_function = None  # otherwise Keras keeps the graph of the earlier `train_step`
     try:
         yield
     finally:
@@ -48,8 +49,8 @@ def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[N
         model.train_function = None
 
 
-def _twins(model: keras.Model, inputs, y, weight, steps):
-    """Returns inputs moved by a step each, in the direction in which the loss grows."""
+def _perturbed(model: keras.Model, inputs, y, weight, steps):
+    """Moves each input by its step in the direction in which the loss grows."""
     flat = keras.tree.flatten(inputs)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(flat)
@@ -73,6 +74,6 @@ def _floating(x: Any) -> np.ndarray:
         raise ValueError(
             "Expected arrays of floating-point inputs for adversarial training. Received: x of "
             f"type {type(x).__name__ if array is None else array.dtype}. "
-            "Hint: scale images to floats before; adversarial=0.0 trains without."
+            "Hint: convert images to floats first, or turn this off with adversarial=0.0."
         )
     return array

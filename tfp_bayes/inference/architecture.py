@@ -1,4 +1,4 @@
-"""A description of the function that a model computes, apart from the values of its weights."""
+"""A description of the function that a model computes, without the values of its weights."""
 
 import json
 from typing import Any
@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# What changes how a layer is found or trained, not what it computes.
+# Settings that affect how a layer is found or trained, but not what it computes.
 _IRRELEVANT = {"module", "registered_name", "trainable", "seed", "prior_scale", "initial_rate"}
 _IRRELEVANT_ENDINGS = ("_initializer", "_regularizer", "_constraint", "_prior", "_config")
-# Where a configuration names layers.
+# Keys of a configuration whose values are names of layers.
 _REFERENCES = {"name", "input_layers", "output_layers", "keras_history"}
-# What preprocessing layers have learned and compute with, which is not in a variable or was
-# copied from it: a draw of the variables does not change it.
+# Attributes with the learned state of preprocessing layers. The state is not in a variable, or is
+# a copy of one, so a draw of the variables does not change it.
 _STATE = {
     keras.layers.Normalization: ("mean", "variance"),
     keras.layers.Discretization: ("bin_boundaries",),
@@ -24,16 +24,16 @@ _STATE = {
 
 
 def describe_architecture(model: keras.Model) -> list:
-    """Describes a model's layers, how they are connected and what they are configured to do.
+    """Describes a model's layers, their connections and their configurations.
 
-    Two models with equal descriptions and equal weights are the same function, whatever their
-    layers are called and however they were initialized or trained.
+    Two models with equal descriptions and equal weights compute the same function, regardless of
+    the names of their layers and of how they were initialized or trained.
 
     Args:
         model: A built Keras model.
 
     Returns:
-        Plain JSON.
+        The description as plain JSON.
     """
     layers = list(model._flatten_layers(include_self=True, recursive=True))
     numbers = {layer.name: i for i, layer in enumerate(layers)}
@@ -42,9 +42,9 @@ def describe_architecture(model: keras.Model) -> list:
 
 
 def find_difference(a: Any, b: Any, where: str = "model") -> str | None:
-    """Returns where two descriptions differ, None if they do not.
+    """Returns where two descriptions differ, or None if they are equal.
 
-    Settings that only one of them knows are passed over: releases of Keras add some.
+    Settings that only one description has are ignored, because releases of Keras add new ones.
     """
     if isinstance(a, dict) and isinstance(b, dict):
         pairs = [(f"{where}.{key}", a[key], b[key]) for key in a if key in b]
@@ -59,7 +59,7 @@ def find_difference(a: Any, b: Any, where: str = "model") -> str | None:
 def _describe_layer(layer: keras.layers.Layer, numbers: dict[str, int]) -> dict:
     try:
         config = layer.get_config()
-    except NotImplementedError:  # a subclass with arguments of its own; its layers follow
+    except NotImplementedError:  # a subclassed model; its layers are described separately
         config = None
     names = [name for kind in _STATE if isinstance(layer, kind) for name in _STATE[kind]]
     state = {name: getattr(layer, name, None) for name in names}
@@ -75,7 +75,7 @@ def _relevant(config: Any, numbers: dict[str, int]) -> Any:
         return [_relevant(each, numbers) for each in config]
     if not isinstance(config, dict):
         return config
-    if isinstance(config.get("layers"), list):  # of a graph, whose names are its own
+    if isinstance(config.get("layers"), list):  # a graph, with its own scope of names
         names = [layer["config"]["name"] for layer in config["layers"]]
         numbers = {**numbers, **{name: i for i, name in enumerate(names)}}
     return {
@@ -86,7 +86,7 @@ def _relevant(config: Any, numbers: dict[str, int]) -> Any:
 
 
 def _numbered(references: Any, numbers: dict[str, int]) -> Any:
-    """Replaces names of layers, which differ between models, by their positions."""
+    """Replaces names of layers, which differ between models, with their positions."""
     if isinstance(references, dict):
         return {key: _numbered(value, numbers) for key, value in references.items()}
     if isinstance(references, list | tuple):
@@ -95,7 +95,7 @@ def _numbered(references: Any, numbers: dict[str, int]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Returns JSON for what a configuration holds beside it, such as a vocabulary in NumPy."""
+    """Converts values that are not plain JSON, such as a vocabulary in a NumPy array."""
     if isinstance(value, np.ndarray | np.generic | tf.Tensor):
         return np.asarray(value).tolist()
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""The statistics of batch normalization that belong to given weights."""
+"""Batch-normalization statistics that match given weights."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,26 +15,25 @@ from tfp_bayes.prediction.inputs import signature
 
 
 class BatchStatistics:
-    """Estimates the moving statistics of a model under other weights, and changes neither.
+    """Estimates the moving statistics of a model for other weights, without changing the model.
 
-    Moving averages of training are those of the weights on the way, which a draw of the weights
-    makes wrong. These are means over one pass of the data in training mode, batch by batch, where
-    each batch counts by its rows.
+    The moving averages from training belong to the weights of that time, so they are wrong for
+    weights drawn from a posterior. The estimates are means over one pass through the data in
+    training mode, in which each batch is weighted by its number of rows.
 
     Args:
         model: A built model.
         x: Inputs, as for `batches`.
-        batch_size: Rows of a batch of arrays: that of training, because the variance inside small
-            batches is smaller.
-        seed: Integer or pair of int32: the order of the rows of arrays, and noise such as that of
-            dropout.
+        batch_size: Rows in a batch, if `x` holds arrays. Use the batch size of training, because
+            the variance within small batches is smaller.
+        seed: Integer or pair of int32, for the order of the rows and for noise such as dropout.
 
     Attributes:
-        variables: Those that are estimated; none if the model has none that training updates.
+        variables: The variables that are estimated. Empty if training updates no statistics.
 
     Raises:
-        ValueError: If another layer's state changes in training, which nobody knows how to
-            estimate.
+        ValueError: If training changes the state of a layer other than `BatchNormalization`, since
+            it is not known how to estimate that state.
 
     Reference:
         Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization",
@@ -65,7 +64,7 @@ class BatchStatistics:
             lambda inputs: updated.update(self._updates(inputs, 0, [])), autograph=False
         )
         discover.get_concrete_function(first)
-        # Those of frozen layers are not.
+        # Frozen layers do not update their statistics.
         self.variables = [v for v in model.weights if id(v) in updated & set(self._momentum)]
         self._others = [v for v in model.weights if id(v) not in updated]
         self._compiled: dict[str, Any] = {}
@@ -77,7 +76,7 @@ class BatchStatistics:
 
         Args:
             variables: Variables of the model.
-            values: What to use in their place.
+            values: Values to use instead of the variables' own.
         """
         totals = [np.zeros(v.shape) for v in self.variables]
         num_rows = 0
@@ -98,7 +97,7 @@ class BatchStatistics:
             source = batches(self._x, self._batch_size)
             yield from (keras.tree.map_structure(tf.convert_to_tensor, each) for each in source)
             return
-        # Rows in order of their classes would make batches that are too much alike inside.
+        # Shuffle, because rows sorted by class would give batches with too little variance.
         num_rows = count_rows(self._x)
         order = tf.random.experimental.stateless_shuffle(tf.range(num_rows), self._seed).numpy()
         for start in range(0, num_rows, self._batch_size):
@@ -108,7 +107,7 @@ class BatchStatistics:
             )
 
     def _function(self, batch) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the graph for batches like one, with any number of rows."""
+        """Returns the graph for batches with the signature of `batch` and any number of rows."""
         spec = signature(self.model, batch)
         if repr(spec) not in self._compiled:
             weights = [tf.TensorSpec(v.shape, v.dtype) for v in self._others]
@@ -120,16 +119,16 @@ class BatchStatistics:
         return self._compiled[repr(spec)]
 
     def _estimate(self, inputs, index, weights) -> list[tf.Tensor]:
-        """Builds the graph of the statistics of one batch."""
+        """Builds the graph that computes the statistics of one batch."""
         updates = self._updates(inputs, index, weights)
-        # From zero, an update is a batch's statistic times 1 - momentum.
+        # The variables are set to zero, so an update is the batch's statistic times 1 - momentum.
         return [
             tf.add_n(updates[id(v)]) / (len(updates[id(v)]) * (1.0 - self._momentum[id(v)]))
             for v in self.variables
         ]
 
     def _updates(self, inputs, index, weights) -> dict[int, list[tf.Tensor]]:
-        """Builds a step in training mode, and returns what it assigns to variables, by their id."""
+        """Runs the model in training mode, and returns the updates of variables by their id."""
         seeds = [v for v in self.model.variables if is_seed(v)]
         state = [(v, tf.cast(fold_in(self._seed, index, i), v.dtype)) for i, v in enumerate(seeds)]
         state += [(v, tf.zeros(v.shape, v.dtype)) for v in self.variables]
@@ -147,7 +146,7 @@ class BatchStatistics:
 
 
 class _UpdatesNoted(keras.StatelessScope):
-    """A scope that lists each update; some variables keep their value for the next one."""
+    """A scope that records all updates of variables, and does not apply those of some variables."""
 
     def __init__(self, state: list[tuple], kept: Sequence[keras.Variable]):
         super().__init__(state, collect_losses=True)
@@ -162,7 +161,7 @@ class _UpdatesNoted(keras.StatelessScope):
 
 
 def trained_normalizations(model: keras.Model) -> list[str]:
-    """Lists the names of the layers of a model whose batch statistics training would change."""
+    """Returns the names of the layers whose batch statistics training would change."""
     return [
         layer.name
         for layer in flatten_layers(model)
@@ -171,7 +170,7 @@ def trained_normalizations(model: keras.Model) -> list[str]:
 
 
 def _is_known(layer: keras.layers.Layer) -> bool:
-    """Tells whether a layer's statistics are moving averages as Keras updates them."""
+    """Returns whether a layer's statistics are the usual moving averages of Keras."""
     is_keras_own = (
         isinstance(layer, keras.layers.BatchNormalization)
         and type(layer).call is keras.layers.BatchNormalization.call
@@ -183,6 +182,6 @@ def _unknown_state(layer: keras.layers.Layer, variable: keras.Variable) -> Value
     return ValueError(
         "Expected `BatchNormalization`, without renorm and with a momentum below 1, as the only "
         f"layer whose state changes in training. Received: {layer.name!r} of type "
-        f"{type(layer).__name__}, which updates {variable.name!r}. Hint: freeze it, or take "
-        "an ensemble or CyclicalSGHMC, whose draws have the state that training gave them."
+        f"{type(layer).__name__}, which updates {variable.name!r}. Hint: freeze it, or use an "
+        "ensemble or CyclicalSGHMC, whose draws include the state at the end of training."
     )

@@ -1,4 +1,4 @@
-"""One Markov chain over weights, which a killed process takes up again to the same bits."""
+"""A Markov chain over weights. After a kill it resumes and gives bit-identical results."""
 
 import math
 from collections.abc import Callable
@@ -13,20 +13,20 @@ from tfp_bayes._plumbing import checkpoint
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
 TARGET_ACCEPTANCE = 0.8
-MOST_LEAPFROGS = 1000  # of a trajectory, while its step size is being found
-_DIVERGENCE = 1000.0  # an error of the energy in nats, at which Stan calls a trajectory divergent
-_NUM_PIECES = 20  # between which a chain is saved
+MOST_LEAPFROGS = 1000  # in a trajectory, which matters while the step size is still being adapted
+_DIVERGENCE = 1000.0  # nats; Stan calls a trajectory divergent if its energy error exceeds this
+_NUM_PIECES = 20  # pieces that a chain is run in; it is saved after each
 
 
 class ChainSettings(NamedTuple):
-    """How a chain moves.
+    """Settings of a chain.
 
     Args:
         kernel: "hmc" or "nuts".
-        num_burnin: Steps that find the step size and are forgotten.
-        num_samples: Steps that are kept.
-        length: Mean length of a trajectory of "hmc".
-        step_size: To start from.
+        num_burnin: Number of first steps, which adapt the step size and are discarded.
+        num_samples: Number of steps whose positions are samples.
+        length: Mean length of a trajectory, for "hmc".
+        step_size: Initial step size.
     """
 
     kernel: str
@@ -37,7 +37,7 @@ class ChainSettings(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a chain has gone through, burn-in included: arrays (T, ...)."""
+    """The history of a chain, including burn-in: arrays (T, ...)."""
 
     positions: np.ndarray
     acceptances: np.ndarray
@@ -47,14 +47,14 @@ class Trace(NamedTuple):
 
 
 class Sampler:
-    """Steps of Hamiltonian Monte Carlo in one graph, for all chains.
+    """Hamiltonian Monte Carlo steps, in one graph that serves all chains.
 
-    Step t of a chain draws from the seed of the chain and t alone, so that it does not matter in
-    which pieces the chain is run.
+    The random numbers of step t depend only on the seed of the chain and t, so results do not
+    depend on the pieces in which a chain is run.
 
     Args:
-        log_density: From a position (P,) float64 to a float64 scalar.
-        settings: How chains move.
+        log_density: Function from a position (P,) in float64 to a float64 scalar.
+        settings: Settings of the chains.
     """
 
     def __init__(self, log_density: Callable[[tf.Tensor], tf.Tensor], settings: ChainSettings):
@@ -73,13 +73,14 @@ class Sampler:
         self._advance = tf.function(self._run, autograph=False, reduce_retracing=True)
 
     def run(self, start: np.ndarray, seed: int, path: Path | None, identity: dict) -> Trace:
-        """Returns the trace of one chain.
+        """Runs one chain and returns its trace.
 
         Args:
-            start: Position (P,).
-            seed: Of the chain.
-            path: File that keeps the chain as far as it is, or None.
-            identity: What a chain that is taken up again has in common with the one in the file.
+            start: Initial position (P,).
+            seed: Seed of the chain.
+            path: File for the checkpoint of the chain, or None.
+            identity: Description of the run. A chain is resumed only if the description in its
+                file is the same.
         """
         state, results = tf.constant(start), self._bootstrap(tf.constant(start))
         trace = Trace(
@@ -114,7 +115,7 @@ class Sampler:
         return trace
 
     def _run(self, state, results, first, count, seed):
-        """Takes `count` steps from step `first` on."""
+        """Takes `count` steps, beginning with step `first`."""
         kinds = [tf.float64, tf.float64, tf.bool, tf.int64, tf.float64]
         shapes = [state.shape, *[[]] * 4]
         arrays = [tf.TensorArray(k, count, element_shape=s) for k, s in zip(kinds, shapes)]
@@ -132,10 +133,10 @@ class Sampler:
         return state, results, [each.stack() for each in arrays]
 
     def _with_length(self, results: Any, seed: tf.Tensor) -> Any:
-        """Returns results whose next trajectory has its length.
+        """Returns kernel results in which the length of the next trajectory is set.
 
-        Lengths differ by up to a half from their mean, since of a Gaussian those of one length can
-        be whole periods, which end where they start.
+        Lengths vary uniformly by up to half of their mean. On a Gaussian target, trajectories of a
+        fixed length could be whole periods, which end where they start.
         """
         if self.settings.kernel == "nuts":
             return results
@@ -148,7 +149,7 @@ class Sampler:
         )
 
     def _describe(self, results: Any) -> tuple[tf.Tensor, ...]:
-        """Returns acceptance, whether the step diverged, its gradients and its step size."""
+        """Returns a step's acceptance probability, divergence, number of gradients and size."""
         inner = results.inner_results
         ratio = inner.log_accept_ratio
         acceptance = tf.exp(tf.minimum(ratio, 0.0))
@@ -160,6 +161,6 @@ class Sampler:
                 tf.cast(inner.leapfrogs_taken, tf.int64),
                 inner.step_size,
             )
-        divergent = tf.logical_not(ratio > -_DIVERGENCE)  # NaN is one too
+        divergent = tf.logical_not(ratio > -_DIVERGENCE)  # also true for NaN
         taken = tf.cast(inner.accepted_results.num_leapfrog_steps, tf.int64)
         return acceptance, divergent, taken, inner.accepted_results.step_size

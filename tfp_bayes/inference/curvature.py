@@ -1,9 +1,10 @@
-"""The curvature of a softmax likelihood in the weights of the last layer: full, or structured.
+"""The curvature of a softmax likelihood in the last layer's weights, exact or approximated.
 
-Weights are matrices W (F, K), features phi (F,), and the matrix of second derivatives of the
-negative log likelihood is H = sum_n L_n x phi_n phi_n^T (a Kronecker product), where
-L_n = diag(p_n) - p_n p_n^T. Each class below keeps H, or what it takes for H, as eigenvalues and
-a rotation of the weights into its eigenvectors, so that a prior with any precision can be added.
+With weights W (F, K) and features phi_n (F,), the matrix of second derivatives of the negative log
+likelihood is H = sum_n L_n x phi_n phi_n^T, where x is the Kronecker product and
+L_n = diag(p_n) - p_n p_n^T. Each class below stores H, or an approximation of it, as eigenvalues
+and a rotation of the weights to the eigenvectors. The precision of any isotropic prior can then be
+added to the eigenvalues.
 """
 
 from collections.abc import Iterable
@@ -17,26 +18,26 @@ Batches = Iterable[tuple[np.ndarray, np.ndarray]]  # features (B, F) and probabi
 
 
 class Curvature(Protocol):
-    """H in coordinates along its eigenvectors, in which weights are independent."""
+    """H in coordinates along its eigenvectors, in which the weights are independent."""
 
-    eigenvalues: np.ndarray  # of the shape of the coordinates
+    eigenvalues: np.ndarray  # has the shape of the coordinates
 
     @classmethod
     def of(cls, batches: Batches) -> "Curvature":
-        """Returns H of all batches together."""
+        """Computes H from all batches."""
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns the constructor's arguments."""
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Returns weights (F, K) from coordinates along the eigenvectors."""
+        """Converts coordinates along the eigenvectors to weights (F, K)."""
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance."""
+        """Returns the covariance (N, K, K) of phi^T W, given the variance of each coordinate."""
 
 
 class Full(tf.Module):
-    """H as it is: K F x K F numbers."""
+    """The exact H, a matrix of K F x K F numbers."""
 
     def __init__(self, eigenvalues: np.ndarray, vectors: np.ndarray):
         super().__init__()
@@ -58,7 +59,7 @@ class Full(tf.Module):
                     hessian[k, :, j] += block
                     if j < k:
                         hessian[j, :, k] += block
-        assert hessian is not None  # there are batches
+        assert hessian is not None  # there is at least one batch
         size = num_classes * num_features
         values, vectors = scipy.linalg.eigh(hessian.reshape(size, size))
         return cls(np.maximum(values, 0), vectors.reshape(num_classes, num_features, size))
@@ -68,17 +69,17 @@ class Full(tf.Module):
         return {"eigenvalues": self.eigenvalues, "vectors": self.vectors.numpy()}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Returns weights (F, K) from coordinates (K F,) along the eigenvectors."""
+        """Converts coordinates (K F,) along the eigenvectors to weights (F, K)."""
         return tf.einsum("kfp,p->fk", self.vectors, coordinates)
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance (K F,)."""
+        """Returns the covariance (N, K, K) of phi^T W, given the coordinates' variances (K F,)."""
         root = np.stack([phi @ v for v in self.vectors.numpy()], axis=1) * np.sqrt(variances)
         return root @ root.transpose(0, 2, 1)
 
 
 class Kronecker(tf.Module):
-    """H as N times E[L] x E[phi phi^T]: exact if probabilities did not depend on features."""
+    """H approximated by N E[L] x E[phi phi^T], exact if L_n does not depend on the features."""
 
     def __init__(
         self, eigenvalues: np.ndarray, input_vectors: np.ndarray, output_vectors: np.ndarray
@@ -109,21 +110,22 @@ class Kronecker(tf.Module):
         }
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Returns weights (F, K) from coordinates (F, K) along the eigenvectors."""
+        """Converts coordinates (F, K) along the eigenvectors to weights (F, K)."""
         return self.input_vectors @ coordinates @ tf.transpose(self.output_vectors)
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance of phi^T W (N, K, K) from each coordinate's variance (F, K)."""
+        """Returns the covariance (N, K, K) of phi^T W, given the coordinates' variances (F, K)."""
         vectors = self.output_vectors.numpy()
         scales = (phi @ self.input_vectors.numpy()) ** 2 @ variances  # (N, K)
         return (vectors * scales[:, None]) @ vectors.T
 
 
 class Shared(Kronecker):
-    """H as sum_n w_n phi_n phi_n^T for every direction of logits but that which shifts all alike.
+    """H approximated by sum_n w_n phi_n phi_n^T, the same for all directions of the logits.
 
-    L_n is taken for w_n (I - 1 1^T / K), whose trace is its own if w_n = (1 - |p_n|^2) / (K - 1):
-    exact for two classes, and where all classes have the same probability.
+    The only exception is the direction that shifts all logits equally, where the curvature is 0.
+    This approximates L_n by w_n (I - 1 1^T / K), with w_n = (1 - |p_n|^2) / (K - 1) so that the
+    trace is right. It is exact for two classes, and where all classes have the same probability.
     """
 
     @classmethod
@@ -135,14 +137,14 @@ class Shared(Kronecker):
             weights = (1 - np.square(p).sum(1)) / (num_classes - 1)
             gram = gram + phi.T @ (weights[:, None] * phi)
         values, input_vectors = scipy.linalg.eigh(gram)
-        # Its first column is that common shift, of which a softmax tells nothing.
+        # The first column is the common shift of all logits, which a softmax does not determine.
         output_vectors = scipy.linalg.helmert(num_classes, full=True).T
         is_seen = np.arange(num_classes) > 0
         return cls(np.outer(np.maximum(values, 0), is_seen), input_vectors, output_vectors)
 
 
 class Diagonal(tf.Module):
-    """The diagonal of H: weights that are independent."""
+    """The diagonal of H, which makes all weights independent."""
 
     def __init__(self, eigenvalues: np.ndarray):
         super().__init__()
@@ -158,11 +160,11 @@ class Diagonal(tf.Module):
         return {"eigenvalues": self.eigenvalues}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Returns weights (F, K): the coordinates themselves."""
+        """Returns the coordinates, which are the weights (F, K) themselves."""
         return coordinates
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance of phi^T W (N, K, K) from each weight's variance (F, K)."""
+        """Returns the covariance (N, K, K) of phi^T W, given the weights' variances (F, K)."""
         return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""Cyclical stochastic gradient MCMC: several modes, and samples around each, from one run."""
+"""Cyclical stochastic gradient MCMC, which samples several modes of the posterior in one run."""
 
 import contextlib
 import math
@@ -22,29 +22,29 @@ from tfp_bayes.inference.training import check_compiled, train
 
 
 class CyclicalSGHMC(Configured):
-    """Cyclical SGHMC: snapshots from the cool end of each cycle of the learning rate.
+    """Cyclical SGHMC: takes snapshots at the end of each cycle of the learning rate.
 
-    Use it where one long run is affordable and several explanations of the data are wanted: each
-    cycle starts with a rate high enough to leave the mode before, falls along a cosine, and ends
-    in steps of `SGHMC`, of which weights are kept. The optimizer that the model was compiled with
-    is not used.
+    Use it if you can afford one long run and want several modes of the posterior. Each cycle
+    starts with a learning rate high enough to leave the previous mode. The learning rate then
+    falls along a cosine, and the cycle ends with steps of `SGHMC`, from which snapshots of the
+    weights are taken. The optimizer that the model was compiled with is not used.
 
-    The loss has to be the mean NLL plus the negative log prior divided by N, as that of
-    `BayesianModel` with `prior_scale` is, see `SGHMC`.
+    The loss must be the mean NLL plus the negative log prior divided by N, as in a `BayesianModel`
+    with `prior_scale`, see `SGHMC`.
 
     Args:
-        num_cycles: Cycles, of equal length.
-        snapshots_per_cycle: Of the last so many epochs of a cycle, the weights at the end are
-            kept, statistics of `BatchNormalization` included.
-        learning_rate: That of a cycle's first step.
+        num_cycles: Number of cycles, which have equal length.
+        snapshots_per_cycle: Number of snapshots in each cycle, taken at the end of its last epochs.
+            Snapshots include the statistics of `BatchNormalization`.
+        learning_rate: Learning rate of the first step of each cycle.
         friction: One minus the momentum, see `SGHMC`.
-        temperature: T of the steps with noise. 1 is Bayes; the figures of the reference are those
-            of 1 / 50,000, where snapshots are little more than modes.
-        noise_epochs: The last so many epochs of a cycle have noise; None takes two more than
-            there are snapshots.
-        seed: Integer: order of the examples, and noise.
-        directory: Folder for the state of training, from which a killed `fit` goes on to the same
-            bits; None keeps none.
+        temperature: Temperature T of the steps with noise. 1 samples the Bayesian posterior. The
+            reference reports results for T = 1 / 50,000, at which snapshots are close to modes.
+        noise_epochs: Number of epochs with noise at the end of each cycle. None means
+            `snapshots_per_cycle` + 2.
+        seed: Integer, for the order of the examples and for the noise.
+        directory: Folder for a checkpoint, from which a killed `fit` resumes with bit-identical
+            results. None saves no checkpoint.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -103,27 +103,27 @@ class CyclicalSGHMC(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> StoredPosterior:
-        """Runs the chain in a model, from the weights that it has, and returns the snapshots.
+        """Runs the chain in a model, starting from its current weights.
 
-        The model ends with the weights of the last step, and the optimizer that it had.
+        Afterwards, the model has the weights of the last step, and its original optimizer.
 
         Args:
-            model: Compiled.
+            model: Compiled Keras model.
             x: Arrays (N, ...), a structure of them, or a dataset with targets.
-            y: Targets (N, ...) beside arrays.
-            epochs: Of all cycles together.
-            num_observations: N, of which the loss is the mean. None counts rows, times the pixels
-                or outputs of each over which Keras' cross-entropies average; needed for datasets,
-                for several outputs and for other losses.
-            batch_size: Rows of a step, for arrays.
-            **fit_arguments: Others of Keras' `fit`.
+            y: Targets (N, ...), if `x` holds arrays.
+            epochs: Total number of epochs in all cycles.
+            num_observations: Number of observations N that the loss is the mean over. None counts
+                rows, times the pixels or outputs per row that Keras' cross-entropies average over.
+                Required for datasets, for several outputs and for other losses.
+            batch_size: Rows in a batch, if `x` holds arrays.
+            **fit_arguments: Further arguments of Keras' `fit`.
 
         Returns:
             num_cycles * snapshots_per_cycle draws of all weights, in the order of the chain.
 
         Raises:
-            ValueError: If the model is not compiled, cycles are too short or not whole, N is not
-                known, or the chain diverged.
+            ValueError: If the model is not compiled, the epochs do not divide into cycles, the
+                cycles are too short, N is unknown, or the chain diverged.
         """
         check_compiled(model)
         cycle_epochs = self._cycle_epochs(epochs)
@@ -159,8 +159,8 @@ class CyclicalSGHMC(Configured):
         expected = self.num_cycles * self.snapshots_per_cycle
         if len(snapshots.draws) != expected:
             raise ValueError(
-                f"Expected {expected} snapshots. Received: {len(snapshots.draws)}, after which "
-                "training was stopped. Hint: leave out EarlyStopping and the like."
+                f"Expected {expected} snapshots. Received: {len(snapshots.draws)}, because "
+                "training stopped early. Hint: do not use EarlyStopping or similar callbacks."
             )
         draws = [np.stack(same) for same in zip(*snapshots.draws)]
         check_finite_draws(draws, model.weights)
@@ -171,20 +171,21 @@ class CyclicalSGHMC(Configured):
         length, rest = divmod(epochs, self.num_cycles)
         if rest or length < self.noise_epochs:
             raise ValueError(
-                f"Expected {self.num_cycles} cycles of equal length, each of at least the "
-                f"{self.noise_epochs} epochs with noise, for `epochs`. Received: epochs={epochs}. "
-                f"Hint: epochs={self.num_cycles * max(10, 2 * self.noise_epochs)}."
+                f"Expected `epochs` to divide into {self.num_cycles} cycles of equal length, with "
+                f"at least {self.noise_epochs} epochs each for the noise. Received: "
+                f"epochs={epochs}. "
+                f"Hint: try epochs={self.num_cycles * max(10, 2 * self.noise_epochs)}."
             )
         return length
 
 
 @contextlib.contextmanager
 def _optimized_by(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Gives a compiled model another optimizer for a while."""
+    """Replaces the optimizer of a compiled model inside the context."""
     before = model.optimizer
     if isinstance(before, keras.optimizers.LossScaleOptimizer):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    # Its graph holds the optimizer.
+    # The graph of the train function contains the optimizer, so it must be traced again.
     model.optimizer, model.train_function = optimizer, None
     try:
         yield
@@ -202,15 +203,15 @@ def _steps_per_epoch(x: Any, batch_size: int, fit_arguments: dict) -> int:
         steps = math.ceil(count_rows(x) / batch_size)
     if steps is None or steps < 1:
         raise ValueError(
-            "Expected data whose number of batches is known, which makes the length of a cycle. "
-            f"Received: a {type(x).__name__} of unknown length. "
-            "Hint: dataset.apply(tf.data.experimental.assert_cardinality(n)), or steps_per_epoch=."
+            "Expected data with a known number of batches, which determines the length of a cycle. "
+            f"Received: a {type(x).__name__} of unknown length. Hint: use "
+            "dataset.apply(tf.data.experimental.assert_cardinality(n)), or pass steps_per_epoch."
         )
     return steps
 
 
 def _count_observations(model: keras.Model, x: Any) -> int:
-    """Returns the number of values of which the loss is the mean, where that is plain to see."""
+    """Returns the number of values that the loss is the mean over, if this is known."""
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     outputs = getattr(model, "outputs", None) or []
@@ -219,15 +220,16 @@ def _count_observations(model: keras.Model, x: Any) -> int:
     if name in ("sparse_categorical_crossentropy", "categorical_crossentropy", "normal_nll"):
         values = shape[:-1]
     elif name == "binary_crossentropy":
-        values = shape  # over whose last axis it averages too
+        values = shape  # this loss averages over the last axis too
     is_dataset = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
     if is_dataset or None in values:
         raise ValueError(
-            "Expected `num_observations`, of which the loss is the mean and by which the noise is "
-            f"scaled. Received: num_observations=None, loss {name or loss!r}, "
-            f"{'a dataset' if is_dataset else 'arrays'}. Hint: fit(..., "
-            "num_observations=60_000), examples times pixels for a loss of each pixel; the "
-            "loss has to be a negative log likelihood, which mean squared error is not."
+            "Expected `num_observations`, the number of observations that the loss is the mean "
+            "over, which scales the noise. Received: num_observations=None, loss "
+            f"{name or loss!r}, {'a dataset' if is_dataset else 'arrays'}. "
+            "Hint: pass num_observations=60_000, for example; for a loss per pixel it is examples "
+            "times pixels. The loss must be a negative log likelihood, which the mean squared "
+            "error is not."
         )
     return count_rows(x) * math.prod(values)
 
@@ -235,7 +237,7 @@ def _count_observations(model: keras.Model, x: Any) -> int:
 def _warn_of_flat_prior(model: keras.Model) -> None:
     if getattr(model, "prior_scale", None) is None and not model.losses:
         warnings.warn(
-            f"Model {model.name!r} has no prior: nothing holds the weights that the data do not "
-            "determine. Use BayesianModel(prior_scale=1.0), or regularizers.",
+            f"Model {model.name!r} has no prior, so nothing constrains weights that the data do "
+            "not determine. Use BayesianModel(prior_scale=1.0) or regularizers.",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Several trainings of one network: the deep ensemble."""
+"""Deep ensembles: several networks of one architecture, trained independently."""
 
 import contextlib
 import json
@@ -33,27 +33,28 @@ from tfp_bayes.inference.training import check_compiled
 
 
 class DeepEnsemble(Configured):
-    """Trains the same network several times, from new weights and in new orders of the data.
+    """Trains a network several times, each time from new weights and with a new order of the data.
 
-    The best calibrated of the simple methods, and the most robust under shift, at M times the cost
-    of training and of predicting. Calibrate the ensemble (`uncertainty.fit_temperature` of its
-    mean), not its members: calibrated members make an ensemble that is not sure enough.
+    Use it where M times the cost of training and prediction is affordable: it is the best
+    calibrated of the simple methods, and the most robust under distribution shift. Calibrate the
+    ensemble (`uncertainty.fit_temperature` of its mean), not its members: calibrated members give
+    an underconfident ensemble.
 
     Args:
-        num_members: M; 5 is usual, 10 a little better.
-        seed: Integer; member i depends on it and on i alone, so an ensemble can be enlarged.
-        bootstrap: Whether each member is trained on N rows drawn with replacement. Mostly worse
-            for networks, which differ enough by their initial weights.
+        num_members: Number of members M. 5 is a common choice; 10 is slightly better.
+        seed: Integer. Member i depends only on the seed and on i, so an ensemble can be enlarged.
+        bootstrap: Whether each member is trained on N rows drawn with replacement. This is usually
+            worse for networks, whose initial weights already make them differ enough.
         combine: "mean" or "vote", see `StoredPosterior`.
-        adversarial: Train on adversarial inputs too, moved by this share of the range that each
-            input has in the data; 0.01 in the reference, 0 without.
-        workers: Members trained at a time, each in a process of its own with a copy of the data,
-            which needs a script to be guarded by `if __name__ == "__main__":` and what is custom
-            in the model to be registered with Keras; 1 trains one after another in this process.
-            The result is the same.
-        directory: Folder that keeps each member as it ends, and the epochs of the one in training:
-            `fit` called again with the same model and data trains what is missing, to the same
-            bits on a CPU. None keeps nothing.
+        adversarial: Size of the perturbation for adversarial training, as a share of the range of
+            each input in the data. The reference uses 0.01; 0 turns adversarial training off.
+        workers: Number of members trained in parallel, each in its own process with a copy of the
+            data. More than 1 requires scripts to be guarded by `if __name__ == "__main__":`, and
+            custom objects in the model to be registered with Keras. With 1, members are trained
+            one after another in this process. The result is the same.
+        directory: Folder for the trained members and for a checkpoint of the members in training.
+            If `fit` is called again with the same model and data, it trains only what is missing,
+            with bit-identical results on a CPU. None saves nothing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -91,7 +92,8 @@ class DeepEnsemble(Configured):
         if not 0 <= adversarial < 1:
             raise ValueError(
                 "Expected a share in [0, 1) for `adversarial`. "
-                f"Received: adversarial={adversarial!r}. Hint: 0.01 of each input's range."
+                f"Received: adversarial={adversarial!r}. "
+                "Hint: 0.01 perturbs each input by 1% of its range."
             )
         self.num_members = num_members
         self.seed = seed
@@ -113,33 +115,34 @@ class DeepEnsemble(Configured):
         verbose: Any = "auto",
         **fit_arguments: Any,
     ) -> Ensemble:
-        """Trains the members in the given model, so that nothing is traced twice.
+        """Trains the members one after another in the given model, or in parallel workers.
 
-        Frozen layers, and layers adapted to data, keep their values, the same in every member.
-        Seeds that the model was configured with give way to those of the members.
-        Afterwards the model has the weights of the last member, and its optimizer those that it
-        started with.
+        Frozen layers and layers that were adapted to data keep their values in every member. The
+        seeds in the model's configuration are replaced with those of the members. Afterwards, the
+        model has the weights of the last member, and its optimizer is in its initial state.
 
         Args:
-            model: Compiled; it and its layers have `get_config`.
-            x: Arrays (N, ...) or a structure of them; with one worker and without `bootstrap` and
-                `adversarial` also a dataset, which every member reads in the order that it has.
-            y: Targets beside arrays.
-            epochs: Epochs of each member.
-            batch_size: Rows of a step, for arrays.
-            sample_weight: As of Keras' `fit`, beside arrays.
-            verbose: 0 for silence; otherwise as of Keras' `fit`, and says which member is trained.
-            **fit_arguments: Others of Keras' `fit`, such as `validation_data` and `callbacks`;
-                several workers get them pickled.
+            model: Compiled Keras model. The model and its layers must implement `get_config`.
+            x: Arrays (N, ...) or a structure of them. With one worker and without `bootstrap` and
+                `adversarial`, it can also be a dataset, whose order is then the same for all
+                members.
+            y: Targets, if `x` holds arrays.
+            epochs: Number of epochs for each member.
+            batch_size: Rows in a batch, if `x` holds arrays.
+            sample_weight: Sample weights as for Keras' `fit`, if `x` holds arrays.
+            verbose: 0 for no output. Other values are passed to Keras' `fit`, and the number of
+                the current member is printed.
+            **fit_arguments: Further arguments of Keras' `fit`, such as `validation_data` and
+                `callbacks`. With several workers they are pickled.
 
         Returns:
-            The posterior of M draws, bound to `model`.
+            A posterior with M draws, bound to `model`.
 
         Raises:
-            ValueError: If the model is not compiled, the data cannot be used as said, or the
-                directory is of another ensemble.
+            ValueError: If the model is not compiled, the data cannot be used with these settings,
+                or the directory belongs to a different ensemble.
             ChildProcessError: If a worker was killed.
-            OSError: If another process trains in the directory.
+            OSError: If another process is training in the directory.
         """
         check_integers(1, epochs=epochs)
         check_compiled(model)
@@ -158,13 +161,13 @@ class DeepEnsemble(Configured):
                 _warn_of_equal_starts(model, seeds[:2])
             self._train(missing, model, data, {**arguments, "verbose": verbose})
             weights = [member.load(model) for member in members]
-        # What is no weight, the states of training noise, and then the weights.
+        # Set the states of random generators, which are not weights, and then the weights.
         initialize(model, seeds[-1], own_seeds=False)
         model.set_weights(weights[-1])
         return Ensemble(weights, model, self.combine)
 
     def _train(self, missing: list[Member], model: keras.Model, data: Data, arguments: dict):
-        """Trains members, in this process or in others."""
+        """Trains the missing members, in this process or in workers."""
         shown = arguments["verbose"]
         if self.workers == 1:
             with adversarial_training(model, data[0], self.adversarial):
@@ -177,12 +180,12 @@ class DeepEnsemble(Configured):
         work = {m.number: (m, model, data, arguments, self.adversarial) for m in missing}
         for number in run_all(train_in_worker, work, min(self.workers, max(len(work), 1))):
             if shown:
-                print(f"member {number} of {self.num_members} is trained", flush=True)
+                print(f"finished member {number} of {self.num_members}", flush=True)
 
     def _open(
         self, stack: contextlib.ExitStack, model: keras.Model, data: Data, arguments: dict
     ) -> tuple[Path, dict[str, Any] | None]:
-        """Returns the folder of the members, and what a member's checkpoint is known by."""
+        """Returns the folder of the members, and the settings that identify their checkpoints."""
         if self.directory is None:
             return Path(stack.enter_context(tempfile.TemporaryDirectory())), None
         folder = Path(self.directory)
@@ -201,7 +204,7 @@ class DeepEnsemble(Configured):
         }
         identity = {
             "network": digest_network(model),
-            # What members keep, such as frozen layers, and how the others begin.
+            # Covers values that members keep, such as frozen layers, and initial values.
             "start": digest(fresh_values(model, self.seed, own_seeds=False)),
             "data": digest(data),
             **settings,
@@ -214,26 +217,26 @@ class DeepEnsemble(Configured):
         return folder, settings
 
     def _check_data(self, x: Any) -> None:
-        """Refuses a dataset where rows must be at hand."""
+        """Refuses a dataset if the settings require arrays."""
         alone = self.workers == 1 and not self.bootstrap and not self.adversarial
         if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) and not alone:
             raise ValueError(
                 "Expected arrays for `x` with workers, bootstrap or adversarial training. "
                 f"Received: {type(x).__name__}, workers={self.workers}, "
                 f"bootstrap={self.bootstrap}, adversarial={self.adversarial}. "
-                "Hint: leave these at their defaults, or read the data into arrays."
+                "Hint: keep the defaults of these settings, or read the data into arrays."
             )
 
 
 def _warn_of_equal_starts(model: keras.Model, seeds: list[int]) -> None:
-    """Warns if new weights are the same for other seeds, as constant initializers make them."""
+    """Warns if initial weights do not depend on the seed, because all initializers are constant."""
     trainable = {id(v) for v in model.trainable_variables}
     starts = (fresh_values(model, seed, own_seeds=False) for seed in seeds)
     both = zip(model.variables, *starts, strict=True)
     if all(np.array_equal(a, b) for v, a, b in both if id(v) in trainable):
         warnings.warn(
             f"Every member of the ensemble of {model.name!r} starts from the same weights, so "
-            "members differ by the order of examples alone, or by their rows. Give a layer a "
-            "random initializer.",
+            "members differ only in the order of the examples or in their bootstrap samples. "
+            "Use a random initializer in at least one layer.",
             stacklevel=3,
         )

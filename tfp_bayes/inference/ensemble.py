@@ -1,4 +1,4 @@
-"""A posterior made of a few trained networks."""
+"""A posterior that consists of a few trained networks."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from tfp_bayes.inference.stored_posterior import StoredPosterior
 
 
 class Ensemble(StoredPosterior):
-    """Deep ensemble: each sample takes all weights of the next member.
+    """A deep ensemble, made from networks that are already trained.
 
-    The members' weights are copied, the statistics of `BatchNormalization` and whatever else a
-    layer holds included, so each sample is exactly one member. Stochastic layers keep their own
-    noise on top.
+    Each sample is exactly one member: it uses a copy of all the member's weights, including the
+    statistics of `BatchNormalization` and any other state of its layers. Stochastic layers still
+    add their own noise. To train the members too, use `DeepEnsemble`.
 
     Args:
-        members: M >= 1 built models of one architecture, or their `get_weights()`.
-        model: The model that a `Predictor` will run; None takes the first member.
+        members: M >= 1 built models of the same architecture, or their `get_weights()`.
+        model: The model that a `Predictor` will run. None uses the first member.
         combine: "mean" or "vote", see `StoredPosterior`.
 
     Raises:
-        ValueError: If the members differ in architecture or shapes, or are lists of weights
-            without a `model`.
+        ValueError: If the members differ in architecture or shapes, or if they are lists of
+            weights and there is no `model`.
 
     Reference:
         Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
@@ -52,7 +52,7 @@ class Ensemble(StoredPosterior):
             model = models[0]
         if model is None or not members:
             raise ValueError(
-                "Expected at least one model for `members`, or lists of weights and `model`. "
+                "Expected at least one model in `members`, or lists of weights and a `model`. "
                 f"Received: {len(members)} members, model=None. "
                 "Hint: Ensemble([m.get_weights() for m in models], model=models[0])."
             )
@@ -64,8 +64,8 @@ class Ensemble(StoredPosterior):
             if found != shapes:
                 raise ValueError(
                     f"Expected members with weights of shapes {shapes}. Received: member {i} "
-                    f"with {found}. Hint: get_weights() of models built by the same function; "
-                    "it includes those that are not trained."
+                    f"with {found}. Hint: use get_weights() of models built by the same function; "
+                    "it includes non-trainable weights."
                 )
         super().__init__(model, [np.stack(same) for same in zip(*weights)], combine=combine)
 
@@ -76,7 +76,7 @@ def _check_architectures(models: Sequence[keras.Model]) -> None:
         difference = find_difference(first, describe_architecture(model))
         if difference is not None:
             raise ValueError(
-                "Expected models of one architecture for `members`. "
+                "Expected models of the same architecture for `members`. "
                 f"Received: {models[0].name!r} and {model.name!r}, which differ in {difference}. "
                 "Hint: build every member with the same function and the same arguments."
             )

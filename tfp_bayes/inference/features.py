@@ -1,4 +1,4 @@
-"""Outputs of a part of a network for batches of data, with targets beside them."""
+"""Outputs of a part of a network, batch by batch, together with the targets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +16,10 @@ _BATCH_SIZE = 1024
 
 
 class Features:
-    """The function from inputs to features (N, F), batch by batch.
+    """A function from inputs to features (N, F), applied batch by batch.
 
     Args:
-        network: Functional, with one output (N, F); run in inference mode.
+        network: Functional model with one output (N, F). It runs in inference mode.
     """
 
     def __init__(self, network: keras.Model):
@@ -27,16 +27,16 @@ class Features:
         self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
 
     def __call__(self, x: Any, y: Any = None) -> Iterator[tuple[np.ndarray, Any]]:
-        """Yields features (B, F) float64, each with the batch's targets as they are.
+        """Yields the features (B, F) of each batch in float64, and the batch's targets unchanged.
 
-        Rows whose inputs are not finite are NaN.
+        Rows with non-finite inputs get NaN features.
 
         Args:
             x: Arrays or a dataset, see `unweighted_batches`.
-            y: Targets beside arrays.
+            y: Targets, if `x` holds arrays.
 
         Raises:
-            ValueError: If there are sample weights, or inputs do not fit.
+            ValueError: If there are sample weights, or the inputs do not fit the network.
         """
         for inputs, targets in unweighted_batches(x, y, _BATCH_SIZE):
             signature(self._network, inputs)  # refuses single examples

@@ -1,4 +1,4 @@
-"""A model in inference mode on batches of inputs with targets beside them."""
+"""A model run in inference mode on batches of inputs and targets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,38 +15,40 @@ BATCH_SIZE = 256
 
 
 def run_model(model: keras.Model, inputs):
-    """Returns a model's outputs for a batch, of which no trace remains in it."""
+    """Returns a model's outputs for a batch, and leaves the state of the model unchanged."""
     inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
     return run_isolated(model, lambda each: model(each, training=False), inputs)
 
 
 def labelled(x: Any, y: Any) -> Iterator[tuple]:
-    """Yields batches of inputs and targets that are not empty.
+    """Yields the batches of inputs and targets that are not empty.
 
     Raises:
-        ValueError: If there are no examples, or examples have weights.
+        ValueError: If there are no examples, or there are sample weights.
     """
     if isinstance(y, list | tuple) and not all(hasattr(each, "shape") for each in y):
-        y = np.asarray(y)  # a list of labels, not of arrays for several outputs
+        y = np.asarray(y)  # a list of labels, not a list of arrays for several outputs
     is_empty = True
     for inputs, targets in unweighted_batches(x, y, BATCH_SIZE):
         if len(keras.tree.flatten(inputs)[0]):
             is_empty = False
             yield inputs, targets
     if is_empty:
-        raise ValueError("Expected examples in `x`. Received: none. Hint: arrays (N, ...), N > 0.")
+        raise ValueError(
+            "Expected examples in `x`. Received: none. Hint: pass arrays (N, ...) with N > 0."
+        )
 
 
 def flat_targets(model: keras.Model, outputs, targets) -> list:
-    """Returns the targets of each output in the order of `keras.tree.flatten`.
+    """Returns the targets of each output, in the order of `keras.tree.flatten`.
 
     Args:
-        model: The model, whose `output_names` targets may be given by.
-        outputs: What it returns, in any structure.
-        targets: An array, or a structure of them.
+        model: The model. Its `output_names` may serve as keys of `targets`.
+        outputs: Outputs of the model, in any structure.
+        targets: An array or a structure of arrays.
 
     Raises:
-        ValueError: If nobody can tell which targets belong to which output.
+        ValueError: If the targets cannot be matched to the outputs.
     """
     flat = keras.tree.flatten(outputs)
     if len(flat) == 1:
@@ -57,18 +59,18 @@ def flat_targets(model: keras.Model, outputs, targets) -> list:
     given = keras.tree.flatten(targets)
     if isinstance(targets, dict) != isinstance(outputs, dict) or len(given) != len(flat):
         raise ValueError(
-            f"Expected targets for each of {len(flat)} outputs, in their structure or by their "
-            f"names {list(names)}. Received: a {type(targets).__name__} of {len(given)}. "
-            "Hint: fit(model, x, {name: y}) or a list in the order of the outputs."
+            f"Expected targets for each of {len(flat)} outputs, in the structure of the outputs or "
+            f"as a dict with keys {list(names)}. Received: a {type(targets).__name__} of "
+            f"{len(given)}. Hint: pass {{name: y}}, or a list in the order of the outputs."
         )
     return given
 
 
 def seen_positions(output: tf.Tensor) -> tf.Tensor | None:
-    """Returns which positions (N, ...) of an output count, as its mask says; None for all.
+    """Returns a Boolean mask (N, ...) of the positions of an output that count; None for all.
 
-    It is the mask of `keras.layers.Embedding(mask_zero=True)` and `Masking`, by which Keras weighs
-    losses.
+    The mask comes from `keras.layers.Embedding(mask_zero=True)` or `Masking`. Keras weights losses
+    with the same mask.
     """
     mask = timestep_mask(output)
     if mask is None or output.shape.rank <= mask.shape.rank:

@@ -1,4 +1,4 @@
-"""Laplace's approximation for a whole network, or for its last layer."""
+"""The Laplace approximation for a whole network or for its last layer."""
 
 import contextlib
 import warnings
@@ -26,43 +26,45 @@ from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.predictor import Predictor
 
 _COVARIANCES = {"all": ("kronecker", "diagonal"), "last_layer": tuple(CURVATURES)}
-_LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
+_LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # initial grid for the evidence
 _LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 11)
-_NUM_SAMPLES = 32  # functions that validation data are predicted with
+_NUM_SAMPLES = 32  # samples for predicting validation data
 
 
 class Laplace(Configured):
     """A normal posterior around trained weights, from one pass over the data.
 
-    Use it where a network is trained already: the network stays as it is, and a `Predictor` gives
-    it uncertainty, by samples of the network made linear in its weights. Its covariance is the
-    inverse of the generalized Gauss-Newton matrix plus the precision of the prior, for each layer
-    that maps positions by a matrix: dense layers, convolutions, the projections of attention,
-    embeddings and layer normalization. Other weights, such as those of BatchNormalization and of
-    recurrent cells, keep their values, as `posterior.left_at_map` says.
+    Use it if the network is already trained. The network does not change, and a `Predictor`
+    computes its uncertainty from samples of the network linearized in its weights. The precision
+    of the posterior is the generalized Gauss-Newton matrix plus the precision of the prior, with a
+    block for each layer that applies a matrix at each position: dense layers, convolutions, the
+    projections of attention, embeddings and layer normalization. Other weights, such as those of
+    BatchNormalization and of recurrent cells, keep their values and are listed in
+    `posterior.left_at_map`.
 
     Args:
-        covariance: "kronecker" (factors of the sizes of a layer's inputs and units) or "diagonal"
-            (weights independent of each other); of the last layer also "full" or "shared".
-        prior_scale: Standard deviation of each weight before data; "evidence" finds it by the
-            marginal likelihood, "validation" by the likelihood of `validation_data`. None does the
-            latter if they are given, takes that of a `BayesianModel` otherwise, and "evidence" if
-            there is none.
-        variables: "all", or "last_layer" for a `LastLayerLaplace`, which takes classifiers that
-            end in a Dense layer with a softmax.
-        likelihood: What the outputs mean, see `Predictor`; None asks a `BayesianModel` and is
-            "categorical" for others. Under "normal", outputs (N, D) of a model that was trained by
-            a squared error are locations, and the posterior knows the noise.
-        seed: Integer, of training and of the samples that predict validation data.
-        temperature: T, that the covariance is multiplied by, after the prior scale is found by
-            evidence and while it is found by validation. 1 is Bayes.
-        noise_scale: Standard deviation of targets around such locations: one number, or one for
-            each target; "evidence" finds a multiple of that of the residuals by the marginal
-            likelihood, together with the prior scale if that is found so. None takes the root of
-            the mean square of the training residuals, of each target.
+        covariance: "kronecker" (one factor for a layer's inputs and one for its units) or
+            "diagonal" (independent weights). For the last layer also "full" or "shared".
+        prior_scale: Prior standard deviation of each weight, or how to find it: "evidence"
+            maximizes the marginal likelihood, "validation" the likelihood of `validation_data`.
+            None uses "validation" if `validation_data` are given, else the `prior_scale` of a
+            `BayesianModel`, else "evidence".
+        variables: "all", or "last_layer" for a `LastLayerLaplace`, which requires a classifier that
+            ends in a Dense layer with a softmax.
+        likelihood: Meaning of the outputs, see `Predictor`. None uses the likelihood of a
+            `BayesianModel`, and "categorical" for other models. Under "normal", outputs (N, D) of
+            a model trained with a squared error are locations, and the posterior includes the
+            noise of the targets.
+        seed: Integer, for training and for the samples that predict validation data.
+        temperature: Factor T that multiplies the covariance. It is applied after the prior scale is
+            found by evidence, and during the search by validation. 1 gives the Bayesian posterior.
+        noise_scale: Standard deviation of targets around their locations: one number, or one for
+            each target. "evidence" maximizes the marginal likelihood over a common factor to the
+            residuals' root mean squares, and over the prior scale if that is "evidence" too. None
+            uses the root mean square of the training residuals of each target.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If an argument is out of range, or arguments contradict each other.
 
     Reference:
         Daxberger et al. 2021, "Laplace Redux", sections 2 and 3, arXiv:2106.14806; Ritter et al.
@@ -98,14 +100,14 @@ class Laplace(Configured):
             raise ValueError(
                 f"Expected one of {sorted(_COVARIANCES[variables])} for `covariance` with "
                 f"variables={variables!r}. Received: covariance={covariance!r}. "
-                "Hint: 'kronecker' is the most exact of a whole network."
+                "Hint: 'kronecker' is the most exact for a whole network."
             )
         if isinstance(prior_scale, str):
             if prior_scale not in ("evidence", "validation"):
                 raise ValueError(
                     "Expected a positive number, 'evidence', 'validation' or None for "
                     f"`prior_scale`. Received: prior_scale={prior_scale!r}. "
-                    "Hint: 'validation' is the safest, with validation_data."
+                    "Hint: 'validation' is the safest; it needs validation_data."
                 )
         elif prior_scale is not None:
             check_positive(prior_scale=prior_scale)
@@ -135,26 +137,27 @@ class Laplace(Configured):
         """Finds the posterior around the model's weights.
 
         Args:
-            model: With outputs (N, ..., K), each of whose positions is an observation, and without
-                stochastic layers. Trained, or compiled to be trained by `epochs`; its weights are
-                the posterior's center.
+            model: A trained model, or a compiled model to train for `epochs`, without stochastic
+                layers. Its outputs have shape (N, ..., K), and each position is an observation.
+                Its weights, after any training, are the center of the posterior.
             x: The training data: arrays (N, ...), or a dataset of (x, y).
             y: Class numbers (N, ...), zeros and ones (N, ..., K) or real targets (N, ..., D), in
-                the structure of the outputs if there are several; None for a dataset.
-            epochs: Number of epochs to train first; 0 leaves the weights as they are.
-            validation_data: (x, y), or a dataset, that the network was not trained on.
-            prior: The posterior of earlier data, for data that come in parts (online Laplace):
-                `epochs` train a `BayesianModel` under it, with a fresh optimizer, and its
-                precision adds to that of these data. The prior scale is its own. Models may share
-                layers with that of the prior; other layers are new.
-            **fit_arguments: Of Keras' `fit`, for these epochs.
+                the structure of the outputs if there are several. None for a dataset.
+            epochs: Number of epochs to train first. 0 does not change the weights.
+            validation_data: (x, y) or a dataset that the network was not trained on.
+            prior: The posterior of earlier data, if data arrive in parts (online Laplace). It is
+                the prior of a `BayesianModel` when training for `epochs`, which starts with a fresh
+                optimizer. Its precision is then added to that of the new data. The new posterior
+                has the same prior scale. The model may share only some layers with the model of
+                `prior`; its other layers are new.
+            **fit_arguments: Further arguments of Keras' `fit`, if `epochs` > 0.
 
         Returns:
-            A posterior that `save` writes and `load_posterior` reads.
+            A posterior with a method `save`, whose file `load_posterior` reads.
 
         Raises:
-            ValueError: If the model is not of that kind, its outputs are not those of the
-                likelihood, inputs or weights are not finite, or targets do not fit.
+            ValueError: If the model or its outputs do not meet these requirements, inputs or
+                weights are not finite, or the targets do not match the likelihood.
         """
         _check_fit_arguments(epochs, fit_arguments)
         earlier = None if prior is None else self._earlier_data(prior, model, validation_data)
@@ -201,23 +204,23 @@ class Laplace(Configured):
     def _earlier_data(
         self, prior: LaplacePosterior, model: keras.Model, validation_data: Any
     ) -> EarlierData:
-        """Returns what the posterior of earlier data says, for the same settings as theirs."""
+        """Checks that `prior` fits the other settings, and returns it as `EarlierData`."""
         if self.noise_scale == "evidence":
             raise ValueError(
-                "Expected a number or None for `noise_scale` beside `prior`. Received: "
-                "noise_scale='evidence', which is for data that come at once. Hint: leave it out."
+                "Expected a number or None for `noise_scale` together with `prior`. Received: "
+                "noise_scale='evidence', which needs all data at once. Hint: leave it out."
             )
         if self.variables != "all" or validation_data is not None:
             raise ValueError(
-                "Expected variables='all' and no `validation_data` beside `prior`, whose prior "
-                f"scale holds. Received: variables={self.variables!r}, validation_data "
-                f"{'missing' if validation_data is None else 'given'}. Hint: for the last layer "
-                "alone, set trainable = False in the others."
+                "Expected variables='all' and no `validation_data` together with `prior`, which "
+                f"determines the prior scale. Received: variables={self.variables!r}, "
+                f"validation_data {'missing' if validation_data is None else 'given'}. "
+                "Hint: for the last layer only, set trainable = False in the other layers."
             )
         earlier = EarlierData(prior, model, self.covariance == "diagonal")
         if self.prior_scale not in (None, prior.prior_scale):
             raise ValueError(
-                f"Expected that of `prior`, {prior.prior_scale}, for `prior_scale`, or None. "
+                f"Expected None or {prior.prior_scale}, as in `prior`, for `prior_scale`. "
                 f"Received: prior_scale={self.prior_scale!r}. Hint: leave it out."
             )
         return earlier
@@ -235,10 +238,10 @@ class Laplace(Configured):
             prior_scale = known if validation_data is None else "validation"
         if (prior_scale == "validation") != (validation_data is not None):
             raise ValueError(
-                "Expected `validation_data` with prior_scale='validation' or None, and without "
-                f"others. Received: prior_scale={self.prior_scale!r} and validation_data "
+                "Expected `validation_data` with prior_scale='validation', and only with this or "
+                f"None. Received: prior_scale={self.prior_scale!r} and validation_data "
                 f"{'missing' if validation_data is None else 'given'}. "
-                "Hint: Laplace().fit(model, x, y, validation_data=(x_val, y_val))."
+                "Hint: use Laplace().fit(model, x, y, validation_data=(x_val, y_val))."
             )
         return prior_scale
 
@@ -252,7 +255,7 @@ class Laplace(Configured):
         return self.likelihood or of_model or "categorical"
 
     def _maximize_validation(self, posterior: LaplacePosterior, likelihood: Any, data: Any) -> None:
-        """Sets the prior scale that predicts data best, by samples that are the same for all."""
+        """Sets the prior scale that predicts the data best, with common random numbers."""
         model = posterior.model
         parts = []
         for inputs, labels in labelled(*unpack_validation_data(data)):
@@ -276,7 +279,7 @@ class Laplace(Configured):
 
 
 def _like(labels: Any, mean: np.ndarray) -> np.ndarray:
-    """Returns class numbers that stand in a column without that axis."""
+    """Removes the last axis of class numbers (N, ..., 1)."""
     labels = np.asarray(labels)
     column = labels.shape == (*mean.shape[:-1], 1) and mean.shape[-1] > 1
     return labels[..., 0] if column else labels
@@ -292,10 +295,10 @@ def _check_noise_scale(noise_scale: Any, prior_scale: Any, variables: str) -> No
         fits = given.ndim < 2 and bool((np.isfinite(given) & (given > 0)).all())
     if not fits or variables == "last_layer":
         raise ValueError(
-            "Expected positive numbers, or 'evidence' with a prior_scale that is not from "
-            "validation data, for `noise_scale` of variables='all'. Received: "
+            "Expected positive numbers, or 'evidence' unless prior_scale='validation', for "
+            "`noise_scale`, and variables='all'. Received: "
             f"noise_scale={noise_scale!r}, prior_scale={prior_scale!r}, variables={variables!r}. "
-            "Hint: None takes the residuals."
+            "Hint: None estimates it from the residuals."
         )
 
 
@@ -305,8 +308,8 @@ def _maximize_evidence(posterior: LaplacePosterior) -> None:
     )
     if not _LOG_SCALES[1] < best < _LOG_SCALES[-2]:
         raise ValueError(
-            "Expected training data that limit the prior scale. Received: an evidence that is "
-            f"largest at the end of all scales tried, prior_scale={np.exp(best):.2g}. "
+            "Expected training data that determine the prior scale. Received: an evidence that is "
+            f"largest at the end of the search range, at prior_scale={np.exp(best):.2g}. "
             "Hint: pass validation_data or prior_scale, or train with weight decay."
         )
     posterior.set_prior_scale(float(np.exp(best)))
@@ -316,13 +319,13 @@ def _check_fit_arguments(epochs: int, fit_arguments: dict[str, Any]) -> None:
     unused = sorted(set(fit_arguments) - {"verbose"})
     if unused and not epochs:
         raise ValueError(
-            f"Expected `epochs` beside {unused}, which training takes. Received: "
-            f"epochs={epochs!r}. Hint: leave them out for a model that is trained already."
+            f"Expected `epochs` together with {unused}, which are for training. Received: "
+            f"epochs={epochs!r}. Hint: leave them out if the model is already trained."
         )
     weights = [name for name in unused if name in ("sample_weight", "class_weight")]
     if weights:
         raise ValueError(
-            f"Expected examples of equal weight. Received: {weights}. Hint: leave them out."
+            f"Expected examples with equal weights. Received: {weights}. Hint: leave them out."
         )
 
 
@@ -331,7 +334,7 @@ def _check_model(model: keras.Model) -> None:
     if random:
         raise ValueError(
             "Expected a `model` without stochastic layers. Received: "
-            f"{[each.name for each in random]}. Hint: fit(to_deterministic(model), x, y)."
+            f"{[each.name for each in random]}. Hint: use fit(to_deterministic(model), x, y)."
         )
     refuse_forced_training(model)
     FiniteWeights(model.weights).check()
@@ -341,8 +344,9 @@ def _warn_of_kernels(left: list[keras.Variable]) -> None:
     kernels = [v.path for v in left if len(v.shape) > 1]
     if kernels:
         warnings.warn(
-            f"The posterior leaves {len(kernels)} matrices of weights at their trained values: "
-            f"{', '.join(kernels[:5])}{' ...' if len(kernels) > 5 else ''}. It covers layers that "
-            "map positions by a matrix of their own: Dense, EinsumDense, convolutions, embeddings.",
+            f"The posterior leaves {len(kernels)} weight matrices at their trained values: "
+            f"{', '.join(kernels[:5])}{' ...' if len(kernels) > 5 else ''}. It covers only layers "
+            "that apply a matrix of their own at each position: Dense, EinsumDense, convolutions, "
+            "embeddings.",
             stacklevel=3,
         )

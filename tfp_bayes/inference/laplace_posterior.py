@@ -1,4 +1,4 @@
-"""A normal distribution around trained weights, with a covariance of one block for each layer."""
+"""A normal distribution around trained weights, with one covariance block for each layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,22 +17,23 @@ from tfp_bayes.inference.weight_matrices import WeightMatrices
 
 @saved_as
 class LaplacePosterior(SavedPosterior):
-    """The normal posterior over a network's weights that `Laplace.fit` finds.
+    """The normal posterior over a network's weights that `Laplace.fit` returns.
 
-    A `Predictor` takes it linearized unless told otherwise: its covariance is that of the model
-    made linear in the weights, and the model itself, with weights drawn so far from the trained
-    ones, predicts much worse.
+    By default, a `Predictor` linearizes the model in its weights for this posterior. The
+    covariance is that of the linearized model. The original model predicts much worse with these
+    draws, because they are far from the trained weights.
 
     Attributes:
-        variables: Kernels and biases that are drawn.
-        left_at_map: Paths of the trainable variables that keep their trained values: those of
-            `BatchNormalization`, of recurrent cells, those that two layers share.
-        prior_scale: Standard deviation of each of the weights before data.
-        temperature: T, that the covariance is multiplied by; the evidence is that of 1.
-        log_likelihood: Of the training data, sum in nats.
-        noise_scales: For each output, the standard deviations (D,) of its targets, which a
-            `Predictor` appends; None for an output that holds its own, or if all do.
-        num_draws: None: every draw is new.
+        variables: The kernels and biases that are drawn.
+        left_at_map: Paths of the trainable variables that keep their trained values, such as those
+            of `BatchNormalization` and recurrent cells, and those that two layers share.
+        prior_scale: Prior standard deviation of each weight.
+        temperature: Factor T that multiplies the covariance. The evidence is computed for T = 1.
+        log_likelihood: Log likelihood of the training data, the sum over examples in nats.
+        noise_scales: Standard deviations (D,) of the targets of each output, which a `Predictor`
+            appends to the output. An entry is None if the output contains its own scales. None as
+            a whole if all outputs do.
+        num_draws: None, because the number of different draws is unlimited.
         linearize: True, see `Predictor`.
 
     Reference:
@@ -78,19 +79,19 @@ class LaplacePosterior(SavedPosterior):
 
     @property
     def prior_share(self) -> float:
-        """The average share of the prior in the posterior's precision: 1 if data said nothing."""
+        """The average share of the prior in the posterior's precision; 1 without any data."""
         precision = self.prior_scale**-2
         shares = [(precision / (precision + b.eigenvalues)).ravel() for b in self._blocks]
         return float(np.concatenate(shares).mean())
 
     def set_prior_scale(self, prior_scale: float) -> None:
-        """Changes the standard deviation of the prior; predictors follow."""
+        """Changes the standard deviation of the prior, also for existing predictors."""
         self.prior_scale = float(prior_scale)
         self._prior_precision.assign(self.prior_scale**-2)
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the weights, see `Posterior.draw`."""
-        del index  # the seed differs with it already
+        del index  # the seed already depends on it
         weights = []
         for i, (matrix, constants) in enumerate(zip(self._matrices, self._constants)):
             mean, eigenvalues, *vectors = constants
@@ -107,10 +108,12 @@ class LaplacePosterior(SavedPosterior):
         return [w for matrix, mean in zip(self._matrices, means) for w in matrix.split(mean)]
 
     def quadratic_form(self, number: int) -> tf.Tensor:
-        """Returns (w - center)^T P (w - center), P the posterior's precision at temperature 1.
+        """Returns (w - center)^T P (w - center) for the current weights w of one layer.
+
+        P is the posterior's precision at temperature 1.
 
         Args:
-            number: Which of the layers' matrices of weights w, as they are now.
+            number: Position of the layer in the posterior.
         """
         matrix = self._matrices[number]
         mean, eigenvalues, *vectors = self._constants[number]
@@ -120,12 +123,12 @@ class LaplacePosterior(SavedPosterior):
         return tf.reduce_sum(precision * tf.square(coordinates))
 
     def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
-        """Returns the approximate log evidence log p(y | x) in nats, to compare architectures.
+        """Returns the approximate log evidence log p(y | x) in nats, for comparing architectures.
 
-        Weights that are left at the MAP count as known.
+        Weights in `left_at_map` are treated as known.
 
         Args:
-            prior_scale: At this prior scale; None takes the posterior's own.
+            prior_scale: Prior scale for which to compute it. None uses the posterior's own.
         """
         scale = self.prior_scale if prior_scale is None else prior_scale
         complexity = sum(
@@ -153,11 +156,11 @@ class LaplacePosterior(SavedPosterior):
         return alike
 
     def _form(self) -> list:
-        """Returns which numbers each layer has."""
+        """Returns which arrays each layer lacks."""
         return [[a is None for a in arrays] for arrays in self._arrays()]
 
     def _arrays(self) -> list[list[Any]]:
-        """Returns the variables that draws and predictions are made from."""
+        """Returns the variables that draws and predictions are computed from."""
         return [*self._constants, self._noise()]
 
     def _noise(self) -> list[tf.Variable | None]:
@@ -194,7 +197,7 @@ class LaplacePosterior(SavedPosterior):
 
         def read(name: str, i: int) -> Any:
             array = arrays.get(f"{name}_{i}")
-            # Files of the first release hold the only matrix of a layer without its first axis.
+            # Files of the first release have one matrix per layer, without the axis of groups.
             return array[None] if array is not None and array.ndim == 2 else array
 
         numbers = range(len(matrices))
@@ -206,13 +209,13 @@ class LaplacePosterior(SavedPosterior):
             [model.weights[i] for i in settings["left"]],
             settings["log_likelihood"],
             settings["prior_scale"],
-            settings.get("temperature", 1.0),  # earlier files name none
+            settings.get("temperature", 1.0),  # missing in files of earlier releases
             [arrays.get(f"noise_scale_{i}") for i in range(settings.get("num_outputs", 0))],
         )
 
 
 def _along(coordinates: tf.Tensor, input_vectors, output_vectors, vectors) -> tf.Tensor:
-    """Returns weights (G, F, U) from coordinates along eigenvectors, see `Block`."""
+    """Converts coordinates along the eigenvectors to weights (G, F, U), see `Block`."""
     if vectors is not None:
         flat = tf.reshape(coordinates, [coordinates.shape[0], -1])
         return tf.reshape(tf.linalg.matvec(vectors, flat), coordinates.shape)
@@ -230,9 +233,9 @@ def _variable_or_none(scale: np.ndarray | None) -> tf.Variable | None:
 
 
 def _constant(array: np.ndarray | None, matrix: WeightMatrices) -> tf.Variable | None:
-    """Returns what draws are made from, in a precision whose rounding is below their spread."""
+    """Stores an array for draws, in a precision whose rounding errors are below their spread."""
     if array is None:
         return None
     dtype = "float64" if matrix.variables[0].dtype == "float64" else "float32"
-    # A variable, because an exported graph must not carry the numbers inline.
+    # A variable instead of a constant, so that exported graphs do not contain the numbers inline.
     return tf.Variable(array.astype(dtype), trainable=False)

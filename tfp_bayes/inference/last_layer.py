@@ -1,4 +1,4 @@
-"""The last layer of a classifier, and the features that the rest of the network gives it."""
+"""The last layer of a classifier, and the features that the rest of the network computes."""
 
 from collections.abc import Iterator
 
@@ -14,21 +14,22 @@ from tfp_bayes.prediction.inference_mode import refuse_forced_training
 
 
 class LastLayer:
-    """The Dense layer with a softmax that a classifier ends in, as a linear map of features.
+    """The final Dense layer with a softmax of a classifier, as a linear map of features.
 
     Args:
         model: A built functional or Sequential model.
 
     Attributes:
         layer: The Dense layer.
-        network: All before it, from the model's inputs to features (N, F).
-        variables: Kernel and, if there is one, bias of the layer, trainable or not.
-        weights: (F, K) float64, the bias as the last row.
-        offset: (F, K) float64 to subtract from `weights` before they go into `variables`: what
-            LoRA adds to the kernel.
+        network: The model from its inputs to the features (N, F) that enter the Dense layer.
+        variables: The layer's kernel and its bias if it has one, trainable or not.
+        weights: The layer's weights (F, K) in float64, with the bias as the last row.
+        offset: What LoRA adds to the kernel, (F, K) in float64. Subtract it from `weights` to get
+            the values for `variables`.
 
     Raises:
-        ValueError: If the model does not end so, is random or its weights are not finite.
+        ValueError: If the model does not end in such a layer, is random, or has non-finite
+            weights.
     """
 
     def __init__(self, model: keras.Model):
@@ -50,7 +51,7 @@ class LastLayer:
         self.offset[: stored.shape[0]] = _array(self.layer.kernel) - _array(stored)
 
     def read_weights(self) -> np.ndarray:
-        """Returns the layer's weights as they are now, (F, K) float64."""
+        """Returns the layer's current weights (F, K) in float64."""
         bias = [] if self.layer.bias is None else [self.layer.bias]
         return np.concatenate([np.atleast_2d(_array(v)) for v in [self.layer.kernel, *bias]])
 
@@ -61,9 +62,9 @@ class LastLayer:
         return [tf.cast(part, v.dtype) for part, v in zip(parts, self.variables)]
 
     def features(self, x) -> Iterator[np.ndarray]:
-        """Yields what the layer sees, with a 1 for the bias, (B, F) float64.
+        """Yields the features (B, F) that enter the layer, in float64, with a 1 for the bias.
 
-        Rows whose inputs are not finite are NaN.
+        Rows with non-finite inputs are NaN.
 
         Args:
             x: Arrays or a dataset, see `batches`.
@@ -71,52 +72,52 @@ class LastLayer:
         return (phi for phi, _ in self.labelled_features(x, None))
 
     def labelled_features(self, x, y) -> Iterator[tuple[np.ndarray, object]]:
-        """Yields features as `features` does, each with the batch's targets as they are."""
+        """Yields the same features as `features`, each with the batch's targets unchanged."""
         has_bias = len(self.variables) == 2
         for phi, targets in self._features(x, y):
             yield np.pad(phi, ((0, 0), (0, has_bias)), constant_values=1.0), targets
 
 
 def _graph(model: keras.Model) -> keras.Function:
-    """Returns the graph of a model that has one."""
+    """Returns the graph of a functional or Sequential model."""
     graph = graph_of(model)
     if graph is None:
         raise ValueError(
             "Expected a built functional or Sequential `model`. Received: "
             f"{getattr(model, 'name', model)!r} of type {type(model).__name__}, whose last layer "
-            "nobody can tell. Hint: keras.Model(inputs, outputs); Ensemble takes any model."
+            "is unknown. Hint: use keras.Model(inputs, outputs); Ensemble works with any model."
         )
     return graph
 
 
 def _last_node(model: keras.Model, graph: keras.Function):
-    """Returns the call of the layer that gives the model's only output."""
+    """Returns the call of the layer that computes the model's only output."""
     if len(graph.outputs) != 1:
         raise ValueError(
             f"Expected a `model` with one output. Received: model={model.name!r} with "
-            f"{len(graph.outputs)}. Hint: keras.Model(model.input, model.outputs[0])."
+            f"{len(graph.outputs)}. Hint: use keras.Model(model.input, model.outputs[0])."
         )
     makers = [n for n in graph_nodes(graph) if any(x is graph.outputs[0] for x in n.outputs)]
     if not makers:
         raise ValueError(
             f"Expected a `model` with a layer. Received: model={model.name!r}, which returns its "
-            "input. Hint: end it in keras.layers.Dense(num_classes, 'softmax')."
+            "input. Hint: end it with keras.layers.Dense(num_classes, 'softmax')."
         )
     return makers[0]
 
 
 def _check_activation(model: keras.Model, layer: keras.Operation) -> None:
-    """Refuses a layer whose output is not a softmax of something linear in its weights."""
+    """Refuses a layer whose output is not the softmax of a linear function of its weights."""
     is_dense = isinstance(layer, keras.layers.Dense) and type(layer).call is keras.layers.Dense.call
     if is_dense and layer.activation is keras.activations.softmax:
         return
     hint = "put the softmax into the Dense layer, as keras.layers.Dense(num_classes, 'softmax')"
     if isinstance(layer, keras.Model):
-        hint = "build one graph, keras.Model(inputs, outputs), that calls the layers inside itself"
+        hint = "build one graph, keras.Model(inputs, outputs), whose last layer is the Dense layer"
     elif is_dense and layer.activation is keras.activations.sigmoid and layer.units == 1:
         hint = (
-            "for two classes, copy its kernel w and bias b into a Dense(2, 'softmax') as columns "
-            "[0, w] and [0, b]: the same function"
+            "for two classes, copy its kernel w and bias b into the columns [0, w] and [0, b] of a "
+            "Dense(2, 'softmax'), which is the same function"
         )
     name = getattr(getattr(layer, "activation", None), "__name__", None)
     raise ValueError(
@@ -127,29 +128,30 @@ def _check_activation(model: keras.Model, layer: keras.Operation) -> None:
 
 
 def _check_use(model: keras.Model, node) -> None:
-    """Refuses a layer that a normal distribution over its weights (F, K) does not describe."""
+    """Refuses a layer for which a normal distribution over its weights (F, K) is not enough."""
     layer, shape = node.operation, node.outputs[0].shape
     random = stochastic_layers(model)
     if random:
         raise ValueError(
             "Expected a `model` without stochastic layers. Received: "
-            f"{[each.name for each in random]}. Hint: LastLayerLaplace(to_deterministic(model))."
+            f"{[each.name for each in random]}. Hint: pass to_deterministic(model)."
         )
     if layer.quantization_mode is not None:
         received = f"is quantized to {layer.quantization_mode}"
-        hint = "do this before model.quantize()"
+        hint = "fit the posterior before model.quantize()"
     elif layer.units < 2:
-        received, hint = "has one class, whose probability is always 1", "Dense(2, 'softmax')"
+        received = "has one class, whose probability is always 1"
+        hint = "use Dense(2, 'softmax')"
     elif len(shape) != 2:
         received = f"has outputs of shape {shape}, several for each example"
-        hint = "pool or flatten before it; Ensemble and MCDropout take outputs of any shape"
+        hint = "pool or flatten before it; Ensemble and MCDropout work with outputs of any shape"
     elif _num_calls(model, layer) > 1 or _shares_weights(model, layer):
-        received = "is used more than once, so that outputs are not linear in its weights"
-        hint = "give the model's end a Dense layer of its own"
+        received = "is used more than once, so the outputs are not linear in its weights"
+        hint = "end the model with a Dense layer that is not used elsewhere"
     else:
         return
     raise ValueError(
-        "Expected a `model` that ends in a Dense layer of outputs (N, K), used once. "
+        "Expected a `model` that ends in a Dense layer with outputs (N, K) and is used once. "
         f"Received: layer {layer.name!r}, which {received}. Hint: {hint}."
     )
 

@@ -1,4 +1,4 @@
-"""Laplace's approximation for the last layer of a trained classifier."""
+"""The Laplace approximation for the last layer of a trained classifier."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,50 +19,51 @@ from tfp_bayes.inference.last_layer import LastLayer
 from tfp_bayes.inference.saved import SavedPosterior, saved_as
 from tfp_bayes.inference.softmax_mean import NUM_POINTS, softmax_mean
 
-_LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # where the evidence is looked at first
+_LOG_SCALES = np.linspace(np.log(1e-4), np.log(1e4), 81)  # initial grid for the evidence
 _LOG_SCALES_OF_VALIDATION = np.linspace(np.log(1e-3), np.log(1e2), 21)
-_NUM_CHECKED = 50_000  # probabilities of training examples that the evidence is held against
-_MAX_NUMBERS = 2**22  # of the arrays between features and covariances, 32 MB
+_NUM_CHECKED = 50_000  # predicted training probabilities that the evidence is compared with
+_MAX_NUMBERS = 2**22  # size of the arrays between features and covariances, 32 MB
 
 
 @saved_as
 class LastLayerLaplace(SavedPosterior):
-    """A normal posterior over the last layer's weights, made after training, from one pass.
+    """A normal posterior over the last layer's weights, from one pass over the data after training.
 
-    Use it to calibrate a network that is too sure; the network itself is not changed and its best
-    guesses hardly are. `predict` gives probabilities from one forward pass; as the `posterior` of a
-    `Predictor` it gives samples, measures and an export, and the network runs once for all
-    samples.
+    Use it to calibrate an overconfident network. The network does not change, and its most
+    probable classes hardly do. `predict` gives probabilities from one forward pass. With this
+    `posterior`, a `Predictor` gives samples, measures and an export, and runs the network only once
+    for all samples.
 
-    Give `validation_data` where you can: the prior scale is then the one that predicts them best,
-    down to one that leaves the network as it is. The scale of largest evidence, which needs none,
-    takes the weights for those of largest posterior probability. It is too wide where training
-    drove the weights far out, as it does without weight decay once the training data are
-    separated, and a warning says so.
+    Pass `validation_data` if you can. The prior scale is then the one that predicts the validation
+    data best, which can be so small that the predictions of the network do not change. Without
+    validation data, the prior scale maximizes the evidence, which assumes that the weights are at
+    a mode of the posterior. It is too large if training made the weights very large, which
+    training without weight decay does once the training data are separated. A warning reports
+    this.
 
     Args:
-        model: A trained functional or Sequential Keras model that ends in a Dense layer with a
-            softmax, used once, without stochastic layers. Its weights must not change any more.
+        model: A trained functional or Sequential Keras model without stochastic layers, which ends
+            in a Dense layer with a softmax that is used once. Its weights must not change later.
         x: The training data: arrays (N, ...), or a `tf.data.Dataset` or `PyDataset` of (x, y).
-        y: Integer labels (N,); None for a dataset.
-        covariance: "full" (K F x K F, for some thousand weights), "kronecker" (F x F and K x K),
-            "shared" by all classes (F x F, with the weight of each example, as in SNGP; exact for
-            two classes) or "diagonal".
-        prior_scale: Standard deviation of each weight and bias of the layer before data; None
-            finds it, from `validation_data` if there are any, by evidence otherwise.
+        y: Integer labels (N,). None for a dataset.
+        covariance: "full" (K F x K F, for up to a few thousand weights), "kronecker" (F x F and
+            K x K), "shared" (F x F for all classes, with a weight for each example as in SNGP;
+            exact for two classes) or "diagonal".
+        prior_scale: Prior standard deviation of each weight and bias of the layer. None finds it
+            from `validation_data` if given, and otherwise from the evidence.
         validation_data: (x, y) or a dataset that the network was not trained on.
-        temperature: T, that the covariance is multiplied by; the evidence is that of 1, which is
-            Bayes.
+        temperature: Factor T that multiplies the covariance. 1 gives the Bayesian posterior; the
+            evidence is always computed for T = 1.
 
     Attributes:
         prior_scale: As given or found.
         temperature: As given.
-        linearize: False: logits are linear in these weights already.
-        num_draws: None: every draw is new.
+        linearize: False, because the logits are already linear in these weights.
+        num_draws: None, because the number of different draws is unlimited.
 
     Raises:
-        ValueError: If the model does not end as said, an input or weight is not finite, a label
-            is out of range, or an argument is.
+        ValueError: If the model does not end in such a layer, an input or weight is not finite, or
+            a label or argument is out of range.
 
     Reference:
         Daxberger et al. 2021, "Laplace Redux", sections 2 and 3, arXiv:2106.14806.
@@ -100,8 +101,8 @@ class LastLayerLaplace(SavedPosterior):
             check_positive(prior_scale=prior_scale)
             if validation_data is not None:
                 raise ValueError(
-                    "Expected `prior_scale` or `validation_data`, which finds it. Received: "
-                    f"both, prior_scale={prior_scale!r}. Hint: leave one out."
+                    "Expected either `prior_scale` or `validation_data`, which finds it. Received: "
+                    f"both, prior_scale={prior_scale!r}. Hint: leave one of them out."
                 )
         check_positive(temperature=temperature)
         self.temperature = float(temperature)
@@ -116,7 +117,8 @@ class LastLayerLaplace(SavedPosterior):
             self._set_scale(self._scale_of_validation(validation_data))
         elif prior_scale is None:
             self._set_scale(self._scale_of_evidence())
-            if self.temperature <= 1:  # above, even an exact posterior may predict them worse
+            # At higher temperatures, even an exact posterior may predict the training data worse.
+            if self.temperature <= 1:
                 self._check_evidence()
         self._prepare_draws()
 
@@ -131,20 +133,20 @@ class LastLayerLaplace(SavedPosterior):
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Returns one draw of the last layer's weights, see `Posterior.draw`."""
-        del index  # the seed differs with it already
+        del index  # the seed already depends on it
         z = noise.normal(self._scales.shape, seed, tf.float64)
         return self._layer.split(self._mean + self.curvature.rotate(self._scales * z))
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the last layer's weights as they were trained."""
+        """Returns the trained weights of the last layer."""
         return self._layer.split(self._mean)
 
     def predict(self, x) -> np.ndarray:
-        """Returns probabilities (N, K), the mean over the posterior, from one forward pass.
+        """Returns the posterior mean of the probabilities (N, K), from one forward pass.
 
-        It integrates over the logits by up to 512 fixed points, so answers do not change from call
-        to call. Rows whose inputs are not finite are NaN. With hundreds of classes, samples of a
-        `Predictor` take less time.
+        It integrates over the logits with up to 512 fixed points, so the result is the same in
+        each call. Rows with non-finite inputs are NaN. With hundreds of classes, sampling with a
+        `Predictor` is faster.
 
         Args:
             x: Inputs: arrays (N, ...) or a dataset.
@@ -154,8 +156,8 @@ class LastLayerLaplace(SavedPosterior):
         """
         if not np.array_equal(self._layer.read_weights(), self.mean):
             raise ValueError(
-                "Expected the weights that the posterior was made from. Received: a `model` whose "
-                "last layer has changed. Hint: make a new LastLayerLaplace after training."
+                "Expected the weights that the posterior was fitted to. Received: a `model` whose "
+                "last layer has changed. Hint: create a new LastLayerLaplace after training."
             )
         result = [self._probabilities(phi) for phi in self._layer.features(x)]
         return np.concatenate(result).astype("float32")
@@ -164,7 +166,7 @@ class LastLayerLaplace(SavedPosterior):
         """Returns the approximate log evidence log p(y | x) in nats.
 
         Args:
-            prior_scale: At this prior scale; None takes the posterior's own.
+            prior_scale: Prior scale for which to compute it. None uses the posterior's own.
         """
         scale = self.prior_scale if prior_scale is None else prior_scale
         eigenvalues = self.curvature.eigenvalues
@@ -205,7 +207,7 @@ class LastLayerLaplace(SavedPosterior):
         """See `SavedPosterior.from_state`."""
         posterior = cls.__new__(cls)
         posterior._bind(model)
-        posterior.temperature = settings.get("temperature", 1.0)  # earlier files name none
+        posterior.temperature = settings.get("temperature", 1.0)  # missing in earlier releases
         posterior.mean = arrays.pop("mean")
         posterior.log_likelihood = settings["log_likelihood"]
         posterior.curvature = CURVATURES[settings["covariance"]](**arrays)
@@ -224,9 +226,9 @@ class LastLayerLaplace(SavedPosterior):
         best = minimize_from_grid(objective, _LOG_SCALES)
         if best > _LOG_SCALES[-2]:
             raise ValueError(
-                "Expected training data that limit the prior scale. Received: an evidence that "
-                f"grows up to prior_scale={np.exp(best):.0f}; the network is certain of all of "
-                "them. Hint: pass validation_data or prior_scale, or train with weight decay."
+                "Expected training data that determine the prior scale. Received: an evidence that "
+                f"grows up to prior_scale={np.exp(best):.0f}, because the network is certain of "
+                "all labels. Hint: pass validation_data or prior_scale, or train with weight decay."
             )
         return float(np.exp(best))
 
@@ -241,19 +243,21 @@ class LastLayerLaplace(SavedPosterior):
         return float(np.exp(minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.01)))
 
     def _check_evidence(self) -> None:
-        """Warns if training data that were seen are predicted worse than by their evidence.
+        """Warns if the posterior predicts the training data worse than their evidence.
 
-        An exact posterior predicts them better: the evidence is of data not seen before, one
-        after another. A normal one that does not puts much mass where the likelihood is low.
+        The evidence is the probability of the data predicted one after another, each before it is
+        seen. An exact posterior, which has seen the data, predicts them better than that. If the
+        normal approximation does not, it has much mass where the likelihood is low.
         """
         before = -self.log_marginal_likelihood() / self._num_train
         after = self._nll(*self._checked.rows())
         if after > before:
             warnings.warn(
                 f"The normal approximation at prior_scale={self.prior_scale:.3g} predicts the "
-                f"training data with an NLL of {after:.3g}, worse than their evidence of "
-                f"{before:.3g} per example: the network was trained until it was certain of them. "
-                "Predictions may be far too unsure. Pass validation_data or a smaller prior_scale.",
+                f"training data with an NLL of {after:.3g}, worse than the negative log evidence "
+                f"of {before:.3g} per example, because the network was trained until it was "
+                "certain of them. Predictions may be far too uncertain. Pass validation_data or a "
+                "smaller prior_scale.",
                 stacklevel=3,
             )
 
@@ -274,25 +278,27 @@ class LastLayerLaplace(SavedPosterior):
         return result
 
     def _labelled(self, x, y, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features (B, F) and labels (B,), checked."""
+        """Yields features (B, F) and labels (B,) after checking them."""
         start = 0
         y = np.asarray(y) if isinstance(y, list | tuple) else y
         for phi, labels in self._layer.labelled_features(x, y):
             bad = start + np.flatnonzero(~np.isfinite(phi).all(axis=1))
             if bad.size:
                 raise ValueError(
-                    f"Expected finite features of every row of `{name}`. Received: NaN or infinity "
-                    f"in rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
+                    f"Expected finite features for every row of `{name}`. Received: NaN or "
+                    f"infinity in rows {bad[:5].tolist()}. "
+                    "Hint: remove these rows or correct the inputs."
                 )
             start += len(phi)
             yield phi, check_labels(labels, len(phi), self.mean.shape[1])
         if not start:
             raise ValueError(
-                f"Expected examples in `{name}`. Received: none. Hint: arrays (N, ...), N > 0."
+                f"Expected examples in `{name}`. Received: none. "
+                "Hint: pass arrays (N, ...) with N > 0."
             )
 
     def _batches(self, x, y) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features and probabilities, and sums up the log likelihood on the way."""
+        """Yields features and probabilities, and adds up the log likelihood along the way."""
         for phi, labels in self._labelled(x, y, "x"):
             logits = phi @ self.mean
             self.log_likelihood += log_softmax(logits, axis=1)[np.arange(len(phi)), labels].sum()
@@ -302,7 +308,7 @@ class LastLayerLaplace(SavedPosterior):
 
 
 class _Sample:
-    """A random sample of rows that come in batches, the same for the same rows."""
+    """A reproducible random sample of rows that arrive in batches."""
 
     def __init__(self, size: int):
         self._size = size

@@ -1,4 +1,4 @@
-"""Layers that are linear maps of positions: what goes into them and what comes out."""
+"""Layers that apply a linear map at each position, with their inputs and outputs as matrices."""
 
 import keras
 import numpy as np
@@ -8,17 +8,18 @@ from tfp_bayes.inference.weight_matrices import Form, WeightMatrices
 
 
 class LinearLayer(WeightMatrices):
-    """A layer that maps positions by its weights.
+    """A layer that applies a linear map at each position.
 
-    It maps a (G, N, T, F) of its inputs, with a 1 for the bias, to (G, N, T, U) of its outputs
-    before the activation: z = a W for each of G groups and T positions, W (G, F, U). A Dense layer
-    of vectors has G = T = 1; the calls of a layer that is called more than once are more positions.
+    It maps inputs a (G, N, T, F), which include a 1 for the bias, to outputs z (G, N, T, U) before
+    the activation: z = a W in each of G groups and at each of T positions, where W is (G, F, U). A
+    Dense layer on vectors has G = T = 1. If a layer is called several times, the positions of all
+    calls count together.
 
     Args:
-        layer: Built.
+        layer: Built Keras layer.
         variables: See `WeightMatrices`.
-        forms: Likewise.
-        shape: Likewise.
+        forms: See `WeightMatrices`.
+        shape: See `WeightMatrices`.
     """
 
     def __init__(self, layer: keras.layers.Layer, variables, forms, shape):
@@ -26,15 +27,15 @@ class LinearLayer(WeightMatrices):
         self.layer = layer
 
     def inputs(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns a from the input of one call, float64."""
+        """Returns the matrices a (G, N, T, F) in float64 from the input of one call."""
         raise NotImplementedError
 
     def outputs(self, z: tf.Tensor) -> tf.Tensor:
-        """Returns values, or gradients, of the output of one call as positions, float64."""
+        """Returns the output of one call, or its gradient, as (G, N, T, U) in float64."""
         raise NotImplementedError
 
     def numbers_per_row(self, num_positions: int, is_diagonal: bool) -> int:
-        """Returns how many numbers are kept for each example."""
+        """Returns how many numbers must be held in memory for each example."""
         num_groups, *sizes = self.shape
         is_product = is_diagonal and num_positions > 1
         return num_groups * max(num_positions * max(sizes), is_product * int(np.prod(sizes)))
@@ -44,7 +45,7 @@ class LinearLayer(WeightMatrices):
         return max(self.shape[1:])
 
     def gram(self, a: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of a a^T over examples and positions, (G, F, F), or its diagonal."""
+        """Returns the sum of a a^T over examples and positions (G, F, F), or its diagonal."""
         rows = tf.reshape(a, [self.shape[0], -1, self.shape[1]])
         return tf.matmul(rows, rows, transpose_a=True)
 
@@ -54,7 +55,7 @@ class LinearLayer(WeightMatrices):
         return tf.matmul(rows, rows, transpose_a=True) / tf.cast(tf.shape(g)[2], g.dtype)
 
     def squares(self, a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-        """Returns the sum over examples of the squared derivatives in W, (G, F, U)."""
+        """Returns the sum over examples of the squared derivatives with respect to W, (G, F, U)."""
         if a.shape[2] == 1:  # the square of a product is the product of squares
             return tf.matmul(tf.square(a[:, :, 0]), tf.square(g[:, :, 0]), transpose_a=True)
         return tf.reduce_sum(tf.square(tf.matmul(a, g, transpose_a=True)), axis=1)
@@ -64,9 +65,9 @@ class DenseLayer(LinearLayer):
     """A Dense layer.
 
     Args:
-        layer: Built.
-        kernel: (..., F, U), all other sizes 1.
-        bias: (U,) or None.
+        layer: Built Keras layer.
+        kernel: Kernel (..., F, U), whose other axes have size 1.
+        bias: Bias (U,), or None.
     """
 
     def __init__(self, layer: keras.layers.Layer, kernel: keras.Variable, bias):
@@ -88,12 +89,13 @@ class DenseLayer(LinearLayer):
 
 
 class ConvLayer(LinearLayer):
-    """A convolution of one to three axes, channels last; each group of channels has a matrix.
+    """A convolution over one to three axes, channels last, with one matrix per group of channels.
 
     Args:
-        layer: Built. A depthwise one has a group for each input channel.
-        kernel: (..., channels of a group, all units), or (..., C, units of a group) if depthwise.
-        bias: (all units,) or None.
+        layer: Built Keras layer. A depthwise convolution has a group for each input channel.
+        kernel: Kernel (..., channels of a group, all units), or (..., C, units of a group) if the
+            convolution is depthwise.
+        bias: Bias (all units,), or None.
     """
 
     def __init__(self, layer: keras.layers.Layer, kernel: keras.Variable, bias):
@@ -126,7 +128,7 @@ class ConvLayer(LinearLayer):
 
 
 def _with_bias(kernel, bias, form: Form) -> tuple[list[keras.Variable], list[Form]]:
-    """Returns the variables that there are, and their forms."""
+    """Returns the kernel, the bias if there is one, and their forms."""
     if bias is None:
         return [kernel], [form]
     shape = tuple(1 if axis == form.order[1] else n for axis, n in enumerate(form.shape))
@@ -138,14 +140,14 @@ def _with_ones(a: tf.Tensor, has_bias: bool) -> tf.Tensor:
 
 
 def _num_positions(x: tf.Tensor) -> tf.Tensor | int:
-    """Returns the product of all sizes but the first and the last, a number if it is known."""
+    """Returns the product of all sizes but the first and the last, as an int if it is static."""
     if x.shape[1:-1].is_fully_defined():
         return int(np.prod(x.shape[1:-1]))
     return tf.reduce_prod(tf.shape(x)[1:-1])
 
 
 def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """Returns patches in the order of the kernel's rows, (N, ..., size C)."""
+    """Returns patches (N, ..., size C), with their values in the order of the kernel's rows."""
     padding, rank = layer.padding.upper(), layer.rank
     if padding == "CAUSAL":
         missing = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)

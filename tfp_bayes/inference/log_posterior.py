@@ -1,4 +1,4 @@
-"""The log posterior density of a model's weights given all of the data, as a function of them."""
+"""The log posterior density of a model's weights, given all data."""
 
 from typing import Any
 
@@ -19,17 +19,17 @@ Data = tuple[Any, Any, Any]  # x, y and sample_weight, all rows
 
 
 class LogPosterior:
-    """(log p(y | x, w) - |w|^2 / (2 s^2)) / T in nats, up to a constant, of weights w in a vector.
+    """The function (log p(y | x, w) - |w|^2 / (2 s^2)) / T in nats, up to a constant.
 
-    The likelihood is that of the model's compiled loss, and s its `prior_scale`, which is that of
-    biases here too: without a prior of theirs there would be no posterior to sample. What does not
-    depend on the weights is computed once.
+    Here w is a vector of weights, the likelihood is that of the model's compiled loss, and s is
+    the model's `prior_scale`. The prior includes biases, because the posterior would be improper
+    without a prior on them. Computations that do not depend on w are done once.
 
     Args:
-        model: A compiled `BayesianModel` with a `prior_scale` and nothing random in it.
-        variables: Those of its trainable variables that w holds, in this order.
-        data: All rows.
-        temperature: T.
+        model: A compiled `BayesianModel` with a `prior_scale` and without stochastic layers.
+        variables: The trainable variables of the model that w contains, in this order.
+        data: All rows of the data.
+        temperature: Temperature T.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class LogPosterior:
 
     @property
     def size(self) -> int:
-        """Number of weights."""
+        """The number of weights P."""
         return sum(self._sizes)
 
     def position(self) -> np.ndarray:
-        """Returns the model's present weights, (P,) float64."""
+        """Returns the model's current weights (P,) in float64."""
         return np.concatenate([v.numpy().astype("float64").ravel() for v in self.variables])
 
     def split(self, position: tf.Tensor) -> list[tf.Tensor]:
-        """Returns weights (..., P) as one tensor for each variable, in its dtype."""
+        """Splits weights (..., P) into one tensor for each variable, in the variable's dtype."""
         parts = tf.split(position, self._sizes, axis=-1)
         leading = tf.shape(position)[:-1]
         return [
@@ -87,7 +87,7 @@ class LogPosterior:
         return -total / self._temperature
 
     def predict(self, position: tf.Tensor) -> tf.Tensor:
-        """Returns the outputs at weights (P,) for all rows, one after another, float64."""
+        """Returns all outputs for all rows at weights (P,), as one float64 vector."""
         outputs = keras.tree.flatten(self._run(self.split(position)))
         return tf.concat([tf.reshape(tf.cast(each, tf.float64), [-1]) for each in outputs], 0)
 
@@ -97,14 +97,14 @@ class LogPosterior:
 
 
 def sampled_variables(model: keras.Model, choice: str) -> list[keras.Variable]:
-    """Returns the trainable variables of the model, or those of its last layer with any.
+    """Returns the trainable variables of a model, or those of the last layer that has any.
 
     Args:
         model: A built model.
         choice: "all" or "last_layer".
 
     Raises:
-        ValueError: If there are none, or nobody can tell which layer is the last.
+        ValueError: If there are no trainable variables, or it is unknown which layer is the last.
     """
     if choice == "all":
         found = model.trainable_variables
@@ -113,49 +113,49 @@ def sampled_variables(model: keras.Model, choice: str) -> list[keras.Variable]:
         if graph is None or len(graph.outputs) != 1:
             raise ValueError(
                 "Expected a functional `model` with one output for variables='last_layer'. "
-                f"Received: {model.name!r}. Hint: variables='all'."
+                f"Received: {model.name!r}. Hint: use variables='all'."
             )
         layers = [n.operation for n in graph_nodes(graph) if isinstance(n.operation, keras.Layer)]
         found = next((e.trainable_variables for e in layers[::-1] if e.trainable_variables), [])
     if not found:
         raise ValueError(
-            f"Expected a `model` with trainable weights. Received: {model.name!r} without. "
-            "Hint: set layer.trainable=True where weights are to be sampled."
+            f"Expected a `model` with trainable weights. Received: {model.name!r}, which has none. "
+            "Hint: set layer.trainable=True for the layers whose weights are to be sampled."
         )
     return found
 
 
 def check_model(model: keras.Model) -> None:
-    """Raises ValueError unless a model states a posterior that full-batch sampling can use."""
+    """Raises ValueError unless a model defines a posterior that full-batch sampling supports."""
     if getattr(model, "prior_scale", None) is None:
         raise ValueError(
-            "Expected a BayesianModel with a `prior_scale`, which says what the posterior is. "
-            f"Received: {model.name!r} of type {type(model).__name__} without. "
-            "Hint: tfp_bayes.BayesianModel(inputs, outputs, prior_scale=1.0)."
+            "Expected a BayesianModel with a `prior_scale`, which defines the posterior. "
+            f"Received: {model.name!r} of type {type(model).__name__}, without prior_scale. "
+            "Hint: use tfp_bayes.BayesianModel(inputs, outputs, prior_scale=1.0)."
         )
     if getattr(model, "function_prior", None) is not None:
         raise ValueError(
-            "Expected a `model` whose prior is `prior_scale` alone. Received: "
+            "Expected a `model` whose only prior is `prior_scale`. Received: "
             f"{model.name!r}, compiled with a function_prior, which only training on batches "
-            "takes into account. Hint: compile it without, or use CyclicalSGHMC."
+            "supports. Hint: compile it without function_prior, or use CyclicalSGHMC."
         )
     refuse_forced_training(model)
     random = [each.name for each in stochastic_layers(model)]
     if random:
         raise ValueError(
-            f"Expected a `model` with nothing random in it but its weights. Received: {random}. "
-            "Hint: build it from Keras' own layers; dropout and random kernels approximate what "
-            "is sampled here."
+            f"Expected a `model` without stochastic layers. Received: {random}. "
+            "Hint: build it from Keras' own layers; dropout and random kernels approximate the "
+            "posterior that is sampled exactly here."
         )
     if model.losses:
         raise ValueError(
-            "Expected a `model` without regularizers, which `prior_scale` stands in for. "
+            "Expected a `model` without regularizers, which `prior_scale` replaces. "
             f"Received: {model.name!r} with {len(model.losses)}. Hint: leave them out."
         )
 
 
 def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None:
-    """Raises ValueError if layers of variables that are sampled compute in half precision."""
+    """Raises ValueError if layers whose weights are sampled compute in half precision."""
     sampled = {id(v) for v in variables}
     names = [
         layer.name
@@ -166,31 +166,31 @@ def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None
     ]
     if names:
         raise ValueError(
-            "Expected layers that compute in float32 or float64, as energies are accepted by "
-            f"differences of a fraction of a nat. Received: {names} in half precision. "
-            'Hint: dtype="float32".'
+            "Expected layers that compute in float32 or float64, because proposals are accepted "
+            "or rejected by energy differences below 1 nat. Received: "
+            f'{names} in half precision. Hint: set dtype="float32".'
         )
 
 
 def check_statistics(model: keras.Model) -> None:
-    """Raises ValueError if the chains' trainings would change what is no weight."""
+    """Raises ValueError if training the chains' starting points would change batch statistics."""
     names = trained_normalizations(model)
     if names:
         raise ValueError(
-            "Expected a `model` without batch statistics, which every chain would have its own "
-            f"of. Received: {names}. Hint: LayerNormalization, or variables='last_layer'."
+            "Expected a `model` without batch statistics, which would differ between chains. "
+            f"Received: {names}. Hint: use LayerNormalization, or variables='last_layer'."
         )
 
 
 def read_all(x: Any, y: Any, sample_weight: Any, num_weights: int, most: int) -> Data:
-    """Returns all rows, unless they are too many for steps that read each of them.
+    """Reads all rows, and refuses more rows than each step of a chain can process.
 
     Args:
         x: Arrays or a dataset.
-        y: Targets beside arrays.
-        sample_weight: Weights beside arrays.
-        num_weights: P.
-        most: Largest product of P and the number of rows.
+        y: Targets, if `x` holds arrays.
+        sample_weight: Sample weights, if `x` holds arrays.
+        num_weights: Number of weights P.
+        most: Largest allowed product of P and the number of rows.
 
     Raises:
         ValueError: If there are no rows or too many.
@@ -202,14 +202,14 @@ def read_all(x: Any, y: Any, sample_weight: Any, num_weights: int, most: int) ->
         num_rows += count_rows(batch[0])
         if num_rows * num_weights > most:
             raise ValueError(
-                "Expected few weights and few rows, because each step of a chain reads every row: "
-                f"their product at most {most:,}. Received: {num_weights:,} weights and "
-                f"{num_rows:,} rows or more. Hint: variables='last_layer', fewer rows, or SWAG "
-                "and DeepEnsemble, which read batches."
+                "Expected the number of weights times the number of rows to be at most "
+                f"{most:,}, because each step of a chain reads every row. Received: "
+                f"{num_weights:,} weights and {num_rows:,} rows or more. Hint: use "
+                "variables='last_layer', fewer rows, or SWAG or DeepEnsemble, which read batches."
             )
     check_integers(1, num_rows=num_rows)
     if parts[0][1] is None:
-        raise ValueError("Expected targets. Received: y=None. Hint: fit(model, x, y).")
+        raise ValueError("Expected targets for `y`. Received: y=None. Hint: fit(model, x, y).")
     x, y, sample_weight = (
         None if column[0] is None else keras.tree.map_structure(_concatenate, *column)
         for column in zip(*parts)

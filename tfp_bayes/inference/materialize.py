@@ -1,4 +1,4 @@
-"""Draws of a posterior that are made once and kept, with statistics that belong to them."""
+"""Stored draws from a posterior, with batch-normalization statistics that match each draw."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,29 +20,30 @@ def materialize(
     refresh_batchnorm: Any = None,
     batch_size: int = 32,
 ) -> StoredPosterior:
-    """Draws from a posterior once and keeps the draws, with statistics of batch normalization.
+    """Draws from a posterior once and stores the draws.
 
-    Use it where the same functions shall be used again and again, and for networks with
-    `BatchNormalization` whose moving statistics belong to other weights than those drawn: each
-    draw then gets statistics of its own, from one pass over the data in training mode. The model
-    and its own statistics stay as they are.
+    Use it to predict with the same set of functions many times. Use it also for networks with
+    `BatchNormalization`, whose moving statistics do not match the drawn weights: with
+    `refresh_batchnorm`, each draw gets its own statistics, from one pass over the data in training
+    mode. The model and its statistics do not change.
 
     Args:
-        posterior: A posterior bound to a model, its attribute `model`: `SWAGPosterior`,
-            `StoredPosterior` ...
-        num_draws: S; None takes all draws of a finite posterior.
-        seed: Integer. Draw s follows from (`seed`, s).
+        posterior: A posterior with an attribute `model`, such as `SWAGPosterior` or
+            `StoredPosterior`.
+        num_draws: Number of draws S. None takes all draws of a finite posterior.
+        seed: Integer. Draw s is a function of (`seed`, s).
         refresh_batchnorm: Training inputs: arrays (N, ...), a structure of them, or a dataset.
-            None leaves statistics as posterior and model have them.
-        batch_size: Rows of a batch of arrays; take that of training.
+            None keeps the statistics of the posterior or the model.
+        batch_size: Rows in a batch, if `refresh_batchnorm` holds arrays. Use the batch size of
+            training.
 
     Returns:
-        S draws of the variables of the posterior, and of the statistics.
+        S draws of the posterior's variables, and of the statistics if they are refreshed.
 
     Raises:
-        ValueError: If `num_draws` is missing or above the number of stored draws, a draw is not
-            finite, another layer than `BatchNormalization` changes its state in training, or the
-            posterior knows the noise of its targets.
+        ValueError: If `num_draws` is missing or larger than the number of stored draws, a draw is
+            not finite, a layer other than `BatchNormalization` changes its state in training, or
+            the posterior includes the noise of the targets.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
@@ -64,19 +65,19 @@ def materialize(
     if num_draws is None:
         raise ValueError(
             "Expected `num_draws` for a posterior without stored draws. Received: "
-            f"num_draws=None, {type(posterior).__name__}. Hint: num_draws=30 is usual."
+            f"num_draws=None, {type(posterior).__name__}. Hint: num_draws=30 is a common choice."
         )
     check_integers(1, num_draws=num_draws)
     if getattr(posterior, "noise_scales", None) is not None:
         raise ValueError(
-            "Expected a posterior of weights alone. Received: one that knows the noise of its "
-            "targets too, which stored draws do not hold. Hint: end the model in "
-            "tfp_bayes.layers.NormalParameters(heteroscedastic=False), which does."
+            "Expected a posterior over weights only. Received: one that includes the noise of the "
+            "targets, which stored draws cannot hold. Hint: end the model in "
+            "tfp_bayes.layers.NormalParameters(heteroscedastic=False), which learns the noise."
         )
     if stored is not None and num_draws > stored:
         raise ValueError(
-            f"Expected at most the {stored} draws that there are for `num_draws`. "
-            f"Received: num_draws={num_draws}. Hint: leave it out to take them all."
+            f"Expected `num_draws` to be at most {stored}, the number of stored draws. "
+            f"Received: num_draws={num_draws}. Hint: leave it out to take all of them."
         )
     statistics = None
     if refresh_batchnorm is not None:
@@ -94,15 +95,16 @@ def keep_draws(
     seed: int,
     statistics: BatchStatistics | None,
 ) -> StoredPosterior:
-    """Returns stored draws, see `materialize`.
+    """Draws from a posterior and stores the draws, see `materialize`.
 
     Args:
         model: The model.
-        variables: Those that are drawn.
-        draw: As of `Posterior`.
-        num_draws: S.
+        variables: The variables that are drawn.
+        draw: The posterior's `draw`, see `Posterior`.
+        num_draws: Number of draws S.
         seed: Integer.
-        statistics: Estimates the statistics for the weights of a draw; None leaves them alone.
+        statistics: Estimator of the batch-normalization statistics for the weights of a draw. None
+            leaves the statistics unchanged.
     """
     run = tf.function(draw, autograph=False)
     estimated = [] if statistics is None else statistics.variables
@@ -120,7 +122,7 @@ def keep_draws(
 
 
 def check_finite_draws(arrays: Sequence[np.ndarray], variables: Sequence[keras.Variable]) -> None:
-    """Raises ValueError with the names of variables of which a value is not finite."""
+    """Raises ValueError with the names of the variables that have a non-finite value."""
     bad = [
         v.path
         for array, v in zip(arrays, variables)

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo over weights, the reference that other posteriors are held against."""
+"""Hamiltonian Monte Carlo over weights, a reference for other posteriors."""
 
 import contextlib
 import math
@@ -30,21 +30,23 @@ from tfp_bayes.inference.saved import saved_as
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.training import check_compiled, train
 
-LARGEST = 10_000_000  # weights times rows: minutes on two cores, a network of 5,000 and 2,000 rows
+# Weights times rows, such as 5,000 weights and 2,000 rows, which take minutes on two cores.
+LARGEST = 10_000_000
 _LARGEST_R_HAT = 1.1
-_JITTER = 0.01  # of the prior's scale, around the optima that chains start from
-_NUM_CHECKED = 1000  # numbers that the model predicts, whose chains are compared
+_JITTER = 0.01  # noise around the optima that chains start from, as a share of the prior's scale
+_NUM_CHECKED = 1000  # predicted numbers for which the chains are compared
 
 
 @saved_as
 class ChainPosterior(StoredPosterior):
-    """Draws of several Markov chains, one chain after another, and how well these have mixed.
+    """Draws from several Markov chains, one chain after another, with convergence diagnostics.
 
     Attributes:
-        diagnostics: Plain numbers: "max_r_hat" and "min_ess" over what the draws predict for
-            training inputs (weights themselves may differ by permutations that predict the same),
-            "num_divergent" trajectories among those kept, "acceptance" and "step_size" of each
-            chain, "num_gradients" of the whole run, and "temperature".
+        diagnostics: A dict of plain numbers. "max_r_hat" and "min_ess" are computed from
+            predictions for training inputs, because weights may differ by permutations that do not
+            change predictions. "num_divergent" counts divergent trajectories after burn-in,
+            "acceptance" and "step_size" list a number for each chain, "num_gradients" counts
+            gradients in the whole run, and "temperature" is T.
     """
 
     diagnostics: dict[str, Any]
@@ -64,24 +66,25 @@ class ChainPosterior(StoredPosterior):
 
 
 class HMC(Configured):
-    """Samples the posterior of a small network's weights by Hamiltonian Monte Carlo.
+    """Hamiltonian Monte Carlo, which samples the posterior of a small network's weights.
 
-    Use it to learn what the exact posterior predicts, as a reference for cheaper methods; each step
-    computes gradients over all rows many times. The posterior is that of the model's loss and
-    `prior_scale`, which holds for biases too. Look at `diagnostics` of the result.
+    Use it to find out what the exact posterior predicts, as a reference for cheaper methods. It is
+    slow, because each step computes many gradients over all rows. The posterior is defined by the
+    model's loss and `prior_scale`, which applies to biases too. Check `diagnostics` of the result.
 
     Args:
-        num_chains: C, each from an optimum of its own.
-        num_samples: Draws kept of each chain.
-        num_burnin: Steps of each chain before, which also find the step size.
-        kernel: "hmc", with trajectories of a mean length of pi / 2 prior scales; or "nuts", which
-            finds their length and is slower for each draw.
-        variables: "all" trainable weights; or "last_layer", of the network as it is trained, whose
-            other layers run once.
-        temperature: T, by which the log posterior, prior included, is divided. 1 is Bayes.
+        num_chains: Number of chains C. Each starts from a separate optimum.
+        num_samples: Number of draws from each chain.
+        num_burnin: Number of discarded first steps of each chain, which also adapt the step size.
+        kernel: "hmc", whose trajectories have a mean length of pi / 2 prior scales, or "nuts",
+            which adapts their length and takes more time for each draw.
+        variables: "all" for all trainable weights, or "last_layer" for those of the last layer. In
+            the latter case the other layers keep their trained weights and run only once.
+        temperature: Temperature T, which divides the log posterior including the prior. 1 samples
+            the Bayesian posterior.
         seed: Integer.
-        directory: Folder that keeps each chain as far as it is: `fit` called again with the same
-            model and data goes on, to the same bits on a CPU. None keeps nothing.
+        directory: Folder for checkpoints of the chains. If `fit` is called again with the same
+            model and data, it resumes, with bit-identical results on a CPU. None saves nothing.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -121,7 +124,7 @@ class HMC(Configured):
         directory: str | Path | None = None,
     ):
         check_integers(1, num_chains=num_chains)
-        check_integers(4, num_samples=num_samples)  # halves of chains are compared
+        check_integers(4, num_samples=num_samples)  # because R-hat compares halves of chains
         check_integers(10, num_burnin=num_burnin)
         check_integers(0, seed=seed)
         _check_choice("kernel", kernel, ("hmc", "nuts"))
@@ -149,28 +152,28 @@ class HMC(Configured):
     ) -> ChainPosterior:
         """Samples the posterior.
 
-        Afterwards the model has the weights that it had before; with variables="last_layer" and
-        `epochs`, those that it was trained to.
+        Afterwards, the model has the same weights as before, or with variables="last_layer" and
+        `epochs`, the weights after training.
 
         Args:
-            model: A compiled `BayesianModel` with a `prior_scale` and no random layers,
-                in single or double precision. Positions are in double precision in any case.
-            x: Arrays (N, ...) or a structure of them, or a dataset of pairs (x, y).
-            y: Targets beside arrays.
-            epochs: Of the training that finds a start for each chain, from new weights. With
-                variables="last_layer", of one training from the weights that there are; None
-                trains no further.
-            batch_size: Rows of a step of that training, for arrays.
-            sample_weight: As of Keras' `fit`; multiplies log likelihoods.
-            **fit_arguments: Others of Keras' `fit` for that training.
+            model: A compiled `BayesianModel` with a `prior_scale` and without stochastic layers, in
+                single or double precision. The states of chains always have double precision.
+            x: Arrays (N, ...), a structure of them, or a dataset of pairs (x, y).
+            y: Targets, if `x` holds arrays.
+            epochs: Number of epochs for training the starting point of each chain, from new
+                weights. With variables="last_layer", the model is trained once, from its current
+                weights; None does not train it.
+            batch_size: Rows in a training batch, if `x` holds arrays.
+            sample_weight: Sample weights as for Keras' `fit`. They multiply log likelihoods.
+            **fit_arguments: Further arguments of Keras' `fit`, for training.
 
         Returns:
             The draws, bound to `model`.
 
         Raises:
-            ValueError: If the model states no prior, holds something random or batch statistics,
+            ValueError: If the model has no prior, has stochastic layers or batch statistics, or
                 computes in half precision, there are too many weights and rows, or the directory
-                is of another run.
+                belongs to a different run.
         """
         check_compiled(model)
         check_model(model)
@@ -198,13 +201,13 @@ class HMC(Configured):
     def _run(
         self, model, variables, data, arguments: dict, folder: Path | None, identity: dict
     ) -> list[Trace]:
-        """Returns the traces of all chains."""
+        """Runs all chains and returns their traces."""
         trained = self.variables == "last_layer"
         if trained and arguments["epochs"] is not None:
             path = folder and folder / "start.npz"
             _train(model, data, self.seed, path, identity, arguments)
         target = self._target(model, variables, data)
-        scale = model.prior_scale * math.sqrt(self.temperature)  # of the prior that is sampled
+        scale = model.prior_scale * math.sqrt(self.temperature)  # scale of the tempered prior
         sampler = Sampler(target, self._settings(scale, target.size))
         traces = []
         for chain in range(self.num_chains):
@@ -260,11 +263,11 @@ class HMC(Configured):
         return folder
 
     def _identity(self, model, variables, data, arguments: dict) -> dict[str, Any]:
-        """Returns what a run that is taken up again has in common with the one before."""
+        """Returns a description that a resumed run must share with the interrupted one."""
         sampled = set() if self.variables == "last_layer" else {id(v) for v in variables}
         others = [v.numpy() for v in model.weights if id(v) not in sampled]
         settings = self.get_config()
-        del settings["directory"], settings["num_chains"]  # chains can be added
+        del settings["directory"], settings["num_chains"]  # more chains can be added later
         return {
             "network": digest_network(model),
             "likelihood": digest([model.likelihood, model.prior_scale]),
@@ -276,13 +279,14 @@ class HMC(Configured):
 
 
 def compare_chains(values: np.ndarray) -> dict[str, float]:
-    """Returns how much chains disagree, and how many independent draws theirs are worth.
+    """Computes R-hat and the effective sample size of several chains.
 
     Args:
-        values: What each draw gives, (C, S, M).
+        values: M quantities computed from each of S draws of C chains, (C, S, M).
 
     Returns:
-        "max_r_hat", of halves of chains, and "min_ess", over the M quantities that vary.
+        "max_r_hat", which compares halves of chains, and "min_ess", the effective number of draws
+        of all chains together. Both are the worst value among the quantities that vary.
     """
     values = values[..., np.ptp(values, axis=(0, 1)) > 1e-12]
     if not values.shape[-1]:
@@ -299,7 +303,7 @@ def compare_chains(values: np.ndarray) -> dict[str, float]:
 
 
 def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
-    """Returns some of what each draw predicts for the training inputs, (C, S, M)."""
+    """Returns up to M = `_NUM_CHECKED` predictions of each draw for training inputs, (C, S, M)."""
     num_outputs = len(target.predict(tf.constant(positions[0, 0])))
     chosen = np.unique(np.linspace(0, num_outputs - 1, _NUM_CHECKED).astype("int64"))
 
@@ -311,7 +315,7 @@ def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
 
 
 def _train(model, data, seed: int, path: Path | None, identity: dict, arguments: dict) -> None:
-    """Trains in place, and leaves the optimizer as if it had not."""
+    """Trains the model in place, with a fresh optimizer state that is discarded afterwards."""
     x, y, sample_weight = data
     with fresh_optimizer(model):
         train(
@@ -347,13 +351,14 @@ def _warn(diagnostics: dict[str, Any]) -> None:
     r_hat, divergent = diagnostics["max_r_hat"], diagnostics["num_divergent"]
     if not r_hat <= _LARGEST_R_HAT:
         warnings.warn(
-            f"Chains disagree about what they predict: R-hat is {r_hat:.3f}, above "
-            f"{_LARGEST_R_HAT}. Raise num_burnin and num_samples before you trust the draws.",
+            f"The predictions of the chains disagree: R-hat is {r_hat:.3f}, above "
+            f"{_LARGEST_R_HAT}. Increase num_burnin and num_samples before you trust the draws.",
             stacklevel=4,
         )
     if divergent:
         warnings.warn(
-            f"{divergent} trajectories diverged, where the posterior is too curved for the step "
-            "size. Draws avoid such places: raise num_burnin, or use a smaller prior_scale.",
+            f"{divergent} trajectories diverged, because the posterior is too curved for the step "
+            "size in some regions. The draws avoid these regions. Increase num_burnin, or use a "
+            "smaller prior_scale.",
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""One training of an ensemble's network: from its seed to its file."""
+"""Training of one member of an ensemble, from its seed to its file."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +18,16 @@ Data = tuple[Any, Any, Any]  # x, y and sample_weight
 
 
 class Member(NamedTuple):
-    """What tells a member from the others, and where it is kept.
+    """The settings that distinguish a member from the others, and the path of its file.
 
     Attributes:
-        number: From 1.
-        seed: Seed of its weights, noise, order of examples and bootstrap.
-        path: File of its weights, as a posterior of one draw.
-        bootstrap: Whether it has rows of its own.
-        settings: Plain JSON that decides the result beside data and network, for the checkpoint of
-            its epochs, which has the name of `path` and an ending of its own; None keeps none.
+        number: Number of the member, counted from 1.
+        seed: Seed for its initial weights, noise, order of examples and bootstrap sample.
+        path: File for its trained weights, stored as a posterior with one draw.
+        bootstrap: Whether the member is trained on a bootstrap sample of the rows.
+        settings: Plain JSON that determines the result together with the data and the network. It
+            identifies the checkpoint of the member's epochs, which is saved beside `path` with
+            another suffix. None saves no checkpoint.
     """
 
     number: int
@@ -40,7 +41,7 @@ class Member(NamedTuple):
         return [weight.numpy() for weight in load_posterior(self.path, model).draw(0, None)]
 
     def choose(self, data: Data) -> Data:
-        """Returns the rows that this member learns from."""
+        """Returns the rows that this member is trained on."""
         if not self.bootstrap:
             return data
         num_rows = count_rows(data[0])
@@ -53,17 +54,17 @@ class Member(NamedTuple):
 
 
 def member_seed(seed: int, index: int) -> int:
-    """Derives the seed of a member from that of the ensemble; 31 bits fit every library."""
+    """Derives a member's seed from the ensemble's. It has 31 bits, so every library accepts it."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)
 
 
 def train_member(member: Member, model: keras.Model, data: Data, arguments: dict) -> None:
-    """Trains a member in place and writes its file; the optimizer is left as it was at the start.
+    """Trains a member in place, writes its file, and resets the optimizer to its initial state.
 
     Args:
-        member: The one to train.
-        model: Compiled.
-        data: Data of all members.
+        member: The member to train.
+        model: Compiled Keras model.
+        data: The data for all members.
         arguments: Arguments of `train`.
     """
     initialize(model, member.seed, own_seeds=False)
@@ -89,6 +90,6 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
 def train_in_worker(
     member: Member, model: keras.Model, data: Data, arguments: dict, adversarial: float
 ) -> None:
-    """Trains a member in a process of its own; see `adversarial_training` for the share."""
+    """Trains a member in a worker process; `adversarial` is the share of `adversarial_training`."""
     with adversarial_training(model, data[0], adversarial):
         train_member(member, model, data, arguments)

@@ -1,10 +1,10 @@
 """The curvature of a likelihood in the weights of all linear layers of a network, layer by layer.
 
-The generalized Gauss-Newton matrix is H = sum_n sum_p J_np^T L_np J_np over examples and positions
-of outputs, where L = sum_c v_c v_c^T are the second derivatives in the logits. With a the input of
-a layer and g_v = J_z^T v the gradient in its output, its block is
-sum_n sum_v (sum_t a g_v^T)(sum_t a g_v^T)^T over the layer's own positions t: a backward pass for
-each v. The Kronecker factorization takes it for A x B,
+The generalized Gauss-Newton matrix is H = sum_n sum_p J_np^T L_np J_np, a sum over examples n and
+output positions p, where L = sum_c v_c v_c^T is the matrix of second derivatives in the logits. Let
+a be the input of a layer and g_v = J_z^T v the gradient in its output z. The layer's block of H is
+sum_n sum_v (sum_t a g_v^T)(sum_t a g_v^T)^T, where t runs over the positions inside the layer; it
+takes one backward pass for each v. The Kronecker factorization approximates it by A x B, with
 
     A = 1/N sum_n sum_t a a^T,    B = sum_n sum_v 1/T sum_t g_v g_v^T.
 """
@@ -31,18 +31,18 @@ from tfp_bayes.prediction.finite import finite_rows
 from tfp_bayes.prediction.inputs import signature
 from tfp_bayes.prediction.linearized import before_link
 
-_MAX_NUMBERS = 2**23  # of what is kept for all rows of a batch, 64 MB
-_MAX_SIZE = 10_000  # of a Kronecker factor, whose eigenvectors take the cube of it
+_MAX_NUMBERS = 2**23  # numbers held in memory for the rows of a batch, 64 MB
+_MAX_SIZE = 10_000  # size of a Kronecker factor; the time for its eigenvectors is cubic in it
 
 
 class Block(NamedTuple):
-    """The curvature of a layer's weights W (G, F, U) along its eigenvectors.
+    """The eigendecomposition of the curvature of a layer's weights W (G, F, U).
 
     Args:
-        eigenvalues: (G, F, U) float64.
-        input_vectors: (G, F, F), None for the unit matrix.
-        output_vectors: (G, U, U), None for the unit matrix.
-        vectors: (G, F U, F U), all eigenvectors together, where they are no product of the two.
+        eigenvalues: Eigenvalues (G, F, U), float64.
+        input_vectors: Eigenvectors of the input factor (G, F, F). None means the identity.
+        output_vectors: Eigenvectors of the output factor (G, U, U). None means the identity.
+        vectors: Eigenvectors (G, F U, F U) of a matrix without Kronecker structure, otherwise None.
     """
 
     eigenvalues: np.ndarray
@@ -52,13 +52,13 @@ class Block(NamedTuple):
 
 
 class Curvature(NamedTuple):
-    """What one pass over the data finds.
+    """The result of one pass over the data.
 
     Args:
-        layers: Whose weights have a curvature.
-        blocks: One for each.
-        left: The other trainable variables.
-        log_likelihood: Sum over examples, in nats.
+        layers: The layers for whose weights the curvature was computed.
+        blocks: The curvature of each of these layers.
+        left: All other trainable variables.
+        log_likelihood: Log likelihood, the sum over examples in nats.
     """
 
     layers: list[LinearLayer]
@@ -70,17 +70,17 @@ class Curvature(NamedTuple):
 def network_curvature(
     model: keras.Model, x: Any, y: Any, observations: Sequence[Observations], is_diagonal: bool
 ) -> Curvature:
-    """Goes over the data once.
+    """Computes the curvature in one pass over the data.
 
     Args:
-        model: Built, without stochastic layers.
+        model: Built Keras model without stochastic layers.
         x: Arrays or a dataset of (x, y).
-        y: Targets beside arrays.
-        observations: What each of the outputs (N, ..., K) means.
-        is_diagonal: Whether to keep the diagonal of H instead of Kronecker factors.
+        y: Targets, if `x` holds arrays.
+        observations: The meaning of each of the outputs (N, ..., K).
+        is_diagonal: Whether to compute the diagonal of H instead of Kronecker factors.
 
     Raises:
-        ValueError: If the outputs do not have the link of the likelihood, the data are not
+        ValueError: If an output does not end in the link of its likelihood, the data are not
             finite, or no layer is linear.
     """
     batches = labelled(x, y)
@@ -92,7 +92,7 @@ def network_curvature(
 
 
 class _Total:
-    """Sums over all examples, of which it takes as many at a time as memory holds."""
+    """Sums over all examples, computed for as many rows at a time as the memory limit allows."""
 
     def __init__(self, model: keras.Model, inputs, observations, is_diagonal: bool):
         spec = signature(model, inputs)
@@ -104,7 +104,7 @@ class _Total:
         self._model, self._found, self._is_diagonal = model, found, is_diagonal
         self._observations = list(observations)
         self._rows = _rows_at_a_time(found, is_diagonal)
-        self._outputs = None  # their structure, known once traced
+        self._outputs = None  # structure of the outputs, known after tracing
         self._step = tf.function(
             self._sums_of, input_signature=[spec, tf.TensorSpec([], tf.int32)], autograph=False
         )
@@ -139,10 +139,11 @@ class _Total:
         return Curvature(self._found.layers, blocks, self._found.left, self._log_likelihood)
 
     def _sums_of(self, inputs, start: tf.Tensor):
-        """Builds the graph of the sums over a batch, float64, and of what goes with them.
+        """Builds the graph that processes one batch.
 
         Returns:
-            The sums; eta and which positions count, for each output; and whether rows are finite.
+            The sums over the batch in float64, eta and the mask of positions that count for each
+            output, and whether each row is finite.
         """
         layers = self._found.layers
         at_inputs, _, etas, seen = self._forward(inputs)
@@ -158,15 +159,15 @@ class _Total:
             sums = [each for pair in zip(grams, sums) for each in pair]
         finite = finite_rows(inputs)
         for each, eta in zip(self._observations, etas):
-            finite &= finite_rows(each.location(eta))  # NaN for no scale
+            finite &= finite_rows(each.location(eta))  # NaN where a scale is invalid
         return sums, etas, seen, finite
 
     def _add_roots(self, sums, i: int, a: list[tf.Tensor], inputs, start: tf.Tensor):
-        """Adds what output i says of the weights, one vector v after another."""
+        """Adds the contribution of output i to the sums, one vector v after another."""
         layers = self._found.layers
 
         def add_root(index, sums):
-            # Gradients are taken in the graph of the loop, where the outputs must come from too.
+            # Gradients are built in the graph of the loop, so the outputs must be computed there.
             _, at_outputs, etas, seen = self._forward(inputs)
             v = tf.stop_gradient(root(self._observations[i], etas[i], seen[i], index, start))
             flat = [z for calls in at_outputs for z in calls]
@@ -183,7 +184,7 @@ class _Total:
         return tf.while_loop(lambda c, _: c < end, add_root, (tf.constant(0), sums))[1]
 
     def _forward(self, inputs):
-        """Returns the layers' inputs and outputs in each call, etas, and which positions count."""
+        """Returns the layers' inputs and outputs in each call, etas, and masks of positions."""
         layers = [each.layer for each in self._found.layers]
         with recorded(list(dict.fromkeys(layers))) as records:
             outputs = run_model(self._model, inputs)
@@ -192,7 +193,7 @@ class _Total:
         _check_outputs(flat, self._observations)
         etas = [before_link(p, each.likelihood) for p, each in zip(flat, self._observations)]
         for each, eta in zip(self._observations, etas):
-            each.location(eta)  # refuses outputs without scales
+            each.location(eta)  # raises an error if scales are missing
         seen = [seen_positions(p) for p in flat]
         at_inputs = [[x for x, _ in records[layer]] for layer in layers]
         at_outputs = [[z for _, z in records[layer]] for layer in layers]
@@ -200,7 +201,7 @@ class _Total:
 
 
 def _joined(positions, calls: list[tf.Tensor]) -> tf.Tensor:
-    """Returns the positions of all calls of a layer together."""
+    """Converts all calls of a layer to positions, and concatenates them."""
     parts = [positions(each) for each in calls]
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 
@@ -210,13 +211,13 @@ def _check_outputs(flat: list[tf.Tensor], observations: list[Observations]) -> N
         shapes = [tuple(each.shape) for each in flat]
         raise ValueError(
             f"Expected outputs (N, ..., K), one for each of {len(observations)} likelihoods. "
-            f"Received: shapes {shapes}. Hint: likelihood= takes a structure of names like the "
-            "model's outputs."
+            f"Received: shapes {shapes}. Hint: `likelihood` can be a structure of names like that "
+            "of the model's outputs."
         )
 
 
 def _rows_at_a_time(found: Found, is_diagonal: bool) -> int:
-    """Returns for how many rows inputs, and gradients of single rows, may be kept at once."""
+    """Returns how many rows can be processed at once within the memory limit."""
     numbers = [
         each.numbers_per_row(num_positions, is_diagonal)
         for each, num_positions in zip(found.layers, found.num_positions)
@@ -225,7 +226,7 @@ def _rows_at_a_time(found: Found, is_diagonal: bool) -> int:
 
 
 def _kronecker(gram: np.ndarray, curvature: np.ndarray, count: int) -> Block:
-    if gram.ndim == 2:  # it is diagonal
+    if gram.ndim == 2:  # the diagonal of the input factor, from an embedding
         a, input_vectors = gram / count, None
     else:
         a, input_vectors = np.linalg.eigh(gram / count)
@@ -237,15 +238,16 @@ def _kronecker(gram: np.ndarray, curvature: np.ndarray, count: int) -> Block:
 def _check_layers(model: keras.Model, layers: list[LinearLayer], is_diagonal: bool) -> None:
     if not layers:
         raise ValueError(
-            "Expected a `model` with trainable layers that map positions by a matrix, such as "
-            f"Dense, Conv2D, EinsumDense. Received: model={model.name!r} with none. "
-            "Hint: Ensemble takes any model."
+            "Expected a `model` with trainable layers that apply a matrix at each position, such "
+            f"as Dense, Conv2D, EinsumDense. Received: model={model.name!r} with none. "
+            "Hint: Ensemble works with any model."
         )
     large = [each.layer.name for each in layers if each.largest_factor() > _MAX_SIZE]
     if large and not is_diagonal:
         raise ValueError(
-            f"Expected layers of up to {_MAX_SIZE} inputs and units for covariance='kronecker'. "
-            f"Received: layers {large} with more. Hint: covariance='diagonal'."
+            f"Expected layers with at most {_MAX_SIZE} inputs and units for "
+            f"covariance='kronecker'. Received: layers {large} with more. "
+            "Hint: use covariance='diagonal'."
         )
 
 
@@ -254,6 +256,6 @@ def _check_finite(finite: np.ndarray, start: int) -> None:
     if bad.size:
         raise ValueError(
             "Expected finite inputs and outputs for every row of `x`, with positive scales under "
-            f"likelihood='normal'. Received: others in rows {bad[:5].tolist()}. Hint: leave them "
-            "out, or mend the inputs; a regression ends in tfp_bayes.layers.NormalParameters."
+            f"likelihood='normal'. Received: invalid rows {bad[:5].tolist()}. Hint: remove these "
+            "rows or correct the inputs; a regression ends in tfp_bayes.layers.NormalParameters."
         )

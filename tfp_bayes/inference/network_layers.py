@@ -1,4 +1,4 @@
-"""The layers of a network that are linear maps of positions, as they are and as they are called."""
+"""The layers of a network that apply a linear map at each position, and their calls."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -23,12 +23,13 @@ L = keras.layers
 
 
 class Found(NamedTuple):
-    """The layers of a network whose weights a covariance describes.
+    """The layers of a network whose weights get a covariance.
 
     Args:
-        layers: In the order in which they run.
-        num_positions: Of each, T over all calls, for inputs of the sizes that were given.
-        left: The other trainable variables.
+        layers: The layers, in the order in which they run.
+        num_positions: For each layer, the number of positions T over all its calls, given the
+            sizes of the inputs.
+        left: All other trainable variables.
     """
 
     layers: list[LinearLayer]
@@ -37,12 +38,12 @@ class Found(NamedTuple):
 
 
 def find_linear_layers(model: keras.Model, run: Callable, spec: Any) -> Found:
-    """Finds the layers whose weights a Kronecker factorization describes.
+    """Finds the layers whose weights can have a Kronecker-factored covariance.
 
     Args:
         model: A built model of any kind.
-        run: Calls it on inputs.
-        spec: Specification of its inputs, one row, with all sizes known.
+        run: Function that calls the model on inputs.
+        spec: Specification of the inputs for a single row, with all sizes known.
     """
     described = describe_layers(model)
     records = _trace(list({each.layer: None for each in described}), run, spec)
@@ -60,16 +61,16 @@ def find_linear_layers(model: keras.Model, run: Callable, spec: Any) -> Found:
 
 
 def describe_layers(model: keras.Model) -> list[LinearLayer]:
-    """Returns the layers of a model that are linear maps, whether they are called or not."""
+    """Returns all layers of a model that are linear maps, including those that are never called."""
     return [each for leaf in _leaves(model) if leaf.built for each in _describe(leaf)]
 
 
 @contextlib.contextmanager
 def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
-    """Notes what goes into layers, and what comes out before the activation, as they are called.
+    """Records the input and the output before the activation of each call of the given layers.
 
     Yields:
-        For each layer that was called, the pairs of both.
+        A dict that gets a list of pairs (input, output) for each layer that is called.
     """
     records: dict[keras.layers.Layer, list[tuple[tf.Tensor, tf.Tensor]]] = {}
 
@@ -100,7 +101,7 @@ def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
 
 
 def _trace(layers: list[keras.layers.Layer], run: Callable, spec: Any) -> dict:
-    """Returns the number of positions of each layer that maps positions, in the order of calls."""
+    """Returns the number of positions of each suitable layer, in the order of the calls."""
     found: dict[keras.layers.Layer, int] = {}
 
     def trace(inputs):
@@ -110,8 +111,8 @@ def _trace(layers: list[keras.layers.Layer], run: Callable, spec: Any) -> dict:
             run(inputs)
         for layer, calls in records.items():
             outputs = [z for _, z in calls]
-            # Inside another graph, as in a loop over time steps, it runs once for each; and what
-            # has not one row for each example mixes them up.
+            # A layer inside another graph, such as a loop over time steps, runs an unknown number
+            # of times. A layer whose output does not have one row per example mixes examples.
             is_known = all(z.graph is graph and z.shape.is_fully_defined() for z in outputs)
             if is_known and all(z.shape[0] == 1 for z in outputs):
                 found[layer] = sum(int(np.prod(z.shape[1:-1])) for z in outputs)
@@ -122,7 +123,7 @@ def _trace(layers: list[keras.layers.Layer], run: Callable, spec: Any) -> dict:
 
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    layers = {id(layer): layer for layer in flatten_layers(model)}  # a shared one is listed twice
+    layers = {id(layer): layer for layer in flatten_layers(model)}  # shared layers come up twice
     return [layer for layer in layers.values() if len(flatten_layers(layer)) == 1]
 
 
@@ -131,7 +132,7 @@ def _is_trained_alone(each: LinearLayer, owners: dict[int, int], trainable: set[
 
 
 def _describe(layer: keras.layers.Layer) -> list[LinearLayer]:
-    """Returns what a layer of Keras maps by its weights; nothing for other layers."""
+    """Returns the linear maps of a layer of a supported Keras class, or an empty list."""
     kinds = [kind for kind in _KINDS if isinstance(layer, kind)]
     if not kinds or type(layer).call is not kinds[0].call or "call" in vars(layer):
         return []

@@ -1,4 +1,4 @@
-"""A likelihood as a function of what goes into a network's last link: value and curvature."""
+"""Values and curvatures of likelihoods, as functions of the network's output before the link."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,18 +7,21 @@ from scipy.special import log_expit, log_softmax
 from tfp_bayes._plumbing import noise
 from tfp_bayes.prediction.likelihoods import get_likelihood
 
-MAX_GROUPS = 17  # of positions; prime, so that neighbors in a row or column of pixels differ
+# Groups of positions. A prime, so that neighbors in a row or column of pixels are in different
+# groups.
+MAX_GROUPS = 17
 
 
 class Observations:
-    """What is seen at each position of an output under one likelihood.
+    """The observations at each position of an output, under one likelihood.
 
-    The second derivatives of the negative log likelihood in eta, of one position (E,), are
-    sum_c v_c v_c^T; under "normal" their expectation over targets, the Fisher information.
+    Let eta (E,) be the output at one position before the link function, such as the logits. The
+    matrix of second derivatives of the negative log likelihood in eta is sum_c v_c v_c^T. Under
+    "normal" it is replaced by its expectation over targets, the Fisher information.
 
     Attributes:
-        likelihood: Name, see `Predictor`.
-        scale: Standard deviations (D,) of targets that eta does not hold, None if there are none.
+        likelihood: Name of the likelihood, see `Predictor`.
+        scale: Standard deviations (D,) of the targets if eta does not contain them, otherwise None.
     """
 
     likelihood: str
@@ -28,8 +31,8 @@ class Observations:
         """Returns v_c (N, ..., E) in the dtype of eta.
 
         Args:
-            eta: Logits, or locations and perhaps scales.
-            c: int32 scalar, below E.
+            eta: Logits, locations, or locations and scales (N, ..., E).
+            c: Index below E, int32 scalar.
         """
         raise NotImplementedError
 
@@ -38,31 +41,31 @@ class Observations:
         raise NotImplementedError
 
     def location(self, eta: tf.Tensor) -> tf.Tensor:
-        """Returns what must be finite, (N, ..., ·): NaN where eta is no distribution."""
+        """Returns values (N, ..., ·) that are NaN where eta does not define a distribution."""
         return get_likelihood(self.likelihood).location(eta)
 
     def check(self, eta: np.ndarray, y: object) -> np.ndarray:
-        """Returns labels as `log_prob` takes them.
+        """Checks targets and returns them as labels for `log_prob`.
 
         Args:
-            eta: (N, ..., E).
-            y: Class numbers (N, ...), zeros and ones (N, ..., K) or real numbers (N, ..., D); an
+            eta: Outputs before the link (N, ..., E).
+            y: Class numbers (N, ...), zeros and ones (N, ..., K) or real numbers (N, ..., D). An
                 axis of length 1 may be left out or added.
 
         Raises:
-            ValueError: If y is not of that form.
+            ValueError: If y does not have the required form.
         """
         labels = _existing(y)
         targets = get_likelihood(self.likelihood).targets(self._mean(eta), labels)
         return targets.as_outputs(targets.check(labels, len(eta)))
 
     def log_likelihood(self, eta: np.ndarray, y: object, seen: np.ndarray | None = None) -> float:
-        """Returns the sum over a batch of log p(y | eta) in nats; y as `check` takes it.
+        """Returns the sum of log p(y | eta) over a batch, in nats.
 
         Args:
-            eta: (N, ..., E) float64.
-            y: Targets.
-            seen: Boolean (N, ...), which positions count; None counts all.
+            eta: Outputs before the link (N, ..., E), float64.
+            y: Targets, as for `check`.
+            seen: Boolean mask (N, ...) of the positions that count. None counts all.
         """
         values = self.log_prob(eta, self.check(eta, y))
         return float(np.where(True if seen is None else seen, values, 0).sum())
@@ -72,7 +75,7 @@ class Observations:
 
 
 class Categorical(Observations):
-    """One of K classes, by a softmax."""
+    """One of K classes, with a softmax as the link."""
 
     likelihood = "categorical"
 
@@ -82,7 +85,7 @@ class Categorical(Observations):
         return tf.sqrt(tf.gather(p, [c], axis=-1)) * (_one_hot(eta, c) - p)
 
     def log_prob(self, eta, labels):
-        """Returns the log of the softmax at the class."""
+        """Returns the log of the softmax at the observed class."""
         return np.take_along_axis(log_softmax(eta, axis=-1), labels[..., None], axis=-1)[..., 0]
 
     def check(self, eta, y):
@@ -94,7 +97,7 @@ class Categorical(Observations):
 
 
 class Bernoulli(Observations):
-    """K answers, yes or no, by sigmoids."""
+    """K binary outcomes, with a sigmoid as the link."""
 
     likelihood = "bernoulli"
 
@@ -103,17 +106,17 @@ class Bernoulli(Observations):
         return tf.sqrt(tf.sigmoid(eta) * tf.sigmoid(-eta)) * _one_hot(eta, c)
 
     def log_prob(self, eta, labels):
-        """Returns the sum over outputs of the log of the sigmoid."""
+        """Returns the sum over outcomes of the log of the sigmoid."""
         return log_expit(np.where(labels == 1, eta, -eta)).sum(-1)
 
 
 class NormalWithScales(Observations):
-    """D real numbers, of which eta holds locations and scales (..., 2 D)."""
+    """D real numbers, where eta contains locations and scales (..., 2 D)."""
 
     likelihood = "normal"
 
     def root(self, eta, c):
-        """Returns e_c / scale for locations, and sqrt(2) e_c / scale for scales."""
+        """Returns e_c / scale if c is a location, and sqrt(2) e_c / scale if c is a scale."""
         half = eta.shape[-1] // 2
         scale = tf.concat([eta[..., half:]] * 2, axis=-1)
         return _one_hot(eta, c) * tf.sqrt(1 + tf.cast(c >= half, eta.dtype)) / scale
@@ -127,12 +130,12 @@ class NormalWithScales(Observations):
 
 
 class NormalLocations(Observations):
-    """D real numbers, of which eta holds locations (..., D); scales are the same everywhere.
+    """D real numbers, where eta contains locations (..., D) and the scales are constant.
 
     Args:
-        scale: (D,), of each target around its location.
-        num_numbers: How many numbers the scale was estimated from, by the mean square of the
-            residuals; None if it is given.
+        scale: Standard deviations (D,) of the targets around their locations.
+        num_numbers: Number of residuals that the scale was estimated from, by their mean square.
+            None if the scale was given.
     """
 
     likelihood = "normal"
@@ -161,7 +164,7 @@ OBSERVATIONS: dict[str, type[Observations]] = {
 
 
 def num_roots(eta: tf.Tensor) -> tf.Tensor:
-    """Returns how many vectors `root` has for an output (N, ..., E), int32."""
+    """Returns the number of vectors that `root` gives for an output (N, ..., E), int32."""
     return eta.shape[-1] * _num_groups(eta)
 
 
@@ -172,17 +175,18 @@ def root(
     index: tf.Tensor,
     start: tf.Tensor,
 ) -> tf.Tensor:
-    """Returns a vector v (N, ..., E) that is that of one position, and zero elsewhere.
+    """Returns a vector v (N, ..., E) that is nonzero at one position, or in one group of positions.
 
-    Up to `MAX_GROUPS` positions have theirs one after another. More share them, by groups, with
-    random signs: sums of products J^T v v^T J are then right in expectation.
+    An output with up to `MAX_GROUPS` positions gets separate vectors for each position. In larger
+    outputs, the positions of a group share a vector and have random signs, so sums of products
+    J^T v v^T J are correct in expectation.
 
     Args:
-        observations: Of the output.
-        eta: (N, ..., E).
-        seen: Boolean (N, ...), which positions count; None counts all.
-        index: int32 scalar below `num_roots`.
-        start: int32 scalar, the number of examples before these, from which the signs follow.
+        observations: Observations of the output.
+        eta: Outputs before the link (N, ..., E).
+        seen: Boolean mask (N, ...) of the positions that count. None counts all.
+        index: Number of the vector, an int32 scalar below `num_roots`.
+        start: Number of examples in earlier batches, an int32 scalar that seeds the signs.
     """
     groups = _num_groups(eta)
     v = observations.root(eta, index // groups)
@@ -205,8 +209,8 @@ def _num_groups(eta: tf.Tensor) -> tf.Tensor:
 def _existing(y: object) -> np.ndarray:
     if y is None:
         raise ValueError(
-            "Expected targets for `y`. Received: none. Hint: pass arrays x and y, or a dataset "
-            "of (x, y)."
+            "Expected targets for `y`. Received: none. Hint: pass arrays x and y, or a dataset of "
+            "pairs (x, y)."
         )
     return np.asarray(y)
 

@@ -1,8 +1,8 @@
-"""Laplace's approximation of earlier data as the prior of the next.
+"""Online Laplace: the Laplace approximation for earlier data serves as the prior for new data.
 
-With theta the trained weights and P the precision of the posterior of all earlier data, their log
-density is -(w - theta)^T P (w - theta) / 2. It stands in for them when the next data are trained
-on, and adds to the curvature of these afterwards.
+Let theta be the center and P the precision of the posterior given all earlier data. Its log
+density, -(w - theta)^T P (w - theta) / 2 up to a constant, replaces the earlier data in training
+on the new data. After training, P is added to the curvature of the new data.
 """
 
 import contextlib
@@ -18,32 +18,32 @@ from tfp_bayes.inference.laplace_posterior import LaplacePosterior
 from tfp_bayes.inference.network_curvature import Block, Curvature
 from tfp_bayes.inference.weight_matrices import WeightMatrices
 
-_MAX_SIZE = 2_000  # weights of a layer whose eigenvectors are found together
+_MAX_SIZE = 2_000  # weights in a layer, for which the eigenvectors of a full matrix are computed
 
 
 class EarlierData:
-    """What earlier data say of the weights of a model, as their `LaplacePosterior` has it.
+    """The information of earlier data about a model's weights, in the form of a posterior.
 
     Args:
-        posterior: Of all earlier data. Weights that the model does not have, such as the heads of
-            other tasks, do not count.
-        model: The model that learns from the next data.
-        is_diagonal: Whether these give a diagonal.
+        posterior: The posterior given all earlier data. Weights that the model does not have, such
+            as the heads of other tasks, are ignored.
+        model: The model to train on the new data.
+        is_diagonal: Whether the covariance for the new data is diagonal.
 
     Attributes:
-        covered: Ids of the variables that the posterior is of.
+        covered: Ids of the variables that the posterior covers.
 
     Raises:
-        ValueError: If the posterior is not of weights of the model, not of this covariance, or
-            too large to be added to.
+        ValueError: If the posterior is not over weights of the model, has another kind of
+            covariance, or has layers that are too large to add a curvature to.
     """
 
     def __init__(self, posterior: LaplacePosterior, model: keras.Model, is_diagonal: bool):
         if not isinstance(posterior, LaplacePosterior):
             raise ValueError(
                 "Expected a LaplacePosterior of earlier data for `prior`. Received: "
-                f"{type(posterior).__name__}. Hint: Laplace('diagonal').fit(...) gives one; with "
-                "all but the last layer frozen it is that of the last layer."
+                f"{type(posterior).__name__}. Hint: Laplace('diagonal').fit(...) returns one; to "
+                "restrict it to the last layer, freeze the other layers."
             )
         self.posterior = posterior
         trained = {id(v) for v in model.trainable_variables}
@@ -57,7 +57,7 @@ class EarlierData:
         self._check(chosen, is_diagonal)
 
     def penalty(self) -> tf.Tensor:
-        """Returns minus the log density of the weights as they are now, float32 in nats."""
+        """Returns minus the log density of the current weights in nats, float32."""
         total = tf.constant(0.0)
         for i in self._numbers.values():
             total += tf.cast(self.posterior.quadratic_form(i), "float32") / 2
@@ -65,12 +65,12 @@ class EarlierData:
 
     @contextlib.contextmanager
     def as_prior_of(self, model: keras.Model) -> Iterator[None]:
-        """Trains a `BayesianModel` under this prior inside, with an optimizer without memory."""
+        """Makes this the prior of a `BayesianModel` inside the context; resets its optimizer."""
         self._check_trained(model)
         fresh = fresh_optimizer_values(model)
         assign_values(model.optimizer.variables, fresh)
         model.earlier_data = self
-        model.train_function = None  # a graph that has another prior in it
+        model.train_function = None  # an earlier graph would contain another prior
         try:
             yield
         finally:
@@ -78,21 +78,21 @@ class EarlierData:
             model.train_function = None
 
     def add(self, found: Curvature) -> Curvature:
-        """Returns the curvature of all data, from that of the next ones alone.
+        """Returns the curvature of all data, given the curvature of the new data.
 
-        The log likelihood is then that of all data at the present weights, of earlier ones to
-        second order, so that the evidence is the product of the evidence of all parts.
+        The result also has the log likelihood of all data at the current weights, to second order
+        for the earlier data. The evidence is then the product of the evidence of all parts.
 
         Raises:
-            ValueError: If a layer of the posterior is none of those whose curvature was found.
+            ValueError: If the curvature of a layer of the posterior was not found.
         """
         numbers = [self._numbers.get(id(layer.variables[0])) for layer in found.layers]
         absent = {*self._numbers.values()} - {*numbers}
         if absent:
             paths = [self.posterior._matrices[i].variables[0].path for i in sorted(absent)]
             raise ValueError(
-                "Expected the layers of the earlier posterior to be called by `model` too. "
-                f"Received: {paths} that are not. Hint: fit the model that the posterior is of."
+                "Expected `model` to call all layers that the earlier posterior covers. Received: "
+                f"{paths}, which it does not call. Hint: fit the model of the earlier posterior."
             )
         blocks, log_likelihood = [], found.log_likelihood + self.posterior.log_likelihood
         precision = self.posterior.prior_scale**-2
@@ -107,7 +107,7 @@ class EarlierData:
         return found._replace(blocks=blocks, log_likelihood=log_likelihood)
 
     def _exact_form(self, matrix: WeightMatrices, number: int) -> float:
-        """Returns (w - theta)^T P (w - theta) of one layer in float64."""
+        """Returns (w - theta)^T P (w - theta) for one layer in float64."""
         block, mean = self.posterior._blocks[number], self.posterior._means[number]
         coordinates = _to_coordinates(block, matrix.read() - mean)
         return float(np.sum((block.eigenvalues + self.posterior.prior_scale**-2) * coordinates**2))
@@ -116,47 +116,48 @@ class EarlierData:
         posterior = self.posterior
         if not chosen:
             raise ValueError(
-                "Expected a `prior` over weights that `model` trains. Received: one over others, "
-                f"{[v.path for v in posterior.variables[:5]]}. Hint: load_posterior(path, model) "
-                "binds a saved one to a model."
+                "Expected a `prior` over trainable weights of `model`. Received: a posterior over "
+                f"other weights, {[v.path for v in posterior.variables[:5]]}. "
+                "Hint: load_posterior(path, model) binds a saved posterior to a model."
             )
         blocks = [posterior._blocks[i] for i in self._numbers.values()]
         kinds = {_is_diagonal(block) for block in blocks}
         if kinds != {is_diagonal}:
             raise ValueError(
-                "Expected a `prior` of the covariance that is fitted. Received: a "
-                f"{'Kronecker factored' if is_diagonal else 'diagonal'} one. Hint: fit all parts "
-                "of the data with the same covariance."
+                "Expected a `prior` with the same kind of covariance. Received: a "
+                f"{'Kronecker-factored' if is_diagonal else 'diagonal'} one. "
+                "Hint: fit all parts of the data with the same covariance."
             )
         large = [m.variables[0].path for m in chosen if int(np.prod(m.shape[1:])) > _MAX_SIZE]
         if large and not is_diagonal:
             raise ValueError(
-                "Expected covariance='diagonal' for layers of more than "
-                f"{_MAX_SIZE:,} weights: the sum of two Kronecker products is none, and would have "
-                f"to be kept as a whole. Received: {large[:5]}. Hint: Laplace('diagonal')."
+                "Expected covariance='diagonal' for layers with more than "
+                f"{_MAX_SIZE:,} weights, because the sum of two Kronecker products is a full "
+                f"matrix. Received: layers {large[:5]}. Hint: use Laplace('diagonal')."
             )
         if posterior.temperature != 1:
             raise ValueError(
-                "Expected a `prior` of temperature 1, whose precision adds up as Bayes says. "
-                f"Received: temperature={posterior.temperature}. Hint: set the temperature in the "
-                "last fit only."
+                "Expected a `prior` with temperature=1, since precisions add up only for exact "
+                f"Bayesian updates. Received: temperature={posterior.temperature}. "
+                "Hint: set the temperature in the last fit only."
             )
 
     def _check_trained(self, model: keras.Model) -> None:
         if not hasattr(model, "prior_penalty"):
             raise ValueError(
-                "Expected a BayesianModel to be trained under `prior`, which its loss takes in. "
+                "Expected a BayesianModel for training with `prior`, which is part of its loss. "
                 f"Received: {model.name!r} of type {type(model).__name__}. "
-                "Hint: tfp_bayes.BayesianModel(inputs, outputs, prior_scale=...)."
+                "Hint: use tfp_bayes.BayesianModel(inputs, outputs, prior_scale=...)."
             )
         trained = {id(v) for v in model.trainable_variables}
         problems = [v.path for v in self.posterior._left if id(v) in trained]
         problems += [f"{name}/moving statistics" for name in trained_normalizations(model)]
         if problems:
             raise ValueError(
-                "Expected all that earlier data taught to be in their posterior: training would "
-                f"change the rest without bounds. Received: {problems[:8]}. "
-                "Hint: layer.trainable = False before the first fit, or after it."
+                "Expected the posterior of earlier data to cover all weights that training "
+                "changes, because nothing would limit the change of the others. Received: "
+                f"{problems[:8]}, which it does not cover. "
+                "Hint: set layer.trainable = False before the first fit, or after it."
             )
 
 
@@ -165,7 +166,7 @@ def _is_diagonal(block: Block) -> bool:
 
 
 def _to_coordinates(block: Block, weights: np.ndarray) -> np.ndarray:
-    """Returns weights (G, F, U) along the eigenvectors of a block."""
+    """Converts weights (G, F, U) to coordinates along the eigenvectors of a block."""
     if block.vectors is not None:
         flat = weights.reshape(len(weights), 1, -1) @ block.vectors
         return flat.reshape(weights.shape)
@@ -175,7 +176,7 @@ def _to_coordinates(block: Block, weights: np.ndarray) -> np.ndarray:
 
 
 def _sum(a: Block, b: Block, shape: tuple[int, int, int]) -> Block:
-    """Returns the curvature of two parts of the data, exactly."""
+    """Returns the exact sum of the curvatures of two parts of the data."""
     if _is_diagonal(a) and _is_diagonal(b):
         return Block(a.eigenvalues + b.eigenvalues)
     values, vectors = np.linalg.eigh(_dense(a) + _dense(b))
@@ -183,7 +184,7 @@ def _sum(a: Block, b: Block, shape: tuple[int, int, int]) -> Block:
 
 
 def _dense(block: Block) -> np.ndarray:
-    """Returns the matrices (G, F U, F U)."""
+    """Returns the block as full matrices (G, F U, F U)."""
     num_groups, num_features, num_units = block.eigenvalues.shape
     vectors = block.vectors
     if vectors is None:

@@ -1,4 +1,4 @@
-"""A model whose predictions are those under a posterior that is fitted again as data come in."""
+"""A model that predicts with a posterior, which is refitted whenever there are new data."""
 
 import tempfile
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ _FILE = "posterior"
 
 
 class Refitted:
-    """A model that predicts under the posterior which a method fits, round by round.
+    """A model together with a method that fits its posterior anew in each round.
 
-    Before the first fit it predicts with its weights as they are.
+    Predictions use the latest posterior, or the model's own weights before the first fit.
 
     Args:
-        model: Compiled.
-        method: A way to fit the posterior.
-        fit_arguments: Arguments of its `fit`.
+        model: Compiled Keras model.
+        method: The method that fits the posterior.
+        fit_arguments: Arguments for the method's `fit`.
     """
 
     def __init__(self, model: keras.Model, method: Method, fit_arguments: dict[str, Any]):
@@ -34,7 +34,7 @@ class Refitted:
         self._predictor = Predictor(model, self.likelihood)
 
     def fit(self, x: np.ndarray, y: np.ndarray, seed: int) -> None:
-        """Fits the posterior; the seed is the method's, if it has one."""
+        """Fits the posterior, with `seed` in place of the method's seed if it has one."""
         config = self.method.get_config()
         method: Method = self.method
         if "seed" in config:
@@ -43,20 +43,21 @@ class Refitted:
 
     @property
     def posterior(self) -> Posterior | None:
-        """The posterior of the last round, to save or to export; None before the first fit."""
+        """The posterior of the latest round, to save or export; None before the first fit."""
         return self._predictor.posterior
 
     @property
     def embed(self):
-        """Features of the model as its weights are, where it has some."""
+        """The model's method `embed`, which computes features with its current weights."""
         return self.model.embed
 
     def predict_uncertainty(
         self, x: Any, num_samples: int | None = None, seed: Any = None, **kwargs: Any
     ) -> Prediction:
-        """Predicts as `Predictor.predict_uncertainty`; None takes the model's own S, or each draw.
+        """Predicts like `Predictor.predict_uncertainty`.
 
-        Before the first fit a model that is not random gives one sample.
+        With num_samples=None, a finite posterior gives each of its draws once; otherwise the
+        model's own default applies. Before the first fit, a deterministic model gives one sample.
         """
         posterior = self.posterior
         if not self._predictor.is_random:
@@ -66,15 +67,15 @@ class Refitted:
         return self._predictor.predict_uncertainty(x, num_samples, seed, **kwargs)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the posterior as the bytes of its file, empty before the first fit."""
+        """Returns the bytes of the posterior's file; an empty dict before the first fit."""
         posterior: Any = self.posterior
         if posterior is None:
             return {}
         if not hasattr(posterior, "save"):
             raise ValueError(
-                "Expected a method whose posterior can be saved, to keep a checkpoint. Received: "
-                f"posterior={self.method!r}, which fits a {type(posterior).__name__}. "
-                "Hint: those of tfp_bayes.inference can; or leave out `checkpoint`."
+                "Expected a method whose posterior can be saved, for the checkpoint. Received: "
+                f"posterior={self.method!r}, which fits a {type(posterior).__name__} without a "
+                "`save`. Hint: use a method of tfp_bayes.inference, or leave out `checkpoint`."
             )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "posterior.npz")
@@ -82,7 +83,7 @@ class Refitted:
             return {_FILE: np.frombuffer(path.read_bytes(), dtype="uint8")}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Takes what `get_state` gave; the model has the weights that it had then."""
+        """Restores the posterior from `get_state`; the model must have the weights it had then."""
         if _FILE not in state:
             self._predictor = Predictor(self.model, self.likelihood)
             return
@@ -92,7 +93,7 @@ class Refitted:
             self._take(load_posterior(path, self.model))
 
     def _take(self, posterior: Posterior) -> None:
-        """Predicts under a posterior from now on, in the graph of the last one if that can be."""
+        """Predicts with a posterior from now on, and reuses the traced graph where possible."""
         assign = getattr(self.posterior, "assign", None)
         if assign is None or not assign(posterior):
             self._predictor = Predictor(self.model, self.likelihood, posterior)

@@ -1,4 +1,4 @@
-"""Weight posteriors as files: their arrays, and a record that binds them to an architecture."""
+"""Files of weight posteriors, with their arrays and a record of the model's architecture."""
 
 import json
 import zipfile
@@ -21,21 +21,21 @@ _KINDS: dict[str, type["SavedPosterior"]] = {}
 
 
 class SavedPosterior:
-    """A posterior with a file: what subclasses share.
+    """Base class of posteriors that can be saved to a file.
 
-    A subclass is registered by `saved_as` and says by `get_state` what it consists of, and by
-    `from_state` how it is made of that.
+    A subclass registers itself with the decorator `saved_as`, and implements `get_state` and
+    `from_state`, which convert it to arrays and settings and back.
 
     Attributes:
-        model: The model that it is bound to.
-        variables: Those of the model that a draw replaces, see `Posterior`.
+        model: The model that the posterior is bound to.
+        variables: The model's variables that a draw replaces, see `Posterior`.
     """
 
     model: keras.Model
     variables: list[keras.Variable]
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns the arrays by name, and settings in plain JSON."""
+        """Returns a dict of arrays, and the settings as plain JSON."""
         raise NotImplementedError
 
     @classmethod
@@ -46,26 +46,29 @@ class SavedPosterior:
         arrays: dict[str, np.ndarray],
         settings: dict[str, Any],
     ) -> "SavedPosterior":
-        """Returns the posterior that `get_state` described, bound to a model."""
+        """Builds the posterior from the result of `get_state`, bound to a model."""
         raise NotImplementedError
 
     def assign(self, other: Any) -> bool:
-        """Takes over the values of another posterior, where graphs of this one may stay.
+        """Copies the values of another posterior, if graphs traced with this one stay valid.
 
-        A posterior whose draws depend on nothing but `tf.Variable`s overrides this, so that a
-        learner which fits one in each round traces its predictions once.
+        Posteriors whose draws depend only on `tf.Variable`s override this method. A learner that
+        fits a posterior in each round can then trace its predictions once.
 
         Returns:
-            Whether it did; nothing is changed otherwise.
+            Whether the values were copied. If not, nothing is changed.
         """
         del other
         return False
 
     def save(self, path: str | Path) -> None:
-        """Writes the posterior to one .npz file, atomically, to be loaded beside the saved model.
+        """Writes the posterior to a single .npz file, atomically.
+
+        The file does not contain the model. Save the model too, and bind the posterior to it with
+        `load_posterior`.
 
         Args:
-            path: The file.
+            path: Path of the file.
         """
         arrays, settings = self.get_state()
         position = {id(v): i for i, v in enumerate(self.model.weights)}
@@ -85,24 +88,24 @@ class SavedPosterior:
 
 
 def saved_as(cls: type[SavedPosterior]) -> type[SavedPosterior]:
-    """Registers a class of posteriors, so that `load_posterior` knows it by its name."""
+    """Registers a class of posteriors under its name, for `load_posterior`."""
     _KINDS[cls.__name__] = cls
     return cls
 
 
 def load_posterior(path: str | Path, model: keras.Model) -> Any:
-    """Reads a posterior that its `save` wrote, and binds it to a model of the same architecture.
+    """Loads a posterior written by its method `save`, and binds it to a model.
 
     Args:
-        path: The file.
-        model: The model, such as from `keras.models.load_model`.
+        path: Path of the file.
+        model: A model of the same architecture, for example from `keras.models.load_model`.
 
     Returns:
-        The posterior, of the class that was saved; an `Ensemble` is a `StoredPosterior`.
+        The posterior, of the class that was saved. An `Ensemble` becomes a `StoredPosterior`.
 
     Raises:
-        ValueError: If the file is not such a posterior, of another architecture, or the weights
-            that it leaves as they are have changed.
+        ValueError: If the file does not hold a posterior, the architecture differs, or the weights
+            that the posterior does not include have changed.
 
     Example:
 
@@ -116,16 +119,17 @@ def load_posterior(path: str | Path, model: keras.Model) -> Any:
     difference = find_difference(record["architecture"], describe_architecture(model))
     if difference is not None:
         raise ValueError(
-            "Expected the model whose posterior was stored, or one of the same architecture, "
+            "Expected the model whose posterior was saved, or one of the same architecture, "
             f"for `model`. Received: model={model.name!r}, which differs in {difference}. "
-            "Hint: load it from the .keras file saved beside."
+            "Hint: load the model that was saved together with the posterior."
         )
     positions = record["positions"]
     if record["others"] not in (None, _digest_others(model, positions)):
         raise ValueError(
-            "Expected the weights beside which the posterior was made. Received: "
-            f"model={model.name!r}, whose weights outside the posterior are others. "
-            "Hint: load the model from the .keras file saved beside, and do not train it further."
+            "Expected a model with the weights that the posterior was fitted with. Received: "
+            f"model={model.name!r}, in which weights that the posterior does not include differ. "
+            "Hint: load the model that was saved together with the posterior, and do not train it "
+            "further."
         )
     variables = [model.weights[i] for i in positions]
     return _KINDS[record["kind"]].from_state(model, variables, arrays, record["settings"])
@@ -146,20 +150,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {name: _as(arrays[name], dtype) for name, dtype in record["dtypes"].items()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"Expected a stored posterior for `path`. Received: path={str(path)!r}, {error}. "
-            "Hint: a file that the `save` of a posterior wrote."
+            f"Expected the file of a posterior for `path`. Received: path={str(path)!r}, {error}. "
+            "Hint: pass a file written by a posterior's method `save`."
         ) from error
     return record, arrays
 
 
 def _digest_others(model: keras.Model, positions: list[int]) -> str:
-    """Returns a digest of the weights that the posterior leaves as they are."""
+    """Returns a digest of the weights that the posterior does not include."""
     replaced = set(positions)
     return digest([w.numpy() for i, w in enumerate(model.weights) if i not in replaced])
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """Returns an array that .npz can hold: NumPy's files do not know bfloat16."""
+    """Converts bfloat16, which NumPy's files do not support, to uint16 with the same bits."""
     return array.view("uint16") if array.dtype == ml_dtypes.bfloat16 else array
 
 

@@ -1,4 +1,4 @@
-"""Recorders of weights while training goes on."""
+"""Callbacks that record weights during training."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -8,27 +8,27 @@ import numpy as np
 
 
 def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """Returns the learning rate that the next step will have."""
+    """Returns the learning rate of the next step."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 class Moments(keras.callbacks.Callback):
-    """A recorder of mean, variances and last values of weights, one snapshot at each epoch's end.
+    """A recorder of moments and latest values of weights, with a snapshot at the end of each epoch.
 
-    Means and sums of squares are Welford's, in float64: E[w^2] - E[w]^2 in float32 loses the
-    variance of a weight of 0.3 that moves by 0.0001.
+    Means and sums of squares follow Welford's algorithm in float64. Computing E[w^2] - E[w]^2 in
+    float32 instead would lose the variance of a weight of 0.3 that moves by 0.0001.
 
     Args:
-        variables: The weights.
+        variables: The weights to record.
         start: Number of epochs before the first snapshot.
-        rank: Number of the last snapshots that are kept.
-        learning_rate: That of the epochs with snapshots; None leaves it alone.
+        rank: Number of latest snapshots to keep.
+        learning_rate: Learning rate for the epochs with snapshots. None does not change it.
 
     Attributes:
-        count: Number of snapshots.
-        mean: Of each variable, float64.
-        squares: Sums of squared deviations from the mean, float64.
-        last: The last snapshots, at most `rank`, of each variable.
+        count: Number of snapshots so far.
+        mean: Mean of each variable, in float64.
+        squares: Sum of squared deviations from the mean for each variable, in float64.
+        last: The latest snapshots of each variable, at most `rank`.
 
     Reference:
         Welford 1962, "Note on a Method for Calculating Corrected Sums of Squares and Products".
@@ -54,38 +54,38 @@ class Moments(keras.callbacks.Callback):
         self.last: list[list[np.ndarray]] = [[] for _ in self._variables]
 
     def add(self, values: Iterable[np.ndarray]) -> None:
-        """Takes one snapshot, an array for each variable."""
+        """Adds one snapshot, given as one array for each variable."""
         self.count += 1
         for i, value in enumerate(values):
             value = np.asarray(value, "float64")
             deviation = value - self.mean[i]
             self.mean[i] = self.mean[i] + deviation / self.count
             self.squares[i] = self.squares[i] + deviation * (value - self.mean[i])
-            # float64 holds the weights of any dtype as they are.
+            # float64 represents weights of any dtype exactly.
             self.last[i] = [*self.last[i], value][max(0, len(self.last[i]) + 1 - self._rank) :]
 
     def deviations(self) -> list[np.ndarray]:
-        """Returns the last snapshots minus the final mean, (K, ...) for each variable."""
+        """Returns the latest snapshots minus the current mean, (K, ...) for each variable."""
         return [
             np.reshape(last, (len(last), *mean.shape)) - mean
             for last, mean in zip(self.last, self.mean)
         ]
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        """Sets the learning rate of epochs with a snapshot."""
+        """Sets the learning rate for epochs with a snapshot."""
         if epoch >= self._start and self._learning_rate is not None:
             self.model.optimizer.learning_rate = self._learning_rate
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Takes a snapshot, if it is time."""
+        """Takes a snapshot, unless the epoch is before the first one."""
         if epoch < self._start:
             return
         self.add(v.numpy() for v in self._variables)
         rate = current_rate(self.model.optimizer)
         if rate < self._rate * (1 - 1e-6) < np.inf:
             warnings.warn(
-                f"The learning rate fell to {rate:.3g} while snapshots were taken, so that they "
-                "spread less and less: hold it constant, as learning_rate=0.01 does.",
+                f"The learning rate fell to {rate:.3g} while snapshots were taken, so their spread "
+                "shrinks. Keep the learning rate constant, for example with learning_rate=0.01.",
                 stacklevel=2,
             )
         self._rate = rate
@@ -93,12 +93,12 @@ class Moments(keras.callbacks.Callback):
         self._losses = [self._losses[0] if self.count > 1 else loss, loss]
 
     def warn_of_training(self) -> None:
-        """Warns if the network was still learning, so that the mean is of different networks."""
+        """Warns if the loss still fell a lot, so the snapshots are of very different networks."""
         first, last = self._losses
         if first - last > abs(first) / 2:
             warnings.warn(
-                f"The loss fell from {first:.3g} to {last:.3g} while snapshots were taken: their "
-                "mean mixes a network before training with one after. Train for more epochs before "
+                f"The loss fell from {first:.3g} to {last:.3g} while snapshots were taken, so "
+                "their mean mixes untrained with trained networks. Train for more epochs before "
                 "the first snapshot.",
                 stacklevel=3,
             )
@@ -126,10 +126,10 @@ class Moments(keras.callbacks.Callback):
 
 
 class Snapshots(keras.callbacks.Callback):
-    """A recorder of all weights, statistics included, at the ends of some epochs.
+    """A recorder of all weights, including statistics, at the end of selected epochs.
 
     Args:
-        epochs: Numbers of the epochs, from 0.
+        epochs: Numbers of the epochs, counted from 0.
     """
 
     def __init__(self, epochs: Iterable[int]):
@@ -138,7 +138,7 @@ class Snapshots(keras.callbacks.Callback):
         self.draws: list[list[np.ndarray]] = []
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Takes a snapshot, if it is time."""
+        """Takes a snapshot, if the epoch is one of those selected."""
         if epoch in self._epochs:
             self.draws.append([_plain(w) for w in self.model.weights])
 
@@ -158,6 +158,6 @@ class Snapshots(keras.callbacks.Callback):
 
 
 def _plain(weight: keras.Variable) -> np.ndarray:
-    """Returns a value in a dtype that .npz files know and that holds it exactly."""
+    """Returns the value of a weight, unrounded, in a dtype that .npz files support."""
     value = weight.numpy()
     return value.astype("float32") if value.dtype == "bfloat16" else value

@@ -1,28 +1,31 @@
-"""The mean of a softmax over a normal distribution of its logits."""
+"""The mean of a softmax whose logits are normally distributed."""
 
 import numpy as np
 from scipy.special import ndtri
 
-NUM_POINTS = 512  # up to 64 classes; fewer of more, down to 64, because time is quadratic in them
+# For up to 64 classes. More classes get fewer points, at least 64, because the time for each point
+# is quadratic in the number of classes.
+NUM_POINTS = 512
 
 
 def softmax_mean(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Integrates a softmax over normal logits, by the same points at every call.
+    """Integrates a softmax over normally distributed logits, with the same points in every call.
 
-    The integral is over differences to the last logit: what all logits of a row have in common
-    changes no probability, however uncertain it is. (The probit approximation of each logit by
-    itself counts it, and is far too unsure where the training data leave it open.)
+    The integral is over differences from the last logit, because a shift that all logits of a row
+    share changes no probability, however uncertain that shift is. (The probit approximation treats
+    each logit separately and does count the shift, so it is far too uncertain where the training
+    data do not determine it.)
 
     Args:
-        mean: (N, K) in nats.
-        covariance: (N, K, K).
+        mean: Means of the logits (N, K), in nats.
+        covariance: Covariances of the logits of each row (N, K, K).
 
     Returns:
         Probabilities (N, K).
 
     Reference:
         McKay, Beckman and Conover 1979, Technometrics 21(2), section 2.3: Latin hypercube
-        sampling, which for two classes is the midpoint rule.
+        sampling. For two classes it is the midpoint rule.
     """
     mean = mean[:, :-1] - mean[:, -1:]
     last = covariance[:, :-1, -1]
@@ -30,13 +33,13 @@ def softmax_mean(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         covariance[:, :-1, :-1] - last[:, :, None] - last[:, None] + covariance[:, -1:, -1:]
     )
     size = mean.shape[1]
-    # Rounding may leave eigenvalues below zero by this much.
+    # Rounding errors may push eigenvalues below zero by this much.
     jitter = 1e-10 * np.trace(covariance, axis1=1, axis2=2) + 1e-30
     root = np.linalg.cholesky(covariance + jitter[:, None, None] * np.eye(size))
     num_points = int(np.clip(64 * NUM_POINTS // (size + 1), 64, NUM_POINTS))
     strata = np.tile(np.arange(num_points) + 0.5, (size, 1)) / num_points
     points = ndtri(np.random.default_rng(0).permuted(strata, axis=1))  # (K - 1, points)
-    logits = mean[:, :, None] + root @ points  # that of the last class is 0
+    logits = mean[:, :, None] + root @ points  # the logit of the last class is 0
     top = np.maximum(logits.max(axis=1), 0)
     odds, last = np.exp(logits - top[:, None]), np.exp(-top)
     total = odds.sum(axis=1) + last

@@ -1,4 +1,4 @@
-"""Keras optimizers that sample from the posterior instead of looking for its mode."""
+"""Keras optimizers that sample from the posterior instead of finding its mode."""
 
 import math
 
@@ -11,37 +11,42 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
-# Each would change the distribution that is sampled, or what weights a snapshot has.
+# Each of these changes the distribution that is sampled, or the weights in a snapshot.
 _REFUSED = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class SGHMC(keras.optimizers.Optimizer):
-    """Stochastic gradient Hamiltonian Monte Carlo: momentum with the noise that fits its friction.
+    """Stochastic gradient Hamiltonian Monte Carlo: momentum with noise that balances the friction.
 
     With the gradient g of the loss, which is a mean over N observations, a step is
 
         v <- (1 - alpha) v - eta g + sqrt(2 alpha eta T / N) xi,    w <- w + v,
 
-    so that for small steps weights are distributed as exp(-N loss / T). At temperature T = 1 that
-    is the posterior, if the loss is the mean NLL plus the negative log prior divided by N. The
-    loss of a `BayesianModel` with `prior_scale` is; in a plain model a Gaussian prior of standard
-    deviation s is the regularizer `keras.regularizers.L2(1 / (2 * N * s**2))`. No prior is flat.
+    where xi is standard normal. For small steps, the weights have density proportional to
+    exp(-N loss / T). At temperature T = 1 this is the posterior, if the loss is the mean NLL plus
+    the negative log prior divided by N, as in a `BayesianModel` with `prior_scale`. In a plain
+    model, use the regularizer `keras.regularizers.L2(1 / (2 * N * s**2))` for a Gaussian prior with
+    standard deviation s. Without one, the prior is flat.
 
     Args:
-        learning_rate: eta: number or schedule; the noise follows that of the current step.
-        num_train: N, the number of observations of which the loss is the mean: examples, or
-            their pixels or outputs where the loss averages over those too.
-        friction: alpha in (0, 1], one minus the momentum. 1 is Langevin dynamics, see `SGLD`.
-        temperature: T >= 0: number, or schedule of the step. 1 is Bayes, 0 plain momentum. Figures
-            published for such methods are often of temperatures far below 1.
-        seed: Integer; the noise follows from it, the step and the place of the variable.
-        name: String.
-        **kwargs: Arguments of `keras.optimizers.Optimizer` that leave the distribution alone.
+        learning_rate: Learning rate eta, a number or a schedule. The noise depends on the learning
+            rate of the current step.
+        num_train: Number of observations N that the loss is the mean over: examples, or their
+            pixels or outputs if the loss averages over those too.
+        friction: Friction alpha in (0, 1], which is one minus the momentum. 1 gives Langevin
+            dynamics, see `SGLD`.
+        temperature: Temperature T >= 0, a number or a schedule. 1 samples the Bayesian posterior,
+            and 0 is plain momentum. Published results for such methods often use temperatures far
+            below 1.
+        seed: Integer. The noise depends on the seed, the step and the position of the variable.
+        name: Name of the optimizer.
+        **kwargs: Other arguments of `keras.optimizers.Optimizer`, unless they change the sampled
+            distribution.
 
     Raises:
-        ValueError: If an argument is out of range, or one would change the distribution, such as
-            `weight_decay` and `clipnorm`.
+        ValueError: If an argument is out of range, or would change the sampled distribution, such
+            as `weight_decay` and `clipnorm`.
 
     Reference:
         Chen et al. 2014, "Stochastic Gradient Hamiltonian Monte Carlo", equation 15,
@@ -68,8 +73,8 @@ class SGHMC(keras.optimizers.Optimizer):
         if refused:
             raise ValueError(
                 "Expected no argument that changes the sampled distribution. Received: "
-                f"{', '.join(f'{each}={kwargs[each]!r}' for each in refused)}. Hint: a prior "
-                "belongs into the loss, see BayesianModel(prior_scale=)."
+                f"{', '.join(f'{each}={kwargs[each]!r}' for each in refused)}. Hint: make a prior "
+                "part of the loss, see BayesianModel(prior_scale=...)."
             )
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         check_integers(1, num_train=num_train)
@@ -77,7 +82,8 @@ class SGHMC(keras.optimizers.Optimizer):
         if not 0 < friction <= 1:
             raise ValueError(
                 "Expected a number in (0, 1] for `friction`. Received: "
-                f"friction={friction!r}. Hint: one minus the momentum, 0.1 is usual."
+                f"friction={friction!r}. Hint: friction is one minus the momentum; 0.1 is a common "
+                "choice."
             )
         if not isinstance(temperature, LearningRateSchedule) and temperature != 0:
             check_positive(temperature=temperature)
@@ -87,7 +93,7 @@ class SGHMC(keras.optimizers.Optimizer):
         self.seed = seed
 
     def build(self, variables) -> None:
-        """Makes the velocities, unless friction stops them at once."""
+        """Creates the velocities, which a friction of 1 does not need."""
         if self.built:
             return
         super().build(variables)
@@ -95,7 +101,7 @@ class SGHMC(keras.optimizers.Optimizer):
             self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient, variable, learning_rate) -> None:
-        """Takes a step of one variable."""
+        """Applies a step to one variable."""
         index = self._get_variable_index(variable)
         rate = tf.cast(learning_rate, variable.dtype)
         velocity = self._noise(variable, index, rate) - rate * tf.convert_to_tensor(
@@ -114,12 +120,12 @@ class SGHMC(keras.optimizers.Optimizer):
         scale = tf.sqrt(
             2 * self.friction * rate * tf.cast(temperature, rate.dtype) / self.num_train
         )
-        # Without a state: the same on all replicas, and after an interruption.
+        # Stateless, so the noise is the same on all replicas and after an interruption.
         seed = fold_in(as_seed(self.seed), tf.cast(self._iterations, tf.int32), index)
         return scale * noise.normal(variable.shape, seed, rate.dtype)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor's arguments as plain JSON."""
         temperature = self.temperature
         if isinstance(temperature, LearningRateSchedule):
             temperature = keras.optimizers.schedules.serialize(temperature)
@@ -133,7 +139,7 @@ class SGHMC(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "SGHMC":
-        """Makes the optimizer from `get_config()`."""
+        """Creates the optimizer from its configuration."""
         if isinstance(config.get("temperature"), dict):
             schedule = keras.saving.deserialize_keras_object(config["temperature"], custom_objects)
             config = {**config, "temperature": schedule}
@@ -144,23 +150,23 @@ class SGHMC(keras.optimizers.Optimizer):
 class SGLD(SGHMC):
     """Stochastic gradient Langevin dynamics: `SGHMC` with friction 1.
 
-    A step is w <- w - eta g + sqrt(2 eta T / N) xi. It is the simplest sampler, and slower to move
-    than `SGHMC`.
+    A step is w <- w - eta g + sqrt(2 eta T / N) xi. This is the simplest sampler, and it explores
+    more slowly than `SGHMC`.
 
     Args:
-        learning_rate: As of `SGHMC`.
-        num_train: As of `SGHMC`.
-        temperature: As of `SGHMC`.
-        seed: As of `SGHMC`.
-        name: As of `SGHMC`.
-        **kwargs: As of `SGHMC`.
+        learning_rate: See `SGHMC`.
+        num_train: See `SGHMC`.
+        temperature: See `SGHMC`.
+        seed: See `SGHMC`.
+        name: See `SGHMC`.
+        **kwargs: See `SGHMC`.
 
     Raises:
-        ValueError: As `SGHMC`.
+        ValueError: See `SGHMC`.
 
     Reference:
         Welling and Teh 2011, "Bayesian Learning via Stochastic Gradient Langevin Dynamics",
-        equation 4, with the step of the reference being 2 eta / N.
+        equation 4, where the step size is 2 eta / N.
 
     Example:
 
@@ -188,14 +194,14 @@ class SGLD(SGHMC):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class CosineCycles(LearningRateSchedule):
-    """A learning rate that falls along a cosine, again and again.
+    """A learning rate that falls along a cosine in each cycle.
 
-    In step k of a cycle of C it is rate / 2 (1 + cos(pi k / C)), but never below a hundredth of
-    the rate: at 0 the chain would stand still and its last snapshots would be one.
+    In step k of a cycle of C steps it is rate / 2 (1 + cos(pi k / C)), but never below a hundredth
+    of the initial rate. Near 0 the chain would stop moving, and its last snapshots would be equal.
 
     Args:
-        learning_rate: That of a cycle's first step.
-        cycle_steps: C.
+        learning_rate: Learning rate of the first step of each cycle.
+        cycle_steps: Number of steps in a cycle, C.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -218,24 +224,24 @@ class CosineCycles(LearningRateSchedule):
         self.cycle_steps = cycle_steps
 
     def __call__(self, step) -> tf.Tensor:
-        """Returns the rate of a step, from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         k = tf.cast(_step_of_cycle(step, self.cycle_steps), tf.float64) / self.cycle_steps
         share = (1 + tf.cos(math.pi * k)) / 2
         return tf.cast(self.learning_rate * tf.maximum(share, 0.01), tf.float32)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor's arguments as plain JSON."""
         return {"learning_rate": self.learning_rate, "cycle_steps": self.cycle_steps}
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class LateNoise(LearningRateSchedule):
-    """A temperature of 0 while a cycle explores, and of T while it samples.
+    """A temperature that is 0 in the exploration stage of each cycle, and T in the sampling stage.
 
     Args:
-        temperature: T.
-        cycle_steps: Steps of a cycle.
-        noise_steps: Number of its last steps that have noise.
+        temperature: Temperature T of the sampling stage.
+        cycle_steps: Number of steps in a cycle.
+        noise_steps: Number of steps with noise at the end of each cycle.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -256,12 +262,12 @@ class LateNoise(LearningRateSchedule):
         self.noise_steps = noise_steps
 
     def __call__(self, step) -> tf.Tensor:
-        """Returns the temperature of a step, from 0."""
+        """Returns the temperature of a step, counted from 0."""
         is_late = _step_of_cycle(step, self.cycle_steps) >= self.cycle_steps - self.noise_steps
         return tf.where(is_late, tf.constant(self.temperature, tf.float32), 0.0)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor's arguments as plain JSON."""
         return {
             "temperature": self.temperature,
             "cycle_steps": self.cycle_steps,

@@ -1,4 +1,4 @@
-"""A posterior that is a number of stored draws."""
+"""A posterior that consists of stored draws."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from tfp_bayes.inference.saved import SavedPosterior, load_posterior, saved_as
 
 @saved_as
 class StoredPosterior(SavedPosterior):
-    """S stored draws of a model's weights, each as probable as the others.
+    """S stored draws of a model's weights, with equal probabilities.
 
-    The form of every posterior that was computed once: the members of an ensemble, the states of
-    a Markov chain, snapshots. A `Predictor` takes every draw exactly once.
+    Use it for any posterior that is a finite set of weights, such as the members of an ensemble,
+    the states of a Markov chain, or snapshots. By default, a `Predictor` uses every draw once.
 
     Args:
-        model: The built model whose weights they are.
+        model: The built model that the weights belong to.
         draws: One array (S, ...) for each of `variables`.
-        variables: The variables of `model` that are drawn; None takes `model.weights`.
-        combine: "mean" averages what the draws predict; "vote" counts how many of them find each
-            class the likeliest, so that samples are votes and entropies those of the vote.
+        variables: The variables of `model` that are drawn. None means `model.weights`.
+        combine: "mean" averages the predictions of the draws. "vote" lets each draw vote for its
+            most probable class: samples are then votes, and entropies are those of the vote.
 
     Attributes:
         variables: As given.
@@ -32,7 +32,8 @@ class StoredPosterior(SavedPosterior):
         combine: As given.
 
     Raises:
-        ValueError: If number or shapes do not match, or `combine` is neither.
+        ValueError: If the number of arrays or their shapes do not match, or `combine` is neither
+            of the two.
 
     Example:
 
@@ -64,23 +65,23 @@ class StoredPosterior(SavedPosterior):
         if [s[1:] for s in found] != shapes or len(lengths) != 1 or lengths & {(), (0,)}:
             raise ValueError(
                 f"Expected arrays (S, ...) of draws with shapes {shapes} after the first axis, "
-                f"S >= 1 the same for all, for `draws`. Received: shapes {found}. "
-                "Hint: one array for each of `variables`, in their order."
+                f"and the same S >= 1 in all, for `draws`. Received: shapes {found}. "
+                "Hint: pass one array for each of `variables`, in their order."
             )
         self.num_draws = len(arrays[0])
-        # Variables, not constants: an exported graph must not carry the weights inline.
+        # Variables instead of constants, so that exported graphs do not contain the weights inline.
         self._stacked = [
             tf.Variable(tf.cast(array, v.dtype), trainable=False)
             for array, v in zip(arrays, self.variables)
         ]
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns draw `index`, see `Posterior.draw`; `index` starts again after the last."""
+        """Returns draw number `index` modulo S, see `Posterior.draw`."""
         del seed
         return [stack[index % self.num_draws] for stack in self._stacked]
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the mean of the draws; of integers, which have none, the first."""
+        """Returns the mean of the draws, or the first draw of variables that hold integers."""
         return [
             tf.reduce_mean(stack, axis=0) if stack.dtype.is_floating else stack[0]
             for stack in self._stacked
@@ -116,9 +117,9 @@ class StoredPosterior(SavedPosterior):
 
 
 def check_combine(combine: str) -> None:
-    """Raises ValueError unless it names a way to combine what draws predict."""
+    """Raises ValueError unless `combine` is a known way to combine the predictions of draws."""
     if combine not in ("mean", "vote"):
         raise ValueError(
             f"Expected 'mean' or 'vote' for `combine`. Received: combine={combine!r}. "
-            "Hint: 'mean' keeps how sure each draw is."
+            "Hint: 'mean' takes into account how confident each draw is."
         )

@@ -1,4 +1,4 @@
-"""Further layers as linear maps: einsums, embeddings, separable convolutions, normalizations."""
+"""More layers as linear maps: einsums, embeddings, separable convolutions, normalizations."""
 
 import re
 import string
@@ -13,16 +13,16 @@ from tfp_bayes.inference.weight_matrices import Form
 
 
 class _Axes(NamedTuple):
-    """The axes of an einsum by their part in it, one letter each.
+    """The axes of an einsum, one letter each, sorted by their role.
 
     Args:
-        inputs: All of the input.
-        kernel: All of the kernel.
-        outputs: All of the output.
-        groups: Of all three: a matrix for each.
-        positions: Of input and output, the batch first.
-        rows: Of input and kernel.
-        columns: Of kernel and output.
+        inputs: All axes of the input.
+        kernel: All axes of the kernel.
+        outputs: All axes of the output.
+        groups: Axes of input, kernel and output. Each index has its own matrix.
+        positions: Axes of input and output only, beginning with the batch axis.
+        rows: Axes of input and kernel only.
+        columns: Axes of kernel and output only.
     """
 
     inputs: str
@@ -37,8 +37,8 @@ class _Axes(NamedTuple):
 class EinsumLayer(LinearLayer):
     """An EinsumDense layer, such as the projections of attention.
 
-    Axes of input, kernel and output alike have a matrix for each index. A bias that has other axes
-    than the kernel's outputs is no part of it.
+    Axes that occur in input, kernel and output have a separate matrix for each index. A bias is
+    included only if its axes are exactly the kernel's axes that occur in the output.
     """
 
     def __init__(self, layer: keras.layers.EinsumDense, axes: _Axes):
@@ -68,7 +68,7 @@ class EinsumLayer(LinearLayer):
         return self._arrange(z, self._axes.outputs, self._axes.columns)
 
     def _arrange(self, x: tf.Tensor, given: str, last: str) -> tf.Tensor:
-        """Returns (G, N, T, last) float64."""
+        """Rearranges a tensor to (G, N, T, last) in float64."""
         axes = self._axes
         x = tf.einsum(f"{given}->{axes.groups}{axes.positions}{last}", tf.cast(x, tf.float64))
         num_groups, num_last = len(axes.groups), len(last)
@@ -82,7 +82,7 @@ class EinsumLayer(LinearLayer):
 
 
 def einsum_axes(layer: keras.layers.EinsumDense) -> _Axes | None:
-    """Returns the axes of a layer, None if it is no map of positions."""
+    """Returns the axes of a layer, or None if it does not apply a linear map at each position."""
     inputs, kernel, outputs = re.split(",|->", layer.equation.replace(" ", ""))
     rank = layer.input_spec.ndim
     if "..." in inputs + outputs:
@@ -104,7 +104,7 @@ def einsum_axes(layer: keras.layers.EinsumDense) -> _Axes | None:
 
 
 class EmbeddingLayer(LinearLayer):
-    """An Embedding, a map of one-hot vectors: a is kept as the index of the one, (1, N, T, 1)."""
+    """An Embedding, which maps one-hot vectors a. They are stored as indices (1, N, T, 1)."""
 
     def __init__(self, layer: keras.layers.Embedding):
         shape = (1, *layer.embeddings.shape)
@@ -123,11 +123,11 @@ class EmbeddingLayer(LinearLayer):
         return num_positions * max(self.shape[2], is_diagonal * num_positions)
 
     def largest_factor(self):
-        """Returns the number of units: the other factor is diagonal."""
+        """Returns the number of units, because the other factor is diagonal."""
         return self.shape[2]
 
     def gram(self, a):
-        """Returns how often each index occurs, (1, F)."""
+        """Returns how often each index occurs (1, F), which is the diagonal of sum a a^T."""
         index = tf.reshape(a, [-1])
         return tf.math.unsorted_segment_sum(
             tf.ones(tf.shape(index), tf.float64), index, self.shape[1]
@@ -137,14 +137,14 @@ class EmbeddingLayer(LinearLayer):
         """See `LinearLayer.squares`."""
         index = a[0, :, :, 0]
         same = tf.cast(index[:, :, None] == index[:, None], tf.float64)  # (N, T, T)
-        derivatives = tf.matmul(same, g[0])  # of the index at each position, once for each
+        derivatives = tf.matmul(same, g[0])  # for the index at each position, with repetitions
         squares = tf.square(derivatives) / tf.reduce_sum(same, axis=2)[..., None]
         rows = tf.reshape(squares, [-1, self.shape[2]])
         return tf.math.unsorted_segment_sum(rows, tf.reshape(index, [-1]), self.shape[1])[None]
 
 
 class ScaleLayer(LinearLayer):
-    """Scale and offset of a normalization over channels, a matrix (2, 1) for each channel."""
+    """Scale and offset of a normalization over channels, as a matrix (2, 1) for each channel."""
 
     def __init__(self, layer: keras.layers.Layer):
         variables = [v for v in (layer.gamma, getattr(layer, "beta", None)) if v is not None]
@@ -153,7 +153,7 @@ class ScaleLayer(LinearLayer):
         super().__init__(layer, variables, forms, (num_channels, len(variables), 1))
 
     def inputs(self, x):
-        """Returns what is scaled, and a 1."""
+        """Returns the normalized values before scaling, and a 1 if there is an offset."""
         state = [(v, tf.ones(v.shape, v.dtype)) for v in self.variables[:1]]
         state += [(v, tf.zeros(v.shape, v.dtype)) for v in self.variables[1:]]
         with keras.StatelessScope(state):
@@ -173,14 +173,14 @@ class SeparableDepthwise(ConvLayer):
         super().__init__(layer, layer.depthwise_kernel, None)
 
     def outputs(self, z):
-        """Returns gradients of what the pointwise kernel takes, from those of its output."""
+        """Returns gradients in the input of the pointwise kernel, given those in its output."""
         kernel = tf.cast(tf.convert_to_tensor(self.layer.pointwise_kernel), z.dtype)
         kernel = tf.reshape(kernel, kernel.shape[-2:])
         return super().outputs(tf.einsum("...u,cu->...c", z, kernel))
 
 
 class SeparablePointwise(DenseLayer):
-    """The pointwise kernel of a separable convolution, and its bias."""
+    """The pointwise kernel and the bias of a separable convolution."""
 
     def __init__(self, layer: keras.layers.Layer):
         super().__init__(layer, layer.pointwise_kernel, getattr(layer, "bias", None))

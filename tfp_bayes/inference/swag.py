@@ -1,4 +1,4 @@
-"""SWAG: a normal distribution from the way that weights take late in training."""
+"""SWAG: a normal distribution fitted to the weights in the last epochs of training."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,42 +20,42 @@ from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.swag_posterior import SWAGPosterior
 from tfp_bayes.inference.training import check_compiled, train
 
-DEFAULT_NUM_DRAWS = 30  # of a network with batch normalization, as in the paper
+DEFAULT_NUM_DRAWS = 30  # for networks with batch normalization, as in the paper
 
 
 class SWAG(Configured):
-    """SWA-Gaussian: the posterior is fitted to snapshots of the weights, one an epoch.
+    """SWA-Gaussian (SWAG): fits the posterior to snapshots of the weights, one per epoch.
 
-    Use it where one training is affordable and an ensemble is not: train as usual, then go on for
-    twenty epochs with a high constant learning rate, which lets the weights move around a minimum.
-    Their mean and covariance make a normal distribution.
+    Use it if you can afford one training run but not an ensemble. Train as usual, then continue
+    for about twenty epochs with a high constant learning rate, which lets the weights move around
+    a minimum. Their mean and covariance define a normal distribution.
 
-    For a network with `BatchNormalization`, whose statistics have to be estimated anew for each
-    draw, and where `num_draws` is given, the result is that many stored draws.
+    The result is a `SWAGPosterior`, or a `StoredPosterior` if `num_draws` is given or the network
+    has `BatchNormalization`, whose statistics are estimated separately for each draw.
 
     Args:
-        rank: K, number of the last snapshots that make the low-rank part of the covariance, at
-            least 2; all make the mean and the diagonal part. 0 is stochastic weight averaging
-            (SWA): one stored draw, the mean.
-        num_snapshots: The last so many epochs of `fit` end with a snapshot; those before are
-            training as usual.
-        learning_rate: Constant learning rate of the epochs with snapshots, such as 0.01 for SGD
-            with momentum; None leaves it to the model's optimizer, and a fall is warned of.
-        num_draws: S, to return stored draws for any network. None returns a posterior that is
-            sampled, and 30 stored draws for a network with batch normalization.
-        temperature: T, that the covariance is multiplied by. 1 is the paper's; below it weights are
-            drawn closer to their mean.
-        seed: Integer: order of the examples, and stored draws.
-        directory: Folder for the state of training, from which a killed `fit` goes on to the same
-            bits; None keeps none.
+        rank: Number of latest snapshots K for the low-rank part of the covariance, at least 2. The
+            mean and the diagonal part use all snapshots. 0 is stochastic weight averaging (SWA),
+            with the mean as the only stored draw.
+        num_snapshots: Number of snapshots, taken at the end of the last epochs of `fit`. Earlier
+            epochs are ordinary training.
+        learning_rate: Constant learning rate for the epochs with snapshots, such as 0.01 for SGD
+            with momentum. None leaves it to the model's optimizer, with a warning if it falls.
+        num_draws: Number of stored draws S. None returns a `SWAGPosterior`, or 30 stored draws for
+            a network with batch normalization.
+        temperature: Factor T that multiplies the covariance. 1 follows the paper; smaller values
+            give draws closer to the mean.
+        seed: Integer, for the order of the examples and for stored draws.
+        directory: Folder for a checkpoint, from which a killed `fit` resumes with bit-identical
+            results. None saves no checkpoint.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
-        algorithm 1, arXiv:1902.02476. The covariance is the paper's; the authors' code draws with
-        twice that unless told otherwise.
+        algorithm 1, arXiv:1902.02476. The covariance follows the paper; the authors' code uses
+        twice this covariance by default.
 
     Example:
 
@@ -83,9 +83,9 @@ class SWAG(Configured):
         check_integers(1, num_snapshots=num_snapshots)
         if rank == 1 or 0 < rank > num_snapshots:
             raise ValueError(
-                "Expected a `rank` of 2 to `num_snapshots`, or 0 for the mean alone. Received: "
+                "Expected a `rank` from 2 to `num_snapshots`, or 0 for the mean only. Received: "
                 f"rank={rank}, num_snapshots={num_snapshots}. "
-                "Hint: the covariance of K snapshots needs 2 of them; 20 is usual."
+                "Hint: a covariance needs at least 2 snapshots; 20 is a common choice."
             )
         if learning_rate is not None:
             check_positive(learning_rate=learning_rate)
@@ -94,8 +94,8 @@ class SWAG(Configured):
         check_positive(temperature=temperature)
         if not rank and temperature != 1:
             raise ValueError(
-                "Expected temperature=1 with rank=0, the mean alone, which has no covariance. "
-                f"Received: temperature={temperature!r}. Hint: rank=20 is usual."
+                "Expected temperature=1 with rank=0, because the mean has no covariance. "
+                f"Received: temperature={temperature!r}. Hint: rank=20 is a common choice."
             )
         self.rank = rank
         self.num_snapshots = num_snapshots
@@ -115,21 +115,21 @@ class SWAG(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> SWAGPosterior | StoredPosterior:
-        """Trains a model from the weights that it has, and returns the posterior.
+        """Trains a model, starting from its current weights, and returns the posterior.
 
-        The model ends with the weights of the last step, and its optimizer with the learning rate
-        that it had.
+        Afterwards, the model has the weights of the last step, and its optimizer has the learning
+        rate it had before.
 
         Args:
-            model: Compiled; pretrained, if all epochs end with a snapshot.
+            model: Compiled Keras model. It should be pretrained if `epochs` = `num_snapshots`.
             x: Arrays (N, ...), a structure of them, or a dataset with targets.
-            y: Targets (N, ...) beside arrays.
-            epochs: Epochs in all, at least `num_snapshots`.
-            batch_size: Rows of a step, for arrays.
-            **fit_arguments: Others of Keras' `fit`.
+            y: Targets (N, ...), if `x` holds arrays.
+            epochs: Total number of epochs, at least `num_snapshots`.
+            batch_size: Rows in a batch, if `x` holds arrays.
+            **fit_arguments: Further arguments of Keras' `fit`.
 
         Returns:
-            A `SWAGPosterior` over the trainable variables, or stored draws, see the class.
+            A `SWAGPosterior` over the trainable variables, or stored draws, see `SWAG`.
 
         Raises:
             ValueError: If the model is not compiled, there are fewer epochs than snapshots, or
@@ -167,8 +167,8 @@ class SWAG(Configured):
         variables = model.trainable_variables
         if moments.count < (2 if self.rank else 1):
             raise ValueError(
-                f"Expected {self.num_snapshots} snapshots. Received: {moments.count}, after which "
-                "training was stopped. Hint: leave out EarlyStopping and the like."
+                f"Expected {self.num_snapshots} snapshots. Received: {moments.count}, because "
+                "training stopped early. Hint: do not use EarlyStopping or similar callbacks."
             )
         check_finite_draws(moments.mean, variables)
         if not self.rank:
@@ -187,7 +187,7 @@ class SWAG(Configured):
         return keep_draws(model, variables, posterior.draw, num_draws, seed, statistics)
 
     def _identity(self) -> dict[str, Any]:
-        """Returns what a resumed run must have in common with the one before."""
+        """Returns the settings that a resumed run must share with the interrupted one."""
         settings = self.get_config()
         for name in ("seed", "directory", "num_draws", "temperature"):
             del settings[name]
@@ -195,20 +195,20 @@ class SWAG(Configured):
 
 
 class MultiSWAG(Configured):
-    """A mixture of several SWAG posteriors, each from a training of its own.
+    """A mixture of several SWAG posteriors, each from a separate training run.
 
-    Use it where an ensemble is affordable: the members are different explanations of the data, and
-    SWAG adds the width of each. All draws are stored and count alike.
+    Use it if you can afford an ensemble. The members cover different modes of the posterior, and
+    SWAG adds the spread around each. All draws are stored and have equal weight.
 
     Args:
-        num_members: M.
-        draws_per_member: Stored draws of each member; there are M times as many.
-        rank: As of `SWAG`; 0 takes the mean of each member (MultiSWA), one draw.
-        num_snapshots: As of `SWAG`.
-        learning_rate: As of `SWAG`.
-        temperature: As of `SWAG`, of each member's covariance.
-        seed: Integer; a member follows from (`seed`, its number).
-        directory: As of `SWAG`, with a file for each member.
+        num_members: Number of members M.
+        draws_per_member: Number of stored draws for each member. The total is M times as many.
+        rank: See `SWAG`. 0 stores only the mean of each member (MultiSWA).
+        num_snapshots: See `SWAG`.
+        learning_rate: See `SWAG`.
+        temperature: Factor that multiplies the covariance of each member, see `SWAG`.
+        seed: Integer. A member depends only on `seed` and its number.
+        directory: See `SWAG`. Each member has its own file.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -262,24 +262,24 @@ class MultiSWAG(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> StoredPosterior:
-        """Trains the members one after another, in the given model, from new initial weights.
+        """Trains the members one after another in the given model, from new initial weights.
 
-        Frozen layers, and layers adapted to data, keep their values, the same in every member.
-        Afterwards the model has the weights of the last member's last step.
+        Frozen layers and layers that were adapted to data keep their values in every member.
+        Afterwards, the model has the weights of the last step of the last member.
 
         Args:
-            model: Compiled; it and its layers have `get_config`.
-            x: As of `SWAG.fit`.
-            y: As of `SWAG.fit`.
-            epochs: Of each member, at least `num_snapshots`.
-            batch_size: As of `SWAG.fit`.
-            **fit_arguments: Others of Keras' `fit`.
+            model: Compiled Keras model. The model and its layers must implement `get_config`.
+            x: See `SWAG.fit`.
+            y: See `SWAG.fit`.
+            epochs: Number of epochs for each member, at least `num_snapshots`.
+            batch_size: See `SWAG.fit`.
+            **fit_arguments: Further arguments of Keras' `fit`.
 
         Returns:
-            Stored draws, those of a member side by side.
+            The stored draws, ordered by member.
 
         Raises:
-            ValueError: As `SWAG.fit`.
+            ValueError: See `SWAG.fit`.
         """
         check_compiled(model)
         unused = fresh_optimizer_values(model)
@@ -297,7 +297,7 @@ class MultiSWAG(Configured):
         return StoredPosterior(model, draws, members[0].variables)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, plain JSON."""
+        """Returns the constructor's arguments as plain JSON."""
         settings = self._member.get_config()
         del settings["num_draws"]
         own = {"num_members": self.num_members, "draws_per_member": self.draws_per_member}
@@ -306,7 +306,7 @@ class MultiSWAG(Configured):
 
 @contextlib.contextmanager
 def _kept_rate(model: keras.Model, changed: float | None) -> Iterator[None]:
-    """Puts the learning rate of an optimizer back in the end, if it can and will be changed."""
+    """Restores the optimizer's learning rate at the end; refuses a schedule if it is to change."""
     if changed is None:
         yield
         return
@@ -315,10 +315,10 @@ def _kept_rate(model: keras.Model, changed: float | None) -> Iterator[None]:
         model.optimizer.learning_rate = before
     except TypeError:
         raise ValueError(
-            "Expected an optimizer whose learning rate is a number for `learning_rate`. Received: "
-            f"learning_rate={changed} and {model.optimizer.name!r} with a schedule. "
-            "Hint: SGD(0.05, momentum=0.9), or a schedule that ends constant and "
-            "learning_rate=None."
+            "Expected an optimizer whose learning rate is a number, to be replaced with "
+            f"`learning_rate`. Received: learning_rate={changed} and {model.optimizer.name!r} "
+            "with a schedule. Hint: use SGD(0.05, momentum=0.9), or learning_rate=None and a "
+            "schedule that ends with a constant value."
         ) from None
     try:
         yield

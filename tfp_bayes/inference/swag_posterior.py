@@ -1,4 +1,4 @@
-"""The normal distribution that the snapshots of SWAG describe."""
+"""The normal distribution that SWAG fits to its snapshots."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,32 +18,36 @@ from tfp_bayes.inference.saved import SavedPosterior, saved_as
 class SWAGPosterior(SavedPosterior):
     """A normal distribution over weights: a mean, and a diagonal plus a low-rank covariance.
 
-    What `SWAG` returns. Each draw is
+    `SWAG.fit` returns it. Each draw is
 
         mean + sqrt(T) (scale * z1 / sqrt(2) + D^T z2 / sqrt(2 (K - 1))),
 
-    so the covariance is T times the mean of diag(scale^2) and of that of the K rows of D, as the
-    paper has it for T = 1. z2 is the same for all variables, to keep covariances between layers.
+    where z1 and z2 are standard normal. The covariance is therefore T times the average of
+    diag(scale^2) and D^T D / (K - 1), as in the paper for T = 1. All variables share z2, which
+    preserves covariances between layers.
 
-    Its draws leave the statistics of `BatchNormalization` alone, which are wrong for them, so a
-    `Predictor` refuses it for a network that has any; `SWAG` returns stored draws then, see
-    `materialize`.
+    Draws do not include the statistics of `BatchNormalization`, and the model's statistics are
+    wrong for them. A `Predictor` therefore refuses this posterior for networks with
+    `BatchNormalization`; `SWAG` returns stored draws for these, see `materialize`.
 
     Args:
-        model: The built model whose weights they are.
-        mean: One array (...) for each of `variables`.
-        scale: Standard deviations of single weights, likewise.
-        deviations: D, (K, ...) for each variable, deviations of K >= 2 snapshots from the mean.
-        variables: The variables of `model` that are drawn; None takes `model.trainable_variables`.
-        temperature: T, that the covariance is multiplied by.
+        model: The built model that the weights belong to.
+        mean: Means of the weights, one array (...) for each of `variables`.
+        scale: Standard deviations of the weights, one array (...) for each of `variables`.
+        deviations: D: deviations of K >= 2 snapshots from the mean, one array (K, ...) for each of
+            `variables`.
+        variables: The variables of `model` that are drawn. None means
+            `model.trainable_variables`.
+        temperature: Factor T that multiplies the covariance.
 
     Attributes:
         variables: As given.
         temperature: As given.
-        num_draws: None: each draw is new.
+        num_draws: None, because the number of different draws is unlimited.
 
     Raises:
-        ValueError: If number or shapes do not match, or the temperature is not positive.
+        ValueError: If the number of arrays or their shapes do not match, or the temperature is not
+            positive.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
@@ -82,11 +86,12 @@ class SWAGPosterior(SavedPosterior):
         matches = found[0] == found[1] == [shape[1:] for shape in found[2]] == shapes
         if not matches or len(ranks) != 1 or ranks & {(), (0,), (1,)}:
             raise ValueError(
-                f"Expected arrays of shapes {shapes} for `mean` and `scale`, and of (K, ...), "
-                f"K >= 2 the same for all, for `deviations`. Received: {found[0]}, {found[1]} and "
-                f"{found[2]}. Hint: one array for each of `variables`, in their order."
+                f"Expected arrays of shapes {shapes} for `mean` and `scale`, and of shapes "
+                "(K, ...), with the same K >= 2 in all, for `deviations`. Received: "
+                f"{found[0]}, {found[1]} and {found[2]}. "
+                "Hint: pass one array for each of `variables`, in their order."
             )
-        # Variables, not constants: an exported graph must not carry the weights inline.
+        # Variables instead of constants, so that exported graphs do not contain the weights inline.
         self._mean, self._scale, self._deviations = (
             [_stored(each, v) for each, v in zip(part, self.variables)]
             for part in (mean, scale, deviations)
@@ -94,7 +99,7 @@ class SWAGPosterior(SavedPosterior):
         (self.rank,) = ranks.pop()
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns a draw that follows from `seed` alone, see `Posterior.draw`."""
+        """Returns a draw that depends on `seed` only, see `Posterior.draw`."""
         del index
         z2 = noise.normal([self.rank], fold_in(seed, 0), tf.float64)
         z2 /= np.sqrt(2 * (self.rank - 1) / self.temperature)
@@ -129,11 +134,11 @@ class SWAGPosterior(SavedPosterior):
             [arrays[f"{name}_{i}"] for i in range(len(variables))]
             for name in ("mean", "scale", "deviations")
         )
-        # Earlier files name no temperature, which was 1.
+        # Files of earlier releases have no temperature; the default of 1 is right for them.
         return SWAGPosterior(model, mean, scale, deviations, variables, **settings)
 
 
 def _stored(array: ArrayLike, variable: keras.Variable) -> tf.Variable:
-    # Half precision would round away what the snapshots differ by.
+    # In half precision, rounding would erase the differences between snapshots.
     dtype = tf.float64 if variable.dtype == "float64" else tf.float32
     return tf.Variable(tf.cast(np.asarray(array), dtype), trainable=False)

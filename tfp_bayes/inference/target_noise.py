@@ -1,4 +1,4 @@
-"""Meanings of a model's outputs, and the noise of targets where the outputs do not say it."""
+"""The meaning of a model's outputs, and the noise of targets if the outputs do not include it."""
 
 from typing import Any, NamedTuple
 
@@ -16,20 +16,20 @@ from tfp_bayes.prediction.inputs import signature
 def resolve_observations(
     model: keras.Model, x: Any, y: Any, likelihood: Any, noise_scale: Any
 ) -> list[Observations]:
-    """Returns what each output means, in the order of `keras.tree.flatten`.
+    """Returns the meaning of each output, in the order of `keras.tree.flatten`.
 
-    Outputs of likelihood "normal" with as many numbers as targets are locations alone. Their scale
-    is `noise_scale`, or the root of the mean square of their residuals.
+    Under likelihood "normal", an output with as many numbers as its targets holds locations only.
+    The scale is then `noise_scale`, or the root mean square of the residuals.
 
     Args:
-        model: Built.
+        model: Built Keras model.
         x: Arrays or a dataset of (x, y).
-        y: Targets beside arrays.
-        likelihood: One name for all outputs, or a structure of names like them.
-        noise_scale: A number or a sequence (D,), None for the residuals.
+        y: Targets, if `x` holds arrays.
+        likelihood: One name for all outputs, or a structure of names like that of the outputs.
+        noise_scale: A number or a sequence (D,). None estimates it from the residuals.
 
     Raises:
-        ValueError: If there are more names than outputs or fewer, no output takes the noise, or
+        ValueError: If the numbers of names and outputs differ, no output needs the given noise, or
             residuals are zero or not finite.
     """
     inputs, targets = next(labelled(x, y))
@@ -41,16 +41,17 @@ def resolve_observations(
     if len(names) != len(flat):
         raise ValueError(
             f"Expected one `likelihood`, or one for each of {len(flat)} outputs. "
-            f"Received: likelihood={likelihood!r}. Hint: a single name serves all."
+            f"Received: likelihood={likelihood!r}. Hint: a single name applies to all outputs."
         )
     result = [OBSERVATIONS[name]() for name in names]
     given = flat_targets(model, outputs, targets) if "normal" in names else []
     locations = [i for i, y_i in enumerate(given) if _are_locations(names[i], flat[i], y_i)]
     if not locations and noise_scale is not None:
         raise ValueError(
-            "Expected `noise_scale` for outputs of likelihood='normal' that are as many as the "
-            f"targets. Received: noise_scale={noise_scale!r}, likelihood={likelihood!r} and "
-            f"outputs of shapes {[tuple(p.shape) for p in flat]}. Hint: leave it out."
+            "Expected `noise_scale` only under likelihood='normal', for outputs with as many "
+            f"numbers as targets. Received: noise_scale={noise_scale!r}, "
+            f"likelihood={likelihood!r} and outputs of shapes "
+            f"{[tuple(p.shape) for p in flat]}. Hint: leave it out."
         )
     sums = _residuals(model, x, y, locations) if locations and noise_scale is None else {}
     for i in locations:
@@ -68,7 +69,7 @@ def _repeated(noise_scale: Any, size: int) -> np.ndarray:
     if given.ndim and given.shape != (size,):
         raise ValueError(
             f"Expected one number, or one for each of {size} targets, for `noise_scale`. "
-            f"Received: noise_scale={noise_scale!r}. Hint: None takes the residuals."
+            f"Received: noise_scale={noise_scale!r}. Hint: None estimates it from the residuals."
         )
     return np.full(size, given)
 
@@ -85,8 +86,8 @@ class _Residuals(NamedTuple):
     """Sums over all positions of an output.
 
     Args:
-        squares: (D,) of squared residuals.
-        num_positions: How many.
+        squares: Sums of squared residuals (D,).
+        num_positions: Number of positions.
     """
 
     squares: np.ndarray
@@ -94,7 +95,7 @@ class _Residuals(NamedTuple):
 
 
 def _residuals(model: keras.Model, x: Any, y: Any, indices: list[int]) -> dict[int, _Residuals]:
-    """Returns the residuals of some outputs."""
+    """Returns the sums of squared residuals for the outputs with the given indices."""
     run = None
     totals: dict[int, _Residuals] = {}
     for inputs, targets in labelled(x, y):
@@ -116,7 +117,7 @@ def _residuals(model: keras.Model, x: Any, y: Any, indices: list[int]) -> dict[i
     for total in totals.values():
         if not (np.isfinite(total.squares).all() and (total.squares > 0).all()):
             raise ValueError(
-                "Expected residuals that are finite and not zero, to find the noise of targets. "
+                "Expected finite, nonzero residuals, to estimate the noise of the targets. "
                 f"Received: sums of squares {total.squares.tolist()}. "
                 "Hint: pass noise_scale."
             )
@@ -131,17 +132,20 @@ def _outputs_and_seen(model: keras.Model, inputs):
 def with_noise_of_evidence(
     found: Curvature, observations: list[Observations], prior_scale: float | None
 ) -> tuple[Curvature, list[Observations]]:
-    """Returns both for the noise that makes the training data likeliest.
+    """Adapts the curvature and the observations to the noise that maximizes the evidence.
 
-    It is sought as a multiple of what the residuals say, the same for all targets.
+    The noise is the root mean square of the residuals times a factor that all targets share.
 
     Args:
-        found: At the noise of the residuals.
-        observations: Of the only output.
-        prior_scale: None finds it together with the noise.
+        found: Curvature at the noise estimated from the residuals.
+        observations: Observations of the model's only output.
+        prior_scale: Standard deviation of the prior. None maximizes over it too.
+
+    Returns:
+        The curvature and the observations at the noise that was found.
 
     Raises:
-        ValueError: If there are other outputs, or the evidence has no maximum.
+        ValueError: If there are several outputs, or the evidence has no maximum.
 
     Reference:
         MacKay 1992, "A Practical Bayesian Framework for Backpropagation Networks", section 2.
@@ -149,8 +153,8 @@ def with_noise_of_evidence(
     only = observations[0]
     if len(observations) > 1 or not isinstance(only, NormalLocations) or only.num_numbers is None:
         raise ValueError(
-            "Expected one output, of likelihood='normal' and without scales, for "
-            "noise_scale='evidence'. Received: outputs of likelihoods "
+            "Expected a single output, with likelihood='normal' and without scales, for "
+            "noise_scale='evidence'. Received: outputs with likelihoods "
             f"{[each.likelihood for each in observations]}. Hint: leave noise_scale out."
         )
     log_noise = _log_noise_of_evidence(found, only.num_numbers, prior_scale)
@@ -162,7 +166,7 @@ def with_noise_of_evidence(
 
 
 def _log_noise_of_evidence(found: Curvature, count: int, prior_scale: float | None) -> float:
-    """Returns the logarithm of the factor to the residuals' root mean square."""
+    """Returns the log of the factor that multiplies the residuals' root mean square."""
     eigenvalues = np.concatenate([block.eigenvalues.ravel() for block in found.blocks])
     eigenvalues = eigenvalues[eigenvalues > 0]
     square_norm = sum(np.square(layer.read()).sum() for layer in found.layers)
@@ -186,12 +190,12 @@ def _log_noise_of_evidence(found: Curvature, count: int, prior_scale: float | No
     ).x
     if np.abs(found_at).max() > 0.99 * _FAR:
         raise ValueError(
-            "Expected training data that tell the noise of targets for noise_scale='evidence'. "
-            "Received: an evidence that is largest at the end of all scales tried, "
-            f"{np.exp(found_at[0]):.2g} times the residuals. Hint: pass a number, or leave "
-            "noise_scale out."
+            "Expected training data that determine the noise of the targets for "
+            "noise_scale='evidence'. Received: an evidence that is largest at the end of the "
+            f"search range, at {np.exp(found_at[0]):.2g} times the residuals. "
+            "Hint: pass a number, or leave noise_scale out."
         )
     return float(found_at[0])
 
 
-_FAR = np.log(1e4)  # of the scales that are tried
+_FAR = np.log(1e4)  # largest absolute log scale in the search

@@ -1,4 +1,4 @@
-"""Training that a killed process takes up again, to the same bits, at the last whole epoch."""
+"""Training that resumes after a kill, from the last complete epoch, with bit-identical results."""
 
 import math
 from pathlib import Path
@@ -17,13 +17,13 @@ from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
 
 class Recorder(Protocol):
-    """A Keras callback that gathers something over the epochs and can put it into a checkpoint."""
+    """A Keras callback that records data over the epochs and can save them in a checkpoint."""
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns what was gathered so far."""
+        """Returns the data recorded so far."""
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from what `get_state` returned."""
+        """Restores the data that `get_state` returned."""
 
 
 def train(
@@ -41,28 +41,29 @@ def train(
     sample_weight: Any = None,
     **fit_arguments: Any,
 ) -> None:
-    """Trains a compiled model from the weights that it has, by one call of its `fit`.
+    """Trains a compiled model, starting from its current weights, with one call of its `fit`.
 
-    The order of the examples follows from the seed and the number of the epoch alone, so that
-    training is the same with and without a checkpoint, and with and without an interruption.
-    Callbacks with a memory of their own, such as `EarlyStopping`, start it anew in a resumed run.
+    The order of the examples depends only on the seed and the number of the epoch, so training
+    gives the same result with or without a checkpoint, and with or without an interruption.
+    Callbacks with internal state, such as `EarlyStopping`, lose that state when a run is resumed.
 
     Args:
-        model: Compiled.
-        x: Arrays (N, ...) or a structure of them; a dataset is read in the order that it has.
-        y: Targets beside arrays.
-        epochs: Epochs in all, those before an interruption included.
+        model: Compiled Keras model.
+        x: Arrays (N, ...), a structure of them, or a dataset, whose order is left unchanged.
+        y: Targets, if `x` holds arrays.
+        epochs: Total number of epochs, including those before an interruption.
         seed: Integer.
-        batch_size: Rows of a step, for arrays.
-        recorder: A callback that is a `Recorder`, called before the others, or None.
-        path: File of the checkpoint, written after each epoch, or None.
-        settings: What else decides the result, plain JSON: a run with others is refused.
-        callbacks: Callbacks, as `fit` takes them.
-        sample_weight: Weights beside arrays, as `fit` takes them.
-        **fit_arguments: Others of `fit`, such as `verbose` and `validation_data`.
+        batch_size: Rows in a batch, if `x` holds arrays.
+        recorder: A callback that is a `Recorder`, called before the other callbacks, or None.
+        path: File for a checkpoint, written after each epoch, or None.
+        settings: Other settings that determine the result, as plain JSON. A checkpoint with
+            different settings is refused.
+        callbacks: Callbacks, as for `fit`.
+        sample_weight: Sample weights, if `x` holds arrays, as for `fit`.
+        **fit_arguments: Further arguments of `fit`, such as `verbose` and `validation_data`.
 
     Raises:
-        ValueError: If the model is not compiled, or the checkpoint is of another run.
+        ValueError: If the model is not compiled, or the checkpoint belongs to a different run.
     """
     check_compiled(model)
     if "validation_split" in fit_arguments:
@@ -91,7 +92,7 @@ def train(
             if hasattr(model, "num_train"):
                 fit_arguments.setdefault("num_train", count_rows(x))
             fit_arguments["steps_per_epoch"] = math.ceil(count_rows(x) / batch_size)
-            fit_arguments["shuffle"] = False  # what is shuffled already
+            fit_arguments["shuffle"] = False  # the data are already shuffled
             x = _shuffled(arrays, seed, range(first, epochs), batch_size)
         model.fit(x, initial_epoch=first, epochs=epochs, callbacks=called, **fit_arguments)
 
@@ -105,13 +106,13 @@ def check_compiled(model: keras.Model) -> None:
         )
     if not model.built:
         raise ValueError(
-            f"Expected a built `model`. Received: model={model.name!r}, whose weights are made by "
-            "its first call. Hint: begin it with keras.Input, or call it on a batch."
+            f"Expected a built `model`. Received: model={model.name!r}, which has no weights yet. "
+            "Hint: start it with keras.Input, or call it once on a batch."
         )
 
 
 def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.data.Dataset:
-    """Returns the batches of some epochs, one after another."""
+    """Returns a dataset of the shuffled batches of several epochs, one epoch after another."""
     num_rows = count_rows(arrays)
     columns = keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
@@ -129,7 +130,7 @@ def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.da
 
 
 class _Saver(keras.callbacks.Callback):
-    """Saves, after each epoch, all that decides how training goes on."""
+    """Saves the complete state of training after each epoch."""
 
     def __init__(self, path: Path, identity: dict, recorder: Recorder | None):
         super().__init__()
@@ -139,7 +140,7 @@ class _Saver(keras.callbacks.Callback):
         self._lock = lock_of(path)
 
     def restore(self, model: keras.Model) -> int:
-        """Puts back what was saved, and returns the number of the epochs that are done."""
+        """Restores the saved state, if any, and returns the number of completed epochs."""
         self._lock.acquire()
         if not self._path.exists():
             return 0
@@ -153,7 +154,7 @@ class _Saver(keras.callbacks.Callback):
         return record["epochs"]
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Saves; the callbacks before this one have done their work."""
+        """Saves the state. This callback comes last, so the others have already run."""
         arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(_variables(self.model))}
         if self._recorder is not None:
             state = self._recorder.get_state()

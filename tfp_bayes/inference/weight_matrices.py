@@ -1,4 +1,4 @@
-"""The weights of a layer as matrices, which a covariance with Kronecker factors describes."""
+"""The weights of a layer as matrices, the form that a Kronecker-factored covariance needs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ import tensorflow as tf
 
 
 class Form(NamedTuple):
-    """How a variable lies in matrices: reshaped, then transposed, it is rows of them (G, ·, U).
+    """How to turn a variable into rows (G, ·, U) of matrices: reshape it, then transpose it.
 
     Args:
-        shape: To reshape it to.
-        order: To transpose that by.
+        shape: The shape to reshape to.
+        order: The permutation of axes for the transpose that follows.
     """
 
     shape: tuple[int, ...]
@@ -21,13 +21,13 @@ class Form(NamedTuple):
 
 
 class WeightMatrices:
-    """A kernel and perhaps a bias as matrices W (G, F, U), the bias as their last rows.
+    """A kernel and an optional bias as matrices W (G, F, U), with the bias in the last row of each.
 
-    Most layers have one, G = 1. Others have one for each of their groups, heads or channels.
+    Most layers have a single matrix, G = 1. Others have one for each group, head or channel.
 
     Args:
-        variables: Kernel and, if it has the same columns, bias.
-        forms: Of each variable.
+        variables: The kernel, followed by the bias if it has the same columns.
+        forms: The `Form` of each variable.
         shape: (G, F, U).
 
     Attributes:
@@ -46,7 +46,7 @@ class WeightMatrices:
         self._forms = list(forms)
 
     def read(self) -> np.ndarray:
-        """Returns W as it is now, float64."""
+        """Returns the current W in float64."""
         num_groups, _, num_units = self.shape
         rows = [
             v.numpy().astype("float64").reshape(form.shape).transpose(form.order)
@@ -55,7 +55,7 @@ class WeightMatrices:
         return np.concatenate([r.reshape(num_groups, -1, num_units) for r in rows], axis=1)
 
     def join(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Returns W of one tensor for each of `variables`."""
+        """Builds W from one tensor for each of `variables`."""
         num_groups, _, num_units = self.shape
         rows = [
             tf.transpose(tf.reshape(value, form.shape), form.order)

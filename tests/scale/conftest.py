@@ -1,4 +1,4 @@
-"""A small model and a pool, for all tests of a process."""
+"""A small model and a pool, shared by all tests in a process."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ NUM_ROWS = 230
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A classifier as a file and as a SavedModel, and a pool with two rows that are not finite."""
+    """A classifier as a .keras file and as a SavedModel, and a pool with two non-finite rows."""
     folder = tmp_path_factory.mktemp("pool")
     inputs = keras.Input((4,))
     hidden = tfp_bayes.layers.MCDropout(0.5)(keras.layers.Dense(16, "relu")(inputs))

@@ -1,4 +1,4 @@
-"""A job of parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS HOLD."""
+"""A job in parts that needs no TensorFlow: python squares.py FOLDER ENGINE WORKERS HOLD."""
 
 import atexit
 import dataclasses
@@ -22,10 +22,10 @@ NUM_ROWS, ROWS_PER_PART = 115, 10
 
 @dataclasses.dataclass(frozen=True)
 class Squares(Job):
-    """Scores with ties; who begins a part leaves a mark.
+    """Job whose scores have ties. A worker that begins a part writes a "mark" file.
 
     Attributes:
-        hold: Whether parts from the fourth on wait for a file "go".
+        hold: Whether parts from the fourth on wait until a file "go" exists.
     """
 
     hold: bool
@@ -64,7 +64,7 @@ KINDS = {"predictive": 0.5, "expected": 0.3}
 
 
 def start_cluster(folder):
-    """Starts two nodes of Ray, and kills the second once both are at work."""
+    """Start two Ray nodes, and kill the second one once both are at work."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -92,7 +92,7 @@ def main(folder, engine, workers, hold):
 
 
 if __name__ == "__main__":
-    from squares import main  # of the module: workers know its classes by that name
+    from squares import main  # workers unpickle the classes from a module of this name
 
     try:
         main(*sys.argv[1:])

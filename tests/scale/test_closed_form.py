@@ -1,4 +1,4 @@
-"""The closed-form head conditioned part by part: that of all rows at once."""
+"""Conditioning the closed-form head in parts gives the same result as on all rows at once."""
 
 import itertools
 
@@ -14,9 +14,7 @@ pytest.importorskip("pyarrow")
 
 
 @pytest.mark.parametrize("centered", [True, False])
-@pytest.mark.parametrize(
-    "spread", [1.0, 1e-5]
-)  # the second is not conditioned well enough for sums
+@pytest.mark.parametrize("spread", [1.0, 1e-5])  # 1e-5 is too ill-conditioned for plain sums
 def test_joined_sums_are_those_of_all_rows(centered, spread):
     rng = np.random.default_rng(0)
     phi = 5 + spread * rng.normal(size=(300, 6)) + 1e3 * (np.arange(300) > 150)[:, None]
@@ -63,7 +61,7 @@ def test_a_head_conditioned_in_parts(task, features, tmp_path):
     np.testing.assert_allclose(one.variance, other.variance, rtol=1e-5)
     assert conditioned.head.num_conditioned == 120
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 3
-    again = scale.condition(*given, rows_per_part=50)  # read
+    again = scale.condition(*given, rows_per_part=50)  # only reads the finished run
     assert np.array_equal(again.predict(x[:9]), conditioned.predict(x[:9]))
     with pytest.raises(ValueError, match="rows_per_part=60"):
         scale.condition(*given, rows_per_part=60)

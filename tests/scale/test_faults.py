@@ -1,7 +1,7 @@
-"""Killed workers and drivers, two drivers, parts that fail: nothing is lost and nothing doubled.
+"""Killed workers, killed drivers, two drivers and failing parts: no part is lost or duplicated.
 
-The job is `squares.py`, which needs no TensorFlow; nor do its processes, for which stand-ins of the
-package and of TensorFlow lie on the path.
+The job is `squares.py`, which needs no TensorFlow. Stand-ins for the package and for TensorFlow are
+on the path of its processes, so these start quickly.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(environment):
-    """Starts the job in a process, or runs it to its end."""
+    """Function that starts the job in a process and, with `wait`, waits for its end."""
 
     def start(folder, engine="local", workers=1, hold=False, wait=True):
         arguments = [sys.executable, str(HERE / "squares.py"), str(folder), engine]
         process = subprocess.Popen(
             [*arguments, str(workers), str(hold)],
             env=environment,
-            cwd=folder,  # not that of the package, which Ray would put first on the path
+            cwd=folder,  # Ray would put the package's folder first on the path
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -92,7 +92,7 @@ def workers_of(folder):
 
 
 def begun_parts(folder):
-    """First rows of the parts that were begun, once for each time."""
+    """First row of each part that was begun, once for each attempt."""
     return [path.name.split("-")[1] for path in folder.glob("mark-*")]
 
 
@@ -101,17 +101,17 @@ def test_a_killed_worker_costs_a_part_that_is_made_again(engine, run, undisturbe
     if engine == "ray" and importlib.util.find_spec("ray") is None:
         pytest.skip("no Ray")
     process = run(tmp_path, engine, workers=2, hold=True, wait=False)
-    wait_for(lambda: len(begun_parts(tmp_path)) == 5)  # three are done, and two wait
+    wait_for(lambda: len(begun_parts(tmp_path)) == 5)  # three are done, and two are waiting
     before = workers_of(tmp_path)
     os.kill(max(before), signal.SIGKILL)
     (tmp_path / "go").touch()
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert content(tmp_path) == undisturbed
-    if engine == "processes":  # with Ray the other one may be done before
-        assert workers_of(tmp_path) - before  # who went on in its place
+    if engine == "processes":  # with Ray, the other worker may finish before a new one starts
+        assert workers_of(tmp_path) - before  # a new worker replaced the killed one
     begun = begun_parts(tmp_path)
-    assert len(begun) - len(set(begun)) <= 2  # parts that were begun twice, of two workers
+    assert len(begun) - len(set(begun)) <= 2  # at most one part per worker was begun twice
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray")
@@ -119,13 +119,13 @@ def test_a_killed_node_costs_a_part_that_another_makes(run, undisturbed, tmp_pat
     process = run(tmp_path, "cluster", workers=2, hold=True)
     assert process.returncode == 0, process.errors
     assert content(tmp_path) == undisturbed
-    assert len(workers_of(tmp_path)) == 2  # where there is no third processor, nobody new
+    assert len(workers_of(tmp_path)) == 2  # without a third processor, no new worker starts
 
 
 def test_a_killed_driver_goes_on_where_it_was(run, undisturbed, tmp_path):
     process = run(tmp_path, "processes", workers=2, hold=True, wait=False)
     wait_for(lambda: len(parts(tmp_path)) == 3)
-    second = run(tmp_path, "processes", workers=2)  # meanwhile
+    second = run(tmp_path, "processes", workers=2)  # while the first one runs
     assert second.returncode == 1
     assert f"LockedError: Expected to be the only writer of {tmp_path}" in second.errors
     process.kill()
@@ -134,8 +134,8 @@ def test_a_killed_driver_goes_on_where_it_was(run, undisturbed, tmp_path):
     (tmp_path / "go").touch()
     there = {path: path.stat().st_mtime_ns for path in parts(tmp_path)}
     assert not (tmp_path / "_SUCCESS").exists()
-    assert run(tmp_path).returncode == 0  # another engine, which makes the same parts
-    assert content(tmp_path) == undisturbed  # the stray file is gone, too
+    assert run(tmp_path).returncode == 0  # another engine makes the same parts
+    assert content(tmp_path) == undisturbed  # and the stray file is gone
     assert len(there) == 3
     assert all(path.stat().st_mtime_ns == at for path, at in there.items())
 
@@ -145,7 +145,7 @@ def test_a_part_that_fails_is_named_and_set_aside(run, undisturbed, tmp_path):
     process = run(tmp_path)
     assert process.returncode == 1
     assert process.errors.startswith(
-        "FailedPartsError: Expected all 12 parts. Received: 1 that failed three times"
+        "FailedPartsError: Expected all 12 parts. Received: 1 of them failed three times"
     )
     assert "part 5: ValueError: row 57 is bad" in process.errors
     (path,) = (tmp_path / "failed").iterdir()
@@ -190,7 +190,7 @@ def test_a_full_disk_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("tfp_bayes.scale.job.write_atomically", write)
     with pytest.raises(OSError, match="No space left"):
         complete(Full(tmp_path, 3, 1), 0)
-    assert not list(tmp_path.rglob("failed/*"))  # the part itself is not at fault
+    assert not list(tmp_path.rglob("failed/*"))  # the part itself is not the cause
 
 
 def test_errors_are_those_that_the_command_line_shows():

@@ -1,4 +1,4 @@
-"""BatchBALD and EPIG certified: the choice is that among all rows of the pool."""
+"""Certified BatchBALD and EPIG choose the same rows as among all rows of the pool."""
 
 import types
 
@@ -21,7 +21,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def rows(folder, tmp_path_factory):
-    """Each row three times, so that those of highest BALD are copies."""
+    """Three copies of each row, so the rows of highest BALD are copies of each other."""
     path = tmp_path_factory.mktemp("rows") / "x.npy"
     np.save(path, np.repeat(np.load(folder / "x.npy")[:60], 3, axis=0))
     return scale.NpyRows(path)
@@ -41,7 +41,7 @@ def prediction(model, rows):
 
 
 def finite(pool):
-    return np.setdiff1d(np.arange(pool.num_rows), [21, 22, 23])  # copies of the row of NaN
+    return np.setdiff1d(np.arange(pool.num_rows), [21, 22, 23])  # the copies of the NaN row
 
 
 def test_batch_bald_is_that_of_the_whole_pool(pool, folder, rows, prediction):
@@ -51,12 +51,12 @@ def test_batch_bald_is_that_of_the_whole_pool(pool, folder, rows, prediction):
         batch = scale.batch_bald(pool, folder / "model.keras", rows, SIZE, candidates=candidates)
         assert batch.num_certified == SIZE
         np.testing.assert_allclose(batch.gains, whole.gains, atol=1e-6)
-        # Of copies, another may be taken.
+        # Another copy of the same row may be chosen.
         assert np.array_equal(x[batch.rows], x[finite(pool)[whole.positions]])
     assert batch.num_candidates == len(rows) - 3
     few = scale.batch_bald(pool, folder / "model.keras", rows, SIZE, candidates=SIZE)
-    assert SIZE < few.num_candidates < len(rows) - 3  # more were fetched, and not all
-    # The four of highest BALD alone would be another batch.
+    assert SIZE < few.num_candidates < len(rows) - 3  # candidates were added, but not all rows
+    # The four rows of highest BALD are a different batch.
     top = pool.top(SIZE, "mutual_information").rows
     assert not np.array_equal(np.sort(few.rows), np.sort(top))
 
@@ -68,7 +68,7 @@ def test_what_is_not_proven_is_not_certified(pool, folder, rows):
     assert batch.num_certified < SIZE
     assert batch.num_candidates == SIZE + 1
     sampled = scale.batch_bald(pool, folder / "model.keras", rows, SIZE, max_configurations=3)
-    assert sampled.num_certified == 2  # labels of the first are enumerated, of two they are not
+    assert sampled.num_certified == 2  # the labels of one row are enumerated, but not of two
 
 
 def test_epig_is_that_of_the_whole_pool(pool, folder, rows, model, prediction):
@@ -83,7 +83,7 @@ def test_epig_is_that_of_the_whole_pool(pool, folder, rows, model, prediction):
 
 
 def test_gains_are_bounded_by_bald(prediction):
-    # What the certificate rests on, in the arithmetic of both.
+    # The certificate relies on these bounds, up to the rounding of both computations.
     batch = pick_batch(prediction.samples, 5)
     assert (batch.gains <= prediction.mutual_information[batch.positions] + 1e-6).all()
     assert (np.diff(batch.gains) <= 1e-6).all()
@@ -112,6 +112,6 @@ def test_what_did_not_score_the_pool_is_refused(pool, folder, rows, tmp_path, mo
     with pytest.raises(ValueError, match=r"before model\.calibrate"):
         scale.batch_bald(other, tmp_path / "calibrated.keras", rows, 2)
     moved = types.SimpleNamespace(**vars(pool), top=pool.top, read=pool.read)
-    moved.identity = {**pool.identity, "seed": SEED + 1}  # other functions
+    moved.identity = {**pool.identity, "seed": SEED + 1}  # samples of other functions
     with pytest.raises(ValueError, match="mutual information that differs"):
         scale.batch_bald(moved, folder / "model.keras", rows, 2)

@@ -1,4 +1,4 @@
-"""Summaries and choices: the same for any partition of the rows, ties and NaN included."""
+"""Summaries and choices are the same for any partition of the rows, even with ties and NaN."""
 
 import itertools
 from fractions import Fraction
@@ -110,7 +110,7 @@ def test_choices_do_not_depend_on_the_partition(columns, size, kind):
     if kind == "top":
         order = finite[np.lexsort((finite, -columns["score"][finite]))]
         assert np.array_equal(first.rows, order[:size])
-    if kind == "power" and size == 1000:  # rows of score 0 last
+    if kind == "power" and size == 1000:  # rows with score 0 come last
         assert (np.diff((first.scores == 0).astype(int)) >= 0).all()
 
 

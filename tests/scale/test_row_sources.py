@@ -1,4 +1,4 @@
-"""Row sources: their rows, travel to workers, and what they refuse."""
+"""Row sources: rows by index, pickling, fingerprints and errors."""
 
 import pickle
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq  # noqa: E402
 
 @pytest.fixture
 def table(tmp_path):
-    """Two files, of row groups of 7 rows."""
+    """Two Parquet files with row groups of 7 rows."""
     rng = np.random.default_rng(0)
     a, b, y = rng.normal(size=50), rng.integers(0, 9, 50), rng.integers(0, 3, 50)
     images = rng.integers(0, 256, (50, 6), dtype="uint8")
@@ -49,7 +49,7 @@ def test_what_parquet_rows_refuse(table):
     texts.mkdir()
     for name, column in {
         "text": ["a", "b"],
-        "ragged": [[1, 2], [1, 2, 3, 4]],  # as many numbers as two rows of three
+        "ragged": [[1, 2], [1, 2, 3, 4]],  # as many numbers as in two rows of three
         "none": [[1, 2], None],
     }.items():
         pq.write_table(pa.table({name: column}), texts / f"{name}.parquet")
@@ -119,7 +119,7 @@ def test_what_arrays_and_folders_refuse(tmp_path):
     np.save(tmp_path / "text.npy", np.array(["a"]))
     (tmp_path / "empty").mkdir()
     for make, message in (
-        (lambda: NpyRows(tmp_path / "none.npy"), "there is none"),
+        (lambda: NpyRows(tmp_path / "none.npy"), "does not exist"),
         (lambda: NpyRows(tmp_path / "x.npz"), "archive"),
         (lambda: NpyRows(tmp_path / "text.npy"), "Expected numbers"),
         (lambda: NpyRows(tmp_path / "x.npy", tmp_path / "y.npy"), "Expected 3 labels"),

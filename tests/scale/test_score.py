@@ -1,4 +1,4 @@
-"""Scores of real models: those of `predict_uncertainty`, whatever the parts."""
+"""Scores of real models equal those of `predict_uncertainty`, for any division into parts."""
 
 import csv
 import json
@@ -78,7 +78,7 @@ def test_the_partition_and_the_saved_form_do_not_matter(pool, folder, tmp_path):
     assert other.summary.as_json() == pool.summary.as_json()
     assert np.array_equal(other.top(50).rows, pool.top(50).rows)
     assert np.array_equal(other.softmax(50).rows, pool.softmax(50).rows)
-    # In processes, and from where this run is.
+    # Continue this run with worker processes.
     for path in (other.parts[1], tmp_path / "_SUCCESS"):
         path.unlink()
     content = other.parts[0].read_bytes(), other.parts[2].read_bytes()

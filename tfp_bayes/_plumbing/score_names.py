@@ -1,7 +1,8 @@
-"""Names of the scores that sort predictions of classes by how uncertain they are.
+"""Names of the scores that sort predictions of classes by uncertainty.
 
-They are attributes of a `Prediction`, except "confidence", which stands for the largest probability
-of its mean. The list imports nothing, so a command can show it before TensorFlow starts.
+They are attributes of a `Prediction`, except "confidence", which is the largest probability of the
+predictive mean. This module imports nothing, so a command can list the names before TensorFlow
+starts.
 """
 
 UNCERTAINTY_SCORES = ("predictive_entropy", "mutual_information", "confidence")

@@ -1,4 +1,4 @@
-"""Pools of any size: scored in parts by processes or a Ray cluster, and chosen from exactly."""
+"""Pools of any size: scoring in parts, by processes or a Ray cluster, and exact selection."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The best of scores that come part by part: the same whatever the parts, ties included."""
+"""Selection by scores that arrive in blocks. The result does not depend on the blocks."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -13,11 +13,11 @@ Block = tuple[np.ndarray, np.ndarray]  # row numbers (n,), scores (n,)
 
 
 class Chosen(NamedTuple):
-    """Rows chosen from a pool, the first choice first.
+    """Rows chosen from a pool, in the order of choice.
 
     Attributes:
-        rows: (k,) int64 numbers of rows.
-        scores: (k,) float64 theirs.
+        rows: Row numbers (k,), int64.
+        scores: Scores of these rows (k,), float64.
     """
 
     rows: np.ndarray
@@ -25,15 +25,15 @@ class Chosen(NamedTuple):
 
 
 def top(blocks: Iterable[Block], size: int) -> Chosen:
-    """Returns the highest scores; of equal ones the first rows. NaN is never chosen."""
+    """Return the rows of highest score. Ties go to the first row; NaN is never chosen."""
     return _best(blocks, size, lambda rows, scores: (scores, rows))
 
 
 def power(blocks: Iterable[Block], size: int, beta: float, seed: int) -> Chosen:
-    """Draws without replacement with probability proportional to score^beta.
+    """Draw rows without replacement, with probability proportional to score^beta.
 
-    The noise of a row is a hash of seed and row. A score of 0 or less is drawn only when nothing
-    else is left.
+    The noise of a row is a hash of seed and row. A row whose score is 0 or less is drawn only if
+    no others are left.
 
     Reference:
         Kirsch et al. 2021, "Stochastic Batch Acquisition", section 3, arXiv:2106.12059.
@@ -48,7 +48,7 @@ def power(blocks: Iterable[Block], size: int, beta: float, seed: int) -> Chosen:
 
 
 def softmax(blocks: Iterable[Block], size: int, beta: float, seed: int) -> Chosen:
-    """Draws without replacement with probability proportional to exp(beta score); see `power`."""
+    """Draw rows like `power`, but with probability proportional to exp(beta score)."""
 
     def keys(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return beta * scores + gumbel(rows, seed), rows
@@ -57,10 +57,10 @@ def softmax(blocks: Iterable[Block], size: int, beta: float, seed: int) -> Chose
 
 
 def gumbel(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Returns standard Gumbel noise (n,) that follows from seed and row alone.
+    """Return standard Gumbel noise (n,), a function of seed and row number only.
 
     Args:
-        rows: (n,) numbers of rows.
+        rows: Row numbers (n,).
         seed: Integer in [0, 2^64).
     """
     with np.errstate(over="ignore"):  # modulo 2^64
@@ -81,7 +81,7 @@ def _best(
     size: int,
     keys: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> Chosen:
-    """Returns the rows of largest key; of equal ones, those of the smallest second key."""
+    """Return the rows with the largest first key. Ties go to the smallest second key."""
     waiting: list[np.ndarray] = []
     least, num_waiting = -np.inf, 0
     for rows, scores in blocks:

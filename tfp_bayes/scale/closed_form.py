@@ -1,7 +1,7 @@
-"""The closed-form head conditioned on any number of examples, in one pass of any workers.
+"""Conditioning of the closed-form head on any number of examples, in one pass over the rows.
 
-All that examples say of a linear head is sums of a fixed size. A part holds those of its rows; they
-are joined in the order of parts.
+The posterior of a linear head depends on the examples only through sums of a fixed size. Each part
+holds the sums of its rows. The sums are joined in the order of the parts.
 """
 
 import functools
@@ -31,13 +31,13 @@ CONDITIONED = "model.keras"
 
 @dataclass(frozen=True)
 class ConditionJob(Job):
-    """The sums of all rows for the head of a `BayesianBasisRegression`.
+    """Job that computes the sums of all rows for the head of a `BayesianBasisRegression`.
 
     Attributes:
-        model: Path of its `.keras` file.
-        model_digest: SHA-256 of that.
-        rows: Where inputs and labels are.
-        rows_digest: Their fingerprint.
+        model: Path of the model's `.keras` file.
+        model_digest: SHA-256 of that file.
+        rows: Source of inputs and labels.
+        rows_digest: Fingerprint of the rows.
     """
 
     model: str
@@ -48,7 +48,7 @@ class ConditionJob(Job):
     ending = ".npz"
 
     def identity(self) -> dict:
-        """Returns what tells this job from another."""
+        """See `Job.identity`."""
         return {
             "task": "condition",
             "model": self.model_digest,
@@ -59,7 +59,7 @@ class ConditionJob(Job):
         }
 
     def open(self, threads: int | None) -> Make:
-        """Loads the model."""
+        """See `Job.open`."""
         return _open(self, threads)
 
 
@@ -74,38 +74,40 @@ def condition(
     gpus_per_worker: float = 0,
     on_part: OnPart | None = None,
 ) -> "BayesianBasisRegression":
-    """Conditions the closed-form head of a model on all rows of a pool, in one pass.
+    """Condition the closed-form head of a model on all rows of a pool, in one pass.
 
-    The result is that of `BayesianBasisRegression.condition` on all of them, to rounding. The run
-    may be killed and goes on as that of `score_pool`, whose further arguments these are. A part
-    takes 8 (F + D)^2 bytes, whatever its rows.
+    Use it for data that do not fit in memory. The result equals that of
+    `BayesianBasisRegression.condition` on all rows, up to rounding. Like a run of `score_pool`,
+    this run may be killed; the same call continues it. The file of a part takes 8 (F + D)^2
+    bytes, however many rows the part has.
 
     Args:
         model: `.keras` file of a `BayesianBasisRegression`.
-        rows: Rows with labels, or with targets of a regression.
-        out: Folder of this run; the conditioned model is its `model.keras`.
-        rows_per_part: Rows of a part.
-        engine: See `score_pool`, as the others.
-        workers: See there.
-        gpus_per_worker: See there.
-        on_part: See there.
+        rows: Rows with labels, or with regression targets.
+        out: Folder of this run. The conditioned model is saved there as `model.keras`.
+        rows_per_part: Number of rows per part.
+        engine: See `score_pool`.
+        workers: See `score_pool`.
+        gpus_per_worker: See `score_pool`.
+        on_part: See `score_pool`.
 
     Returns:
         The conditioned model.
 
     Raises:
-        ValueError: If the model is another, or rows have no labels; further as `score_pool`.
+        ValueError: If the model is not a `BayesianBasisRegression`, or the rows have no labels.
+            For other errors see `score_pool`.
     """
     check_integers(1, rows_per_part=rows_per_part)
     path = Path(model).expanduser().resolve()
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(
             f"Expected a .keras file for `model`. Received: model={str(model)!r}. "
-            'Hint: model.save("model.keras").'
+            'Hint: save it with model.save("model.keras").'
         )
     if rows.labels(np.arange(1)) is None:
         raise ValueError(
-            f"Expected rows with labels. Received: {rows!r}. Hint: NpyRows('x.npy', 'y.npy')."
+            f"Expected rows with labels. Received: {rows!r}. Hint: pass NpyRows('x.npy', 'y.npy')."
         )
     folder = Path(out).expanduser().resolve()
     check_apart(folder, [path], rows)
@@ -122,7 +124,7 @@ def condition(
     return _load(folder / CONDITIONED)
 
 
-@functools.lru_cache(maxsize=1)  # once in a worker
+@functools.lru_cache(maxsize=1)  # once per worker
 def _open(job: ConditionJob, threads: int | None) -> Make:
     start_tensorflow()
     import tensorflow as tf
@@ -137,7 +139,7 @@ def _open(job: ConditionJob, threads: int | None) -> Make:
 def _make(job: ConditionJob, model: "BayesianBasisRegression", start: int, stop: int) -> bytes:
     from tfp_bayes.layers import regression_data
 
-    sums, head = _no_examples(model), model.head
+    sums, head = _empty_sums(model), model.head
     for i in range(start, stop, AT_ONCE):
         at = np.arange(i, min(i + AT_ONCE, stop))
         phi = regression_data.check_features(
@@ -152,11 +154,11 @@ def _make(job: ConditionJob, model: "BayesianBasisRegression", start: int, stop:
 
 
 def _finish(job: ConditionJob) -> dict:
-    """Joins the sums of all parts, and saves the conditioned model."""
+    """Join the sums of all parts, and save the conditioned model."""
     model = _load(Path(job.model))
-    total = _no_examples(model)
+    total = _empty_sums(model)
     for number in range(job.num_parts):
-        part = _no_examples(model)
+        part = _empty_sums(model)
         part.set_state(_read(job, number))
         total.join(part)
     model.head.condition(total, optimize_evidence=model.optimize_evidence)
@@ -176,11 +178,11 @@ def _read(job: ConditionJob, number: int) -> dict[str, np.ndarray]:
         received = str(error) or type(error).__name__
     raise ValueError(
         f"Expected part {number} of the job in {path}. Received: {received}. "
-        "Hint: remove that file and start again; what is missing is made anew."
+        "Hint: remove that file and start again; missing parts are made again."
     )
 
 
-def _no_examples(model: "BayesianBasisRegression") -> "Examples":
+def _empty_sums(model: "BayesianBasisRegression") -> "Examples":
     from tfp_bayes.layers.regression_data import Examples
 
     head = model.head
@@ -198,6 +200,6 @@ def _load(path: Path) -> "BayesianBasisRegression":
     if not isinstance(model, BayesianBasisRegression):
         raise ValueError(
             f"Expected a BayesianBasisRegression in {path}. Received: {type(model).__name__}. "
-            "Hint: its head is the one whose posterior sums determine."
+            "Hint: only the closed-form head of that model can be conditioned in parts."
         )
     return model

@@ -1,4 +1,4 @@
-"""Who makes the parts: this process, several, or the actors of a Ray cluster."""
+"""Engines that make the parts of a job: this process, several processes, or a Ray cluster."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,42 +11,42 @@ from tfp_bayes.scale.ray_engine import run_on_ray
 
 
 def check_engine(engine: str, workers: int | None, gpus_per_worker: float) -> None:
-    """Raises ValueError for what no engine does."""
+    """Raise ValueError if the engine is unknown, or does not support the other arguments."""
     if engine not in ENGINES:
         raise ValueError(
             f"Expected one of {ENGINES} for `engine`. Received: engine={engine!r}. "
-            "Hint: 'processes' uses the cores of this machine, 'ray' those of a cluster."
+            "Hint: 'processes' uses the cores of this machine, and 'ray' those of a cluster."
         )
     if workers is not None:
         check_integers(1, workers=workers)
     if engine == "local" and workers not in (None, 1):
         raise ValueError(
             f"Expected one worker for engine='local'. Received: workers={workers}. "
-            "Hint: engine='processes'."
+            "Hint: use engine='processes'."
         )
     if not gpus_per_worker >= 0 or (gpus_per_worker and engine != "ray"):
         raise ValueError(
-            "Expected 0 for `gpus_per_worker`, or what each worker gets of engine='ray'. "
+            "Expected 0 for `gpus_per_worker`, or the GPUs per worker with engine='ray'. "
             f"Received: gpus_per_worker={gpus_per_worker}, engine={engine!r}. "
-            "Hint: a single process uses the GPU that TensorFlow sees."
+            "Hint: engine='local' uses the GPU that TensorFlow finds."
         )
 
 
 def run_parts(
     job: Job, numbers: Sequence[int], engine: str, workers: int | None, gpus_per_worker: float
 ) -> Iterator[int]:
-    """Completes parts and yields the number of each, in the order in which they end.
+    """Complete parts, and yield the number of each one as it ends.
 
     Args:
-        job: The job.
-        numbers: Parts to make.
+        job: Job that the parts belong to.
+        numbers: Numbers of the parts to make.
         engine: One of `ENGINES`.
-        workers: Processes or actors; None is as many as there are cores, or GPUs where they get
-            some.
-        gpus_per_worker: GPUs of each actor, with Ray.
+        workers: Number of processes or actors. None starts one per core, or with
+            `gpus_per_worker` as many as the GPUs allow.
+        gpus_per_worker: Number of GPUs per actor, with Ray.
 
     Raises:
-        ChildProcessError: If workers are killed again and again.
+        ChildProcessError: If workers are killed repeatedly, and no part is completed in between.
     """
     if engine == "ray":
         yield from run_on_ray(job, numbers, workers, gpus_per_worker)
@@ -72,7 +72,7 @@ def _run_processes(job: Job, numbers: Sequence[int], workers: int | None) -> Ite
                 deaths = 0
                 del left[number]
                 yield number
-        except ChildProcessError:  # what its killer left unfinished, new workers make again
+        except ChildProcessError:  # new workers make the unfinished parts again
             deaths += 1
             if deaths == TRIES:
                 raise

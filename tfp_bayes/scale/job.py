@@ -1,7 +1,7 @@
-"""Work on all rows of a pool in parts, each a file that follows from job and number alone.
+"""Jobs that process the rows of a pool in parts. Job and part number determine a part's file.
 
-So a part may be made twice, by any process on any machine, and made again after a crash: what
-counts is that its file is there, whole, under its name.
+So any process on any machine may make a part, even twice, and make it again after a crash. A part
+is complete once its file exists, because files are written atomically.
 """
 
 import functools
@@ -16,21 +16,22 @@ from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically, write_json
 from tfp_bayes.scale.rows import RowSource
 
-TRIES = 3  # before a part is set aside
+TRIES = 3  # attempts before a part counts as failed
 
-Make = Callable[[int, int], bytes]  # from the first row and the one after the last to a file
+Make = Callable[[int, int], bytes]  # (first row, last row + 1) -> content of a part's file
 
 
 @dataclass(frozen=True)
 class Job:
-    """Work on rows 0 to N - 1; subclasses say what.
+    """Base class of a job on the rows 0 to N - 1 of a pool. Subclasses define the task.
 
-    Jobs travel to workers, so they are small, can be pickled, and are equal if they mean the same.
+    Jobs are sent to workers, so they are small and can be pickled. Jobs with equal fields are
+    equal.
 
     Attributes:
-        folder: Where its files are, of all workers.
-        num_rows: N.
-        rows_per_part: Rows of each part but the last.
+        folder: Folder of the job's files, which all workers can reach.
+        num_rows: Number of rows N.
+        rows_per_part: Number of rows in each part except the last.
     """
 
     folder: Path
@@ -40,22 +41,22 @@ class Job:
     ending = ".parquet"
 
     def identity(self) -> dict:
-        """Returns what tells this job from another, by name, plain JSON."""
+        """Return named plain JSON values that identify this job."""
         raise NotImplementedError
 
     def open(self, threads: int | None) -> Make:
-        """Loads what all parts need, once in a process, and returns what makes a part.
+        """Load the resources that all parts need, and return the function that makes a part.
 
-        An error here ends the run, as no part could be made.
+        An error here ends the run, because no part can be made.
 
         Args:
-            threads: Of a worker, that it may use; None leaves that as it is.
+            threads: Number of threads that a worker may use. None keeps TensorFlow's default.
         """
         raise NotImplementedError
 
     @functools.cached_property
     def key(self) -> str:
-        """A digest of the identity, which each part carries."""
+        """Digest of the identity. Each part contains it."""
         return digest(self.identity())
 
     @property
@@ -64,30 +65,30 @@ class Job:
         return -(-self.num_rows // self.rows_per_part)
 
     def bounds(self, number: int) -> tuple[int, int]:
-        """Returns the first row of a part, and the one after its last."""
+        """Return the first row of a part, and its last row + 1."""
         start = number * self.rows_per_part
         return start, min(start + self.rows_per_part, self.num_rows)
 
     def part(self, number: int) -> Path:
-        """Returns the file of a part."""
+        """Return the path of a part's file."""
         return self.folder / "parts" / f"part-{number:06d}{self.ending}"
 
     def failure(self, number: int) -> Path:
-        """Returns the file that says why a part was set aside."""
+        """Return the path of the file that records why a part failed."""
         return self.folder / "failed" / f"part-{number:06d}.json"
 
 
 def complete(job: Job, number: int, threads: int | None = None) -> None:
-    """Makes a part if it is not there; after three tries, writes why it failed.
+    """Make a part unless it exists. If three attempts fail, write the reason to a file.
 
     Args:
-        job: The job.
-        number: Of the part.
+        job: Job that the part belongs to.
+        number: Number of the part.
         threads: See `Job.open`.
 
     Raises:
         Exception: If the job cannot be opened.
-        OSError: If a file cannot be written, such as on a full disk.
+        OSError: If a file cannot be written, for example because the disk is full.
     """
     path = job.part(number)
     if path.exists():
@@ -117,7 +118,7 @@ def _describe(error: Exception, number: int, start: int, stop: int) -> dict:
 
 
 def file_digest(*paths: Path) -> str:
-    """Returns the SHA-256 of files, and of all files in folders with their names."""
+    """Return the SHA-256 of files. For a folder, it covers all files inside, with their names."""
     found = hashlib.sha256()
     for path in paths:
         files = (
@@ -132,20 +133,20 @@ def file_digest(*paths: Path) -> str:
 
 
 def check_apart(folder: Path, files: Sequence[Path], rows: RowSource) -> None:
-    """Raises ValueError if a run would write among what it reads."""
+    """Raise ValueError if the output folder is inside a folder that the run reads."""
     own = (getattr(rows, name, None) for name in ("path", "folder"))
     for place in (*files, *(Path(each) for each in own if each is not None)):
         if place.is_dir() and folder.is_relative_to(place):
             raise ValueError(
-                f"Expected a folder of its own for `out`. Received: out={str(folder)!r}, inside "
-                f"{place}, which is read. Hint: choose one beside it."
+                f"Expected a separate folder for `out`. Received: out={str(folder)!r}, inside "
+                f"{place}, which the run reads. Hint: choose a folder next to it."
             )
 
 
 def check_rows(rows: RowSource, fingerprint: str) -> None:
-    """Raises ValueError if rows are others than when the run began."""
+    """Raise ValueError if the rows have changed since the run began."""
     if rows.fingerprint() != fingerprint:
         raise ValueError(
-            f"Expected the rows that were there when the run began. Received: {rows!r}, which has "
-            "changed. Hint: add rows between runs, and score them in another folder."
+            f"Expected the same rows as when the run began. Received: {rows!r}, which has changed. "
+            "Hint: add rows only between runs, and use another folder for the new run."
         )

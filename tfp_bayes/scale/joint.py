@@ -1,9 +1,10 @@
-"""Batches chosen for what their labels say together, with a proof that they are the pool's best.
+"""Joint selection by BatchBALD and EPIG, with a certificate that it is the best in the pool.
 
-What a label adds to others, and what it says of other labels, is never more than what it says of
-the functions: its BALD score, which the parts hold. So the candidates of highest BALD are enough as
-long as each choice gains at least what the best of all others could. Where one does not, more
-candidates are taken. Their samples are computed anew, as sample s is the same function everywhere.
+A label's information about other labels, and the information that it adds to other labels, is at
+most its information about the function. That is its BALD score, which the parts contain. So the
+candidates of highest BALD suffice if each choice gains at least the highest BALD outside of them.
+Otherwise, more candidates are added. Their samples are computed again, which works because sample s
+is the same function everywhere.
 
 Reference:
     Kirsch et al. 2019, equation 8, arXiv:1906.08158; Bickford Smith et al. 2023, equation 5,
@@ -33,14 +34,14 @@ _BY = "mutual_information"
 
 
 class CertifiedBatch(NamedTuple):
-    """Rows chosen together from a whole pool.
+    """Rows chosen jointly from a whole pool.
 
     Attributes:
-        rows: (q,) int64, the first choice first.
-        gains: (q,) float64, what each adds, in nats.
-        num_certified: The first so many are what the greedy choice among all rows of the pool is,
-            to 1e-5 nats; of the others that is not proven.
-        num_candidates: Rows whose samples were computed.
+        rows: Row numbers (q,), int64, in the order of choice.
+        gains: Information (q,) that each choice adds, float64, in nats.
+        num_certified: Number of first choices that are proven to equal the greedy choice among
+            all rows of the pool, up to 1e-5 nats.
+        num_candidates: Number of rows whose samples were computed.
     """
 
     rows: np.ndarray
@@ -60,31 +61,36 @@ def batch_bald(
     seed: int = 0,
     max_configurations: int = MAX_CONFIGURATIONS,
 ) -> CertifiedBatch:
-    """Picks greedily the batch of largest mutual information from a pool of any size.
+    """Choose greedily the batch of largest mutual information from a pool of any size.
 
-    Choices are certified while the labels of those before them are enumerated,
-    K^(q - 1) <= max_configurations, five of ten classes by default; later gains are estimates.
+    A choice can be certified only if the labels of the earlier choices are enumerated, that is
+    for K^(q - 1) <= max_configurations. With ten classes and the default, these are the first
+    five choices. Later gains are estimates.
 
     Args:
-        pool: The scores of the pool.
-        model: The `.keras` file that it was scored with.
-        rows: The rows that were scored.
-        query_size: Number to pick.
-        candidates: Rows of highest BALD to begin with.
-        most: Rows of highest BALD at most; their samples take 4 S K bytes each.
-        seed: Of the sampled labels.
+        pool: Scores of the pool.
+        model: `.keras` file of the model that scored the pool.
+        rows: Rows that were scored.
+        query_size: Number of rows to choose.
+        candidates: Initial number of candidates, the rows of highest BALD.
+        most: Largest number of candidates. The samples of each take 4 S K bytes.
+        seed: Seed of the sampled labels.
         max_configurations: See `tfp_bayes.active.batch_bald`.
 
+    Returns:
+        A `CertifiedBatch`.
+
     Raises:
-        ValueError: If model or rows are not those that were scored, the model is no classifier, or
-            a temperature changes its scores.
+        ValueError: If the pool was scored with another model or other rows, the model is not a
+            classifier, or the model has a temperature, which changes the scores.
     """
 
     def choose(prediction: Any) -> Batch:
         if prediction.likelihood not in BatchBALD.likelihoods:
             raise ValueError(
                 f"Expected a model of likelihood {BatchBALD.likelihoods} for BatchBALD. Received: "
-                f"likelihood={prediction.likelihood!r}. Hint: pool.power(...) works with any."
+                f"likelihood={prediction.likelihood!r}. Hint: pool.power(...) supports every "
+                "likelihood."
             )
         return pick_batch(prediction.samples, query_size, seed, max_configurations)
 
@@ -103,20 +109,24 @@ def epig(
     most: int = MOST,
     seed: int = 0,
 ) -> CertifiedBatch:
-    """Chooses the rows of highest EPIG, what a label says of the labels of target examples.
+    """Choose the rows of highest EPIG, the information of a label about labels of target rows.
 
     Args:
-        pool: The scores of the pool.
-        model: The `.keras` file that it was scored with.
-        rows: The rows that were scored.
-        query_size: Number to choose.
-        targets: Rows (T,) of the pool that the model will be asked about; None draws 100.
-        candidates: Rows of highest BALD to begin with.
-        most: Rows of highest BALD at most.
-        seed: Of the targets that are drawn.
+        pool: Scores of the pool.
+        model: `.keras` file of the model that scored the pool.
+        rows: Rows that were scored.
+        query_size: Number of rows to choose.
+        targets: Row numbers (T,) of the pool where the model shall predict well. None draws 100
+            rows with finite scores.
+        candidates: Initial number of candidates, the rows of highest BALD.
+        most: Largest number of candidates.
+        seed: Seed of the drawn targets.
+
+    Returns:
+        A `CertifiedBatch`.
 
     Raises:
-        ValueError: As `batch_bald`.
+        ValueError: See `batch_bald`. Also if `targets` are not row numbers of the pool.
     """
     predict = _predictor(pool, model, rows)
     if targets is None:
@@ -142,15 +152,15 @@ def _certified(
     candidates: int,
     most: int,
 ) -> CertifiedBatch:
-    """Chooses among candidates, and among more of them until nobody else can gain as much."""
+    """Choose among candidates, and add candidates until no other row can gain more."""
     from tfp_bayes.prediction import concatenate
 
     check_integers(1, query_size=query_size, candidates=candidates, most=most)
     bald = pool.top(max(most, query_size), _BY)
     if len(bald.rows) < query_size:
         raise ValueError(
-            f"Expected at most {len(bald.rows)}, the rows with finite scores, for `query_size`. "
-            f"Received: query_size={query_size}. Hint: ask for fewer."
+            f"Expected at most {len(bald.rows)}, the number of rows with finite scores, for "
+            f"`query_size`. Received: query_size={query_size}. Hint: choose fewer rows."
         )
     size, done = min(max(candidates, query_size), len(bald.rows)), 0
     parts: list[Any] = []
@@ -169,29 +179,29 @@ def _certified(
 
 
 def _best_of_others(bald: Chosen, size: int, most: int) -> float:
-    """Returns the highest BALD of rows that are no candidates, -inf if there are none."""
+    """Return the highest BALD of the rows that are not candidates, or -inf if there are none."""
     if size < len(bald.rows):
         return bald.scores[size]
     return bald.scores[-1] if len(bald.rows) >= most else -np.inf
 
 
 def _predictor(pool: ScoredPool, model: str | Path, rows: RowSource) -> Callable[[np.ndarray], Any]:
-    """Returns what predicts rows with samples, by the functions that scored the pool."""
+    """Return a function that predicts rows, with samples, by the functions that scored the pool."""
     from tfp_bayes.prediction import concatenate
 
     files = served.files_of(model)
     same = file_digest(*files) == pool.identity["model"]
     if not same or rows.fingerprint() != pool.identity["rows"]:
         raise ValueError(
-            f"Expected model and rows that {pool.folder} was scored with. Received: "
-            f"another {'`rows`' if same else '`model`'}. Hint: samples must be of the same "
-            "functions; score_pool scores anew."
+            f"Expected the model and rows with which {pool.folder} was scored. Received: "
+            f"another {'`rows`' if same else '`model`'}. Hint: the samples must come from the same "
+            "functions; score the pool again with score_pool."
         )
     loaded = served.load("+".join(map(str, files)), pool.identity["likelihood"])
     if isinstance(loaded, served.ServedModel):
         raise ValueError(
-            f"Expected a .keras file, whose samples can be had one by one. Received: {model}, a "
-            "SavedModel. Hint: model.save('model.keras'), and score the pool with that."
+            f"Expected a .keras file, which can return samples. Received: {model}, a SavedModel. "
+            "Hint: score the pool with a file that model.save('model.keras') wrote."
         )
     given = {name: pool.identity[name] for name in ("num_samples", "seed")}
 
@@ -207,14 +217,14 @@ def _predictor(pool: ScoredPool, model: str | Path, rows: RowSource) -> Callable
 
 
 def _check_same(pool: ScoredPool, indices: np.ndarray, prediction: Any) -> None:
-    """Raises ValueError unless samples explain the scores of the pool."""
+    """Raise ValueError unless the predictions reproduce the scores of the pool."""
     scored = pool.read(indices, [_BY])[_BY]
     if prediction.temperature != 1 or not np.allclose(
         scored, prediction.mutual_information, rtol=1e-3, atol=_ROUNDING
     ):
         raise ValueError(
-            "Expected samples that make the scores of the pool. Received: a temperature of "
+            "Expected samples that reproduce the scores of the pool. Received: a temperature of "
             f"{prediction.temperature:.4g}, and mutual information that differs by up to "
             f"{np.abs(scored - prediction.mutual_information).max(initial=0):.3g} nats. Hint: "
-            "score the pool before model.calibrate, on this type of machine."
+            "score the pool before model.calibrate, on a machine of the same type."
         )

@@ -1,7 +1,7 @@
-"""Names that the command line lists, readable at once."""
+"""Names that the command line lists, available without importing TensorFlow."""
 
 from tfp_bayes.active.built_in import ACQUISITIONS
 
 ENGINES = ("local", "processes", "ray")
-# Of one row alone: "epig" asks about others too, and "random" about none.
+# Scores that depend on one row only. "epig" depends on other rows too; "random" on none.
 SCORES = tuple(name for name in sorted(ACQUISITIONS) if name not in ("epig", "random"))

@@ -16,17 +16,20 @@ from tfp_bayes.scale.rows import RowSource, absolute
 
 @dataclasses.dataclass(frozen=True)
 class ParquetRows(RowSource):
-    """Rows of one Parquet file, or of all in a folder by name, of which row groups are read.
+    """Rows of one Parquet file, or of all Parquet files in a folder, sorted by name.
+
+    Files are read one row group at a time.
 
     Args:
-        path: The file or folder.
-        columns: Columns of numbers, which become features (N, F) float32; or one column of lists
-            of the same length. None is all but `label`. A missing number becomes NaN.
-        label: Column of integer labels, or None.
-        shape: Shape into which each row is brought, such as (28, 28, 1).
+        path: Path of the file or folder.
+        columns: Names of numeric columns, which become features (N, F) float32, or of a single
+            column of lists of equal length. None selects all columns except `label`. A missing
+            number becomes NaN.
+        label: Name of the column of integer labels, or None.
+        shape: Shape to which each row is reshaped, such as (28, 28, 1).
 
     Raises:
-        ValueError: If a file is damaged, or a column is missing or holds something else.
+        ValueError: If a file is damaged, or a column is missing or has another type.
         ImportError: If PyArrow is missing.
     """
 
@@ -49,7 +52,7 @@ class ParquetRows(RowSource):
                 f"Expected columns of {self.path}. Received: {sorted(wanted - set(self._names))}. "
                 f"Hint: it has {self._names}."
             )
-        _ = self.spec  # an error now, and not in every worker
+        _ = self.spec  # raises errors here rather than in every worker
 
     @functools.cached_property
     def _files(self) -> list[Any]:
@@ -57,14 +60,14 @@ class ParquetRows(RowSource):
         paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not paths:
             raise ValueError(
-                f"Expected Parquet files in {path}. Received: none. Hint: their names end in "
-                ".parquet."
+                f"Expected Parquet files in {path}. Received: none. Hint: their names must end "
+                "in .parquet."
             )
         try:
             return [arrow.parquet.ParquetFile(each) for each in paths]
         except (arrow.ArrowException, OSError) as error:
             raise ValueError(
-                f"Expected Parquet files in {path}. Received: {error}. Hint: write it anew."
+                f"Expected Parquet files in {path}. Received: {error}. Hint: write the file again."
             ) from None
 
     @property
@@ -73,7 +76,7 @@ class ParquetRows(RowSource):
 
     @functools.cached_property
     def _groups(self) -> tuple[list[tuple[int, int]], np.ndarray]:
-        """File and number of each row group, and its first row; last the number of all rows."""
+        """(File, number) of each row group, and the first row of each, followed by N."""
         places, sizes = [], []
         for i, file in enumerate(self._files):
             for j in range(file.metadata.num_row_groups):
@@ -88,11 +91,11 @@ class ParquetRows(RowSource):
         return self._take(indices, 0)
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns labels (n,), or None where there are none."""
+        """Return labels (n,), or None if there is no `label` column."""
         return None if self.label is None else self._take(indices, 1)
 
     def _take(self, indices: np.ndarray, which: int) -> np.ndarray:
-        """Returns inputs (0) or labels (1) of some rows."""
+        """Return the inputs (`which` = 0) or labels (`which` = 1) of the given rows."""
         indices = np.asarray(indices, "int64")
         starts = self._groups[1]
         groups = np.searchsorted(starts, indices, side="right") - 1
@@ -106,14 +109,14 @@ class ParquetRows(RowSource):
         return self._read(0)[which][:0] if values is None else values
 
     def _read(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns inputs and labels of a row group, the last one of which is kept."""
-        kept = self.__dict__.get("_kept")
-        if kept is None or kept[0] != group:
+        """Return the inputs and labels of a row group. The last group read is cached."""
+        cached = self.__dict__.get("_cached")
+        if cached is None or cached[0] != group:
             file, number = self._groups[0][group]
             names = [*self.columns, *([] if self.label is None else [self.label])]  # type: ignore[misc]
             table = self._files[file].read_row_group(number, columns=names)
-            kept = self.__dict__["_kept"] = group, (self._inputs(table), self._labels(table))
-        return kept[1]
+            cached = self.__dict__["_cached"] = group, (self._inputs(table), self._labels(table))
+        return cached[1]
 
     def _inputs(self, table: Any) -> np.ndarray:
         arrow, columns = pyarrow(), []
@@ -125,7 +128,7 @@ class ParquetRows(RowSource):
             elif is_list or not _is_number(kind):
                 raise ValueError(
                     f"Expected numbers in column {name!r} of {self.path}. Received: {kind}. "
-                    "Hint: name the columns of features, columns=(...)."
+                    "Hint: select the feature columns with columns=(...)."
                 )
             else:
                 columns.append(values.to_numpy(zero_copy_only=False).astype("float32")[:, None])
@@ -140,18 +143,18 @@ class ParquetRows(RowSource):
             raise ValueError(
                 f"Expected an integer in every row of column {self.label!r} of {self.path}. "
                 f"Received: {values.type}, {values.null_count} missing. "
-                "Hint: class numbers from 0."
+                "Hint: number the classes from 0."
             )
         return values.to_numpy().astype("int64")
 
     @functools.cached_property
     def spec(self) -> tuple[tuple[int, ...], str]:
-        """Shape of one input, and the dtype."""
+        """Shape of one input, and its dtype."""
         x = self._read(0)[0]
         return x.shape[1:], str(x.dtype)
 
     def fingerprint(self) -> str:
-        """Returns a digest of settings, sizes and footers, which hold statistics of columns."""
+        """Return a digest of the settings and file footers, which contain sizes and statistics."""
         found = hashlib.sha256(repr([self.columns, self.label, self.shape]).encode())
         for file in self._files:
             found.update(repr(file.metadata.to_dict()).encode())
@@ -164,13 +167,13 @@ def _is_number(kind: Any) -> bool:
 
 
 def _same_length(values: Any, where: str) -> np.ndarray:
-    """Returns lists of one length as (n, F)."""
+    """Return a column of lists of equal length as an array (n, F)."""
     lengths = np.unique(pyarrow().compute.list_value_length(values).fill_null(-1).to_numpy())
     kind = getattr(values.type, "value_type", None)
     if len(lengths) > 1 or lengths.min(initial=0) < 0 or kind is None or not _is_number(kind):
         raise ValueError(
-            f"Expected lists of numbers, all of one length, in {where}. Received: {values.type} "
-            f"of {lengths[:5].tolist()} values (-1 where there is no list). "
-            "Hint: images of one size, one pixel after the other."
+            f"Expected lists of numbers, all of the same length, in {where}. Received: "
+            f"{values.type} of lengths {lengths[:5].tolist()} (-1 for a missing list). "
+            "Hint: resize images to one size, and store each as a flat list of pixels."
         )
     return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)

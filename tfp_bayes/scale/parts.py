@@ -1,4 +1,4 @@
-"""Parts as Parquet files: columns of rows, and a record in the footer that is read without them."""
+"""Parts as Parquet files: columns, and a record in the footer that can be read on its own."""
 
 import json
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ EXTRA = 'Hint: pip install "tfp_bayes[scale]".'
 
 
 def pyarrow() -> Any:
-    """Returns PyArrow with its Parquet module.
+    """Import PyArrow with its Parquet module.
 
     Raises:
-        ImportError: If it is missing; names the extra that has it.
+        ImportError: If it is missing. The error names the extra to install.
     """
     try:
         import pyarrow
@@ -29,7 +29,10 @@ def pyarrow() -> Any:
 
 
 def to_parquet(columns: dict[str, np.ndarray], record: dict) -> bytes:
-    """Returns a Parquet file of columns (n,) or (n, K); the same values give the same bytes."""
+    """Return the bytes of a Parquet file of columns (n,) or (n, K).
+
+    The same values always give the same bytes.
+    """
     arrow = pyarrow()
     arrays = {}
     for name, values in columns.items():
@@ -44,10 +47,10 @@ def to_parquet(columns: dict[str, np.ndarray], record: dict) -> bytes:
 
 
 def read_record(path: Path) -> dict:
-    """Returns the record in the footer of a part.
+    """Return the record in the footer of a part.
 
     Raises:
-        ValueError: If the file is no part, or damaged.
+        ValueError: If the file is not a part, or is damaged.
     """
     arrow = pyarrow()
     try:
@@ -58,10 +61,10 @@ def read_record(path: Path) -> dict:
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Returns columns of a part, (n,) or (n, K), all of them if none are named.
+    """Return columns (n,) or (n, K) of a part by name. None reads all columns.
 
     Raises:
-        ValueError: If the file is no part, or damaged.
+        ValueError: If the file is not a part, or is damaged.
     """
     arrow = pyarrow()
     try:
@@ -82,5 +85,5 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> dict[str, np
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"Expected a part in {path}. Received: {error or type(error).__name__}. "
-        "Hint: remove that file and start again; what is missing is made anew."
+        "Hint: remove that file and start again; missing parts are made again."
     )

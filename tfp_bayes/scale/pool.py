@@ -1,4 +1,4 @@
-"""A pool that has been scored: what is known of all of it, and rows to choose from it."""
+"""A scored pool: a summary of all rows, and selection of rows."""
 
 import json
 import warnings
@@ -23,15 +23,16 @@ SUMMARY, TOP = "summary.json", "top.csv"
 
 
 class ScoredPool:
-    """The scores of a pool in the folder that `score_pool` has written.
+    """The scores of a pool, in a folder that `score_pool` wrote.
 
-    Nothing is scored again: each choice reads a column of the parts, in memory of one part.
+    Use it to choose rows again without scoring again. Each choice reads one column of the parts,
+    one part at a time.
 
     Args:
-        folder: The folder.
+        folder: The folder `out` of `score_pool`.
 
     Raises:
-        ValueError: If there is no finished job.
+        ValueError: If the folder does not contain a finished run.
     """
 
     def __init__(self, folder: str | Path):
@@ -39,8 +40,8 @@ class ScoredPool:
         manifest = read_manifest(self.folder)
         if not is_finished(self.folder):
             raise ValueError(
-                f"Expected a pool that is scored to its end. Received: {folder}, of which parts "
-                "are missing. Hint: start score_pool again with the same arguments."
+                f"Expected a completely scored pool. Received: {folder}, which is not finished. "
+                "Hint: start score_pool again with the same arguments."
             )
         self.identity: dict[str, Any] = manifest["identity"]
         self.num_rows: int = manifest["num_rows"]
@@ -48,22 +49,23 @@ class ScoredPool:
 
     @property
     def summary(self) -> Summary:
-        """Counts, means, histograms and, with labels, quality."""
+        """Counts, means and histograms, and, if the pool has labels, quality of predictions."""
         return Summary.from_json(json.loads((self.folder / SUMMARY).read_text())["summary"])
 
     @property
     def parts(self) -> list[Path]:
-        """The files, in the order of rows."""
+        """Paths of the parts, in the order of the rows."""
         num_parts = -(-self.num_rows // self.rows_per_part)
         job = Job(self.folder, self.num_rows, self.rows_per_part)
         return [job.part(number) for number in range(num_parts)]
 
     def top(self, size: int, by: str = "score") -> Chosen:
-        """Returns the rows with the highest scores; of equal ones the first, and never NaN.
+        """Return the rows with the highest scores. Ties go to the first row.
 
         Args:
-            size: Number to choose; fewer are returned where there are fewer.
-            by: "score", or a measure such as "mutual_information".
+            size: Number of rows to choose. If fewer rows have a score that is not NaN, all of
+                these are returned.
+            by: Column to sort by: "score", or a measure such as "mutual_information".
 
         Raises:
             ValueError: If there is no such column.
@@ -72,14 +74,16 @@ class ScoredPool:
         return choice.top(self._blocks(by), size)
 
     def power(self, size: int, beta: float = 1.0, seed: int = 0, by: str = "score") -> Chosen:
-        """Draws rows without replacement with probability proportional to score^beta.
+        """Draw rows without replacement, with probability proportional to score^beta.
 
-        Takes one read, where BatchBALD samples again. The noise of a row follows from seed and row,
-        so that the draw does not depend on the parts.
+        Use it for batches more diverse than those of `top`. Unlike `batch_bald`, it only reads
+        the scores once. The noise of a row depends on seed and row only, so the draw does not
+        depend on the parts.
 
         Args:
-            size: Number to draw; fewer are returned where there are fewer.
-            beta: Positive; near 0 scores hardly matter, the larger the more like `top`.
+            size: Number of rows to draw, see `top`.
+            beta: Positive exponent. Near 0 the draw is almost uniform; the larger beta, the more
+                it resembles `top`.
             seed: Integer of at least 0.
             by: See `top`.
 
@@ -92,7 +96,7 @@ class ScoredPool:
         return choice.power(self._blocks(by), size, beta, seed)
 
     def softmax(self, size: int, beta: float = 1.0, seed: int = 0, by: str = "score") -> Chosen:
-        """Draws rows with probability proportional to exp(beta score); see `power`."""
+        """Draw rows like `power`, but with probability proportional to exp(beta score)."""
         check_integers(1, size=size)
         check_integers(0, seed=seed)
         check_positive(beta=beta)
@@ -101,17 +105,20 @@ class ScoredPool:
     def read(
         self, rows: Sequence[int] | np.ndarray, names: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Returns columns (n, ...) of some rows, in their order.
+        """Return columns (n, ...) of the given rows, in the given order.
 
         Args:
-            rows: (n,) numbers.
-            names: Columns; None is all.
+            rows: Row numbers (n,), integers in [0, N).
+            names: Names of columns. None returns all columns.
+
+        Raises:
+            ValueError: If `rows` are not row numbers, or there is no such column.
         """
         rows = np.asarray(rows, "int64")
         if rows.size and not 0 <= rows.min() <= rows.max() < self.num_rows:
             raise ValueError(
-                f"Expected numbers of rows in [0, {self.num_rows}) for `rows`. Received: from "
-                f"{rows.min()} to {rows.max()}. Hint: rows are those of the row source."
+                f"Expected row numbers in [0, {self.num_rows}) for `rows`. Received: from "
+                f"{rows.min()} to {rows.max()}. Hint: row numbers are those of the row source."
             )
         numbers, paths = rows // self.rows_per_part, self.parts
         wanted = np.unique(numbers).tolist() or [0]
@@ -126,16 +133,16 @@ class ScoredPool:
         return {name: np.concatenate([each[name] for each in found])[order] for name in found[0]}
 
     def verify(self) -> None:
-        """Compares every value with its checksum.
+        """Check the values of every part against its checksum.
 
         Raises:
-            ValueError: If a part is damaged; it is named.
+            ValueError: If a part is damaged. The error names it.
         """
         for path in self.parts:
             if checksum(read_columns(path)) != read_record(path)["checksum"]:
                 raise ValueError(
                     f"Expected {path} as it was written. Received: other values. "
-                    "Hint: remove the file and start score_pool again, which makes it anew."
+                    "Hint: remove the file and start score_pool again, which makes the part again."
                 )
 
     def _blocks(self, by: str) -> Iterator[choice.Block]:
@@ -144,17 +151,17 @@ class ScoredPool:
             if columns.get(by, np.empty((0, 0))).ndim != 1:
                 raise ValueError(
                     f"Expected a column of numbers for `by`. Received: by={by!r}. "
-                    "Hint: 'score', 'mutual_information' or 'predictive_entropy'."
+                    "Hint: use 'score', 'mutual_information' or 'predictive_entropy'."
                 )
             first = number * self.rows_per_part
             yield np.arange(first, first + len(columns[by])), columns[by]
 
 
 def merge(job: Job) -> dict:
-    """Writes the summary of all parts of a job, and returns what `_SUCCESS` says of them.
+    """Write the summary of all parts of a job, and return the record for `_SUCCESS`.
 
     Raises:
-        ValueError: If a part is damaged or of another job.
+        ValueError: If a part is damaged or belongs to another job.
     """
     summary, checksums, machines = Summary(), [], set()
     for number in range(job.num_parts):
@@ -174,8 +181,8 @@ def merge(job: Job) -> dict:
         machines.add(record["cpu"])
     if len(machines) > 1:
         warnings.warn(
-            f"Parts were made on {len(machines)} types of processors, which may round otherwise in "
-            "the last digit: made again elsewhere, a part may differ by that.",
+            f"Parts were made on {len(machines)} types of processors, which may round differently. "
+            "A part that is made again on another type may differ in the last digit.",
             stacklevel=4,
         )
     means = {name: summary.mean(name) for name in summary.sums}
@@ -189,12 +196,12 @@ def merge(job: Job) -> dict:
 
 
 def write_top(pool: ScoredPool, rows: Any, size: int) -> Path:
-    """Writes the highest scores for people, with all measures and the names of rows."""
+    """Write a table of the highest scores, with all measures and the names of the rows."""
     path = pool.folder / TOP
     if path.exists():
         known, (_, *lines) = pool.summary, path.read_text().splitlines()
         if len(lines) == min(size, known.num_rows - known.num_non_finite):
-            return path  # the same job's, and as many
+            return path  # this job wrote it, with the same number of rows
     chosen = pool.top(size)
     columns = pool.read(chosen.rows)
     names = [name for name, values in columns.items() if values.ndim == 1 and name != "row"]

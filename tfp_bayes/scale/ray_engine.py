@@ -1,4 +1,4 @@
-"""Parts made by the actors of a Ray cluster, which Ray starts again when they die."""
+"""The engine that makes parts with actors of a Ray cluster. Ray restarts actors that die."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tfp_bayes.scale.parts import EXTRA
 def run_on_ray(
     job: Job, numbers: Sequence[int], workers: int | None, gpus_per_worker: float
 ) -> Iterator[int]:
-    """Completes parts and yields the number of each; see `engines.run_parts`.
+    """Complete parts, and yield the number of each one, see `engines.run_parts`.
 
-    A part number travels, and nothing else, so that the object store stays empty. The cluster is
-    that of `ray.init`, if the caller was there first, or of RAY_ADDRESS, or this machine.
+    Only part numbers are sent to actors, so the object store stays empty. The cluster is the one
+    that the caller has connected to with `ray.init`, else that of RAY_ADDRESS, else this machine.
     """
     ray = _import_ray()
     own = not ray.is_initialized()
     if own:
-        # Not the cluster that some process has once started here, which may be gone.
+        # "local", not "auto": a cluster that another process started here may be gone.
         address = os.environ.get("RAY_ADDRESS", "local")
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
@@ -41,10 +41,10 @@ def _run(
         workers = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else cores) or 1
     workers = min(workers, len(numbers))
     threads = max(int(cores // workers), 1)
-    # Ray starts an actor again, elsewhere if need be, for as long as there are machines.
+    # Ray restarts an actor, on another machine if necessary, as long as there are machines.
     actor = ray.remote(_Worker).options(num_cpus=threads, num_gpus=gpus, max_restarts=-1)
     todo, deaths, left = deque(numbers), Counter[int](), len(numbers)
-    # Parts go to actors that are there: others may wait for machines for ever.
+    # Parts go only to actors that are running; others may wait for a machine forever.
     idle: list[Any] = []
     pending: dict[Any, tuple[Any, int | None]] = {}
 
@@ -63,10 +63,10 @@ def _run(
         if error is None:
             idle.append(worker)
         elif number is None:
-            raise error  # it cannot be started
+            raise error  # the actor cannot be started
         else:
             wait_for(worker)
-            # Counted here: Ray would count each attempt to reach a machine that is gone.
+            # We count deaths, because Ray would count each attempt to reach a lost machine.
             deaths[number] += 1
             if deaths[number] < TRIES:
                 todo.append(number)
@@ -79,7 +79,7 @@ def _run(
 
 
 def _death(ray: Any, reference: Any) -> Exception | None:
-    """Returns why an actor died or cannot be reached, None if it has done its task."""
+    """Return the error of an actor that died or is unreachable, or None if its task is done."""
     try:
         ray.get(reference)
     except ray.exceptions.RayActorError as error:
@@ -88,10 +88,10 @@ def _death(ray: Any, reference: Any) -> Exception | None:
 
 
 class _Worker:
-    """An actor.
+    """Actor that makes parts.
 
     Args:
-        job: What it makes parts of.
+        job: Job that the parts belong to.
         threads: See `Job.open`.
     """
 
@@ -99,10 +99,10 @@ class _Worker:
         self.job, self.threads = job, threads
 
     def is_ready(self) -> None:
-        """Returns once the actor runs."""
+        """Return as soon as the actor is running."""
 
     def complete(self, number: int) -> None:
-        """Makes a part; see `job.complete`."""
+        """Make a part, see `job.complete`."""
         complete(self.job, number, self.threads)
 
 

@@ -1,4 +1,4 @@
-"""Inputs of a pool where they lie: small objects that travel to workers and read their own rows."""
+"""Row sources: small objects that are sent to workers, where they read the inputs of a pool."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tfp_bayes._plumbing.digest import digest, digest_rows
 
 
 class RowSource:
-    """Inputs by index, of a frozen dataclass whose fields say where they are.
+    """Base class of row sources, which return inputs by index.
 
-    What it opens stays in the process that opened it: pickled, copied and compared are the fields
-    alone. Any such class of one's own will do for `score_pool`, and each is also a learner's `x`.
+    A row source is a frozen dataclass whose fields say where the inputs are. Only the fields are
+    pickled, copied and compared; open files stay in the process that opened them. Subclass it to
+    use your own storage in `score_pool`. A row source can also be the `x` of a learner.
     """
 
     def __len__(self) -> int:
-        """Returns N."""
+        """Return the number of rows N."""
         raise NotImplementedError
 
     def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
-        """Returns inputs (n, ...) for int64 indices (n,)."""
+        """Return inputs (n, ...) for int64 indices (n,)."""
         raise NotImplementedError
 
     @property
@@ -33,32 +34,32 @@ class RowSource:
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Returns a digest that tells these rows from others, in seconds."""
+        """Return a digest that identifies the rows. It should take seconds at most."""
         raise NotImplementedError
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns labels (n,) or targets (n, D), or None where there are none."""
+        """Return labels (n,) or targets (n, D), or None if the source has none."""
         return None
 
     def names(self, indices: np.ndarray) -> list[str]:
-        """Returns how people call these rows."""
+        """Return names of the rows for display."""
         return [str(i) for i in np.asarray(indices).tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the fields, without what is open."""
+        """Return the fields, without open files."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 def absolute(path: str | Path, kind: str, is_folder: bool = False) -> str:
-    """Returns the path by which every worker finds a file or folder.
+    """Return the absolute path of a file or folder, by which every worker finds it.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it does not exist.
     """
     found = Path(path).expanduser().resolve()
     if not (found.is_dir() if is_folder else found.exists()):
         raise ValueError(
-            f"Expected {kind}. Received: {path}, where there is none. "
+            f"Expected {kind}. Received: {path}, which does not exist. "
             "Hint: paths are relative to the current folder."
         )
     return str(found)
@@ -66,14 +67,15 @@ def absolute(path: str | Path, kind: str, is_folder: bool = False) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class NpyRows(RowSource):
-    """Rows of an array in a `.npy` file, of which only those asked for are read.
+    """Rows of an array in a `.npy` file. Only the requested rows are read.
 
     Args:
-        path: The file, (N, ...).
-        labels_path: File of integer labels (N,), or of real targets (N,) or (N, D); or None.
+        path: Path of the file of inputs (N, ...).
+        labels_path: Path of a file of integer labels (N,), or of real targets (N,) or (N, D), or
+            None.
 
     Raises:
-        ValueError: If a file is missing or holds something else.
+        ValueError: If a file is missing or has other contents.
 
     Example:
 
@@ -95,12 +97,12 @@ class NpyRows(RowSource):
             if self._labels.shape[:1] != self._x.shape[:1] or self._labels.dtype.kind not in "iuf":
                 raise ValueError(
                     f"Expected {len(self)} labels in {labels}. Received: {self._labels.dtype} of "
-                    f"shape {self._labels.shape}. Hint: class numbers from 0, one for each row."
+                    f"shape {self._labels.shape}. Hint: save one label or target for each row."
                 )
         if self._x.ndim < 1 or self._x.dtype.kind not in "buif" or not len(self._x):
             raise ValueError(
                 f"Expected numbers (N, ...) in {self.path}. Received: {self._x.dtype} of shape "
-                f"{self._x.shape}. Hint: np.save(path, x), one row an example."
+                f"{self._x.shape}. Hint: np.save(path, x), with one example per row."
             )
 
     @functools.cached_property
@@ -124,12 +126,12 @@ class NpyRows(RowSource):
         return self._x.shape[1:], str(self._x.dtype)
 
     def fingerprint(self) -> str:
-        """Returns a digest of 256 rows, and of as many labels."""
+        """Return a digest of 256 rows and 256 labels."""
         labels = None if self.labels_path is None else digest_rows(self._labels)
         return digest([str(self.spec), digest_rows(self), labels])
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
-        """Returns labels (n,), or None where there are none."""
+        """Return labels (n,) or targets (n, D), or None without `labels_path`."""
         return None if self.labels_path is None else np.asarray(self._labels[indices])
 
 
@@ -142,26 +144,27 @@ def _load(path: str | Path) -> np.ndarray:
         ) from None
     if not isinstance(array, np.ndarray):
         raise ValueError(
-            f"Expected one array in {path}. Received: a .npz archive, which cannot be read in "
-            "part. Hint: np.save(path, archive['x'])."
+            f"Expected one array in {path}. Received: a .npz archive, which cannot be read "
+            "row by row. Hint: np.save(path, archive['x'])."
         )
     return array
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageFolder(RowSource):
-    """Images of a folder and the folders in it, by name, decoded when they are asked for.
+    """Images in a folder and its subfolders, sorted by name and decoded on request.
 
     Args:
-        folder: The folder; of all workers.
-        image_size: (H, W) to which images are resized; None takes that which all have.
-        channels: 1, 3 or 4; None takes that which all have.
-        divide_by: What pixels, 0 to 255, are divided by.
-        skip_bad: Whether an image that cannot be read becomes a row of NaN, which is counted and
-            never chosen; otherwise its part fails.
+        folder: Path of the folder, which all workers can reach.
+        image_size: Size (H, W) to which images are resized. None takes the common size of all
+            images.
+        channels: Number of channels: 1, 3 or 4. None takes the common number of all images.
+        divide_by: Positive number by which pixels, 0 to 255, are divided.
+        skip_bad: Whether an unreadable image becomes a row of NaN, which is counted and never
+            chosen. Otherwise its part fails.
 
     Raises:
-        ValueError: If there are no images, or they differ in what is not given.
+        ValueError: If there are no images, or their sizes or channels differ and are not given.
     """
 
     folder: str | Path
@@ -227,11 +230,11 @@ class ImageFolder(RowSource):
         return (*self.image_size, self.channels), "float32" if floats else "uint8"
 
     def fingerprint(self) -> str:
-        """Returns a digest of the settings, and of names and sizes of all files."""
+        """Return a digest of the settings, and of the names and sizes of all files."""
         sizes = [path.stat().st_size for path in self._images.paths]
         settings = [*self.spec, self.divide_by]
         return digest([str(settings), self._images.names.tolist(), sizes])
 
     def names(self, indices: np.ndarray) -> list[str]:
-        """Returns paths relative to the folder."""
+        """Return the paths of the images relative to the folder."""
         return self._images.names[np.asarray(indices)].tolist()

@@ -1,4 +1,4 @@
-"""A job in its folder: a manifest first, parts, what failed, and `_SUCCESS` last."""
+"""Running of a job in its folder: first a manifest, then parts and failures, last `_SUCCESS`."""
 
 import json
 import multiprocessing
@@ -13,13 +13,17 @@ from tfp_bayes.scale.job import Job
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 FORMAT = 1
-_NAMED = 5  # parts that an error names
+_NAMED = 5  # number of failed parts that an error names
 
-OnPart = Callable[[int, int], None]  # parts that are there, and parts in all
+OnPart = Callable[[int, int], None]  # (number of completed parts, number of all parts)
 
 
 class FailedPartsError(ValueError):
-    """Some parts could not be made; `numbers` are theirs. All others are there."""
+    """Raised if some parts could not be made. All others are complete.
+
+    Attributes:
+        numbers: Numbers of the failed parts.
+    """
 
     def __init__(self, message: str, numbers: list[int]):
         super().__init__(message)
@@ -35,26 +39,27 @@ def run_job(
     gpus_per_worker: float,
     on_part: OnPart | None = None,
 ) -> None:
-    """Makes all parts of a job that are not there, then `finish` and `_SUCCESS`.
+    """Make all missing parts of a job, then call `finish` and write `_SUCCESS`.
 
     Args:
-        job: The job.
-        finish: Called once all parts are there; its record goes into `_SUCCESS`.
-        engine: See `engines.run_parts`, as the next two.
-        workers: See there.
-        gpus_per_worker: See there.
-        on_part: Called with the number of parts that are there and that of all: at the start, and
-            after each.
+        job: The job to run.
+        finish: Function called once all parts are complete. `_SUCCESS` contains the record that
+            it returns.
+        engine: See `engines.run_parts`.
+        workers: See `engines.run_parts`.
+        gpus_per_worker: See `engines.run_parts`.
+        on_part: Function called at the start and after each part, with the number of completed
+            parts and the number of all parts.
 
     Raises:
-        ValueError: If the folder is another job's, or an argument is wrong.
+        ValueError: If the folder belongs to another job, or an argument is invalid.
         FailedPartsError: If a part failed three times.
-        LockedError: If another process works on the job.
+        LockedError: If another process is working on the job.
     """
     check_engine(engine, workers, gpus_per_worker)
     _check_is_main()
     _check_manifest(job)
-    done = _parts_there(job)
+    done = _existing_parts(job)
     if is_finished(job.folder) and len(done) == job.num_parts:
         if on_part is not None:
             on_part(job.num_parts, job.num_parts)
@@ -62,9 +67,9 @@ def run_job(
     lock = Lock(job.folder / "job.lock", job.folder)
     lock.acquire()
     try:
-        _check_manifest(job)  # which another may have begun meanwhile
+        _check_manifest(job)  # again: another process may have written it in the meantime
         _prepare(job)
-        done = _parts_there(job)
+        done = _existing_parts(job)
         if on_part is not None:
             on_part(len(done), job.num_parts)
         left = [number for number in range(job.num_parts) if number not in done]
@@ -73,7 +78,7 @@ def run_job(
                 done.add(number)
                 if on_part is not None:
                     on_part(len(done), job.num_parts)
-        remove_unfinished(job.part(0).parent)  # of workers that outlived the first sweep
+        remove_unfinished(job.part(0).parent)  # files of workers alive at the first cleanup
         _raise_failures(job)
         record = finish()
         write_json(job.folder / SUCCESS, {"job": job.key, "num_parts": job.num_parts, **record})
@@ -82,12 +87,12 @@ def run_job(
 
 
 def is_finished(folder: Path) -> bool:
-    """Tells whether a job was brought to its end in a folder."""
+    """Return whether the job in a folder is finished."""
     return (folder / SUCCESS).exists()
 
 
 def read_manifest(folder: Path) -> dict:
-    """Returns the manifest of the job in a folder.
+    """Return the manifest of the job in a folder.
 
     Raises:
         ValueError: If there is none.
@@ -97,16 +102,16 @@ def read_manifest(folder: Path) -> dict:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Expected the folder of a job, with {MANIFEST}. Received: {folder} ({error}). "
-            "Hint: score_pool and `tfp-bayes score` make one."
+            "Hint: score_pool and `tfp-bayes score` write such a folder."
         ) from None
 
 
 def _check_is_main() -> None:
-    """Raises RuntimeError in a worker that imports the script which started it."""
+    """Raise RuntimeError if a worker starts a run while it imports the main script."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            "Expected a script that does nothing when its workers import it. Received: one that "
-            'starts a run then. Hint: put the call below `if __name__ == "__main__":`.'
+            "Expected a script that its workers can import. Received: a script that starts a run "
+            'on import. Hint: put the call below `if __name__ == "__main__":`.'
         )
 
 
@@ -117,13 +122,13 @@ def _check_manifest(job: Job) -> None:
         check_same_configuration(new, {"format": old.get("format"), **old["identity"]}, job.folder)
     elif (job.folder / "parts").exists() or (job.folder / SUCCESS).exists():
         raise ValueError(
-            f"Expected a new folder, or that of this job. Received: {job.folder}, which has parts "
-            f"and no {MANIFEST}. Hint: choose another folder."
+            f"Expected a new folder, or the folder of this job. Received: {job.folder}, which has "
+            f"parts but no {MANIFEST}. Hint: choose another folder."
         )
 
 
 def _prepare(job: Job) -> None:
-    """Writes the manifest, and sweeps what killed processes have left."""
+    """Write the manifest, and remove files that killed processes left."""
     (job.folder / SUCCESS).unlink(missing_ok=True)
     if not (job.folder / MANIFEST).exists():
         record = {
@@ -137,10 +142,10 @@ def _prepare(job: Job) -> None:
         folder.mkdir(exist_ok=True)
         remove_unfinished(folder)
     for path in job.failure(0).parent.glob("part-*.json"):
-        path.unlink()  # it is tried again
+        path.unlink()  # this run tries the part again
 
 
-def _parts_there(job: Job) -> set[int]:
+def _existing_parts(job: Job) -> set[int]:
     folder = job.part(0).parent
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     return {number for number in range(job.num_parts) if job.part(number).name in names}
@@ -155,8 +160,8 @@ def _raise_failures(job: Job) -> None:
     more = f"; and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
     numbers = [int(path.stem.removeprefix("part-")) for path in paths]
     raise FailedPartsError(
-        f"Expected all {job.num_parts} parts. Received: {len(paths)} that failed three times, in "
-        f"{paths[0].parent}. {named}{more}. Hint: correct the cause and start again: only these "
-        "are made anew.",
+        f"Expected all {job.num_parts} parts. Received: {len(paths)} of them failed three times "
+        f"(see {paths[0].parent}): {named}{more}. Hint: correct the cause and start again; only "
+        "these parts are made again.",
         numbers,
     )

@@ -1,4 +1,4 @@
-"""Scores of a pool of any size, made in parts by any number of workers."""
+"""Scoring of a pool of any size, in parts, by any number of workers."""
 
 import functools
 from pathlib import Path
@@ -30,49 +30,52 @@ def score_pool(
     gpus_per_worker: float = 0,
     on_part: OnPart | None = None,
 ) -> ScoredPool:
-    """Scores every row of a pool, in parts that any number of processes or machines make.
+    """Score every row of a pool, in parts that any number of processes or machines make.
 
-    Use it for pools that take hours or that no memory holds. A run may be killed anywhere, by
-    Ctrl-C or by a machine that dies: the same call goes on, and the result is the same to the last
-    bit, because each part follows from model, rows and seed alone. A finished run is only read.
+    Use it for pools that take hours or do not fit in memory. A run may be killed at any time, by
+    Ctrl-C or by the failure of a machine. The same call continues it, and the result is bit-equal,
+    because each part depends only on model, rows and seed. If the run is finished, the call only
+    reads it.
 
-    `out` then holds `manifest.json`, which says what was computed; `parts/`, Parquet files with a
-    line for each row; `summary.json`; `top.csv`, the highest scores; and `_SUCCESS`, written last.
-    Several machines need `out`, model and rows on a file system that they share.
+    Afterward, `out` contains `manifest.json`, which describes the run; `parts/`, Parquet files
+    with one line per row; `summary.json`; `top.csv`, the highest scores; and `_SUCCESS`, which is
+    written last. To use several machines, put `out`, model and rows on a shared file system.
 
     Args:
         model: A SavedModel that `BayesianModel.export` or `export_saved_model` wrote, a `.keras`
             file, or "MODEL.keras+POSTERIOR.npz".
-        rows: `NpyRows`, `ParquetRows`, `ImageFolder`, or a frozen dataclass of one's own that is a
+        rows: `NpyRows`, `ParquetRows`, `ImageFolder`, or your own frozen dataclass that is a
             `RowSource`.
-        out: Folder of this run, and of no other.
-        num_samples: S functions drawn from the posterior.
-        seed: Integer of at least 0 that decides these functions, the same for every row.
-        acquisition: What the score is: "bald", "max_entropy", "margin", "least_confident",
+        out: Folder of this run. Each run needs its own folder.
+        num_samples: Number S of functions drawn from the posterior.
+        seed: Integer of at least 0 that determines these functions. They are the same for every
+            row.
+        acquisition: Name of the score: "bald", "max_entropy", "margin", "least_confident",
             "variation_ratios", "mean_std" or "predictive_variance", see
             `tfp_bayes.active.acquisition`.
-        likelihood: What a SavedModel's outputs mean: "categorical" (None), "bernoulli" or
-            "normal". A `.keras` file says it.
-        top: Rows in `top.csv`.
-        rows_per_part: Rows of a part, which is lost if its worker is killed: take what a worker
-            does in half a minute or more.
-        keep_mean: Whether parts hold the predictive means, 4 K bytes a row.
-        engine: "local" (this process), "processes" (on this machine) or "ray" (a cluster: that of
-            `ray.init`, of RAY_ADDRESS, or this machine).
-        workers: Processes or actors; None is one for each core, or for each GPU share.
-        gpus_per_worker: GPUs of an actor, with Ray; 0.5 lets two share one.
-        on_part: Called with the number of parts that are there and that of all, at the start and
-            after each.
+        likelihood: Meaning of a SavedModel's outputs: "categorical" (None), "bernoulli" or
+            "normal". A `.keras` file states it.
+        top: Number of rows in `top.csv`.
+        rows_per_part: Number of rows per part. A killed worker loses its current part, so choose
+            parts that take a worker half a minute or more.
+        keep_mean: Whether the parts contain the predictive means, 4 K bytes per row.
+        engine: "local" (this process), "processes" (several on this machine) or "ray" (the
+            cluster of `ray.init`, else of RAY_ADDRESS, else this machine).
+        workers: Number of processes or actors. None starts one per core, or with
+            `gpus_per_worker` as many as the GPUs allow.
+        gpus_per_worker: Number of GPUs per actor, with Ray. With 0.5, two actors share a GPU.
+        on_part: Function called at the start and after each part, with the number of completed
+            parts and the number of all parts.
 
     Returns:
         A `ScoredPool`.
 
     Raises:
-        ValueError: If an argument is wrong, model and rows do not fit, or `out` is of another run;
-            what differs is named.
-        FailedPartsError: If a part failed three times. It is named, with the reason, here and in
-            `failed/`; all others are there, and the next call tries it again.
-        OSError: If another process runs this job (`LockedError`), or a disk is full.
+        ValueError: If an argument is invalid, model and rows do not match, or `out` belongs to
+            another run. The error names the differences.
+        FailedPartsError: If a part failed three times. The error and `failed/` name the part and
+            the reason. All other parts are complete, and the next call tries the failed ones again.
+        OSError: If another process runs this job (`LockedError`), or the disk is full.
         ImportError: If PyArrow or Ray is missing.
 
     Example:
@@ -87,7 +90,7 @@ def score_pool(
     (50, 3, (3,))
     """
     check_integers(1, top=top)
-    pyarrow()  # says now if it is missing
+    pyarrow()  # raises an error now if it is missing
     job = make_job(
         model, rows, out, num_samples, seed, acquisition, likelihood, rows_per_part, keep_mean
     )

@@ -1,4 +1,4 @@
-"""The job that scores a pool: what a part holds, and how it is computed."""
+"""The job that scores a pool, and the computation of its parts."""
 
 import functools
 import hashlib
@@ -22,27 +22,27 @@ from tfp_bayes.scale.rows import RowSource
 from tfp_bayes.scale.summary import MEASURES, Summary
 from tfp_bayes.scale.sums import MOST_VALUES
 
-AT_ONCE = 4096  # rows whose inputs are in memory together
+AT_ONCE = 4096  # number of rows whose inputs are in memory at the same time
 
 
 @dataclass(frozen=True)
 class ScoreJob(Job):
-    """The scores of all rows of a pool.
+    """Job that scores all rows of a pool.
 
-    A part holds, for each row: row, score, predictive_entropy, expected_entropy and
-    mutual_information; predicted and confidence of a classifier; mean (K,); and label, if the rows
-    have labels.
+    A part contains these columns: row, score, predictive_entropy, expected_entropy and
+    mutual_information; for a classifier, predicted and confidence; mean (K,), with `keep_mean`;
+    and label, if the rows have labels.
 
     Attributes:
         model: Path of the saved model.
         model_digest: SHA-256 of its files.
-        rows: Where the inputs are.
-        rows_digest: Their fingerprint.
-        num_samples: S.
-        seed: Decides the S functions, the same for every row.
-        acquisition: Name of what `score` is.
-        likelihood: What the model's outputs mean, or None, see `served.load`.
-        keep_mean: Whether parts hold the predictive means.
+        rows: Source of the inputs.
+        rows_digest: Fingerprint of the rows.
+        num_samples: Number of samples S.
+        seed: Seed that determines the S functions, which are the same for every row.
+        acquisition: Name of the score.
+        likelihood: Meaning of the model's outputs, or None, see `served.load`.
+        keep_mean: Whether parts contain the predictive means.
     """
 
     model: str
@@ -56,7 +56,7 @@ class ScoreJob(Job):
     keep_mean: bool
 
     def identity(self) -> dict:
-        """Returns what tells this job from another; versions too, as they may round otherwise."""
+        """See `Job.identity`. Includes package versions, which may round differently."""
         packages = ("tensorflow", "keras", "numpy")
         return {
             "task": "score",
@@ -74,7 +74,7 @@ class ScoreJob(Job):
         }
 
     def open(self, threads: int | None) -> Make:
-        """Loads the model and looks at what it makes of rows of this kind."""
+        """See `Job.open`. Also checks a prediction for inputs of this shape and dtype."""
         return _open(self, threads)
 
 
@@ -89,10 +89,10 @@ def make_job(
     rows_per_part: int,
     keep_mean: bool,
 ) -> ScoreJob:
-    """Returns the job of `score_pool`; TensorFlow is not needed yet.
+    """Return the job of `score_pool`, without importing TensorFlow.
 
     Raises:
-        ValueError: If an argument is wrong.
+        ValueError: If an argument is invalid.
     """
     check_integers(1, num_samples=num_samples, rows_per_part=rows_per_part)
     check_integers(0, seed=seed)
@@ -109,12 +109,15 @@ def make_job(
     if not hasattr(rows, "fingerprint"):
         raise ValueError(
             f"Expected a row source for `rows`. Received: rows of type {type(rows).__name__}. "
-            "Hint: scale.NpyRows, ParquetRows or ImageFolder; np.save writes an array's file."
+            "Hint: use scale.NpyRows, ParquetRows or ImageFolder; save an array with np.save."
         )
     files, folder = served.files_of(model), Path(out).expanduser().resolve()
     check_apart(folder, files, rows)
     if not len(rows):
-        raise ValueError(f"Expected rows in the pool. Received: none in {rows!r}. Hint: its path.")
+        raise ValueError(
+            f"Expected at least one row in the pool. Received: none in {rows!r}. "
+            "Hint: check its path."
+        )
     return ScoreJob(
         folder=folder,
         num_rows=len(rows),
@@ -131,18 +134,18 @@ def make_job(
     )
 
 
-@functools.lru_cache(maxsize=1)  # once in a worker
+@functools.lru_cache(maxsize=1)  # once per worker
 def _open(job: ScoreJob, threads: int | None) -> Make:
     start_tensorflow()
     import tensorflow as tf
 
-    if threads is not None:  # before TensorFlow computes anything
+    if threads is not None:  # possible only before TensorFlow computes anything
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     if file_digest(*served.files_of(job.model)) != job.model_digest:
         raise ValueError(
-            f"Expected the model that was there when the run began. Received: {job.model}, which "
-            "has changed. Hint: another model needs a run in another folder."
+            f"Expected the same model as when the run began. Received: {job.model}, which has "
+            "changed. Hint: use another folder for the new model."
         )
     check_rows(job.rows, job.rows_digest)
     model = served.load(job.model, job.likelihood)
@@ -152,14 +155,14 @@ def _open(job: ScoreJob, threads: int | None) -> Make:
 
 
 def _check(job: ScoreJob, prediction: Any) -> None:
-    """Raises ValueError unless predictions of this kind can be scored row by row."""
+    """Raise ValueError unless such predictions can be scored row by row."""
     mean = getattr(prediction, "mean", None)
     if mean is None or mean.ndim != 2:
         received = "several outputs" if mean is None else f"a mean of shape {mean.shape}"
         raise ValueError(
             f"Expected one prediction for each row, (N, K). Received: {received}. "
-            "Hint: keras.Model(model.inputs, model.outputs[0]) has one output; dense predictions "
-            "need a layer that pools them."
+            "Hint: select one output with keras.Model(model.inputs, model.outputs[0]), or add a "
+            "layer that pools dense predictions."
         )
     acquisitions.check_likelihood(acquisitions.get(job.acquisition), prediction.likelihood)
     of_variance = job.acquisition in ("mean_std", "predictive_variance")
@@ -175,7 +178,7 @@ def _check(job: ScoreJob, prediction: Any) -> None:
         raise ValueError(
             "Expected a classifier of exclusive classes, and integer labels (N,), for rows with "
             f"labels. Received: likelihood={prediction.likelihood!r}, {labels.dtype}, "
-            f"{labels.size} for each row. Hint: leave the labels out."
+            f"{labels.size} for each row. Hint: score the rows without labels."
         )
 
 
@@ -200,7 +203,7 @@ def _make(job: ScoreJob, model: Any, start: int, stop: int) -> bytes:
 
 
 def _score(job: ScoreJob, model: Any, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the columns of some rows."""
+    """Return the columns of the given rows."""
     prediction = model.predict_uncertainty(job.rows[indices], job.num_samples, job.seed)
     mean = prediction.mean
     columns = {"row": indices, "score": acquisitions.get(job.acquisition)(prediction)}
@@ -217,18 +220,18 @@ def _score(job: ScoreJob, model: Any, indices: np.ndarray) -> dict[str, np.ndarr
 
 
 def _checked(labels: np.ndarray, indices: np.ndarray, num_classes: int) -> np.ndarray:
-    labels = labels.reshape(len(indices))  # also a column (n, 1)
+    labels = labels.reshape(len(indices))  # accepts a column (n, 1) too
     wrong = indices[(labels < 0) | (labels >= num_classes)]
     if wrong.size:
         raise ValueError(
-            f"Expected labels in [0, {num_classes}). Received: others in the rows "
-            f"{wrong[:5].tolist()}, {wrong.size} of {len(labels)}. Hint: classes count from 0."
+            f"Expected labels in [0, {num_classes}). Received: other labels in the rows "
+            f"{wrong[:5].tolist()}, {wrong.size} of {len(labels)}. Hint: number the classes from 0."
         )
     return labels.astype("int64")
 
 
 def checksum(columns: dict[str, np.ndarray]) -> str:
-    """Returns the SHA-256 of all values."""
+    """Return the SHA-256 of all columns: names, dtypes, shapes and values."""
     found = hashlib.sha256()
     for name in sorted(columns):
         found.update(f"{name} {columns[name].dtype.str} {columns[name].shape}".encode())
@@ -238,7 +241,7 @@ def checksum(columns: dict[str, np.ndarray]) -> str:
 
 @functools.cache
 def _cpu() -> str:
-    """Returns what decides how this machine rounds: the instructions that it has."""
+    """Return a digest of this machine's instruction set, which determines how it rounds."""
     flags = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

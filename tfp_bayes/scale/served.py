@@ -1,4 +1,4 @@
-"""A saved model, loaded once in each worker, that predicts rows of a pool."""
+"""Saved models that predict the rows of a pool. Each worker loads its model once."""
 
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,31 @@ Spec = tuple[tuple[int, ...], str]  # shape of one input, dtype
 
 
 def files_of(path: str | Path) -> list[Path]:
-    """Returns the folder of a SavedModel, or the files of "MODEL.keras" or "MODEL.keras+POST.npz".
+    """Return the folder of a SavedModel, or the files of "MODEL.keras" or "MODEL.keras+POST.npz".
+
+    The check does not import TensorFlow.
 
     Raises:
-        ValueError: If it is none of these. TensorFlow is not asked.
+        ValueError: If the path is none of these.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "saved_model.pb").exists():
             raise ValueError(
                 f"Expected a SavedModel or a .keras file. Received: {path}, a folder without "
-                'saved_model.pb. Hint: model.export("saved_models/cnn").'
+                'saved_model.pb. Hint: write one with model.export("saved_models/cnn").'
             )
         return [folder.resolve()]
     return [each.resolve() for each in model_files(folder)]
 
 
 def load(path: str, likelihood: str | None) -> Any:
-    """Returns what has `predict_uncertainty` and, of a `.keras` file, `sample`.
+    """Load a saved model as an object with `predict_uncertainty`.
 
     Args:
-        path: See `files_of`.
-        likelihood: What the outputs mean; None is what a `.keras` file says, and "categorical" for
-            a SavedModel, which does not say.
+        path: Path of the model, see `files_of`.
+        likelihood: Meaning of the outputs. None means the likelihood that a `.keras` file states,
+            and "categorical" for a SavedModel, which states none.
     """
     if Path(path).is_dir():
         return ServedModel(path, likelihood or "categorical")
@@ -44,21 +46,21 @@ def load(path: str, likelihood: str | None) -> Any:
     if likelihood not in (None, known):
         raise ValueError(
             f"Expected the likelihood of the model, {known!r}. Received: likelihood="
-            f"{likelihood!r}. Hint: leave it out; only a SavedModel does not say."
+            f"{likelihood!r}. Hint: omit it; only a SavedModel needs it."
         )
     return predictor
 
 
 class ServedModel:
-    """A SavedModel written by `export_saved_model`, with the methods of a predictor.
+    """Predictor for a SavedModel that `export_saved_model` wrote.
 
     Args:
-        path: Its folder.
-        likelihood: What its outputs mean.
+        path: Folder of the SavedModel.
+        likelihood: Meaning of its outputs.
 
     Raises:
-        ValueError: If it has no signature `predict_uncertainty` of one input, or its weights are
-            not finite.
+        ValueError: If it has no signature `predict_uncertainty` with one input, or its weights
+            are not finite.
     """
 
     def __init__(self, path: str, likelihood: str):
@@ -72,12 +74,12 @@ class ServedModel:
         if len(given) != 3 or not isinstance(given[0], tf.TensorSpec):
             raise ValueError(
                 "Expected a SavedModel of one input with the signature predict_uncertainty. "
-                f"Received: {path}, without. Hint: BayesianModel.export or export_saved_model "
-                "writes one; keras.Model.export does not."
+                f"Received: {path}, without it. Hint: write one with BayesianModel.export or "
+                "export_saved_model; keras.Model.export does not add the signature."
             )
         self._input = given[0]
         for variable in getattr(self._loaded, "variables", []):
-            # A scalar may be NaN for what nobody knew when the model was exported.
+            # A scalar may be NaN if its value was unknown when the model was exported.
             if variable.dtype.is_floating and variable.shape.rank and np.isnan(variable).any():
                 raise ValueError(
                     f"Expected finite weights in {path}. Received: NaN in {variable.name}. "
@@ -87,7 +89,7 @@ class ServedModel:
     def predict_uncertainty(
         self, x: np.ndarray, num_samples: int, seed: int, batch_size: int | None = None
     ):
-        """Returns the `Prediction` of inputs (N, ...); see `Predictor.predict_uncertainty`."""
+        """Return the `Prediction` of inputs (N, ...), see `Predictor.predict_uncertainty`."""
         import tensorflow as tf
 
         from tfp_bayes._plumbing.seeds import as_seed

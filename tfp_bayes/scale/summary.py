@@ -1,4 +1,4 @@
-"""Counts and sums over scored rows; those of parts add up exactly to those of the pool."""
+"""Summary of scored rows: counts and sums, which add up exactly over parts."""
 
 import math
 from collections import Counter
@@ -11,26 +11,29 @@ from tfp_bayes._plumbing.probabilities import log_losses
 from tfp_bayes.scale.sums import as_float, exact_sum
 
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information")
-PER_NAT = 64  # bins of histograms
-NUM_BINS = 15  # of confidence
-_FARTHEST = 2**40  # bin of what is farther from 0
+PER_NAT = 64  # number of histogram bins per nat
+NUM_BINS = 15  # number of confidence bins
+_FARTHEST = 2**40  # bins beyond this one are counted in it
 
 
 @dataclass
 class Summary:
-    """Counts and sums over scored rows; `a + b` is the summary of both sets of rows.
+    """Counts and sums over scored rows. `a + b` is the summary of both sets of rows.
 
-    All are integers (sums as multiples of 2^-1126, see `sums.exact_sum`), so that neither the
-    partition of the rows nor the order of parts changes a bit.
+    All values are integers (sums are multiples of 2^-1126, see `sums.exact_sum`). So the result
+    is bit-equal for any partition of the rows and any order of the parts.
 
     Attributes:
-        num_rows: N.
-        num_non_finite: Rows whose scores are NaN or infinite, which are in nothing below.
-        sums: Of the score and of each measure.
-        histograms: For each of these, rows by bins of 1/64, `floor(64 value)`.
-        predicted: Rows by likeliest class, of a classifier.
-        labelled: Sums of a labelled pool: nll; and by bins of confidence: rows, right, confidence.
-        confusion: Rows by "label,predicted" of a labelled pool.
+        num_rows: Number of rows N.
+        num_non_finite: Number of rows with a NaN or infinite score or measure. Nothing below
+            includes them.
+        sums: Sums of the score and of each measure.
+        histograms: For the score and each measure, number of rows per bin of width 1/64,
+            `floor(64 value)`.
+        predicted: Number of rows per most probable class, for a classifier.
+        labelled: Sums for a labeled pool: nll, and for each bin of confidence the number of rows,
+            the number of correct rows and the confidence.
+        confusion: Number of rows per "label,predicted", for a labeled pool.
     """
 
     num_rows: int = 0
@@ -43,10 +46,10 @@ class Summary:
 
     @classmethod
     def of(cls, columns: dict[str, np.ndarray]) -> "Summary":
-        """Returns the summary of some rows.
+        """Summarize rows.
 
         Args:
-            columns: By name, see `scoring`; "label" and "mean" together make `labelled`.
+            columns: Columns by name, see `scoring.ScoreJob`. With "label", there must be "mean".
         """
         finite = is_finite(columns)
         kept = {name: values[finite] for name, values in columns.items()}
@@ -90,14 +93,14 @@ class Summary:
         )
 
     def as_json(self) -> dict:
-        """Returns plain JSON, of which `from_json` makes the same summary again."""
+        """Return the summary as plain JSON. `from_json` restores it."""
         record = dict(vars(self))
         record["histograms"] = {name: _sorted(each) for name, each in self.histograms.items()}
         return {k: _sorted(v) if isinstance(v, Counter) else v for k, v in record.items()}
 
     @classmethod
     def from_json(cls, record: dict) -> "Summary":
-        """Returns the summary that was written."""
+        """Restore a summary from the result of `as_json`."""
         histograms = {name: _numbered(each) for name, each in record["histograms"].items()}
         return cls(
             record["num_rows"],
@@ -109,15 +112,15 @@ class Summary:
             Counter(record["confusion"]),
         )
 
-    # What it says.
+    # Statistics.
 
     def mean(self, name: str) -> float:
-        """Mean of "score" or of a measure over the finite rows, NaN if there are none."""
+        """Return the mean of "score" or of a measure over the finite rows, or NaN without any."""
         count = self.num_rows - self.num_non_finite
         return as_float(self.sums[name]) / count if count else math.nan
 
     def quantile(self, name: str, probability: float) -> float:
-        """Quantile of "score" or of a measure, to 1/64: the upper end of the bin that has it."""
+        """Return a quantile of "score" or of a measure: the upper edge of its bin of width 1/64."""
         bins = sorted(self.histograms.get(name, {}).items())
         wanted, seen = probability * sum(count for _, count in bins), 0
         for place, count in bins:
@@ -128,19 +131,21 @@ class Summary:
 
     @property
     def nll(self) -> float:
-        """Mean negative log likelihood of the labels in nats; NaN without labels."""
+        """Mean negative log likelihood of the labels in nats, or NaN without labels."""
         return as_float(self.labelled["nll"]) / self._num_labelled if self.labelled else math.nan
 
     @property
     def accuracy(self) -> float:
-        """Share of labels that are the likeliest class; NaN without labels."""
+        """Fraction of rows whose label is the most probable class, or NaN without labels."""
         if not self.labelled:
             return math.nan
         return sum(self.labelled[f"right {b}"] for b in range(NUM_BINS)) / self._num_labelled
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean gap of confidence and accuracy over 15 bins of equal width; NaN without labels.
+        """Mean gap between confidence and accuracy over 15 bins of equal width.
+
+        The result is NaN without labels.
 
         See `metrics.expected_calibration_error`.
         """
@@ -153,7 +158,7 @@ class Summary:
         return math.fsum(gaps) / self._num_labelled
 
     def confusion_matrix(self, num_classes: int) -> np.ndarray:
-        """Returns (K, K) counts: row the label, column the likeliest class."""
+        """Return counts (K, K). Rows are labels; columns are most probable classes."""
         matrix = np.zeros((num_classes, num_classes), "int64")
         for pair, count in self.confusion.items():
             label, predicted = map(int, pair.split(","))
@@ -166,7 +171,7 @@ class Summary:
 
 
 def is_finite(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns (n,) whether score and measures of rows are all finite."""
+    """Return booleans (n,): whether the score and all measures of a row are finite."""
     return np.logical_and.reduce([np.isfinite(columns[name]) for name in ("score", *MEASURES)])
 
 
@@ -176,7 +181,7 @@ def _count(values: np.ndarray) -> Counter:
 
 
 def _added(one: Counter, other: Counter) -> Counter:
-    # Not `+`, which drops what is not positive.
+    # Not `one + other`, which drops values that are not positive.
     return Counter({key: one[key] + other[key] for key in {**one, **other}})
 
 

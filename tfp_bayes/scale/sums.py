@@ -1,18 +1,18 @@
-"""Sums without rounding, so that any partition of the rows adds up to the same number."""
+"""Exact sums of floating-point numbers, which are the same for any partition of the numbers."""
 
 from fractions import Fraction
 
 import numpy as np
 
-_LEAST = -1073  # exponent of the smallest float64, as `np.frexp` gives it
-_BITS, _HALF = 53, 27  # of a float64's fraction, and of its lower half
-MOST_VALUES = 2**24  # that one call adds up exactly
+_LEAST = -1073  # exponent of the smallest float64, in the convention of `np.frexp`
+_BITS, _HALF = 53, 27  # number of bits in a float64's fraction, and in its lower half
+MOST_VALUES = 2**24  # number of values that one call adds up exactly
 
 
 def exact_sum(values: np.ndarray) -> int:
-    """Returns the sum of finite numbers (n,) as an integer multiple of 2^-1126, without rounding.
+    """Return the exact sum of finite numbers (n,), as an integer multiple of 2^-1126.
 
-    Such integers are added as they are; `as_float` rounds once, at the end.
+    Add such integers directly, and round once at the end with `as_float`.
 
     Example:
 
@@ -25,7 +25,7 @@ def exact_sum(values: np.ndarray) -> int:
         return 0
     whole = np.ldexp(fraction, _BITS).astype("int64")
     place = exponent - exponent.min()
-    # Halves of 27 bits: sums of 2^24 of them are still exact in the float64 of `bincount`.
+    # Sums of 2^24 halves of 27 bits are still exact in the float64 of `bincount`.
     high = np.bincount(place, (whole >> _HALF).astype("float64"))
     low = np.bincount(place, (whole & (2**_HALF - 1)).astype("float64"))
     total = sum(((int(h) << _HALF) + int(w)) << i for i, (h, w) in enumerate(zip(high, low)))
@@ -33,5 +33,5 @@ def exact_sum(values: np.ndarray) -> int:
 
 
 def as_float(total: int) -> float:
-    """Returns the float64 nearest to a sum."""
+    """Return the float64 nearest to a sum of `exact_sum`."""
     return float(Fraction(total, 2 ** (_BITS - _LEAST)))

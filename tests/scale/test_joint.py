@@ -102,6 +102,8 @@ def test_what_did_not_score_the_pool_is_refused(pool, folder, rows, tmp_path, mo
     served = scale.score_pool(folder / "served", rows, tmp_path / "served", num_samples=S)
     with pytest.raises(ValueError, match=r"Expected a \.keras file"):
         scale.batch_bald(served, folder / "served", rows, 2)
+    with pytest.raises(ValueError, match=r"for `targets`.*Received: bool"):
+        scale.epig(pool, folder / "model.keras", rows, 2, targets=np.ones(len(rows), bool))
     with pytest.raises(ValueError, match="query_size"):
         scale.batch_bald(pool, folder / "model.keras", rows, 500)
     x = rows[np.arange(30)]

@@ -83,6 +83,12 @@ def test_a_summary_is_that_of_the_metrics(columns):
     for q in (0.1, 0.5, 0.99):
         quantile = np.quantile(values, q, method="inverted_cdf")
         assert 0 < summary.quantile("expected_entropy", q) - quantile <= 1 / 64
+    with pytest.raises(ValueError, match="name='mutual_informations'"):
+        summary.mean("mutual_informations")
+    with pytest.raises(ValueError, match="name='accuracy'"):
+        summary.quantile("accuracy", 0.5)
+    with pytest.raises(ValueError, match="probability=50"):
+        summary.quantile("score", 50)
     assert np.isnan(Summary().mean("score"))
     assert np.isnan(Summary().nll)
 

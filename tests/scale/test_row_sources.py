@@ -125,6 +125,7 @@ def test_what_arrays_and_folders_refuse(tmp_path):
         (lambda: NpyRows(tmp_path / "x.npy", tmp_path / "y.npy"), "Expected 3 labels"),
         (lambda: ImageFolder(tmp_path / "empty"), "Expected images"),
         (lambda: ImageFolder(tmp_path / "x.npy"), "Expected a folder of images"),
+        (lambda: ImageFolder(tmp_path / "empty", divide_by=0), "divide_by=0"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

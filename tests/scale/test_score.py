@@ -67,6 +67,10 @@ def test_scores_are_those_of_predict_uncertainty(pool, model, x, folder):
     read = pool.read(rows)
     assert np.array_equal(read["row"], rows)
     assert np.array_equal(read["mean"], p.mean[rows])
+    assert pool.read([])["mean"].shape == (0, 3)
+    for wrong in ([NUM_ROWS], [-1], [1.5], finite, [[1]], 1):
+        with pytest.raises(ValueError, match=rf"row numbers in \[0, {NUM_ROWS}\) for `rows`"):
+            pool.read(wrong)
 
 
 def test_the_partition_and_the_saved_form_do_not_matter(pool, folder, tmp_path):

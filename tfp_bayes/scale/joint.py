@@ -23,7 +23,7 @@ from tfp_bayes.active.selectors.batch_bald import MAX_CONFIGURATIONS, Batch, Bat
 from tfp_bayes.scale import served
 from tfp_bayes.scale.choice import Chosen
 from tfp_bayes.scale.job import file_digest
-from tfp_bayes.scale.pool import ScoredPool
+from tfp_bayes.scale.pool import ScoredPool, check_row_numbers
 from tfp_bayes.scale.rows import RowSource
 from tfp_bayes.scale.scoring import AT_ONCE
 
@@ -134,7 +134,7 @@ def epig(
         drawn = rng.choice(pool.num_rows, min(NUM_TARGETS, pool.num_rows), replace=False)
         known = np.isfinite(pool.read(drawn, [_BY])[_BY])
         targets = np.sort(drawn[known])
-    asked = predict(np.asarray(targets, "int64"))
+    asked = predict(check_row_numbers(targets, pool.num_rows, "targets"))
 
     def choose(prediction: Any) -> Batch:
         scores = acquisition.epig(prediction, targets=asked)

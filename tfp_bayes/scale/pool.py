@@ -114,12 +114,7 @@ class ScoredPool:
         Raises:
             ValueError: If `rows` are not row numbers, or there is no such column.
         """
-        rows = np.asarray(rows, "int64")
-        if rows.size and not 0 <= rows.min() <= rows.max() < self.num_rows:
-            raise ValueError(
-                f"Expected row numbers in [0, {self.num_rows}) for `rows`. Received: from "
-                f"{rows.min()} to {rows.max()}. Hint: row numbers are those of the row source."
-            )
+        rows = check_row_numbers(rows, self.num_rows, "rows")
         numbers, paths = rows // self.rows_per_part, self.parts
         wanted = np.unique(numbers).tolist() or [0]
         found, places = [], []
@@ -155,6 +150,26 @@ class ScoredPool:
                 )
             first = number * self.rows_per_part
             yield np.arange(first, first + len(columns[by])), columns[by]
+
+
+def check_row_numbers(rows: Any, num_rows: int, name: str) -> np.ndarray:
+    """Return row numbers (n,) as int64, after a check that they are integers in [0, N).
+
+    Args:
+        rows: Row numbers.
+        num_rows: Number of rows N in the pool.
+        name: Name of the argument, for the error.
+    """
+    given = np.asarray(rows)
+    valid = given.ndim == 1 and (given.dtype.kind in "iu" or not given.size)
+    if not valid or (given.size and not 0 <= given.min() <= given.max() < num_rows):
+        values = f", from {given.min()} to {given.max()}" if valid else ""
+        raise ValueError(
+            f"Expected row numbers in [0, {num_rows}) for `{name}`. Received: {given.dtype} of "
+            f"shape {given.shape}{values}. Hint: np.flatnonzero(mask) turns a mask into row "
+            "numbers, which are those of the row source."
+        )
+    return given.astype("int64")
 
 
 def merge(job: Job) -> dict:

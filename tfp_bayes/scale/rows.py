@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.digest import digest, digest_rows
 
 
@@ -164,7 +165,8 @@ class ImageFolder(RowSource):
             chosen. Otherwise its part fails.
 
     Raises:
-        ValueError: If there are no images, or their sizes or channels differ and are not given.
+        ValueError: If there are no images, their sizes or channels differ and are not given, or
+            `divide_by` is not positive.
     """
 
     folder: str | Path
@@ -174,6 +176,7 @@ class ImageFolder(RowSource):
     skip_bad: bool = False
 
     def __post_init__(self):
+        check_positive(divide_by=self.divide_by)
         object.__setattr__(self, "folder", absolute(self.folder, "a folder of images", True))
         size, channels = self.image_size, self.channels
         if size is None or channels is None:

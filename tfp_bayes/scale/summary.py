@@ -115,12 +115,27 @@ class Summary:
     # Statistics.
 
     def mean(self, name: str) -> float:
-        """Return the mean of "score" or of a measure over the finite rows, or NaN without any."""
+        """Return the mean of "score" or of a measure over the finite rows, or NaN without any.
+
+        Raises:
+            ValueError: If `name` is neither.
+        """
+        _check_name(name)
         count = self.num_rows - self.num_non_finite
         return as_float(self.sums[name]) / count if count else math.nan
 
     def quantile(self, name: str, probability: float) -> float:
-        """Return a quantile of "score" or of a measure: the upper edge of its bin of width 1/64."""
+        """Return a quantile of "score" or of a measure: the upper edge of its bin of width 1/64.
+
+        Raises:
+            ValueError: If `name` is neither, or `probability` is not in [0, 1].
+        """
+        _check_name(name)
+        if not 0 <= probability <= 1:
+            raise ValueError(
+                "Expected a number in [0, 1] for `probability`. Received: "
+                f"probability={probability!r}. Hint: 0.5 is the median."
+            )
         bins = sorted(self.histograms.get(name, {}).items())
         wanted, seen = probability * sum(count for _, count in bins), 0
         for place, count in bins:
@@ -168,6 +183,15 @@ class Summary:
     @property
     def _num_labelled(self) -> int:
         return sum(self.labelled[f"rows {b}"] for b in range(NUM_BINS))
+
+
+def _check_name(name: str) -> None:
+    names = ("score", *MEASURES)
+    if name not in names:
+        raise ValueError(
+            f"Expected one of {names} for `name`. Received: name={name!r}. "
+            "Hint: ScoredPool.read returns the other columns."
+        )
 
 
 def is_finite(columns: dict[str, np.ndarray]) -> np.ndarray:

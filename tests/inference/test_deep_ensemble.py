@@ -23,7 +23,7 @@ Y = X[:, :3].argmax(1)
 
 
 def network():
-    """Builds a network with batch statistics, a frozen layer, dropout and an Adam optimizer."""
+    """Build a network with batch statistics, a frozen layer, dropout and an Adam optimizer."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = keras.layers.Dense(6, "relu", trainable=False)(inputs)
@@ -78,7 +78,7 @@ def test_a_member_is_an_ordinary_training():
 
 
 class Stop(keras.callbacks.Callback):
-    """Kills its process after two members are saved and the third has trained for an epoch.
+    """A callback that kills its process once two members are saved and the third is in training.
 
     The worker that trains the third member first waits until the other two are saved.
     """
@@ -102,7 +102,7 @@ class Stop(keras.callbacks.Callback):
 
 
 def is_first(path):
-    """Creates a file, and returns whether it did not exist before."""
+    """Create a file, and return whether it did not exist before."""
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
@@ -257,7 +257,7 @@ def test_votes_of_sigmoids_and_of_numbers():
 
 
 def test_adversarial_twins_follow_the_sign_of_the_gradient():
-    """Compares one step of SGD on a linear softmax with its closed form."""
+    """Compare one step of SGD on a linear softmax with its closed form."""
     inputs = {"a": keras.Input((5,), name="a"), "b": keras.Input((2,), name="b")}
     joined = keras.layers.Concatenate()([inputs["a"], inputs["b"]])
     model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(joined))

@@ -22,7 +22,7 @@ def plain(activation="tanh", units=8, dtype=None):
 
 
 def batch_normalized(seed):
-    """Builds a network with batch statistics, shared and frozen layers, and a skip connection."""
+    """Build a network with batch statistics, shared and frozen layers, and a skip connection."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((5,))
     shared = keras.layers.Dense(5, "relu")

@@ -36,7 +36,7 @@ def model():
 
 
 def covariance_of(posterior):
-    """Computes the posterior covariance (P, P) of all drawn weights as a full matrix."""
+    """Compute the posterior covariance (P, P) of all drawn weights as a full matrix."""
     blocks = []
     for block in posterior._blocks:
         for g, values in enumerate(block.eigenvalues):
@@ -73,7 +73,7 @@ def test_linear_regression_is_exact():
 
 
 def regression(dtype="float64"):
-    """Returns a linear model, data, and the features with a column of ones for the bias."""
+    """Return a linear model, data, and the features with a column of ones for the bias."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(30, 3)).astype("float32")
     y = x @ [1.0, -2.0, 0.5] + 0.3 * rng.normal(size=30)
@@ -114,7 +114,7 @@ def test_noise_is_that_of_residuals_or_of_largest_evidence():
     np.testing.assert_allclose(posterior.noise_scales[0], (squares / 30) ** 0.5, rtol=1e-6)
 
     def log_evidence(noise, prior):
-        """Computes the Laplace approximation of the log evidence with dense matrices."""
+        """Compute the Laplace approximation of the log evidence with dense matrices."""
         log_det = np.linalg.slogdet(phi.T @ phi / noise**2 + np.eye(4) / prior**2)[1]
         fit = scipy.stats.norm.logpdf(y, phi @ weights, noise).sum()
         return fit - np.square(weights).sum() / prior**2 / 2 - 4 * np.log(prior) - log_det / 2

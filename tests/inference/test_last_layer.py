@@ -114,7 +114,7 @@ def hidden_share():
 
 
 def aside():
-    """Builds a model whose output does not come from the layer created last."""
+    """Build a model whose output does not come from the layer created last."""
     inputs = keras.Input((5,))
     logits = keras.layers.Dense(K)(inputs)
     softmax = keras.layers.Softmax(name="soft")

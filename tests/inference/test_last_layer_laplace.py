@@ -50,7 +50,7 @@ def weights(model):
 
 
 def hessian(model, x=X, y=Y):
-    """Computes second derivatives of the negative log likelihood (F K, F K) with TensorFlow."""
+    """Compute second derivatives of the negative log likelihood (F K, F K) with TensorFlow."""
     w = tf.Variable(weights(model))
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
@@ -61,7 +61,7 @@ def hessian(model, x=X, y=Y):
 
 
 def covariance_of(posterior):
-    """Computes the posterior covariance of W (F, K) as (F K, F K) from its coordinates."""
+    """Compute the posterior covariance of W (F, K) as (F K, F K) from its coordinates."""
     size = posterior.mean.size
     columns = []
     for i in range(size):
@@ -244,7 +244,7 @@ def test_equal_to_laplace_torch(covariance, use_bias, evidence, scale, variances
 
 
 def scaled(model, factor):
-    """Copies a model and multiplies its logits by `factor`."""
+    """Copy a model and multiply its logits by `factor`."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     copy.layers[-1].set_weights([factor * w for w in copy.layers[-1].get_weights()])

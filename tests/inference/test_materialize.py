@@ -15,7 +15,7 @@ X["b"] += 2
 
 
 def network():
-    """Builds a network with a shared, a frozen and a nested BatchNormalization."""
+    """Build a network with a shared, a frozen and a nested BatchNormalization."""
     keras.utils.set_random_seed(0)
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     dense, shared = keras.layers.Dense(3), keras.layers.BatchNormalization(momentum=0.9)

@@ -47,7 +47,7 @@ def linear_model():
 
 
 def z_scores(draws, values, exact):
-    """Returns errors of the means of (C, S, M) divided by their Monte Carlo standard errors."""
+    """Return errors of the means of (C, S, M) divided by their Monte Carlo standard errors."""
     states = tf.constant(values.transpose(1, 0, 2))
     size = tfp.mcmc.effective_sample_size(
         states, filter_beyond_positive_pairs=True, cross_chain_dims=1
@@ -131,7 +131,7 @@ class KilledError(Exception):
 
 
 def killed_after(monkeypatch, count):
-    """Makes the saving of a chain fail after some pieces."""
+    """Make the saving of a chain fail after some pieces."""
     saved = {"count": 0}
     save = checkpoint.save
 

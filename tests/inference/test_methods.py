@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The predictions of the chains di
 
 
 def network(width=6, prior_scale=None):
-    """Builds a model with batch statistics and a skip connection, Bayesian if it has a prior."""
+    """Build a model with batch statistics and a skip connection, Bayesian if it has a prior."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(5, "relu")(inputs)) + inputs
@@ -54,7 +54,7 @@ fitted_once = functools.cache(fitted)
 
 @pytest.fixture(scope="module", params=NAMES)
 def once(request):
-    """Fits each method once, without interruption, and computes samples."""
+    """Fit each method once, without interruption, and compute samples."""
     model, posterior = fitted_once(request.param)
     predictor = Predictor(model, posterior=posterior)
     num_samples = posterior.num_draws or 4
@@ -130,7 +130,7 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path):
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Simulates Ctrl-C at the start of an epoch, counted over all training runs of one fit."""
+    """A simulated Ctrl-C at the start of an epoch, counted over all training runs of one fit."""
 
     def __init__(self, at=None):
         super().__init__()

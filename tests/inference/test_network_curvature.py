@@ -22,7 +22,7 @@ LABELS = {
 
 
 def chain(shape, *layers):
-    """Builds a model from layers, with randomly changed weights."""
+    """Build a model from layers, with randomly changed weights."""
     inputs = x = keras.Input(shape)
     for layer in layers:
         x = layer(x)
@@ -42,7 +42,7 @@ def end(likelihood):
 
 
 def jacobians(model, x, variables):
-    """Computes derivatives of the inputs of the links at all positions (M, E, P), per output."""
+    """Compute derivatives of the inputs of the links at all positions (M, E, P), per output."""
     with tf.GradientTape(persistent=True) as tape:
         outputs = keras.tree.flatten(model(x, training=False))
         etas = [tf.convert_to_tensor(getattr(p, "_keras_logits", p)) for p in outputs]
@@ -67,7 +67,7 @@ def size(v):
 
 
 def hessians_in_eta(p, likelihood):
-    """Returns second derivatives of the negative log likelihood (N, E, E).
+    """Return second derivatives of the negative log likelihood (N, E, E).
 
     Under "normal" they are expectations over targets.
     """
@@ -80,7 +80,7 @@ def hessians_in_eta(p, likelihood):
 
 
 def explicit(model, x, likelihood, variables):
-    """Computes the generalized Gauss-Newton matrix (P, P) of some variables explicitly."""
+    """Compute the generalized Gauss-Newton matrix (P, P) of some variables explicitly."""
     names = np.broadcast_to(likelihood, len(model.outputs))
     return sum(
         np.einsum("nep,nef,nfq->pq", j, hessians_in_eta(p, name), j)
@@ -89,7 +89,7 @@ def explicit(model, x, likelihood, variables):
 
 
 def explicit_blocks(model, x, likelihood, layers):
-    """Computes the diagonal block of that matrix for each layer, in one pass."""
+    """Compute the diagonal block of that matrix for each layer, in one pass."""
     variables = [v for each in layers for v in each.variables]
     whole = explicit(model, x, likelihood, variables)
     ends = np.cumsum([sum(map(size, each.variables)) for each in layers])
@@ -97,7 +97,7 @@ def explicit_blocks(model, x, likelihood, layers):
 
 
 def matrix_of(block):
-    """Returns H of a layer (G F U, G F U), with the weights in the order of its matrices."""
+    """Return H of a layer (G F U, G F U), with the weights in the order of its matrices."""
     parts = []
     for g, values in enumerate(block.eigenvalues):
         vectors = [np.eye(size) if v is None else v[g] for size, v in zip(values.shape, block[1:])]
@@ -107,7 +107,7 @@ def matrix_of(block):
 
 
 def in_order(found):
-    """Returns the eigenvalues of a diagonal curvature in the order of the variables."""
+    """Return the eigenvalues of a diagonal curvature in the order of the variables."""
     pairs = zip(found.layers, found.blocks)
     parts = [np.ravel(p) for each, block in pairs for p in each.split(block.eigenvalues)]
     return np.concatenate(parts), [v for each in found.layers for v in each.variables]
@@ -164,7 +164,7 @@ def test_diagonal_is_that_of_explicit_jacobians(name):
 
 
 def transformer(length):
-    """Builds a model of tokens with a class at each position and two outcomes per sequence.
+    """Build a model of tokens with a class at each position and two outcomes per sequence.
 
     A Dense layer is used twice, and the first EinsumDense has a kernel for each head.
     """

@@ -19,7 +19,7 @@ Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)
 
 
 def covariance_of(posterior):
-    """Computes the posterior covariance of each layer's weights as a full matrix."""
+    """Compute the posterior covariance of each layer's weights as a full matrix."""
     size = [block.eigenvalues.size for block in posterior._blocks]
     precisions = [scipy.linalg.block_diag(*_dense(block)) for block in posterior._blocks]
     return [

@@ -18,7 +18,7 @@ CHAINS = 20_000
 
 
 def run(optimizer, curvature, steps):
-    """Returns weights and velocities of independent chains on a quadratic with given curvature."""
+    """Return weights and velocities of independent chains on a quadratic with given curvature."""
     weights = keras.Variable(np.zeros(CHAINS, "float32"))
     optimizer.build([weights])
 
@@ -133,7 +133,7 @@ def fitted(model=None, method=METHOD, **arguments):
 
 
 class Look(keras.callbacks.Callback):
-    """Records rates and temperatures of all steps, and weights at the end of each epoch."""
+    """A recorder of rates and temperatures of all steps, and of weights after each epoch."""
 
     def __init__(self):
         super().__init__()

@@ -43,7 +43,7 @@ def fitted(method, model=None, **arguments):
 
 
 def draws_of(posterior, number):
-    """Returns draws (S, P) with all variables concatenated."""
+    """Return draws (S, P) with all variables concatenated."""
 
     @tf.function
     def all_draws(seeds):
@@ -131,7 +131,7 @@ H = np.array([[1.0, 0.4], [0.4, 0.6]])
 
 
 def test_gradient_descent_on_a_quadratic_has_the_stationary_covariance():
-    """Checks Sigma = (I - eta H) Sigma (I - eta H) + eta^2 C for additive noise."""
+    """Check Sigma = (I - eta H) Sigma (I - eta H) + eta^2 C for additive noise."""
     eta, chains, snapshots, thin = 0.9, 400, 30, 12
     noise = np.linalg.cholesky(np.array([[1.0, -0.3], [-0.3, 0.5]]))
     rng = np.random.default_rng(5)

@@ -13,7 +13,7 @@ X, Y = RNG.normal(size=(50, 4)).astype("float32"), RNG.integers(0, 3, 50)
 
 
 def network():
-    """Builds a network with all kinds of state: statistics, noise, moments of Adam."""
+    """Build a network with all kinds of state: statistics, noise, moments of Adam."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((4,))
     x = keras.layers.BatchNormalization()(keras.layers.Dense(8, "relu")(inputs))

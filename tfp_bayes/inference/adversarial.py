@@ -11,7 +11,7 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[None]:
-    """Makes a model's `fit` train on adversarial inputs too, until the context ends.
+    """Make a model's `fit` train on adversarial inputs too, until the context ends.
 
     Each training step gets a batch and a copy of it whose inputs are perturbed by the fast
     gradient sign method. The loss is the mean over both. The gradient for the perturbation is
@@ -50,7 +50,7 @@ def adversarial_training(model: keras.Model, x: Any, share: float) -> Iterator[N
 
 
 def _perturbed(model: keras.Model, inputs, y, weight, steps):
-    """Moves each input by its step in the direction in which the loss grows."""
+    """Move each input by its step in the direction in which the loss grows."""
     flat = keras.tree.flatten(inputs)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(flat)

@@ -24,7 +24,7 @@ _STATE = {
 
 
 def describe_architecture(model: keras.Model) -> list:
-    """Describes a model's layers, their connections and their configurations.
+    """Describe a model's layers, their connections and their configurations.
 
     Two models with equal descriptions and equal weights compute the same function, regardless of
     the names of their layers and of how they were initialized or trained.
@@ -42,7 +42,7 @@ def describe_architecture(model: keras.Model) -> list:
 
 
 def find_difference(a: Any, b: Any, where: str = "model") -> str | None:
-    """Returns where two descriptions differ, or None if they are equal.
+    """Return where two descriptions differ, or None if they are equal.
 
     Settings that only one description has are ignored, because releases of Keras add new ones.
     """
@@ -86,7 +86,7 @@ def _relevant(config: Any, numbers: dict[str, int]) -> Any:
 
 
 def _numbered(references: Any, numbers: dict[str, int]) -> Any:
-    """Replaces names of layers, which differ between models, with their positions."""
+    """Replace names of layers, which differ between models, with their positions."""
     if isinstance(references, dict):
         return {key: _numbered(value, numbers) for key, value in references.items()}
     if isinstance(references, list | tuple):
@@ -95,7 +95,7 @@ def _numbered(references: Any, numbers: dict[str, int]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Converts values that are not plain JSON, such as a vocabulary in a NumPy array."""
+    """Convert values that are not plain JSON, such as a vocabulary in a NumPy array."""
     if isinstance(value, np.ndarray | np.generic | tf.Tensor):
         return np.asarray(value).tolist()
     return type(value).__name__

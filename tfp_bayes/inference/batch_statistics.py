@@ -15,7 +15,7 @@ from tfp_bayes.prediction.inputs import signature
 
 
 class BatchStatistics:
-    """Estimates the moving statistics of a model for other weights, without changing the model.
+    """An estimator of a model's moving statistics for other weights. It does not change the model.
 
     The moving averages from training belong to the weights of that time, so they are wrong for
     weights drawn from a posterior. The estimates are means over one pass through the data in
@@ -72,7 +72,7 @@ class BatchStatistics:
     def __call__(
         self, variables: Sequence[keras.Variable] = (), values: Sequence[tf.Tensor] = ()
     ) -> list[np.ndarray]:
-        """Returns the statistics, one array for each of `self.variables`.
+        """Return the statistics, one array for each of `self.variables`.
 
         Args:
             variables: Variables of the model.
@@ -107,7 +107,7 @@ class BatchStatistics:
             )
 
     def _function(self, batch) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the graph for batches with the signature of `batch` and any number of rows."""
+        """Return the graph for batches with the signature of `batch` and any number of rows."""
         spec = signature(self.model, batch)
         if repr(spec) not in self._compiled:
             weights = [tf.TensorSpec(v.shape, v.dtype) for v in self._others]
@@ -119,7 +119,7 @@ class BatchStatistics:
         return self._compiled[repr(spec)]
 
     def _estimate(self, inputs, index, weights) -> list[tf.Tensor]:
-        """Builds the graph that computes the statistics of one batch."""
+        """Build the graph that computes the statistics of one batch."""
         updates = self._updates(inputs, index, weights)
         # The variables are set to zero, so an update is the batch's statistic times 1 - momentum.
         return [
@@ -128,7 +128,7 @@ class BatchStatistics:
         ]
 
     def _updates(self, inputs, index, weights) -> dict[int, list[tf.Tensor]]:
-        """Runs the model in training mode, and returns the updates of variables by their id."""
+        """Run the model in training mode, and return the updates of variables by their id."""
         seeds = [v for v in self.model.variables if is_seed(v)]
         state = [(v, tf.cast(fold_in(self._seed, index, i), v.dtype)) for i, v in enumerate(seeds)]
         state += [(v, tf.zeros(v.shape, v.dtype)) for v in self.variables]
@@ -161,7 +161,7 @@ class _UpdatesNoted(keras.StatelessScope):
 
 
 def trained_normalizations(model: keras.Model) -> list[str]:
-    """Returns the names of the layers whose batch statistics training would change."""
+    """Return the names of the layers whose batch statistics training would change."""
     return [
         layer.name
         for layer in flatten_layers(model)
@@ -170,7 +170,7 @@ def trained_normalizations(model: keras.Model) -> list[str]:
 
 
 def _is_known(layer: keras.layers.Layer) -> bool:
-    """Returns whether a layer's statistics are the usual moving averages of Keras."""
+    """Return whether a layer's statistics are the usual moving averages of Keras."""
     is_keras_own = (
         isinstance(layer, keras.layers.BatchNormalization)
         and type(layer).call is keras.layers.BatchNormalization.call

@@ -73,7 +73,7 @@ class Sampler:
         self._advance = tf.function(self._run, autograph=False, reduce_retracing=True)
 
     def run(self, start: np.ndarray, seed: int, path: Path | None, identity: dict) -> Trace:
-        """Runs one chain and returns its trace.
+        """Run one chain and return its trace.
 
         Args:
             start: Initial position (P,).
@@ -115,7 +115,7 @@ class Sampler:
         return trace
 
     def _run(self, state, results, first, count, seed):
-        """Takes `count` steps, beginning with step `first`."""
+        """Take `count` steps, beginning with step `first`."""
         kinds = [tf.float64, tf.float64, tf.bool, tf.int64, tf.float64]
         shapes = [state.shape, *[[]] * 4]
         arrays = [tf.TensorArray(k, count, element_shape=s) for k, s in zip(kinds, shapes)]
@@ -133,7 +133,7 @@ class Sampler:
         return state, results, [each.stack() for each in arrays]
 
     def _with_length(self, results: Any, seed: tf.Tensor) -> Any:
-        """Returns kernel results in which the length of the next trajectory is set.
+        """Return kernel results in which the length of the next trajectory is set.
 
         Lengths vary uniformly by up to half of their mean. On a Gaussian target, trajectories of a
         fixed length could be whole periods, which end where they start.
@@ -149,7 +149,7 @@ class Sampler:
         )
 
     def _describe(self, results: Any) -> tuple[tf.Tensor, ...]:
-        """Returns a step's acceptance probability, divergence, number of gradients and size."""
+        """Return a step's acceptance probability, divergence, number of gradients and size."""
         inner = results.inner_results
         ratio = inner.log_accept_ratio
         acceptance = tf.exp(tf.minimum(ratio, 0.0))

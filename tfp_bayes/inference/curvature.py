@@ -24,16 +24,16 @@ class Curvature(Protocol):
 
     @classmethod
     def of(cls, batches: Batches) -> "Curvature":
-        """Computes H from all batches."""
+        """Compute H from all batches."""
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the constructor's arguments."""
+        """Return the constructor's arguments."""
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Converts coordinates along the eigenvectors to weights (F, K)."""
+        """Convert coordinates along the eigenvectors to weights (F, K)."""
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance (N, K, K) of phi^T W, given the variance of each coordinate."""
+        """Return the covariance (N, K, K) of phi^T W, given the variance of each coordinate."""
 
 
 class Full(tf.Module):
@@ -69,11 +69,11 @@ class Full(tf.Module):
         return {"eigenvalues": self.eigenvalues, "vectors": self.vectors.numpy()}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Converts coordinates (K F,) along the eigenvectors to weights (F, K)."""
+        """Convert coordinates (K F,) along the eigenvectors to weights (F, K)."""
         return tf.einsum("kfp,p->fk", self.vectors, coordinates)
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance (N, K, K) of phi^T W, given the coordinates' variances (K F,)."""
+        """Return the covariance (N, K, K) of phi^T W, given the coordinates' variances (K F,)."""
         root = np.stack([phi @ v for v in self.vectors.numpy()], axis=1) * np.sqrt(variances)
         return root @ root.transpose(0, 2, 1)
 
@@ -110,11 +110,11 @@ class Kronecker(tf.Module):
         }
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Converts coordinates (F, K) along the eigenvectors to weights (F, K)."""
+        """Convert coordinates (F, K) along the eigenvectors to weights (F, K)."""
         return self.input_vectors @ coordinates @ tf.transpose(self.output_vectors)
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance (N, K, K) of phi^T W, given the coordinates' variances (F, K)."""
+        """Return the covariance (N, K, K) of phi^T W, given the coordinates' variances (F, K)."""
         vectors = self.output_vectors.numpy()
         scales = (phi @ self.input_vectors.numpy()) ** 2 @ variances  # (N, K)
         return (vectors * scales[:, None]) @ vectors.T
@@ -160,11 +160,11 @@ class Diagonal(tf.Module):
         return {"eigenvalues": self.eigenvalues}
 
     def rotate(self, coordinates: tf.Tensor) -> tf.Tensor:
-        """Returns the coordinates, which are the weights (F, K) themselves."""
+        """Return the coordinates, which are the weights (F, K) themselves."""
         return coordinates
 
     def logit_covariance(self, phi: np.ndarray, variances: np.ndarray) -> np.ndarray:
-        """Returns the covariance (N, K, K) of phi^T W, given the weights' variances (F, K)."""
+        """Return the covariance (N, K, K) of phi^T W, given the weights' variances (F, K)."""
         return (phi**2 @ variances)[:, :, None] * np.eye(variances.shape[1])
 
 

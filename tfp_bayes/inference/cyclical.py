@@ -103,7 +103,7 @@ class CyclicalSGHMC(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> StoredPosterior:
-        """Runs the chain in a model, starting from its current weights.
+        """Run the chain in a model, starting from its current weights.
 
         Afterwards, the model has the weights of the last step, and its original optimizer.
 
@@ -181,7 +181,7 @@ class CyclicalSGHMC(Configured):
 
 @contextlib.contextmanager
 def _optimized_by(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Replaces the optimizer of a compiled model inside the context."""
+    """Replace the optimizer of a compiled model inside the context."""
     before = model.optimizer
     if isinstance(before, keras.optimizers.LossScaleOptimizer):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -211,7 +211,7 @@ def _steps_per_epoch(x: Any, batch_size: int, fit_arguments: dict) -> int:
 
 
 def _count_observations(model: keras.Model, x: Any) -> int:
-    """Returns the number of values that the loss is the mean over, if this is known."""
+    """Return the number of values that the loss is the mean over, if this is known."""
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     outputs = getattr(model, "outputs", None) or []

@@ -33,9 +33,9 @@ from tfp_bayes.inference.training import check_compiled
 
 
 class DeepEnsemble(Configured):
-    """Trains a network several times, each time from new weights and with a new order of the data.
+    """A deep ensemble: M copies of a network, trained from different weights and orders of data.
 
-    Use it where M times the cost of training and prediction is affordable: it is the best
+    Use it if you can afford M times the cost of training and prediction. It is the best
     calibrated of the simple methods, and the most robust under distribution shift. Calibrate the
     ensemble (`uncertainty.fit_temperature` of its mean), not its members: calibrated members give
     an underconfident ensemble.
@@ -115,7 +115,7 @@ class DeepEnsemble(Configured):
         verbose: Any = "auto",
         **fit_arguments: Any,
     ) -> Ensemble:
-        """Trains the members one after another in the given model, or in parallel workers.
+        """Train the members one after another in the given model, or in parallel workers.
 
         Frozen layers and layers that were adapted to data keep their values in every member. The
         seeds in the model's configuration are replaced with those of the members. Afterwards, the
@@ -167,7 +167,7 @@ class DeepEnsemble(Configured):
         return Ensemble(weights, model, self.combine)
 
     def _train(self, missing: list[Member], model: keras.Model, data: Data, arguments: dict):
-        """Trains the missing members, in this process or in workers."""
+        """Train the missing members, in this process or in workers."""
         shown = arguments["verbose"]
         if self.workers == 1:
             with adversarial_training(model, data[0], self.adversarial):
@@ -185,7 +185,7 @@ class DeepEnsemble(Configured):
     def _open(
         self, stack: contextlib.ExitStack, model: keras.Model, data: Data, arguments: dict
     ) -> tuple[Path, dict[str, Any] | None]:
-        """Returns the folder of the members, and the settings that identify their checkpoints."""
+        """Return the folder of the members, and the settings that identify their checkpoints."""
         if self.directory is None:
             return Path(stack.enter_context(tempfile.TemporaryDirectory())), None
         folder = Path(self.directory)
@@ -217,7 +217,7 @@ class DeepEnsemble(Configured):
         return folder, settings
 
     def _check_data(self, x: Any) -> None:
-        """Refuses a dataset if the settings require arrays."""
+        """Refuse a dataset if the settings require arrays."""
         alone = self.workers == 1 and not self.bootstrap and not self.adversarial
         if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) and not alone:
             raise ValueError(
@@ -229,7 +229,7 @@ class DeepEnsemble(Configured):
 
 
 def _warn_of_equal_starts(model: keras.Model, seeds: list[int]) -> None:
-    """Warns if initial weights do not depend on the seed, because all initializers are constant."""
+    """Warn if initial weights do not depend on the seed, because all initializers are constant."""
     trainable = {id(v) for v in model.trainable_variables}
     starts = (fresh_values(model, seed, own_seeds=False) for seed in seeds)
     both = zip(model.variables, *starts, strict=True)

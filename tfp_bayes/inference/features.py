@@ -27,7 +27,7 @@ class Features:
         self._run = tf.function(self._features_of, autograph=False, reduce_retracing=True)
 
     def __call__(self, x: Any, y: Any = None) -> Iterator[tuple[np.ndarray, Any]]:
-        """Yields the features (B, F) of each batch in float64, and the batch's targets unchanged.
+        """Yield the features (B, F) of each batch in float64, and the batch's targets unchanged.
 
         Rows with non-finite inputs get NaN features.
 

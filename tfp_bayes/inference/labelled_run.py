@@ -15,13 +15,13 @@ BATCH_SIZE = 256
 
 
 def run_model(model: keras.Model, inputs):
-    """Returns a model's outputs for a batch, and leaves the state of the model unchanged."""
+    """Return a model's outputs for a batch, and leave the state of the model unchanged."""
     inputs = keras.tree.map_structure(tf.convert_to_tensor, inputs)
     return run_isolated(model, lambda each: model(each, training=False), inputs)
 
 
 def labelled(x: Any, y: Any) -> Iterator[tuple]:
-    """Yields the batches of inputs and targets that are not empty.
+    """Yield the batches of inputs and targets that are not empty.
 
     Raises:
         ValueError: If there are no examples, or there are sample weights.
@@ -40,7 +40,7 @@ def labelled(x: Any, y: Any) -> Iterator[tuple]:
 
 
 def flat_targets(model: keras.Model, outputs, targets) -> list:
-    """Returns the targets of each output, in the order of `keras.tree.flatten`.
+    """Return the targets of each output, in the order of `keras.tree.flatten`.
 
     Args:
         model: The model. Its `output_names` may serve as keys of `targets`.
@@ -67,7 +67,7 @@ def flat_targets(model: keras.Model, outputs, targets) -> list:
 
 
 def seen_positions(output: tf.Tensor) -> tf.Tensor | None:
-    """Returns a Boolean mask (N, ...) of the positions of an output that count; None for all.
+    """Return a Boolean mask (N, ...) of the positions of an output that count; None for all.
 
     The mask comes from `keras.layers.Embedding(mask_zero=True)` or `Masking`. Keras weights losses
     with the same mask.

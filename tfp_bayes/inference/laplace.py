@@ -134,7 +134,7 @@ class Laplace(Configured):
         prior: LaplacePosterior | None = None,
         **fit_arguments: Any,
     ) -> LaplacePosterior | LastLayerLaplace:
-        """Finds the posterior around the model's weights.
+        """Find the posterior around the model's weights.
 
         Args:
             model: A trained model, or a compiled model to train for `epochs`, without stochastic
@@ -204,7 +204,7 @@ class Laplace(Configured):
     def _earlier_data(
         self, prior: LaplacePosterior, model: keras.Model, validation_data: Any
     ) -> EarlierData:
-        """Checks that `prior` fits the other settings, and returns it as `EarlierData`."""
+        """Check that `prior` fits the other settings, and return it as `EarlierData`."""
         if self.noise_scale == "evidence":
             raise ValueError(
                 "Expected a number or None for `noise_scale` together with `prior`. Received: "
@@ -228,7 +228,7 @@ class Laplace(Configured):
     def _resolve_prior_scale(
         self, model: keras.Model, validation_data: Any, prior: LaplacePosterior | None
     ) -> Any:
-        """Returns a number, "evidence" or "validation"."""
+        """Return a number, "evidence" or "validation"."""
         if prior is not None:
             return prior.prior_scale
         prior_scale = self.prior_scale
@@ -255,7 +255,7 @@ class Laplace(Configured):
         return self.likelihood or of_model or "categorical"
 
     def _maximize_validation(self, posterior: LaplacePosterior, likelihood: Any, data: Any) -> None:
-        """Sets the prior scale that predicts the data best, with common random numbers."""
+        """Set the prior scale that predicts the data best, with common random numbers."""
         model = posterior.model
         parts = []
         for inputs, labels in labelled(*unpack_validation_data(data)):
@@ -279,7 +279,7 @@ class Laplace(Configured):
 
 
 def _like(labels: Any, mean: np.ndarray) -> np.ndarray:
-    """Removes the last axis of class numbers (N, ..., 1)."""
+    """Remove the last axis of class numbers (N, ..., 1)."""
     labels = np.asarray(labels)
     column = labels.shape == (*mean.shape[:-1], 1) and mean.shape[-1] > 1
     return labels[..., 0] if column else labels

@@ -85,12 +85,12 @@ class LaplacePosterior(SavedPosterior):
         return float(np.concatenate(shares).mean())
 
     def set_prior_scale(self, prior_scale: float) -> None:
-        """Changes the standard deviation of the prior, also for existing predictors."""
+        """Change the standard deviation of the prior, also for existing predictors."""
         self.prior_scale = float(prior_scale)
         self._prior_precision.assign(self.prior_scale**-2)
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns one draw of the weights, see `Posterior.draw`."""
+        """Return one draw of the weights, see `Posterior.draw`."""
         del index  # the seed already depends on it
         weights = []
         for i, (matrix, constants) in enumerate(zip(self._matrices, self._constants)):
@@ -103,12 +103,12 @@ class LaplacePosterior(SavedPosterior):
         return weights
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the trained weights."""
+        """Return the trained weights."""
         means = (constants[0] for constants in self._constants)
         return [w for matrix, mean in zip(self._matrices, means) for w in matrix.split(mean)]
 
     def quadratic_form(self, number: int) -> tf.Tensor:
-        """Returns (w - center)^T P (w - center) for the current weights w of one layer.
+        """Return (w - center)^T P (w - center) for the current weights w of one layer.
 
         P is the posterior's precision at temperature 1.
 
@@ -123,7 +123,7 @@ class LaplacePosterior(SavedPosterior):
         return tf.reduce_sum(precision * tf.square(coordinates))
 
     def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
-        """Returns the approximate log evidence log p(y | x) in nats, for comparing architectures.
+        """Return the approximate log evidence log p(y | x) in nats, for comparing architectures.
 
         Weights in `left_at_map` are treated as known.
 
@@ -156,11 +156,11 @@ class LaplacePosterior(SavedPosterior):
         return alike
 
     def _form(self) -> list:
-        """Returns which arrays each layer lacks."""
+        """Return which arrays each layer lacks."""
         return [[a is None for a in arrays] for arrays in self._arrays()]
 
     def _arrays(self) -> list[list[Any]]:
-        """Returns the variables that draws and predictions are computed from."""
+        """Return the variables that draws and predictions are computed from."""
         return [*self._constants, self._noise()]
 
     def _noise(self) -> list[tf.Variable | None]:
@@ -215,7 +215,7 @@ class LaplacePosterior(SavedPosterior):
 
 
 def _along(coordinates: tf.Tensor, input_vectors, output_vectors, vectors) -> tf.Tensor:
-    """Converts coordinates along the eigenvectors to weights (G, F, U), see `Block`."""
+    """Convert coordinates along the eigenvectors to weights (G, F, U), see `Block`."""
     if vectors is not None:
         flat = tf.reshape(coordinates, [coordinates.shape[0], -1])
         return tf.reshape(tf.linalg.matvec(vectors, flat), coordinates.shape)
@@ -233,7 +233,7 @@ def _variable_or_none(scale: np.ndarray | None) -> tf.Variable | None:
 
 
 def _constant(array: np.ndarray | None, matrix: WeightMatrices) -> tf.Variable | None:
-    """Stores an array for draws, in a precision whose rounding errors are below their spread."""
+    """Store an array for draws, in a precision whose rounding errors are below their spread."""
     if array is None:
         return None
     dtype = "float64" if matrix.variables[0].dtype == "float64" else "float32"

@@ -51,18 +51,18 @@ class LastLayer:
         self.offset[: stored.shape[0]] = _array(self.layer.kernel) - _array(stored)
 
     def read_weights(self) -> np.ndarray:
-        """Returns the layer's current weights (F, K) in float64."""
+        """Return the layer's current weights (F, K) in float64."""
         bias = [] if self.layer.bias is None else [self.layer.bias]
         return np.concatenate([np.atleast_2d(_array(v)) for v in [self.layer.kernel, *bias]])
 
     def split(self, weights: tf.Tensor) -> list[tf.Tensor]:
-        """Splits weights (F, K) into one tensor for each of `variables`."""
+        """Split weights (F, K) into one tensor for each of `variables`."""
         weights = weights - self.offset
         parts = [weights] if len(self.variables) == 1 else [weights[:-1], weights[-1]]
         return [tf.cast(part, v.dtype) for part, v in zip(parts, self.variables)]
 
     def features(self, x) -> Iterator[np.ndarray]:
-        """Yields the features (B, F) that enter the layer, in float64, with a 1 for the bias.
+        """Yield the features (B, F) that enter the layer, in float64, with a 1 for the bias.
 
         Rows with non-finite inputs are NaN.
 
@@ -72,14 +72,14 @@ class LastLayer:
         return (phi for phi, _ in self.labelled_features(x, None))
 
     def labelled_features(self, x, y) -> Iterator[tuple[np.ndarray, object]]:
-        """Yields the same features as `features`, each with the batch's targets unchanged."""
+        """Yield the same features as `features`, each with the batch's targets unchanged."""
         has_bias = len(self.variables) == 2
         for phi, targets in self._features(x, y):
             yield np.pad(phi, ((0, 0), (0, has_bias)), constant_values=1.0), targets
 
 
 def _graph(model: keras.Model) -> keras.Function:
-    """Returns the graph of a functional or Sequential model."""
+    """Return the graph of a functional or Sequential model."""
     graph = graph_of(model)
     if graph is None:
         raise ValueError(
@@ -91,7 +91,7 @@ def _graph(model: keras.Model) -> keras.Function:
 
 
 def _last_node(model: keras.Model, graph: keras.Function):
-    """Returns the call of the layer that computes the model's only output."""
+    """Return the call of the layer that computes the model's only output."""
     if len(graph.outputs) != 1:
         raise ValueError(
             f"Expected a `model` with one output. Received: model={model.name!r} with "
@@ -107,7 +107,7 @@ def _last_node(model: keras.Model, graph: keras.Function):
 
 
 def _check_activation(model: keras.Model, layer: keras.Operation) -> None:
-    """Refuses a layer whose output is not the softmax of a linear function of its weights."""
+    """Refuse a layer whose output is not the softmax of a linear function of its weights."""
     is_dense = isinstance(layer, keras.layers.Dense) and type(layer).call is keras.layers.Dense.call
     if is_dense and layer.activation is keras.activations.softmax:
         return
@@ -128,7 +128,7 @@ def _check_activation(model: keras.Model, layer: keras.Operation) -> None:
 
 
 def _check_use(model: keras.Model, node) -> None:
-    """Refuses a layer for which a normal distribution over its weights (F, K) is not enough."""
+    """Refuse a layer for which a normal distribution over its weights (F, K) is not enough."""
     layer, shape = node.operation, node.outputs[0].shape
     random = stochastic_layers(model)
     if random:

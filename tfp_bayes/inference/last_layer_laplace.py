@@ -132,17 +132,17 @@ class LastLayerLaplace(SavedPosterior):
         self._mean = tf.Variable(self.mean, trainable=False)
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns one draw of the last layer's weights, see `Posterior.draw`."""
+        """Return one draw of the last layer's weights, see `Posterior.draw`."""
         del index  # the seed already depends on it
         z = noise.normal(self._scales.shape, seed, tf.float64)
         return self._layer.split(self._mean + self.curvature.rotate(self._scales * z))
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the trained weights of the last layer."""
+        """Return the trained weights of the last layer."""
         return self._layer.split(self._mean)
 
     def predict(self, x) -> np.ndarray:
-        """Returns the posterior mean of the probabilities (N, K), from one forward pass.
+        """Return the posterior mean of the probabilities (N, K), from one forward pass.
 
         It integrates over the logits with up to 512 fixed points, so the result is the same in
         each call. Rows with non-finite inputs are NaN. With hundreds of classes, sampling with a
@@ -163,7 +163,7 @@ class LastLayerLaplace(SavedPosterior):
         return np.concatenate(result).astype("float32")
 
     def log_marginal_likelihood(self, prior_scale: float | None = None) -> float:
-        """Returns the approximate log evidence log p(y | x) in nats.
+        """Return the approximate log evidence log p(y | x) in nats.
 
         Args:
             prior_scale: Prior scale for which to compute it. None uses the posterior's own.
@@ -243,7 +243,7 @@ class LastLayerLaplace(SavedPosterior):
         return float(np.exp(minimize_from_grid(objective, _LOG_SCALES_OF_VALIDATION, 0.01)))
 
     def _check_evidence(self) -> None:
-        """Warns if the posterior predicts the training data worse than their evidence.
+        """Warn if the posterior predicts the training data worse than their evidence.
 
         The evidence is the probability of the data predicted one after another, each before it is
         seen. An exact posterior, which has seen the data, predicts them better than that. If the
@@ -266,7 +266,7 @@ class LastLayerLaplace(SavedPosterior):
         return -float(np.log(np.maximum(p, 1e-30)).mean())
 
     def _probabilities(self, phi: np.ndarray) -> np.ndarray:
-        """Returns the posterior mean of the softmax (B, K) from features (B, F)."""
+        """Return the posterior mean of the softmax (B, K) from features (B, F)."""
         num_classes = self.mean.shape[1]
         largest = num_classes * max(num_classes, self.variances.shape[0], NUM_POINTS)
         rows = max(1, _MAX_NUMBERS // largest)
@@ -278,7 +278,7 @@ class LastLayerLaplace(SavedPosterior):
         return result
 
     def _labelled(self, x, y, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features (B, F) and labels (B,) after checking them."""
+        """Yield features (B, F) and labels (B,) after checking them."""
         start = 0
         y = np.asarray(y) if isinstance(y, list | tuple) else y
         for phi, labels in self._layer.labelled_features(x, y):
@@ -298,7 +298,7 @@ class LastLayerLaplace(SavedPosterior):
             )
 
     def _batches(self, x, y) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields features and probabilities, and adds up the log likelihood along the way."""
+        """Yield features and probabilities, and add up the log likelihood along the way."""
         for phi, labels in self._labelled(x, y, "x"):
             logits = phi @ self.mean
             self.log_likelihood += log_softmax(logits, axis=1)[np.arange(len(phi)), labels].sum()

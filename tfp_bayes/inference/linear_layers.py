@@ -27,35 +27,35 @@ class LinearLayer(WeightMatrices):
         self.layer = layer
 
     def inputs(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the matrices a (G, N, T, F) in float64 from the input of one call."""
+        """Return the matrices a (G, N, T, F) in float64 from the input of one call."""
         raise NotImplementedError
 
     def outputs(self, z: tf.Tensor) -> tf.Tensor:
-        """Returns the output of one call, or its gradient, as (G, N, T, U) in float64."""
+        """Return the output of one call, or its gradient, as (G, N, T, U) in float64."""
         raise NotImplementedError
 
     def numbers_per_row(self, num_positions: int, is_diagonal: bool) -> int:
-        """Returns how many numbers must be held in memory for each example."""
+        """Return how many numbers must be held in memory for each example."""
         num_groups, *sizes = self.shape
         is_product = is_diagonal and num_positions > 1
         return num_groups * max(num_positions * max(sizes), is_product * int(np.prod(sizes)))
 
     def largest_factor(self) -> int:
-        """Returns the size of the larger Kronecker factor."""
+        """Return the size of the larger Kronecker factor."""
         return max(self.shape[1:])
 
     def gram(self, a: tf.Tensor) -> tf.Tensor:
-        """Returns the sum of a a^T over examples and positions (G, F, F), or its diagonal."""
+        """Return the sum of a a^T over examples and positions (G, F, F), or its diagonal."""
         rows = tf.reshape(a, [self.shape[0], -1, self.shape[1]])
         return tf.matmul(rows, rows, transpose_a=True)
 
     def curvature(self, g: tf.Tensor) -> tf.Tensor:
-        """Returns the sum over examples of the mean over positions of g g^T, (G, U, U)."""
+        """Return the sum over examples of the mean over positions of g g^T, (G, U, U)."""
         rows = tf.reshape(g, [self.shape[0], -1, self.shape[2]])
         return tf.matmul(rows, rows, transpose_a=True) / tf.cast(tf.shape(g)[2], g.dtype)
 
     def squares(self, a: tf.Tensor, g: tf.Tensor) -> tf.Tensor:
-        """Returns the sum over examples of the squared derivatives with respect to W, (G, F, U)."""
+        """Return the sum over examples of the squared derivatives with respect to W, (G, F, U)."""
         if a.shape[2] == 1:  # the square of a product is the product of squares
             return tf.matmul(tf.square(a[:, :, 0]), tf.square(g[:, :, 0]), transpose_a=True)
         return tf.reduce_sum(tf.square(tf.matmul(a, g, transpose_a=True)), axis=1)
@@ -128,7 +128,7 @@ class ConvLayer(LinearLayer):
 
 
 def _with_bias(kernel, bias, form: Form) -> tuple[list[keras.Variable], list[Form]]:
-    """Returns the kernel, the bias if there is one, and their forms."""
+    """Return the kernel, the bias if there is one, and their forms."""
     if bias is None:
         return [kernel], [form]
     shape = tuple(1 if axis == form.order[1] else n for axis, n in enumerate(form.shape))
@@ -140,14 +140,14 @@ def _with_ones(a: tf.Tensor, has_bias: bool) -> tf.Tensor:
 
 
 def _num_positions(x: tf.Tensor) -> tf.Tensor | int:
-    """Returns the product of all sizes but the first and the last, as an int if it is static."""
+    """Return the product of all sizes but the first and the last, as an int if it is static."""
     if x.shape[1:-1].is_fully_defined():
         return int(np.prod(x.shape[1:-1]))
     return tf.reduce_prod(tf.shape(x)[1:-1])
 
 
 def _patches(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
-    """Returns patches (N, ..., size C), with their values in the order of the kernel's rows."""
+    """Return patches (N, ..., size C), with their values in the order of the kernel's rows."""
     padding, rank = layer.padding.upper(), layer.rank
     if padding == "CAUSAL":
         missing = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)

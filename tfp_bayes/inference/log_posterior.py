@@ -58,11 +58,11 @@ class LogPosterior:
         return sum(self._sizes)
 
     def position(self) -> np.ndarray:
-        """Returns the model's current weights (P,) in float64."""
+        """Return the model's current weights (P,) in float64."""
         return np.concatenate([v.numpy().astype("float64").ravel() for v in self.variables])
 
     def split(self, position: tf.Tensor) -> list[tf.Tensor]:
-        """Splits weights (..., P) into one tensor for each variable, in the variable's dtype."""
+        """Split weights (..., P) into one tensor for each variable, in the variable's dtype."""
         parts = tf.split(position, self._sizes, axis=-1)
         leading = tf.shape(position)[:-1]
         return [
@@ -71,7 +71,7 @@ class LogPosterior:
         ]
 
     def __call__(self, position: tf.Tensor) -> tf.Tensor:
-        """Returns the log density at weights (P,), a float64 scalar."""
+        """Return the log density at weights (P,), a float64 scalar."""
         weights = self.split(position)
         outputs = self._run(weights)
         with keras.StatelessScope(list(zip(self.variables, weights))):
@@ -87,7 +87,7 @@ class LogPosterior:
         return -total / self._temperature
 
     def predict(self, position: tf.Tensor) -> tf.Tensor:
-        """Returns all outputs for all rows at weights (P,), as one float64 vector."""
+        """Return all outputs for all rows at weights (P,), as one float64 vector."""
         outputs = keras.tree.flatten(self._run(self.split(position)))
         return tf.concat([tf.reshape(tf.cast(each, tf.float64), [-1]) for each in outputs], 0)
 
@@ -97,7 +97,7 @@ class LogPosterior:
 
 
 def sampled_variables(model: keras.Model, choice: str) -> list[keras.Variable]:
-    """Returns the trainable variables of a model, or those of the last layer that has any.
+    """Return the trainable variables of a model, or those of the last layer that has any.
 
     Args:
         model: A built model.
@@ -126,7 +126,7 @@ def sampled_variables(model: keras.Model, choice: str) -> list[keras.Variable]:
 
 
 def check_model(model: keras.Model) -> None:
-    """Raises ValueError unless a model defines a posterior that full-batch sampling supports."""
+    """Raise ValueError unless a model defines a posterior that full-batch sampling supports."""
     if getattr(model, "prior_scale", None) is None:
         raise ValueError(
             "Expected a BayesianModel with a `prior_scale`, which defines the posterior. "
@@ -155,7 +155,7 @@ def check_model(model: keras.Model) -> None:
 
 
 def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None:
-    """Raises ValueError if layers whose weights are sampled compute in half precision."""
+    """Raise ValueError if layers whose weights are sampled compute in half precision."""
     sampled = {id(v) for v in variables}
     names = [
         layer.name
@@ -173,7 +173,7 @@ def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None
 
 
 def check_statistics(model: keras.Model) -> None:
-    """Raises ValueError if training the chains' starting points would change batch statistics."""
+    """Raise ValueError if training the chains' starting points would change batch statistics."""
     names = trained_normalizations(model)
     if names:
         raise ValueError(
@@ -183,7 +183,7 @@ def check_statistics(model: keras.Model) -> None:
 
 
 def read_all(x: Any, y: Any, sample_weight: Any, num_weights: int, most: int) -> Data:
-    """Reads all rows, and refuses more rows than each step of a chain can process.
+    """Read all rows, and refuse more rows than each step of a chain can process.
 
     Args:
         x: Arrays or a dataset.

@@ -20,7 +20,7 @@ def materialize(
     refresh_batchnorm: Any = None,
     batch_size: int = 32,
 ) -> StoredPosterior:
-    """Draws from a posterior once and stores the draws.
+    """Draw from a posterior once and store the draws.
 
     Use it to predict with the same set of functions many times. Use it also for networks with
     `BatchNormalization`, whose moving statistics do not match the drawn weights: with
@@ -95,7 +95,7 @@ def keep_draws(
     seed: int,
     statistics: BatchStatistics | None,
 ) -> StoredPosterior:
-    """Draws from a posterior and stores the draws, see `materialize`.
+    """Draw from a posterior and store the draws, see `materialize`.
 
     Args:
         model: The model.
@@ -122,7 +122,7 @@ def keep_draws(
 
 
 def check_finite_draws(arrays: Sequence[np.ndarray], variables: Sequence[keras.Variable]) -> None:
-    """Raises ValueError with the names of the variables that have a non-finite value."""
+    """Raise ValueError with the names of the variables that have a non-finite value."""
     bad = [
         v.path
         for array, v in zip(arrays, variables)

@@ -150,7 +150,7 @@ class HMC(Configured):
         sample_weight: Any = None,
         **fit_arguments: Any,
     ) -> ChainPosterior:
-        """Samples the posterior.
+        """Sample the posterior.
 
         Afterwards, the model has the same weights as before, or with variables="last_layer" and
         `epochs`, the weights after training.
@@ -201,7 +201,7 @@ class HMC(Configured):
     def _run(
         self, model, variables, data, arguments: dict, folder: Path | None, identity: dict
     ) -> list[Trace]:
-        """Runs all chains and returns their traces."""
+        """Run all chains and return their traces."""
         trained = self.variables == "last_layer"
         if trained and arguments["epochs"] is not None:
             path = folder and folder / "start.npz"
@@ -263,7 +263,7 @@ class HMC(Configured):
         return folder
 
     def _identity(self, model, variables, data, arguments: dict) -> dict[str, Any]:
-        """Returns a description that a resumed run must share with the interrupted one."""
+        """Return a description that a resumed run must share with the interrupted one."""
         sampled = set() if self.variables == "last_layer" else {id(v) for v in variables}
         others = [v.numpy() for v in model.weights if id(v) not in sampled]
         settings = self.get_config()
@@ -279,7 +279,7 @@ class HMC(Configured):
 
 
 def compare_chains(values: np.ndarray) -> dict[str, float]:
-    """Computes R-hat and the effective sample size of several chains.
+    """Compute R-hat and the effective sample size of several chains.
 
     Args:
         values: M quantities computed from each of S draws of C chains, (C, S, M).
@@ -303,7 +303,7 @@ def compare_chains(values: np.ndarray) -> dict[str, float]:
 
 
 def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
-    """Returns up to M = `_NUM_CHECKED` predictions of each draw for training inputs, (C, S, M)."""
+    """Return up to M = `_NUM_CHECKED` predictions of each draw for training inputs, (C, S, M)."""
     num_outputs = len(target.predict(tf.constant(positions[0, 0])))
     chosen = np.unique(np.linspace(0, num_outputs - 1, _NUM_CHECKED).astype("int64"))
 
@@ -315,7 +315,7 @@ def _predictions(target: LogPosterior, positions: np.ndarray) -> np.ndarray:
 
 
 def _train(model, data, seed: int, path: Path | None, identity: dict, arguments: dict) -> None:
-    """Trains the model in place, with a fresh optimizer state that is discarded afterwards."""
+    """Train the model in place, with a fresh optimizer state that is discarded afterwards."""
     x, y, sample_weight = data
     with fresh_optimizer(model):
         train(

@@ -37,11 +37,11 @@ class Member(NamedTuple):
     settings: dict[str, Any] | None
 
     def load(self, model: keras.Model) -> list[np.ndarray]:
-        """Returns the weights of the trained member, in the order of `model.weights`."""
+        """Return the weights of the trained member, in the order of `model.weights`."""
         return [weight.numpy() for weight in load_posterior(self.path, model).draw(0, None)]
 
     def choose(self, data: Data) -> Data:
-        """Returns the rows that this member is trained on."""
+        """Return the rows that this member is trained on."""
         if not self.bootstrap:
             return data
         num_rows = count_rows(data[0])
@@ -54,12 +54,12 @@ class Member(NamedTuple):
 
 
 def member_seed(seed: int, index: int) -> int:
-    """Derives a member's seed from the ensemble's. It has 31 bits, so every library accepts it."""
+    """Derive a member's seed from the ensemble's. It has 31 bits, so every library accepts it."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] >> 1)
 
 
 def train_member(member: Member, model: keras.Model, data: Data, arguments: dict) -> None:
-    """Trains a member in place, writes its file, and resets the optimizer to its initial state.
+    """Train a member in place, write its file, and reset the optimizer to its initial state.
 
     Args:
         member: The member to train.
@@ -90,6 +90,6 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
 def train_in_worker(
     member: Member, model: keras.Model, data: Data, arguments: dict, adversarial: float
 ) -> None:
-    """Trains a member in a worker process; `adversarial` is the share of `adversarial_training`."""
+    """Train a member in a worker process; `adversarial` is the share of `adversarial_training`."""
     with adversarial_training(model, data[0], adversarial):
         train_member(member, model, data, arguments)

@@ -26,7 +26,7 @@ class Method(Protocol):
     def fit(
         self, model: keras.Model, x: Any, y: np.ndarray | None = None, **fit_arguments: Any
     ) -> Posterior:
-        """Fits the posterior of a model's weights to data.
+        """Fit the posterior of a model's weights to data.
 
         Args:
             model: Compiled Keras model. Each method documents which weights it leaves in the model.
@@ -41,4 +41,4 @@ class Method(Protocol):
         """
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as plain JSON."""
+        """Return the constructor's arguments as plain JSON."""

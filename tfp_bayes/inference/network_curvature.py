@@ -70,7 +70,7 @@ class Curvature(NamedTuple):
 def network_curvature(
     model: keras.Model, x: Any, y: Any, observations: Sequence[Observations], is_diagonal: bool
 ) -> Curvature:
-    """Computes the curvature in one pass over the data.
+    """Compute the curvature in one pass over the data.
 
     Args:
         model: Built Keras model without stochastic layers.
@@ -112,7 +112,7 @@ class _Total:
         self._log_likelihood, self._count = 0.0, 0
 
     def add(self, inputs, targets) -> None:
-        """Adds a batch."""
+        """Add a batch."""
         for start in range(0, len(keras.tree.flatten(inputs)[0]), self._rows):
             chunk = slice(start, start + self._rows)
             some = keras.tree.map_structure(lambda a, chunk=chunk: a[chunk], inputs)
@@ -130,7 +130,7 @@ class _Total:
             self._sums = [a + b for a, b in zip(self._sums, new)] if self._sums else new
 
     def result(self) -> Curvature:
-        """Returns the curvature of all examples together."""
+        """Return the curvature of all examples together."""
         if self._is_diagonal:
             blocks = [Block(each) for each in self._sums]
         else:
@@ -139,7 +139,7 @@ class _Total:
         return Curvature(self._found.layers, blocks, self._found.left, self._log_likelihood)
 
     def _sums_of(self, inputs, start: tf.Tensor):
-        """Builds the graph that processes one batch.
+        """Build the graph that processes one batch.
 
         Returns:
             The sums over the batch in float64, eta and the mask of positions that count for each
@@ -163,7 +163,7 @@ class _Total:
         return sums, etas, seen, finite
 
     def _add_roots(self, sums, i: int, a: list[tf.Tensor], inputs, start: tf.Tensor):
-        """Adds the contribution of output i to the sums, one vector v after another."""
+        """Add the contribution of output i to the sums, one vector v after another."""
         layers = self._found.layers
 
         def add_root(index, sums):
@@ -184,7 +184,7 @@ class _Total:
         return tf.while_loop(lambda c, _: c < end, add_root, (tf.constant(0), sums))[1]
 
     def _forward(self, inputs):
-        """Returns the layers' inputs and outputs in each call, etas, and masks of positions."""
+        """Return the layers' inputs and outputs in each call, etas, and masks of positions."""
         layers = [each.layer for each in self._found.layers]
         with recorded(list(dict.fromkeys(layers))) as records:
             outputs = run_model(self._model, inputs)
@@ -201,7 +201,7 @@ class _Total:
 
 
 def _joined(positions, calls: list[tf.Tensor]) -> tf.Tensor:
-    """Converts all calls of a layer to positions, and concatenates them."""
+    """Convert all calls of a layer to positions, and concatenate them."""
     parts = [positions(each) for each in calls]
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis=2)
 
@@ -217,7 +217,7 @@ def _check_outputs(flat: list[tf.Tensor], observations: list[Observations]) -> N
 
 
 def _rows_at_a_time(found: Found, is_diagonal: bool) -> int:
-    """Returns how many rows can be processed at once within the memory limit."""
+    """Return how many rows can be processed at once within the memory limit."""
     numbers = [
         each.numbers_per_row(num_positions, is_diagonal)
         for each, num_positions in zip(found.layers, found.num_positions)

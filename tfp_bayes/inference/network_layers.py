@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 
 def find_linear_layers(model: keras.Model, run: Callable, spec: Any) -> Found:
-    """Finds the layers whose weights can have a Kronecker-factored covariance.
+    """Find the layers whose weights can have a Kronecker-factored covariance.
 
     Args:
         model: A built model of any kind.
@@ -61,13 +61,13 @@ def find_linear_layers(model: keras.Model, run: Callable, spec: Any) -> Found:
 
 
 def describe_layers(model: keras.Model) -> list[LinearLayer]:
-    """Returns all layers of a model that are linear maps, including those that are never called."""
+    """Return all layers of a model that are linear maps, including those that are never called."""
     return [each for leaf in _leaves(model) if leaf.built for each in _describe(leaf)]
 
 
 @contextlib.contextmanager
 def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
-    """Records the input and the output before the activation of each call of the given layers.
+    """Record the input and the output before the activation of each call of the given layers.
 
     Yields:
         A dict that gets a list of pairs (input, output) for each layer that is called.
@@ -101,7 +101,7 @@ def recorded(layers: list[keras.layers.Layer]) -> Iterator[dict]:
 
 
 def _trace(layers: list[keras.layers.Layer], run: Callable, spec: Any) -> dict:
-    """Returns the number of positions of each suitable layer, in the order of the calls."""
+    """Return the number of positions of each suitable layer, in the order of the calls."""
     found: dict[keras.layers.Layer, int] = {}
 
     def trace(inputs):
@@ -132,7 +132,7 @@ def _is_trained_alone(each: LinearLayer, owners: dict[int, int], trainable: set[
 
 
 def _describe(layer: keras.layers.Layer) -> list[LinearLayer]:
-    """Returns the linear maps of a layer of a supported Keras class, or an empty list."""
+    """Return the linear maps of a layer of a supported Keras class, or an empty list."""
     kinds = [kind for kind in _KINDS if isinstance(layer, kind)]
     if not kinds or type(layer).call is not kinds[0].call or "call" in vars(layer):
         return []

@@ -28,7 +28,7 @@ class Observations:
     scale: np.ndarray | None = None
 
     def root(self, eta: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        """Returns v_c (N, ..., E) in the dtype of eta.
+        """Return v_c (N, ..., E) in the dtype of eta.
 
         Args:
             eta: Logits, locations, or locations and scales (N, ..., E).
@@ -37,15 +37,15 @@ class Observations:
         raise NotImplementedError
 
     def log_prob(self, eta: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns log p(y | eta) of each position in nats, (N, ...)."""
+        """Return log p(y | eta) of each position in nats, (N, ...)."""
         raise NotImplementedError
 
     def location(self, eta: tf.Tensor) -> tf.Tensor:
-        """Returns values (N, ..., ·) that are NaN where eta does not define a distribution."""
+        """Return values (N, ..., ·) that are NaN where eta does not define a distribution."""
         return get_likelihood(self.likelihood).location(eta)
 
     def check(self, eta: np.ndarray, y: object) -> np.ndarray:
-        """Checks targets and returns them as labels for `log_prob`.
+        """Check targets and return them as labels for `log_prob`.
 
         Args:
             eta: Outputs before the link (N, ..., E).
@@ -60,7 +60,7 @@ class Observations:
         return targets.as_outputs(targets.check(labels, len(eta)))
 
     def log_likelihood(self, eta: np.ndarray, y: object, seen: np.ndarray | None = None) -> float:
-        """Returns the sum of log p(y | eta) over a batch, in nats.
+        """Return the sum of log p(y | eta) over a batch, in nats.
 
         Args:
             eta: Outputs before the link (N, ..., E), float64.
@@ -80,12 +80,12 @@ class Categorical(Observations):
     likelihood = "categorical"
 
     def root(self, eta, c):
-        """Returns sqrt(p_c) (e_c - p)."""
+        """Return sqrt(p_c) (e_c - p)."""
         p = tf.nn.softmax(eta)
         return tf.sqrt(tf.gather(p, [c], axis=-1)) * (_one_hot(eta, c) - p)
 
     def log_prob(self, eta, labels):
-        """Returns the log of the softmax at the observed class."""
+        """Return the log of the softmax at the observed class."""
         return np.take_along_axis(log_softmax(eta, axis=-1), labels[..., None], axis=-1)[..., 0]
 
     def check(self, eta, y):
@@ -102,11 +102,11 @@ class Bernoulli(Observations):
     likelihood = "bernoulli"
 
     def root(self, eta, c):
-        """Returns sqrt(p_c (1 - p_c)) e_c."""
+        """Return sqrt(p_c (1 - p_c)) e_c."""
         return tf.sqrt(tf.sigmoid(eta) * tf.sigmoid(-eta)) * _one_hot(eta, c)
 
     def log_prob(self, eta, labels):
-        """Returns the sum over outcomes of the log of the sigmoid."""
+        """Return the sum over outcomes of the log of the sigmoid."""
         return log_expit(np.where(labels == 1, eta, -eta)).sum(-1)
 
 
@@ -116,13 +116,13 @@ class NormalWithScales(Observations):
     likelihood = "normal"
 
     def root(self, eta, c):
-        """Returns e_c / scale if c is a location, and sqrt(2) e_c / scale if c is a scale."""
+        """Return e_c / scale if c is a location, and sqrt(2) e_c / scale if c is a scale."""
         half = eta.shape[-1] // 2
         scale = tf.concat([eta[..., half:]] * 2, axis=-1)
         return _one_hot(eta, c) * tf.sqrt(1 + tf.cast(c >= half, eta.dtype)) / scale
 
     def log_prob(self, eta, labels):
-        """Returns the sum over targets of the log density."""
+        """Return the sum over targets of the log density."""
         return _log_normal(labels, *np.split(eta, 2, axis=-1))
 
     def _mean(self, eta):
@@ -146,15 +146,15 @@ class NormalLocations(Observations):
         self.num_numbers = num_numbers
 
     def root(self, eta, c):
-        """Returns e_c / scale."""
+        """Return e_c / scale."""
         return _one_hot(eta, c) / tf.constant(self.scale, eta.dtype)
 
     def log_prob(self, eta, labels):
-        """Returns the sum over targets of the log density."""
+        """Return the sum over targets of the log density."""
         return _log_normal(labels, eta, self.scale)
 
     def location(self, eta):
-        """Returns eta."""
+        """Return eta."""
         return eta
 
 
@@ -164,7 +164,7 @@ OBSERVATIONS: dict[str, type[Observations]] = {
 
 
 def num_roots(eta: tf.Tensor) -> tf.Tensor:
-    """Returns the number of vectors that `root` gives for an output (N, ..., E), int32."""
+    """Return the number of vectors that `root` gives for an output (N, ..., E), int32."""
     return eta.shape[-1] * _num_groups(eta)
 
 
@@ -175,7 +175,7 @@ def root(
     index: tf.Tensor,
     start: tf.Tensor,
 ) -> tf.Tensor:
-    """Returns a vector v (N, ..., E) that is nonzero at one position, or in one group of positions.
+    """Return a vector v (N, ..., E) that is nonzero at one position, or in one group of positions.
 
     An output with up to `MAX_GROUPS` positions gets separate vectors for each position. In larger
     outputs, the positions of a group share a vector and have random signs, so sums of products

@@ -57,7 +57,7 @@ class EarlierData:
         self._check(chosen, is_diagonal)
 
     def penalty(self) -> tf.Tensor:
-        """Returns minus the log density of the current weights in nats, float32."""
+        """Return minus the log density of the current weights in nats, float32."""
         total = tf.constant(0.0)
         for i in self._numbers.values():
             total += tf.cast(self.posterior.quadratic_form(i), "float32") / 2
@@ -65,7 +65,7 @@ class EarlierData:
 
     @contextlib.contextmanager
     def as_prior_of(self, model: keras.Model) -> Iterator[None]:
-        """Makes this the prior of a `BayesianModel` inside the context; resets its optimizer."""
+        """Make this the prior of a `BayesianModel` inside the context; reset its optimizer."""
         self._check_trained(model)
         fresh = fresh_optimizer_values(model)
         assign_values(model.optimizer.variables, fresh)
@@ -78,7 +78,7 @@ class EarlierData:
             model.train_function = None
 
     def add(self, found: Curvature) -> Curvature:
-        """Returns the curvature of all data, given the curvature of the new data.
+        """Return the curvature of all data, given the curvature of the new data.
 
         The result also has the log likelihood of all data at the current weights, to second order
         for the earlier data. The evidence is then the product of the evidence of all parts.
@@ -107,7 +107,7 @@ class EarlierData:
         return found._replace(blocks=blocks, log_likelihood=log_likelihood)
 
     def _exact_form(self, matrix: WeightMatrices, number: int) -> float:
-        """Returns (w - theta)^T P (w - theta) for one layer in float64."""
+        """Return (w - theta)^T P (w - theta) for one layer in float64."""
         block, mean = self.posterior._blocks[number], self.posterior._means[number]
         coordinates = _to_coordinates(block, matrix.read() - mean)
         return float(np.sum((block.eigenvalues + self.posterior.prior_scale**-2) * coordinates**2))
@@ -166,7 +166,7 @@ def _is_diagonal(block: Block) -> bool:
 
 
 def _to_coordinates(block: Block, weights: np.ndarray) -> np.ndarray:
-    """Converts weights (G, F, U) to coordinates along the eigenvectors of a block."""
+    """Convert weights (G, F, U) to coordinates along the eigenvectors of a block."""
     if block.vectors is not None:
         flat = weights.reshape(len(weights), 1, -1) @ block.vectors
         return flat.reshape(weights.shape)
@@ -176,7 +176,7 @@ def _to_coordinates(block: Block, weights: np.ndarray) -> np.ndarray:
 
 
 def _sum(a: Block, b: Block, shape: tuple[int, int, int]) -> Block:
-    """Returns the exact sum of the curvatures of two parts of the data."""
+    """Return the exact sum of the curvatures of two parts of the data."""
     if _is_diagonal(a) and _is_diagonal(b):
         return Block(a.eigenvalues + b.eigenvalues)
     values, vectors = np.linalg.eigh(_dense(a) + _dense(b))
@@ -184,7 +184,7 @@ def _sum(a: Block, b: Block, shape: tuple[int, int, int]) -> Block:
 
 
 def _dense(block: Block) -> np.ndarray:
-    """Returns the block as full matrices (G, F U, F U)."""
+    """Return the block as full matrices (G, F U, F U)."""
     num_groups, num_features, num_units = block.eigenvalues.shape
     vectors = block.vectors
     if vectors is None:

@@ -34,7 +34,7 @@ class Refitted:
         self._predictor = Predictor(model, self.likelihood)
 
     def fit(self, x: np.ndarray, y: np.ndarray, seed: int) -> None:
-        """Fits the posterior, with `seed` in place of the method's seed if it has one."""
+        """Fit the posterior, with `seed` in place of the method's seed if it has one."""
         config = self.method.get_config()
         method: Method = self.method
         if "seed" in config:
@@ -54,7 +54,7 @@ class Refitted:
     def predict_uncertainty(
         self, x: Any, num_samples: int | None = None, seed: Any = None, **kwargs: Any
     ) -> Prediction:
-        """Predicts like `Predictor.predict_uncertainty`.
+        """Predict like `Predictor.predict_uncertainty`.
 
         With num_samples=None, a finite posterior gives each of its draws once; otherwise the
         model's own default applies. Before the first fit, a deterministic model gives one sample.
@@ -67,7 +67,7 @@ class Refitted:
         return self._predictor.predict_uncertainty(x, num_samples, seed, **kwargs)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the bytes of the posterior's file; an empty dict before the first fit."""
+        """Return the bytes of the posterior's file; an empty dict before the first fit."""
         posterior: Any = self.posterior
         if posterior is None:
             return {}
@@ -83,7 +83,7 @@ class Refitted:
             return {_FILE: np.frombuffer(path.read_bytes(), dtype="uint8")}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores the posterior from `get_state`; the model must have the weights it had then."""
+        """Restore the posterior from `get_state`; the model must have the weights it had then."""
         if _FILE not in state:
             self._predictor = Predictor(self.model, self.likelihood)
             return
@@ -93,7 +93,7 @@ class Refitted:
             self._take(load_posterior(path, self.model))
 
     def _take(self, posterior: Posterior) -> None:
-        """Predicts with a posterior from now on, and reuses the traced graph where possible."""
+        """Predict with a posterior from now on, and reuse the traced graph where possible."""
         assign = getattr(self.posterior, "assign", None)
         if assign is None or not assign(posterior):
             self._predictor = Predictor(self.model, self.likelihood, posterior)

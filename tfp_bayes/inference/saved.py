@@ -35,7 +35,7 @@ class SavedPosterior:
     variables: list[keras.Variable]
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns a dict of arrays, and the settings as plain JSON."""
+        """Return a dict of arrays, and the settings as plain JSON."""
         raise NotImplementedError
 
     @classmethod
@@ -46,11 +46,11 @@ class SavedPosterior:
         arrays: dict[str, np.ndarray],
         settings: dict[str, Any],
     ) -> "SavedPosterior":
-        """Builds the posterior from the result of `get_state`, bound to a model."""
+        """Build the posterior from the result of `get_state`, bound to a model."""
         raise NotImplementedError
 
     def assign(self, other: Any) -> bool:
-        """Copies the values of another posterior, if graphs traced with this one stay valid.
+        """Copy the values of another posterior, if graphs traced with this one stay valid.
 
         Posteriors whose draws depend only on `tf.Variable`s override this method. A learner that
         fits a posterior in each round can then trace its predictions once.
@@ -62,7 +62,7 @@ class SavedPosterior:
         return False
 
     def save(self, path: str | Path) -> None:
-        """Writes the posterior to a single .npz file, atomically.
+        """Write the posterior to a single .npz file, atomically.
 
         The file does not contain the model. Save the model too, and bind the posterior to it with
         `load_posterior`.
@@ -88,13 +88,13 @@ class SavedPosterior:
 
 
 def saved_as(cls: type[SavedPosterior]) -> type[SavedPosterior]:
-    """Registers a class of posteriors under its name, for `load_posterior`."""
+    """Register a class of posteriors under its name, for `load_posterior`."""
     _KINDS[cls.__name__] = cls
     return cls
 
 
 def load_posterior(path: str | Path, model: keras.Model) -> Any:
-    """Loads a posterior written by its method `save`, and binds it to a model.
+    """Load a posterior written by its method `save`, and bind it to a model.
 
     Args:
         path: Path of the file.
@@ -157,13 +157,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _digest_others(model: keras.Model, positions: list[int]) -> str:
-    """Returns a digest of the weights that the posterior does not include."""
+    """Return a digest of the weights that the posterior does not include."""
     replaced = set(positions)
     return digest([w.numpy() for i, w in enumerate(model.weights) if i not in replaced])
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """Converts bfloat16, which NumPy's files do not support, to uint16 with the same bits."""
+    """Convert bfloat16, which NumPy's files do not support, to uint16 with the same bits."""
     return array.view("uint16") if array.dtype == ml_dtypes.bfloat16 else array
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
-    """Returns the learning rate of the next step."""
+    """Return the learning rate of the next step."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
@@ -54,7 +54,7 @@ class Moments(keras.callbacks.Callback):
         self.last: list[list[np.ndarray]] = [[] for _ in self._variables]
 
     def add(self, values: Iterable[np.ndarray]) -> None:
-        """Adds one snapshot, given as one array for each variable."""
+        """Add one snapshot, given as one array for each variable."""
         self.count += 1
         for i, value in enumerate(values):
             value = np.asarray(value, "float64")
@@ -65,19 +65,19 @@ class Moments(keras.callbacks.Callback):
             self.last[i] = [*self.last[i], value][max(0, len(self.last[i]) + 1 - self._rank) :]
 
     def deviations(self) -> list[np.ndarray]:
-        """Returns the latest snapshots minus the current mean, (K, ...) for each variable."""
+        """Return the latest snapshots minus the current mean, (K, ...) for each variable."""
         return [
             np.reshape(last, (len(last), *mean.shape)) - mean
             for last, mean in zip(self.last, self.mean)
         ]
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        """Sets the learning rate for epochs with a snapshot."""
+        """Set the learning rate for epochs with a snapshot."""
         if epoch >= self._start and self._learning_rate is not None:
             self.model.optimizer.learning_rate = self._learning_rate
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Takes a snapshot, unless the epoch is before the first one."""
+        """Take a snapshot, unless the epoch is before the first one."""
         if epoch < self._start:
             return
         self.add(v.numpy() for v in self._variables)
@@ -93,7 +93,7 @@ class Moments(keras.callbacks.Callback):
         self._losses = [self._losses[0] if self.count > 1 else loss, loss]
 
     def warn_of_training(self) -> None:
-        """Warns if the loss still fell a lot, so the snapshots are of very different networks."""
+        """Warn if the loss still fell a lot, so the snapshots are of very different networks."""
         first, last = self._losses
         if first - last > abs(first) / 2:
             warnings.warn(
@@ -138,7 +138,7 @@ class Snapshots(keras.callbacks.Callback):
         self.draws: list[list[np.ndarray]] = []
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Takes a snapshot, if the epoch is one of those selected."""
+        """Take a snapshot, if the epoch is one of those selected."""
         if epoch in self._epochs:
             self.draws.append([_plain(w) for w in self.model.weights])
 
@@ -158,6 +158,6 @@ class Snapshots(keras.callbacks.Callback):
 
 
 def _plain(weight: keras.Variable) -> np.ndarray:
-    """Returns the value of a weight, unrounded, in a dtype that .npz files support."""
+    """Return the value of a weight, unrounded, in a dtype that .npz files support."""
     value = weight.numpy()
     return value.astype("float32") if value.dtype == "bfloat16" else value

@@ -9,7 +9,7 @@ NUM_POINTS = 512
 
 
 def softmax_mean(mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Integrates a softmax over normally distributed logits, with the same points in every call.
+    """Integrate a softmax over normally distributed logits, with the same points in every call.
 
     The integral is over differences from the last logit, because a shift that all logits of a row
     share changes no probability, however uncertain that shift is. (The probit approximation treats

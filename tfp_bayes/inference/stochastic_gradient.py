@@ -93,7 +93,7 @@ class SGHMC(keras.optimizers.Optimizer):
         self.seed = seed
 
     def build(self, variables) -> None:
-        """Creates the velocities, which a friction of 1 does not need."""
+        """Create the velocities, which a friction of 1 does not need."""
         if self.built:
             return
         super().build(variables)
@@ -101,7 +101,7 @@ class SGHMC(keras.optimizers.Optimizer):
             self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient, variable, learning_rate) -> None:
-        """Applies a step to one variable."""
+        """Apply a step to one variable."""
         index = self._get_variable_index(variable)
         rate = tf.cast(learning_rate, variable.dtype)
         velocity = self._noise(variable, index, rate) - rate * tf.convert_to_tensor(
@@ -125,7 +125,7 @@ class SGHMC(keras.optimizers.Optimizer):
         return scale * noise.normal(variable.shape, seed, rate.dtype)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments as plain JSON."""
+        """Return the constructor's arguments as plain JSON."""
         temperature = self.temperature
         if isinstance(temperature, LearningRateSchedule):
             temperature = keras.optimizers.schedules.serialize(temperature)
@@ -139,7 +139,7 @@ class SGHMC(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "SGHMC":
-        """Creates the optimizer from its configuration."""
+        """Create the optimizer from its configuration."""
         if isinstance(config.get("temperature"), dict):
             schedule = keras.saving.deserialize_keras_object(config["temperature"], custom_objects)
             config = {**config, "temperature": schedule}
@@ -224,13 +224,13 @@ class CosineCycles(LearningRateSchedule):
         self.cycle_steps = cycle_steps
 
     def __call__(self, step) -> tf.Tensor:
-        """Returns the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         k = tf.cast(_step_of_cycle(step, self.cycle_steps), tf.float64) / self.cycle_steps
         share = (1 + tf.cos(math.pi * k)) / 2
         return tf.cast(self.learning_rate * tf.maximum(share, 0.01), tf.float32)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments as plain JSON."""
+        """Return the constructor's arguments as plain JSON."""
         return {"learning_rate": self.learning_rate, "cycle_steps": self.cycle_steps}
 
 
@@ -262,12 +262,12 @@ class LateNoise(LearningRateSchedule):
         self.noise_steps = noise_steps
 
     def __call__(self, step) -> tf.Tensor:
-        """Returns the temperature of a step, counted from 0."""
+        """Return the temperature of a step, counted from 0."""
         is_late = _step_of_cycle(step, self.cycle_steps) >= self.cycle_steps - self.noise_steps
         return tf.where(is_late, tf.constant(self.temperature, tf.float32), 0.0)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments as plain JSON."""
+        """Return the constructor's arguments as plain JSON."""
         return {
             "temperature": self.temperature,
             "cycle_steps": self.cycle_steps,

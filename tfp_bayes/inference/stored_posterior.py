@@ -76,12 +76,12 @@ class StoredPosterior(SavedPosterior):
         ]
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns draw number `index` modulo S, see `Posterior.draw`."""
+        """Return draw number `index` modulo S, see `Posterior.draw`."""
         del seed
         return [stack[index % self.num_draws] for stack in self._stacked]
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the mean of the draws, or the first draw of variables that hold integers."""
+        """Return the mean of the draws, or the first draw of variables that hold integers."""
         return [
             tf.reduce_mean(stack, axis=0) if stack.dtype.is_floating else stack[0]
             for stack in self._stacked
@@ -117,7 +117,7 @@ class StoredPosterior(SavedPosterior):
 
 
 def check_combine(combine: str) -> None:
-    """Raises ValueError unless `combine` is a known way to combine the predictions of draws."""
+    """Raise ValueError unless `combine` is a known way to combine the predictions of draws."""
     if combine not in ("mean", "vote"):
         raise ValueError(
             f"Expected 'mean' or 'vote' for `combine`. Received: combine={combine!r}. "

@@ -68,7 +68,7 @@ class EinsumLayer(LinearLayer):
         return self._arrange(z, self._axes.outputs, self._axes.columns)
 
     def _arrange(self, x: tf.Tensor, given: str, last: str) -> tf.Tensor:
-        """Rearranges a tensor to (G, N, T, last) in float64."""
+        """Rearrange a tensor to (G, N, T, last) in float64."""
         axes = self._axes
         x = tf.einsum(f"{given}->{axes.groups}{axes.positions}{last}", tf.cast(x, tf.float64))
         num_groups, num_last = len(axes.groups), len(last)
@@ -82,7 +82,7 @@ class EinsumLayer(LinearLayer):
 
 
 def einsum_axes(layer: keras.layers.EinsumDense) -> _Axes | None:
-    """Returns the axes of a layer, or None if it does not apply a linear map at each position."""
+    """Return the axes of a layer, or None if it does not apply a linear map at each position."""
     inputs, kernel, outputs = re.split(",|->", layer.equation.replace(" ", ""))
     rank = layer.input_spec.ndim
     if "..." in inputs + outputs:
@@ -123,11 +123,11 @@ class EmbeddingLayer(LinearLayer):
         return num_positions * max(self.shape[2], is_diagonal * num_positions)
 
     def largest_factor(self):
-        """Returns the number of units, because the other factor is diagonal."""
+        """Return the number of units, because the other factor is diagonal."""
         return self.shape[2]
 
     def gram(self, a):
-        """Returns how often each index occurs (1, F), which is the diagonal of sum a a^T."""
+        """Return how often each index occurs (1, F), which is the diagonal of sum a a^T."""
         index = tf.reshape(a, [-1])
         return tf.math.unsorted_segment_sum(
             tf.ones(tf.shape(index), tf.float64), index, self.shape[1]
@@ -153,7 +153,7 @@ class ScaleLayer(LinearLayer):
         super().__init__(layer, variables, forms, (num_channels, len(variables), 1))
 
     def inputs(self, x):
-        """Returns the normalized values before scaling, and a 1 if there is an offset."""
+        """Return the normalized values before scaling, and a 1 if there is an offset."""
         state = [(v, tf.ones(v.shape, v.dtype)) for v in self.variables[:1]]
         state += [(v, tf.zeros(v.shape, v.dtype)) for v in self.variables[1:]]
         with keras.StatelessScope(state):
@@ -173,7 +173,7 @@ class SeparableDepthwise(ConvLayer):
         super().__init__(layer, layer.depthwise_kernel, None)
 
     def outputs(self, z):
-        """Returns gradients in the input of the pointwise kernel, given those in its output."""
+        """Return gradients in the input of the pointwise kernel, given those in its output."""
         kernel = tf.cast(tf.convert_to_tensor(self.layer.pointwise_kernel), z.dtype)
         kernel = tf.reshape(kernel, kernel.shape[-2:])
         return super().outputs(tf.einsum("...u,cu->...c", z, kernel))

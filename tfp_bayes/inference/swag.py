@@ -115,7 +115,7 @@ class SWAG(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> SWAGPosterior | StoredPosterior:
-        """Trains a model, starting from its current weights, and returns the posterior.
+        """Train a model, starting from its current weights, and return the posterior.
 
         Afterwards, the model has the weights of the last step, and its optimizer has the learning
         rate it had before.
@@ -187,7 +187,7 @@ class SWAG(Configured):
         return keep_draws(model, variables, posterior.draw, num_draws, seed, statistics)
 
     def _identity(self) -> dict[str, Any]:
-        """Returns the settings that a resumed run must share with the interrupted one."""
+        """Return the settings that a resumed run must share with the interrupted one."""
         settings = self.get_config()
         for name in ("seed", "directory", "num_draws", "temperature"):
             del settings[name]
@@ -262,7 +262,7 @@ class MultiSWAG(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> StoredPosterior:
-        """Trains the members one after another in the given model, from new initial weights.
+        """Train the members one after another in the given model, from new initial weights.
 
         Frozen layers and layers that were adapted to data keep their values in every member.
         Afterwards, the model has the weights of the last step of the last member.
@@ -297,7 +297,7 @@ class MultiSWAG(Configured):
         return StoredPosterior(model, draws, members[0].variables)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as plain JSON."""
+        """Return the constructor's arguments as plain JSON."""
         settings = self._member.get_config()
         del settings["num_draws"]
         own = {"num_members": self.num_members, "draws_per_member": self.draws_per_member}
@@ -306,7 +306,7 @@ class MultiSWAG(Configured):
 
 @contextlib.contextmanager
 def _kept_rate(model: keras.Model, changed: float | None) -> Iterator[None]:
-    """Restores the optimizer's learning rate at the end; refuses a schedule if it is to change."""
+    """Restore the optimizer's learning rate at the end; refuse a schedule if it is to change."""
     if changed is None:
         yield
         return

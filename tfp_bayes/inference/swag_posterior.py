@@ -99,7 +99,7 @@ class SWAGPosterior(SavedPosterior):
         (self.rank,) = ranks.pop()
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns a draw that depends on `seed` only, see `Posterior.draw`."""
+        """Return a draw that depends on `seed` only, see `Posterior.draw`."""
         del index
         z2 = noise.normal([self.rank], fold_in(seed, 0), tf.float64)
         z2 /= np.sqrt(2 * (self.rank - 1) / self.temperature)
@@ -114,7 +114,7 @@ class SWAGPosterior(SavedPosterior):
         return draws
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the mean of the snapshots (stochastic weight averaging)."""
+        """Return the mean of the snapshots (stochastic weight averaging)."""
         return [tf.cast(mean, v.dtype) for mean, v in zip(self._mean, self.variables)]
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

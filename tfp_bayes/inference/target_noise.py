@@ -16,7 +16,7 @@ from tfp_bayes.prediction.inputs import signature
 def resolve_observations(
     model: keras.Model, x: Any, y: Any, likelihood: Any, noise_scale: Any
 ) -> list[Observations]:
-    """Returns the meaning of each output, in the order of `keras.tree.flatten`.
+    """Return the meaning of each output, in the order of `keras.tree.flatten`.
 
     Under likelihood "normal", an output with as many numbers as its targets holds locations only.
     The scale is then `noise_scale`, or the root mean square of the residuals.
@@ -95,7 +95,7 @@ class _Residuals(NamedTuple):
 
 
 def _residuals(model: keras.Model, x: Any, y: Any, indices: list[int]) -> dict[int, _Residuals]:
-    """Returns the sums of squared residuals for the outputs with the given indices."""
+    """Return the sums of squared residuals for the outputs with the given indices."""
     run = None
     totals: dict[int, _Residuals] = {}
     for inputs, targets in labelled(x, y):
@@ -132,7 +132,7 @@ def _outputs_and_seen(model: keras.Model, inputs):
 def with_noise_of_evidence(
     found: Curvature, observations: list[Observations], prior_scale: float | None
 ) -> tuple[Curvature, list[Observations]]:
-    """Adapts the curvature and the observations to the noise that maximizes the evidence.
+    """Adapt the curvature and the observations to the noise that maximizes the evidence.
 
     The noise is the root mean square of the residuals times a factor that all targets share.
 
@@ -166,13 +166,13 @@ def with_noise_of_evidence(
 
 
 def _log_noise_of_evidence(found: Curvature, count: int, prior_scale: float | None) -> float:
-    """Returns the log of the factor that multiplies the residuals' root mean square."""
+    """Return the log of the factor that multiplies the residuals' root mean square."""
     eigenvalues = np.concatenate([block.eigenvalues.ravel() for block in found.blocks])
     eigenvalues = eigenvalues[eigenvalues > 0]
     square_norm = sum(np.square(layer.read()).sum() for layer in found.layers)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        """Returns the negative log evidence without constants, and its gradient."""
+        """Return the negative log evidence without constants, and its gradient."""
         log_noise, log_scale = point if prior_scale is None else (*point, np.log(prior_scale))
         ratios = eigenvalues * np.exp(2 * (log_scale - log_noise))
         shares = (ratios / (1 + ratios)).sum()

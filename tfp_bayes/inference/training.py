@@ -20,10 +20,10 @@ class Recorder(Protocol):
     """A Keras callback that records data over the epochs and can save them in a checkpoint."""
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the data recorded so far."""
+        """Return the data recorded so far."""
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Restores the data that `get_state` returned."""
+        """Restore the data that `get_state` returned."""
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
     sample_weight: Any = None,
     **fit_arguments: Any,
 ) -> None:
-    """Trains a compiled model, starting from its current weights, with one call of its `fit`.
+    """Train a compiled model, starting from its current weights, with one call of its `fit`.
 
     The order of the examples depends only on the seed and the number of the epoch, so training
     gives the same result with or without a checkpoint, and with or without an interruption.
@@ -98,7 +98,7 @@ def train(
 
 
 def check_compiled(model: keras.Model) -> None:
-    """Raises ValueError unless a model is compiled and built."""
+    """Raise ValueError unless a model is compiled and built."""
     if not getattr(model, "compiled", False):
         raise ValueError(
             f"Expected a compiled `model`. Received: model={model.name!r}, not compiled. "
@@ -112,7 +112,7 @@ def check_compiled(model: keras.Model) -> None:
 
 
 def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.data.Dataset:
-    """Returns a dataset of the shuffled batches of several epochs, one epoch after another."""
+    """Return a dataset of the shuffled batches of several epochs, one epoch after another."""
     num_rows = count_rows(arrays)
     columns = keras.tree.map_structure(tf.convert_to_tensor, arrays)
 
@@ -130,7 +130,7 @@ def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.da
 
 
 class _Saver(keras.callbacks.Callback):
-    """Saves the complete state of training after each epoch."""
+    """A callback that saves the complete state of training after each epoch."""
 
     def __init__(self, path: Path, identity: dict, recorder: Recorder | None):
         super().__init__()
@@ -140,7 +140,7 @@ class _Saver(keras.callbacks.Callback):
         self._lock = lock_of(path)
 
     def restore(self, model: keras.Model) -> int:
-        """Restores the saved state, if any, and returns the number of completed epochs."""
+        """Restore the saved state, if any, and return the number of completed epochs."""
         self._lock.acquire()
         if not self._path.exists():
             return 0
@@ -154,7 +154,7 @@ class _Saver(keras.callbacks.Callback):
         return record["epochs"]
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        """Saves the state. This callback comes last, so the others have already run."""
+        """Save the state. This callback comes last, so the others have already run."""
         arrays = {f"variable_{i}": v.numpy() for i, v in enumerate(_variables(self.model))}
         if self._recorder is not None:
             state = self._recorder.get_state()

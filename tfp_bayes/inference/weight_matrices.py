@@ -46,7 +46,7 @@ class WeightMatrices:
         self._forms = list(forms)
 
     def read(self) -> np.ndarray:
-        """Returns the current W in float64."""
+        """Return the current W in float64."""
         num_groups, _, num_units = self.shape
         rows = [
             v.numpy().astype("float64").reshape(form.shape).transpose(form.order)
@@ -55,7 +55,7 @@ class WeightMatrices:
         return np.concatenate([r.reshape(num_groups, -1, num_units) for r in rows], axis=1)
 
     def join(self, values: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Builds W from one tensor for each of `variables`."""
+        """Build W from one tensor for each of `variables`."""
         num_groups, _, num_units = self.shape
         rows = [
             tf.transpose(tf.reshape(value, form.shape), form.order)
@@ -64,7 +64,7 @@ class WeightMatrices:
         return tf.concat([tf.reshape(r, [num_groups, -1, num_units]) for r in rows], axis=1)
 
     def split(self, weights: tf.Tensor) -> list[tf.Tensor]:
-        """Splits W into one tensor for each of `variables`."""
+        """Split W into one tensor for each of `variables`."""
         per_row = self.shape[0] * self.shape[2]
         sizes = [int(np.prod(v.shape)) // per_row for v in self.variables]
         result = []

@@ -1,4 +1,4 @@
-"""Prints by how many bytes memory peaks while a learner scores a pool file: its path is given."""
+"""Print how many bytes of memory a learner needs to score a pool: the path of a file is given."""
 
 import resource
 import sys
@@ -17,7 +17,7 @@ def peak():
 
 
 def main(path):
-    # Mapped anew for each request: pages of the file that were read count as memory of the process.
+    # Map the file again for each request, because pages that were read count as memory in use.
     shape = np.load(path, mmap_mode="r").shape
     x = LoadedRows(lambda indices: np.load(path, mmap_mode="r")[indices], shape[0])
     inputs = keras.Input(shape[1:])
@@ -26,7 +26,7 @@ def main(path):
     model.compile("adam", "sparse_categorical_crossentropy")
     learner = ActiveLearner(model, x, initial=([0, 1], [0, 1]), refit={"steps": 2})
     learner.train()
-    model.predict_uncertainty(x[np.arange(4096)])  # what one portion of the pool takes
+    model.predict_uncertainty(x[np.arange(4096)])  # the memory that one part of the pool needs
     before = peak()
     learner.propose()
     print(peak() - before)

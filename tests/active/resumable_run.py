@@ -1,7 +1,7 @@
 """A small run that kills its own process: python resumable_run.py FOLDER REINIT STAGE COUNT.
 
-Dies by SIGKILL when STAGE happens for the COUNT-th time; without a stage it completes and prints
-what it found. Started anew it continues from its checkpoint.
+It dies by SIGKILL when STAGE happens for the COUNT-th time. Without a stage, it completes and
+prints its results. If it is started again, it resumes from its checkpoint.
 """
 
 import json

@@ -46,13 +46,12 @@ def test_epig_equals_reference_and_is_never_above_bald(prediction):
     expected = reference.expected_information_gain(pool.samples.tolist(), targets.samples.tolist())
     np.testing.assert_allclose(scores, expected, atol=2e-6)
     assert (scores <= acquisition.bald(pool) + 2e-6).all()
-    # Of an example about itself alone, it is at most what the label says about the weights, and
-    # not nothing.
+    # An example has positive information about itself, at most its information about the weights.
     own = acquisition.epig(pool, model.predict_uncertainty(vectors(1), 30, 0, return_samples=True))
     assert own[0] > 0
 
 
-def test_epig_wants_the_same_functions(prediction):
+def test_epig_needs_samples_of_the_same_functions(prediction):
     without = bayesian_mlp().predict_uncertainty(vectors(3), 30, seed=0)
     fewer = bayesian_mlp().predict_uncertainty(vectors(3), 5, seed=0, return_samples=True)
     for targets in (without, fewer):
@@ -105,7 +104,7 @@ def test_top_k_refuses(scores, k, message):
         top_k(scores, k)
 
 
-def test_balanced_start():
+def test_balanced_initial_set():
     labels = np.random.default_rng(0).integers(0, 5, 400)
     held_out = initial.balanced(labels, 50, seed=1)
     start = initial.balanced(labels, 12, seed=1, exclude=held_out)
@@ -132,10 +131,9 @@ def test_balanced_start():
 
 def test_kmeans_picks_the_medoids_of_each_class():
     rng = np.random.default_rng(0)
-    centres = np.array(
-        [[0, 0], [10, 0], [0, 10], [10, 10.0]]
-    )  # two clusters of each of two classes
-    x = np.concatenate([c + rng.normal(size=(50, 2)) for c in centres])
+    # Two clusters in each of two classes.
+    centers = np.array([[0, 0], [10, 0], [0, 10], [10, 10.0]])
+    x = np.concatenate([c + rng.normal(size=(50, 2)) for c in centers])
     labels = np.repeat([0, 0, 1, 1], 50)
     chosen = initial.kmeans(x, labels, 4)
     assert (chosen // 50).tolist() == [0, 1, 2, 3]
@@ -157,9 +155,9 @@ def test_kmeans_picks_the_medoids_of_each_class():
     ],
     ids=["random", "kmeans", "kmeans_unlabelled", "balanced"],
 )
-def test_initial_sets_have_their_size_and_leave_out_what_they_must(draw):
+def test_initial_sets_have_the_given_size_and_respect_exclude(draw):
     x = np.random.default_rng(0).normal(size=(60, 3))
-    x[:30] = x[0]  # copies
+    x[:30] = x[0]  # duplicates
     labels = np.arange(60) % 3
     exclude = np.arange(20)
     chosen = draw(x, labels, size=11, seed=4, exclude=exclude)

@@ -33,23 +33,23 @@ def test_ties_are_not_broken_by_position():
 
 @pytest.mark.parametrize("aggregation", ["majority", "dawid_skene"])
 def test_ties_favor_no_class(aggregation):
-    """Two that disagree everywhere: half of the labels are those of each."""
+    """If two annotators always disagree, each provides half of the labels."""
     first, second = np.zeros(1000, "int64"), np.ones(1000, "int64")
     oracles_ = [oracles.ArrayOracle(first), oracles.ArrayOracle(second)]
     labels = Annotators(oracles_, 2, aggregation)(np.arange(1000))
     assert stats.binomtest(int(labels.sum()), 1000, 0.5).pvalue > 1e-3
     each = [int(Annotators(oracles_, 2, aggregation)(np.array([i]))[0]) for i in range(50)]
-    assert each == labels[:50].tolist()  # whatever else is asked
+    assert each == labels[:50].tolist()  # independent of which others are asked about
     together = majority(np.stack([first, second]), 2)
     assert stats.binomtest(int(together.sum()), 1000, 0.5).pvalue > 1e-3
 
 
-def test_an_annotator_need_not_know_that_it_is_asked_again():
+def test_an_annotator_need_not_accept_again():
     team = Annotators([lambda indices: indices % 3], 3)
     assert team(np.array([4, 5]), again=1).tolist() == [1, 2]
 
 
-def test_dawid_skene_knows_whom_to_believe():
+def test_dawid_skene_finds_the_reliable_annotator():
     answers = np.stack([oracle(ALL) for oracle in team([0.05, 0.6, 0.6, 0.6])])
     p, _ = dawid_skene(answers, K)
     right = np.mean(p.argmax(1) == TRUTH)
@@ -63,7 +63,7 @@ def test_confusion_is_that_of_the_annotators():
     answers = np.stack([oracle(ALL) for oracle in team(rates)])
     for estimate, rate in zip(dawid_skene(answers, K)[1], rates):
         expected = np.full((K, K), rate / (K - 1)) + np.eye(K) * (1 - rate - rate / (K - 1))
-        # Four standard errors of a row's counts, and as much again: the labels are estimates too.
+        # Four standard errors of a row's counts, doubled because the labels are estimates too.
         assert np.abs(estimate - expected).max() < 8 * np.sqrt(0.25 * K / N)
         found = np.diag(estimate).mean()
         assert abs(found - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / N) + 0.01

@@ -1,7 +1,7 @@
-"""What 0.1 wrote and how it was called: its checkpoints load, or are refused by name.
+"""Compatibility with release 0.1: its checkpoints load, and its keyword arguments still work.
 
-`data/release_0_1.npz` and its journal are of the learner in `make`, after `run(2)`, `propose()`,
-two labels told by "page" and one example skipped.
+`data/release_0_1.npz` and its journal are those of the learner in `make`, after `run(2)`,
+`propose()`, two labels told by "page" and one example skipped.
 """
 
 import inspect
@@ -78,13 +78,13 @@ def make(checkpoint, **kwargs):
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """The files, and what is in them."""
+    """Copy the files; return the checkpoint's path, arrays and record."""
     path = tmp_path / "release_0_1.npz"
     for file in DATA.iterdir():
         shutil.copy(file, tmp_path)
     arrays = dict(np.load(path))
     record = json.loads(arrays.pop("record").tobytes())
-    # Another version of Keras describes a network in other words; the rest is this package's.
+    # Other versions of Keras describe a network differently; the rest is up to this package.
     same = record["identity"]["network"]
     monkeypatch.setattr("tfp_bayes.active.learner.digest_network", lambda model: same)
     return path, arrays, record
@@ -102,7 +102,7 @@ def test_a_checkpoint_is_continued(spelling, written):
     np.testing.assert_array_equal(learner.pool.acquired_at[[0, 1, 2]], 0)
     for row, saved in zip(learner.history, record["history"], strict=True):
         assert vars(row) == pytest.approx(saved, nan_ok=True)
-    # The journal goes on where the checkpoint ends: two labels and a skip.
+    # The journal continues where the checkpoint ends, with two labels and a skip.
     told, labels, skipped = [3, 7], [0, 1], 20
     np.testing.assert_array_equal(learner.labels[told], labels)
     assert learner.pool.acquired_at[skipped] == -2
@@ -131,7 +131,7 @@ def test_another_run_is_refused_by_name(written):
     assert path.read_bytes() == content
 
 
-# Keywords.
+# Keyword arguments.
 
 
 def test_old_keywords_mean_what_they_meant(recwarn):
@@ -169,10 +169,10 @@ def test_old_labels_of_the_initial_set():
         ({"query": Query(size=3), "query_size": 3}, "either `query` or .*query=Query"),
         ({"refit": {"steps": 3}, "steps": 3}, "either `refit` or"),
         ({"evaluation": {}, "test_data": None}, "either `evaluation` or"),
-        ({"initial": ([0], [1]), "initial_labels": [1]}, "Expected `initial` indices"),
+        ({"initial": ([0], [1]), "initial_labels": [1]}, "Expected indices .* for `initial`"),
         (
             {"label_filter": filters.OracleFilter("relabel"), "rejected": "skip"},
-            "one word on rejected answers",
+            "the same `rejected` as that of `label_filter`",
         ),
         ({"rejected": "drop"}, "rejected='drop'"),
     ],

@@ -1,4 +1,4 @@
-"""The loop: what it trains on, what it asks, what it refuses and what it repeats."""
+"""The active learning loop: training, proposals, invalid input and reproducibility."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def make(model=None, **kwargs):
 
 
 def outcome(learner):
-    """Everything that must be equal in equal runs; times are not."""
+    """Return everything that must be equal in equal runs, which excludes times."""
     rows = [
         (r.round, r.num_acquired, r.test_accuracy, r.test_nll, r.validation_nll, r.optimizer_steps)
         for r in learner.history
@@ -58,7 +58,7 @@ def test_run():
     assert learner.pool.acquired_at[150:].tolist() == [-2] * 50
     mean = learner.model.predict_uncertainty(TEST[0], 10, seed=0).mean
     assert history[-1].test_accuracy == pytest.approx((mean.argmax(1) == TEST[1]).mean(), abs=0.1)
-    assert learner.run(3) == history  # complete: nothing more to do
+    assert learner.run(3) == history  # the run is complete
 
 
 def test_learning_works():
@@ -112,13 +112,13 @@ def test_partial_answers():
     learner.tell(first[1], Y[first[1]])
     np.testing.assert_array_equal(learner.propose(), first[[0, 2, 3]])
     learner.tell(first[[3, 0]], Y[first[[3, 0]]])
-    assert len(learner.history) == 1  # nothing is trained before the proposal is answered
+    assert len(learner.history) == 1  # the model is not trained before all are answered
     learner.tell(first[2], Y[first[2]])
     second = learner.propose()
     assert len(learner.history) == 2
     assert not set(first) & set(second)
     learner.tell(second[0], Y[second[0]])
-    row = learner.train()  # on what is known; the rest of the proposal lapses
+    row = learner.train()  # on the labels so far; the rest of the proposal lapses
     assert (row.num_acquired, len(learner.pool.pending)) == (5, 0)
     assert set(second[1:]) <= set(learner.pool.unlabelled)
 
@@ -137,7 +137,7 @@ def test_ask_and_tell_equals_run():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda p: ([p[0], 199], [0, 0]), r"out of the last proposal.*Received: \[199\]"),
+        (lambda p: ([p[0], 199], [0, 0]), r"from the last proposal.*Received: \[199\]"),
         (lambda p: ([p[0], 10**9], [0, 0]), r"Received: \[1000000000\]"),
         (lambda p: ([p[0], p[0]], [0, 0]), "2 indices, 1 different"),
         (lambda p: ([p[0], 0], [0, 0]), r"Received: \[0\], answered already"),
@@ -166,7 +166,7 @@ def test_the_last_batch_is_smaller():
     assert len(learner.history) == 3
 
 
-def test_run_without_labels_says_what_to_do():
+def test_run_without_labels_suggests_propose():
     learner = make()
     learner.oracle = None
     learner.train()
@@ -200,7 +200,7 @@ def weights_after(reinit, **kwargs):
 
 
 def test_fresh_equals_a_new_model():
-    """The second round of a learner equals the first training of a model never used before."""
+    """Training from fresh weights equals the training of a model that was never used."""
     learner = make()
     learner.train()
     used = learner.model
@@ -212,7 +212,7 @@ def test_fresh_equals_a_new_model():
         np.testing.assert_array_equal(a, b)
 
 
-def test_warm_goes_on_and_shrink_perturb_lies_between():
+def test_warm_changes_least_and_shrink_perturb_lies_between():
     def weights(learner):
         return np.concatenate([np.ravel(w) for w in learner.model.trainable_variables])
 
@@ -234,7 +234,7 @@ def test_training_follows_the_seed(reinit):
     def weights(seed):
         for variable, value in zip(learner.model.variables, start):
             variable.assign(value)
-        # Noise that was drawn before, as in another process, must not matter.
+        # Noise that was drawn before must have no influence: another process draws none.
         learner.model.predict_on_batch(X[: seed + 1])
         learner.model(X[:7], training=True)
         learner.trainer(X[:80], Y[:80], seed=seed)
@@ -270,7 +270,7 @@ def test_early_stopping_keeps_the_best_weights():
     assert final == pytest.approx(min(losses), abs=1e-6)
 
 
-def test_the_optimizer_starts_anew():
+def test_the_optimizer_is_reset():
     learner = make()
     learner.run(2)
     assert int(learner.model.optimizer.iterations) == 20
@@ -286,7 +286,7 @@ def test_bad_arguments():
         ({"acquisition": "gut feeling"}, "acquisition='gut feeling'"),
         ({"initial": [500]}, r"Received: \[500\]"),
         ({"initial": ([], [])}, r"shape \(0,\)"),
-        ({"initial": [150]}, "labelled or ignored"),
+        ({"initial": [150]}, "labeled or ignored"),
         ({"initial": (range(6), [7] * 6)}, "to 7"),
     ]
     for arguments, message in cases:
@@ -309,7 +309,7 @@ def test_images_to_error():
 
 
 def test_closed_form_head_learns_actively():
-    """The head is conditioned on what is labelled, and scored by its own predictive normal."""
+    """The head is conditioned on the labeled examples and scored by its predictive normal."""
     keras.utils.set_random_seed(0)
     features = keras.Sequential([keras.Input((5,)), keras.layers.Dense(12, "tanh")])
     model = BayesianBasisRegression(features, 3, seed=0)

@@ -1,4 +1,4 @@
-"""Noisy labels: oracles, filters, and what becomes of rejected answers."""
+"""Noisy labels: oracles, filters and the treatment of rejected answers."""
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ ALL = np.arange(len(LABELS))
 # Oracles.
 
 
-def test_noise_is_as_said():
+def test_noise_has_the_given_rate():
     answers = oracles.NoisyOracle(LABELS, 0.2, seed=3)(ALL)
     wrong = answers != LABELS
     assert stats.binomtest(int(wrong.sum()), len(LABELS), 0.2).pvalue > 1e-3
@@ -35,7 +35,7 @@ def test_answers_do_not_depend_on_what_else_is_asked():
     np.testing.assert_array_equal(oracle(ALL, again=1), oracle(ALL))
     other = oracles.NoisyOracle(LABELS, 0.5, seed=1, resample=True)
     np.testing.assert_array_equal(other(ALL), oracle(ALL))
-    # Two independent draws of one label: right twice or wrong alike.
+    # Two independent draws agree if both are right or both are wrong in the same way.
     agree = np.mean(other(ALL, again=1) == other(ALL))
     assert abs(agree - (0.25 + 9 * (0.5 / 9) ** 2)) < 4 * np.sqrt(0.25 / len(LABELS))
 
@@ -70,7 +70,7 @@ def test_human_is_asked_until_the_answer_is_a_class(tmp_path):
 
 
 def test_names_that_are_numbers_are_names(tmp_path):
-    """A person who sees the classes "1", "2" and "3" and types 2 means the second."""
+    """If the classes are called "1", "2" and "3", the answer 2 means the second."""
     images = np.zeros((1, 8, 8, 1))
     for names, answer, label in (
         (["1", "2", "3"], "2", 1),
@@ -96,7 +96,7 @@ def answers(probabilities, labels, earlier=(), wrong=None):
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.4])
 @pytest.mark.parametrize("cost_ratio", [1.0, 4.0])
-def test_bayes_threshold_minimises_expected_cost(rate, cost_ratio):
+def test_bayes_threshold_minimizes_expected_cost(rate, cost_ratio):
     """An answer of probability p is right with odds (1 - rate) p : rate (1 - p) / (K - 1)."""
     p, num_classes = np.linspace(1e-4, 1 - 1e-4, 9999), 10
     wrong, right = rate / (num_classes - 1) * (1 - p), (1 - rate) * p
@@ -113,7 +113,7 @@ def test_thresholds_of_the_study():
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3])
 def test_noise_rate_is_estimated(rate):
-    """Answers from a model whose probabilities are right, under noise of that rate."""
+    """The model is calibrated, and its answers have noise of the given rate."""
     p = RNG.dirichlet(0.05 * np.ones(10), size=3000)
     truth = (RNG.random((3000, 1)) >= p.cumsum(1)).sum(1).clip(max=9)
     given = oracles.NoisyOracle(truth, rate, num_classes=10)(np.arange(3000))
@@ -122,15 +122,15 @@ def test_noise_rate_is_estimated(rate):
     assert filters.estimate_noise_rate(np.array([]), 10) == pytest.approx(0.1)
 
 
-def test_each_filter_keeps_what_it_says():
+def test_each_filter_keeps_the_expected_answers():
     p = np.array([[0.9, 0.1, 0.0], [0.02, 0.97, 0.01], [0.3, 0.3, 0.4], [0.001, 0.001, 0.998]])
     labels = [0, 0, 2, 0]
     made = answers(p, labels, wrong=np.array([False, True, False, True]))
     keep = {name: filters.get(name).keep(made).tolist() for name in FILTERS}
     assert keep["static_threshold"] == [True, False, True, False]
     assert keep["oracle"] == [True, False, True, False]
-    assert keep["bayes_threshold"] == [True, False, True, False]  # 0.11 under three classes
-    # Two odd answers in four, under a prior of one in ten: the rate is found to be high.
+    assert keep["bayes_threshold"] == [True, False, True, False]  # the threshold is 0.11 for K = 3
+    # Two of four answers are unlikely, so the estimated rate is high despite the prior of 0.1.
     assert keep["dynamic_threshold"] == [True, False, True, False]
     assert filters.StaticThreshold(0.0).keep(made).all()
     assert filters.RandomFilter(0.0).keep(made).all()
@@ -211,7 +211,7 @@ def test_counts_agree_with_the_labels(rejected):
     for row in history[1:]:
         assert row.num_rejected == row.num_wrong_rejected > 0
     if rejected == "relabel":
-        # What was wrong was asked again, and the second answer is final.
+        # Wrong answers were asked about again, and the second answer is final.
         assert all(row.num_asked == 20 + row.num_rejected for row in history[1:])
         assert history[-1].num_acquired == 60
         assert made.pool.num_asks.max() == 2
@@ -241,13 +241,13 @@ def test_dynamic_threshold_finds_wrong_labels():
     assert quality["recall"] > 0.5
 
 
-def test_nothing_is_rejected_by_a_model_that_knows_nothing():
-    validation = X[200:], (Y[200:] + RNG.integers(1, 3, 100)) % 3  # a quarter right at most
+def test_an_inaccurate_model_rejects_nothing():
+    validation = X[200:], (Y[200:] + RNG.integers(1, 3, 100)) % 3  # all validation labels are wrong
     history = learner(
         label_filter={"name": "static_threshold", "tau": 1.0}, validation_data=validation
     ).run(1)
     assert history[-1].num_rejected == 0
-    # Controls do not rely on the model.
+    # Filters that are controls do not rely on the model.
     assert learner(label_filter="oracle", validation_data=validation).run(1)[-1].num_rejected > 0
 
 
@@ -318,7 +318,7 @@ def test_normal_predictions_are_not_filtered():
     features = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
     model = BayesianBasisRegression(features, 3)
     model.compile("adam")
-    with pytest.raises(ValueError, match="predicts probabilities"):
+    with pytest.raises(ValueError, match="predicts class probabilities"):
         ActiveLearner(model, X, Y, initial=[0, 1, 2], label_filter="dynamic_threshold")
 
 
@@ -328,6 +328,6 @@ def test_another_filter_is_another_run(tmp_path):
         learner(checkpoint=tmp_path / "c.npz", label_filter="static_threshold")
 
 
-def test_what_becomes_of_rejected_labels_is_checked():
+def test_unknown_treatment_of_rejected_labels_is_refused():
     with pytest.raises(ValueError, match="rejected='drop'"):
         filters.StaticThreshold(rejected="drop")

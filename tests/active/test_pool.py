@@ -1,4 +1,4 @@
-"""The pool: one integer array and its rules."""
+"""The pool: status and labels of examples, and the allowed changes."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ def test_states():
         ([6], r"\[0, 6\).*Received: \[6\]"),
         ([-1], r"Received: \[-1\]"),
         ([2, 2], "indices, [12] different"),
-        ([1], r"Received: \[1\], which are labelled or ignored"),
-        ([5], "labelled or ignored"),
+        ([1], r"Received: \[1\], which are labeled or ignored"),
+        ([5], "labeled or ignored"),
         ([0.5], "dtype float64"),
         ([True], "dtype bool"),
     ],
@@ -51,7 +51,7 @@ def test_bad_arguments():
             Pool(wrong)
     with pytest.raises(ValueError, match=r"Expected indices in \[0, 3\)"):
         Pool(3).readmit([5])
-    with pytest.raises(ValueError, match="-2 or more"):
+    with pytest.raises(ValueError, match="at least -2"):
         Pool(np.array([-3]))
 
 
@@ -59,7 +59,7 @@ def test_bad_arguments():
 
 
 def asked():
-    """A pool of six: 0 labelled, 5 held out, 3 and 1 proposed."""
+    """Return a pool of six: 0 is labeled, 5 held out, 3 and 1 proposed."""
     pool = Pool(6, truth=np.arange(6))
     pool.ignore([5])
     pool.acquire([0], round=0)
@@ -79,7 +79,7 @@ def test_an_answer_waits_for_the_decision():
     assert pool.acquired_at.tolist() == [0, -2, -1, -1, -1, -2]
     pool.take_back(1)
     pool.take_back(3)
-    assert pool.pending.tolist() == [3, 1]  # as they were proposed
+    assert pool.pending.tolist() == [3, 1]  # in the order of the proposal
     assert pool.num_asks.tolist() == [0] * 6
     assert not pool.is_known[1:].any()
 
@@ -114,13 +114,13 @@ def test_rejected_answers_leave_or_are_asked_again():
         assert pool.close_round()["num_asked"] == 0
 
 
-def test_an_answer_replaces_one_that_was_learned_from():
+def test_an_answer_replaces_one_that_the_model_was_trained_on():
     pool = asked()
     pool.take(0, 2)
     assert (pool.labels[0], pool.num_asks[0], pool.acquired_at[0]) == (2, 0, 0)
 
 
-def test_a_state_is_whole_and_of_its_own():
+def test_a_state_is_complete_and_a_copy():
     pool, other = asked(), Pool(6)
     pool.take(3, 3)
     pool.settle(np.array([3]), np.array([True]), round=1, again=False)

@@ -1,4 +1,4 @@
-"""A learner that fits a posterior over weights in each round, and decides by that."""
+"""A learner that fits a posterior over weights in each round and scores by its predictions."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def plain():
 
 
 class Jitter:
-    """Four draws around the weights that the model's own training found."""
+    """A method with four draws around the weights of the model's own training."""
 
     def __init__(self, scale=0.1):
         self.scale = scale
@@ -36,7 +36,7 @@ class Jitter:
 
 
 class Unsaved(Jitter):
-    """The same, with no file."""
+    """The same method, with a posterior that cannot be saved."""
 
     def fit(self, model, x, y=None, **fit_arguments):
         stored = super().fit(model, x, y)
@@ -62,7 +62,7 @@ def learner(model, method, steps=0, fit_arguments=None, **more):
     )
 
 
-def test_scores_and_evaluation_are_the_posteriors():
+def test_scores_and_evaluation_use_the_posterior():
     model = plain()
     found = learner(model, DeepEnsemble(3), fit_arguments={"epochs": 2})
     found.run(1)
@@ -77,7 +77,7 @@ def test_scores_and_evaluation_are_the_posteriors():
     assert proposed[0] == candidates[scores.argmax()]
 
 
-def test_a_round_traces_nothing_anew_and_has_a_seed_of_its_own():
+def test_a_round_traces_nothing_again_and_has_its_own_seed():
     found = learner(plain(), DeepEnsemble(2), fit_arguments={"epochs": 1})
     found.run(0)
     traced, before = found.predictor._predictor, found.predictor.posterior.draw(0, None)
@@ -93,7 +93,7 @@ def test_a_round_traces_nothing_anew_and_has_a_seed_of_its_own():
         assert not np.array_equal(a, b)  # the seed is the round's, not the method's
 
 
-def test_a_method_on_top_of_a_bayesian_models_own_training():
+def test_a_method_after_the_training_of_a_bayesian_model():
     model = bayesian_mlp(num_samples=4)
     model.compile("adam", "sparse_categorical_crossentropy")
     found = learner(model, Jitter(), steps=5)
@@ -104,7 +104,7 @@ def test_a_method_on_top_of_a_bayesian_models_own_training():
         assert not weight.trainable or np.abs(value - weight).max() < 0.5
 
 
-def test_a_posterior_without_a_file_needs_no_checkpoint_and_can_keep_none(tmp_path):
+def test_a_posterior_that_cannot_be_saved_works_only_without_a_checkpoint(tmp_path):
     assert len(learner(plain(), Unsaved(), steps=2).run(1)) == 2
     kept = learner(plain(), Unsaved(), steps=2, checkpoint=tmp_path / "checkpoint.npz")
     with pytest.raises(ValueError, match="Expected a method whose posterior can be saved"):
@@ -116,7 +116,7 @@ def test_bad_arguments(tmp_path):
         Refit(posterior="deep_ensemble")
     with pytest.raises(ValueError, match="without a `directory`"):
         Refit(posterior=DeepEnsemble(directory=tmp_path))
-    with pytest.raises(ValueError, match="`fit_arguments` beside `posterior`"):
+    with pytest.raises(ValueError, match="`posterior` with `fit_arguments`"):
         Refit(fit_arguments={"epochs": 2})
     with pytest.raises(ValueError, match="for `steps`"):
         Refit(steps=0)

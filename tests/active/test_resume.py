@@ -1,4 +1,4 @@
-"""A killed process continues to the bit-equal result, wherever it was killed."""
+"""A killed run resumes to the bit-equal result, wherever it was killed."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ from processes import run_python
 from tfp_bayes.active import ActiveLearner
 
 SCRIPT = Path(__file__).with_name("resumable_run.py")
-# Each stage of a round, before the first checkpoint and in the second round of acquisition.
+# Every stage of a round: some before the first checkpoint, some in the second acquisition.
 KILLS = [
     ("start", 1),
     ("fit", 1),
@@ -62,7 +62,7 @@ def test_killed_at_every_stage(reinit, tmp_path):
             assert answer == whole.result(), kill
 
 
-# Checkpoints that do not fit.
+# Checkpoints of another run, and damaged ones.
 
 
 def learner(path, **kwargs):

@@ -47,8 +47,8 @@ def test_rows(make, tmp_path):
 
 
 @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
-def test_learner_does_the_same(make, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfp_bayes.active.query.AT_ONCE", 32)  # several portions
+def test_a_learner_acquires_the_same_examples_as_from_an_array(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfp_bayes.active.query.AT_ONCE", 32)  # so the pool is read in parts
 
     def run(x):
         keras.utils.set_random_seed(0)
@@ -63,7 +63,7 @@ def test_learner_does_the_same(make, tmp_path, monkeypatch):
 
 
 def test_passes_that_differ_are_refused():
-    """An index would name another example at each pass, and labels would go astray."""
+    """An index would mean another example in each pass, so labels would be mixed up."""
     data = tf.data.Dataset.from_tensor_slices((X, Y))
 
     class Augmented(Batches):
@@ -72,7 +72,7 @@ def test_passes_that_differ_are_refused():
             return x + np.random.default_rng().normal(size=x.shape), y
 
     for source in (data.shuffle(90), data.shuffle(10, seed=1), Augmented()):
-        with pytest.raises(ValueError, match="same order at each pass"):
+        with pytest.raises(ValueError, match="same order in each pass"):
             rows.as_rows(source)
     fixed = rows.as_rows(data.shuffle(90, seed=1, reshuffle_each_iteration=False))
     assert len(fixed) == 90
@@ -85,7 +85,7 @@ def test_endless_datasets_are_refused():
 
 
 def test_memory_is_bounded(tmp_path):
-    # 400 MB of float32; zeros that are not written take no disk.
+    # 400 MB of float32. The file is sparse, so its zeros take no disk space.
     pool = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (100_000, 1000))
     pool.flush()
     size = pool.nbytes

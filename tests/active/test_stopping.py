@@ -1,4 +1,4 @@
-"""Criteria that end a run."""
+"""Criteria that stop a run."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def history(**columns):
 
 
 def stops_at(criterion, rows):
-    """The first round after which it would stop, None if never."""
+    """Return the first round after which a criterion stops, or None if it never does."""
     return next((i for i in range(len(rows)) if criterion(rows[: i + 1])), None)
 
 
@@ -62,5 +62,5 @@ def test_short_forms():
     "stop", ["labels", "labels=inf", "labels=0", "plateau=1.5", "accuracy=95", 200, [200], [None]]
 )
 def test_short_forms_refused(stop):
-    with pytest.raises(ValueError, match=r"Expected NAME=VALUE .* Received: stop=.* Hint: "):
+    with pytest.raises(ValueError, match=r"Expected NAME=VALUE, .* Received: stop=.* Hint: "):
         get(stop)

@@ -1,4 +1,4 @@
-"""A learner's files: restored from the journal, of one run only, written by one process."""
+"""A learner's files: restored from the journal, bound to one run, written by one process."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def network(rate=0.3, learning_rate=0.01):
     return model
 
 
-MODEL = []  # one for all: each training starts from new weights, and nothing is traced again
+MODEL = []  # shared, because each training starts from new weights and nothing is traced again
 
 
 def learner(path, **kwargs):
@@ -75,7 +75,7 @@ DAMAGES = [lambda c: c[: len(c) // 2], lambda c: b"", flip]
 
 
 def hand_label(path, **kwargs):
-    """A person labels: some told, one skipped, one taken back, one imported, one corrected."""
+    """Label as a person does: tell, skip, take back, import and correct."""
     asking = learner(path, oracle=None, **kwargs)
     for _ in range(2):
         a, b, c, d = asking.propose().tolist()
@@ -104,7 +104,7 @@ def test_hand_labels_survive_a_damaged_checkpoint(tmp_path):
         assert path.with_name("c.npz.damaged").read_bytes() == damage(content)
     path.unlink()
     assert_same(state(learner(path, oracle=None, y=None, initial=([0, 1, 2], Y[:3]))), expected)
-    # And nothing had to be trained again where the checkpoint is whole.
+    # An intact checkpoint is loaded as it is, without training again.
     path.write_bytes(content)
     assert_same(state(learner(path, oracle=None, y=None, initial=([0, 1, 2], Y[:3]))), expected)
     assert path.read_bytes() == content
@@ -132,8 +132,8 @@ def test_a_filtered_run_is_restored(rejected, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "count"), [("ask", 2), ("checkpoint", 7), ("tell", 2), ("fit", 3)]
 )
-def test_annotators_keep_what_they_know_of_each_other(stage, count, tmp_path):
-    """A run that stops at a stage of its second round, and goes on in another process."""
+def test_annotators_resume_with_their_earlier_answers(stage, count, tmp_path):
+    """A run stops at a stage of its second round and resumes with new objects."""
 
     class KilledError(Exception):
         pass
@@ -199,7 +199,7 @@ def test_a_line_that_is_damaged_too(tmp_path):
     np.testing.assert_array_equal(again.labels, lost)
 
 
-def test_a_lost_journal_is_begun_anew(tmp_path):
+def test_a_lost_journal_is_started_again(tmp_path):
     path = tmp_path / "c.npz"
     hand_label(path)
     whole = learner(path, oracle=None)
@@ -238,11 +238,11 @@ def noisy(**changes):
 def test_another_run_is_not_continued(name, other, tmp_path):
     path = tmp_path / "c.npz"
     learner(path, oracle=noisy())
-    learner(path, oracle=noisy(), model=network())  # layers of other names
+    learner(path, oracle=noisy(), model=network())  # names of layers may differ
     before = path.read_bytes()
     with pytest.raises(ValueError, match=rf"Received: {name}='?.* \(was '[^,]*\. Hint"):
         learner(path, **{"oracle": noisy(), **other()})
-    path.unlink()  # nor from its journal
+    path.unlink()  # the journal refuses it too
     with pytest.raises(ValueError, match=rf"Received: {name}="):
         learner(path, **{"oracle": noisy(), **other()})
     path.write_bytes(before)
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_an_earlier_release_is_refused(tmp_path):
     assert path.read_bytes() == before
 
 
-# Who writes.
+# Locks.
 
 HOLDS = """
 import runpy, sys
@@ -342,11 +342,11 @@ def test_an_answer_needs_no_room_for_a_checkpoint(tmp_path, monkeypatch):
     assert learner(path).labels[a] == 1
 
 
-# Answers from elsewhere.
+# Merged answers.
 
 
 def test_indices_are_whole_numbers():
-    """What is no integer must not be cut to one: the label would be another example's."""
+    """Other numbers must not be truncated, or labels would be stored for the wrong examples."""
     with pytest.raises(ValueError, match=r"integers for `ignore`.*dtype bool.*flatnonzero"):
         learner(None, ignore=np.zeros(60, bool))
     asking = learner(None)
@@ -376,7 +376,7 @@ def test_merged_twice_is_merged_once(tmp_path):
     assert again.merge(proposed, (labels + 1) % 3) == (1, 0, 3)
     np.testing.assert_array_equal(again.labels[proposed], (labels + 1) % 3)
     again.train()
-    assert again.merge(proposed[:1], labels[:1]) == (0, 0, 1)  # learned from, and corrected
+    assert again.merge(proposed[:1], labels[:1]) == (0, 0, 1)  # trained on, then corrected
     assert again.labels[proposed[0]] == labels[0]
     assert again.pool.num_acquired == 4
 
@@ -391,7 +391,7 @@ def test_an_earlier_file_does_not_undo_a_later_answer():
     assert asking.merge([a], [0], sources=["export 3"]) == (0, 0, 1)  # changed back
 
 
-def test_what_was_given_up_can_be_labelled_and_what_was_held_out_cannot():
+def test_skipped_examples_can_be_labeled_and_held_out_ones_cannot():
     asking = learner(None, oracle=None)
     a, b, c, d = asking.propose()
     asking.skip([a, b, c, d])

@@ -1,4 +1,4 @@
-"""Labels of every kind a model predicts, what suits which, and what is refused before training."""
+"""Labels for each likelihood, compatible settings, and errors that are raised before training."""
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ def test_one_sigmoid():
     for arguments in ({"acquisition": "margin"}, {"selector": "badge"}):
         with pytest.raises(ValueError, match="Received: likelihood='bernoulli'"):
             learn(model, YES[:, 0], **arguments)
-    with pytest.raises(ValueError, match="probabilities of the classes"):
+    with pytest.raises(ValueError, match="predicts class probabilities"):
         learn(model, YES[:, 0], label_filter="dynamic_threshold")
 
 
@@ -138,7 +138,7 @@ def test_a_label_for_each_pixel():
     )
 
 
-# What is refused, before anything is trained.
+# Arguments that are refused before training.
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +155,11 @@ REFUSED = {
     "labels are strings": ({"y": np.array(["a"] * 160)}, "<U1 array"),
     "labels are floats": ({"y": CLASSES + 0.5}, "float64 array"),
     "labels are missing": ({"y": None}, "no labels"),
-    "test_data=x": ({"test_data": X}, "of as many inputs as labels"),
-    "test_data of three": ({"test_data": (X, [0] * len(X), X)}, "tuple of 3"),
+    "test_data=x": ({"test_data": X}, "with as many inputs as labels"),
+    "test_data of three": ({"test_data": (X, [0] * len(X), X)}, "tuple of length 3"),
     "test_data of another length": (
         {"test_data": (X, CLASSES[1:])},
-        "of as many inputs as labels",
+        "with as many inputs as labels",
     ),
     "test labels out of range": ({"test_data": (X, CLASSES + 1)}, "from 1 to 3"),
     "oracle=3": ({"oracle": 3}, "oracle=3"),
@@ -219,16 +219,16 @@ def test_scores_that_are_not_finite_are_named():
     def score(prediction):
         return np.where(np.arange(len(prediction.mean)) == 5, np.nan, 0.0)
 
-    query = Query(score, "k_center")  # which looks at no score
+    query = Query(score, "k_center")  # a selector that ignores scores
     learner = ActiveLearner(model, X, CLASSES, initial=[0, 1, 2], query=query, refit=Refit(steps=2))
     with pytest.raises(ValueError, match=r"NaN or infinity for the examples \[8\], 1 of 157"):
         learner.run(1)
 
 
-# Asking, and what is printed meanwhile.
+# Oracles, and printed progress.
 
 
-def test_an_oracle_that_takes_no_second_question(capsys):
+def test_an_oracle_without_the_argument_again(capsys):
     model = bayesian_mlp(size=4, num_samples=3)
     model.compile("adam", "sparse_categorical_crossentropy")
     learner = ActiveLearner(
@@ -246,13 +246,13 @@ def test_an_oracle_that_takes_no_second_question(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  acq")[0] for line in lines] == ["round   0/1", "round   1/1"]
     assert "rejected 4 of 8  wrong 8" in lines[1]
-    # Rounds in all: once more does nothing, and says so.
+    # `total_rounds` includes earlier rounds, so a second call does nothing and says so.
     assert learner.run(1, verbose=True) is history
     assert len(history) == 2
-    assert capsys.readouterr().out == "Round 1 is complete, 1 in all were asked for.\n"
+    assert capsys.readouterr().out == "Nothing to do: rounds complete 1, requested 1.\n"
 
 
-def test_a_terminal_shows_what_goes_on(monkeypatch, capsys):
+def test_a_terminal_shows_the_current_stage(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     progress = Progress(2, 1, verbose=True)
     for stage in ("propose", "checkpoint", "tell", "fit", "evaluate"):
@@ -262,7 +262,7 @@ def test_a_terminal_shows_what_goes_on(monkeypatch, capsys):
     assert shown == [
         "",
         "round 1/2",
-        *(f"round 1/2: {what}" for what in ("labelling", "training", "evaluating")),
+        *(f"round 1/2: {what}" for what in ("labeling", "training", "evaluating")),
         "round 2/2: scoring the pool",
         f"{Round(1, 3, 1).describe(2)}\n",
     ]

@@ -1,4 +1,4 @@
-"""Label Studio's ML backend, asked as `ml/api_connector.py` of Label Studio's sources asks."""
+"""Label Studio's ML backend, with requests as in its sources (`ml/api_connector.py`)."""
 
 import base64
 import http.server
@@ -36,7 +36,7 @@ def png(image):
 
 
 class Studio(http.server.BaseHTTPRequestHandler):
-    """What Label Studio does with requests for files: only who has the key gets them."""
+    """A stand-in for Label Studio that serves files only with its key."""
 
     def do_GET(self):
         given = self.headers.get("Authorization")
@@ -65,7 +65,7 @@ class Studio(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def studio():
-    """Returns a server, and gives it another one to lead to."""
+    """Yield a stand-in server; a second one, to which it can redirect, is its attribute `other`."""
     servers = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio) for _ in range(2)]
     for server in servers:
         server.seen, server.url = [], f"http://127.0.0.1:{server.server_port}"
@@ -79,7 +79,7 @@ def studio():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model, the names of its classes and images as Label Studio's local files."""
+    """Return a folder with a model, the names of its classes and local files of Label Studio."""
     folder = tmp_path_factory.mktemp("backend")
     keras.utils.set_random_seed(0)
     network((12, 12, 1), 4).save(folder / "model.keras")
@@ -103,7 +103,7 @@ def network(shape, num_classes):
 
 @pytest.fixture
 def serve(folder, monkeypatch):
-    """Returns what runs the command, up to its server, and gives a client of it."""
+    """Return a function that runs the command up to its server and returns a client."""
 
     def run(*arguments):
         apps = []
@@ -116,7 +116,7 @@ def serve(folder, monkeypatch):
 
 
 def ask(client, addresses, **more):
-    """Returns status and JSON of what Label Studio asks for tasks."""
+    """Send a request for predictions as Label Studio does; return status and JSON."""
     tasks = [{"id": i, "data": {"picture": a, "note": "x"}} for i, a in enumerate(addresses)]
     params = {"login": None, "password": None, "context": None, **more.pop("params", {})}
     body = {"tasks": tasks, "project": "1.1700000000", "label_config": CONFIG, "params": params}
@@ -158,7 +158,7 @@ def test_each_task_gets_a_guess_and_a_score(score, serve, folder):
         "confidence": p.mean.max(-1),
     }[score]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
-    # Label Studio shows the lowest score first, which must be where the model doubts most.
+    # Label Studio shows the lowest score first, so that must be the most uncertain task.
     doubt = {"confidence": -p.mean.max(-1)}.get(score, getattr(p, score, None))
     assert scores.argmin() == doubt.argmax()
     assert client.get("/versions").get_json() == {"versions": [version]}
@@ -190,14 +190,14 @@ def test_images_from_everywhere(serve, studio):
     assert results[7:] == [nothing] * 3
     keys = [given for _, given in studio.seen]
     assert keys == ["Token abc"] * len(keys)
-    assert [given for _, given in studio.other.seen] == [None, None]  # nobody else sees the key
+    assert [given for _, given in studio.other.seen] == [None, None]  # the other gets no key
 
 
 def test_a_personal_access_token_is_exchanged(serve, studio, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a.b.c")
     monkeypatch.setenv("LABEL_STUDIO_URL", studio.url)
     client = serve()
-    # Whoever asks cannot have the key sent elsewhere.
+    # A request cannot make the backend send the key to another address.
     more = {"params": {"hostname": studio.elsewhere}}
     assert ask(client, ["/data/upload/1/3.png"], **more)[0] == 200
     assert studio.seen == [("/data/upload/1/3.png", "Bearer five minutes")]
@@ -211,7 +211,7 @@ def test_a_personal_access_token_is_exchanged(serve, studio, monkeypatch):
         (local("/etc/passwd"), "Expected a file below"),
         (local(""), "Expected a file below"),
         ("file:///etc/passwd", "Expected the address of an image"),
-        ("s3://bucket/1.png", "Hint: cloud storages need presigned URLs"),
+        ("s3://bucket/1.png", "Hint: for cloud storage, enable presigned URLs"),
         ("/data/upload/1/3.png", "Expected the address of an image"),
         (5, "Expected the address of an image"),
         (local("broken.png"), "broken.png"),
@@ -223,7 +223,7 @@ def test_images_that_are_not_read(address, text, folder):
 
 
 def test_no_image_at_all_is_an_error(serve):
-    """It is not one bad file: Label Studio shows the reason."""
+    """If every image fails, a common cause is likely, so Label Studio shows the error."""
     status, answer = ask(serve(), [local("../secret.png"), "s3://bucket/1.png"])
     assert status == 400
     assert "Expected" in answer["error"]
@@ -234,12 +234,12 @@ def test_a_file_that_needs_a_key(studio):
         TaskImages().read("/data/upload/1/3.png", (12, 12, 1), LabelStudio(studio.url))
 
 
-def test_what_label_studio_is_told(serve):
+def test_answers_to_other_requests(serve):
     client = serve()
     for config in (CONFIG.replace('"eel"', '"eal"'), CONFIG.replace("Image", "Audio"), "<View>"):
         answer = client.post("/setup", json={"schema": config, "project": "1.1"})
         assert answer.status_code == 400
-        assert "Choices ['cat', 'dog', 'eel', 'fox'] of an Image" in answer.get_json()["error"]
+        assert "Choices ['cat', 'dog', 'eel', 'fox'] for an Image" in answer.get_json()["error"]
         assert ask(client, [local("1.png")], label_config=config)[0] == 400
     assert ask(client, [])[1] == {"results": []}
     assert client.post("/predict", json={"tasks": None}).status_code == 400

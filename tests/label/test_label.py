@@ -1,4 +1,4 @@
-"""People who label: the session, the page in a real browser, and Label Studio's files."""
+"""Labeling by people: the session, the page in a real browser, and Label Studio's files."""
 
 import errno
 import gc
@@ -96,18 +96,18 @@ def test_labels_skips_and_undo_reach_the_checkpoint(tmp_path):
     assert len(state["history"]) == 2
     assert state["history"][1]["acquired"] == 4
     assert not {a, b, c, d} & {image["index"] for image in state["images"]}
-    with pytest.raises(ValueError, match="learned from an answer"):
+    with pytest.raises(ValueError, match="final once the model is trained"):
         session.undo(a)
 
 
-def test_what_the_page_must_not_do():
+def test_answers_that_are_refused():
     session = ready(make())
     index = session.state()["images"][0]["index"]
     with pytest.raises(ValueError, match="label='cow'"):
         session.label(index, "cow")
-    with pytest.raises(ValueError, match="out of the last proposal"):
+    with pytest.raises(ValueError, match="from the last proposal"):
         session.label(59, "cat")
-    with pytest.raises(ValueError, match="out of the last proposal"):
+    with pytest.raises(ValueError, match="from the last proposal"):
         session.skip(59)
     with pytest.raises(ValueError, match="answers to the last proposal"):
         session.undo(index)
@@ -118,7 +118,7 @@ def test_what_the_page_must_not_do():
     assert session.state()["images"] == []
 
 
-def test_an_empty_pool_is_said():
+def test_an_empty_pool_is_reported():
     learner = make()
     learner.pool.ignore(learner.pool.unlabelled)
     state = ready(learner).state()
@@ -126,7 +126,7 @@ def test_an_empty_pool_is_said():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_any_failure_is_said(tmp_path, monkeypatch):
+def test_any_failure_is_reported(tmp_path, monkeypatch):
     learner = make(tmp_path / "c.npz")
     monkeypatch.setattr(learner.storage, "save", full_disk)
     state = ready(learner).state()
@@ -145,9 +145,9 @@ def test_nothing_without_the_token():
     assert client.get("/").status_code == 403
     assert client.get("/state?token=wrong").status_code == 403
     assert client.post("/label", json=body).status_code == 403
-    # A form of another site can put a token in an address, not in a header.
+    # A form on another site can put a token into an address, but not into a header.
     assert client.post("/label?token=secret", json=body).status_code == 403
-    # Nor may another name lead here (DNS rebinding).
+    # Other host names for this machine are refused (DNS rebinding).
     hostile = {"X-Token": "secret", "Host": "evil.example"}
     assert client.post("/label", json=body, headers=hostile).status_code == 403
     assert session.learner.labels[index] == -1
@@ -155,7 +155,7 @@ def test_nothing_without_the_token():
     assert client.get("/?token=secret").status_code == 200
     shown = client.get(f"/image/{index}", headers=good)
     assert shown.data[:4] == b"\x89PNG"
-    assert "max-age" in shown.headers["Cache-Control"]  # thumbnails are shown after each answer
+    assert "max-age" in shown.headers["Cache-Control"]  # the page shows thumbnails repeatedly
     assert client.get("/image/60", headers=good).status_code == 404
     for broken in ({}, {"index": "x", "label": "cat"}, {"index": index, "label": "cow"}, []):
         assert client.post("/label", json=broken, headers=good).status_code == 400
@@ -163,7 +163,7 @@ def test_nothing_without_the_token():
     assert session.learner.labels[index] == 0
 
 
-def test_a_full_disk_is_said_and_the_answer_does_not_count(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_the_answer_does_not_count(tmp_path, monkeypatch):
     path = tmp_path / "c.npz"
     session = ready(make(path))
     client = make_app(session, "secret").test_client()
@@ -237,8 +237,8 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         width = "return document.getElementById('image').naturalWidth"
         wait_for(lambda: browser.execute_script(width) > 0)
         assert "% sure. Score: 0." in browser.find_element(By.ID, "guess").text
-        assert "worth, by bald" in browser.find_element(By.ID, "score").text
-        press("g")  # the guess sways who labels
+        assert "a label of this image, by bald" in browser.find_element(By.ID, "score").text
+        press("g")  # hide the guess, which can bias the answer
         assert browser.find_element(By.ID, "guess").text.startswith("Score: 0.")
         browser.refresh()
         status("4 of 4 images")
@@ -248,7 +248,7 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         a, b, c, d = (image["index"] for image in session.state()["images"])
         browser.find_element(By.CSS_SELECTOR, "[data-label=dog]").click()
         status("3 of 4 images")
-        press("2")  # the third class, by its number
+        press("2")  # the number of the third class
         status("2 of 4 images")
         press("u")
         status("3 of 4 images")
@@ -258,7 +258,7 @@ def test_a_person_labels_in_a_browser(browser, tmp_path):
         press("s")
         status("1 of 4 images")
         browser.find_elements(By.CSS_SELECTOR, "#classes button")[0].click()
-        status("All labelled")
+        status("All labeled")
         assert learner.labels[[a, b, c, d]].tolist() == [1, 0, -1, 0]
         browser.save_screenshot(str(tmp_path / "page.png"))
         browser.find_element(By.ID, "curve").click()  # away from the buttons
@@ -297,7 +297,7 @@ def test_a_start_without_labels_in_a_browser(browser, tmp_path):
 
         status("2 of 2 images")
         assert "No guess yet" in browser.find_element(By.ID, "guess").text
-        assert "stand for groups" in browser.find_element(By.ID, "score").text
+        assert "represents a group" in browser.find_element(By.ID, "score").text
         assert not browser.find_element(By.ID, "curve").is_displayed()  # no accuracy to draw
         keys = [key.text for key in browser.find_elements(By.CSS_SELECTOR, "#classes kbd")]
         assert keys == ["0", "1", "2"]
@@ -306,9 +306,9 @@ def test_a_start_without_labels_in_a_browser(browser, tmp_path):
         browser.find_element(By.CSS_SELECTOR, "[data-label=dog]").click()
         status("1 of 2 images")
         browser.find_element(By.ID, "skip").click()
-        status("All labelled")
+        status("All labeled")
         browser.find_element(By.ID, "next").click()
-        status("4 of 4 images")  # of the learner
+        status("4 of 4 images")  # the learner's proposal
         assert json.loads((tmp_path / "start.json").read_text()) == {"8": 1, "2": None}
         assert [e for e in browser.get_log("browser") if "favicon" not in e["message"]] == []
     finally:
@@ -322,7 +322,7 @@ def test_a_photograph_keeps_its_pixels():
 
 
 class Page:
-    """The command `label` in a process of its own."""
+    """The command `label` in a separate process."""
 
     def __init__(self, folder):
         with socket.socket() as free:
@@ -359,7 +359,7 @@ class Page:
             return False
 
     def label(self):
-        """Labels every image that is shown."""
+        """Label every image that is shown."""
         for image in self.call("state")["images"]:
             if image["open"]:
                 self.call("label", {"index": image["index"], "label": "7"})
@@ -374,7 +374,7 @@ def rounds_on_disk(folder):
 
 
 def test_command(tmp_path, capsys):
-    """The command serves a run, alone; what was labelled is there after it was killed."""
+    """The command locks the run that it serves, and labels survive when it is killed."""
     folder, tasks = tmp_path / "run", tmp_path / "tasks.json"
     quick = ["--rounds", "0", "--steps", "2", "--num-samples", "2", "--evaluation-samples", "1"]
     quick += ["--initial", "balanced"]
@@ -385,7 +385,7 @@ def test_command(tmp_path, capsys):
         return status, "".join(capsys.readouterr())
 
     assert tool("active-learning", *quick, *more)[0] == 0
-    gc.collect()  # the learner, and its right to write
+    gc.collect()  # collects the learner, which releases its lock
     model = (folder / "model.keras").read_bytes()
     with Page(folder) as page:
         index = page.call("state")["images"][0]["index"]
@@ -394,7 +394,7 @@ def test_command(tmp_path, capsys):
             status, text = tool(*command, "--run", folder)
             assert status == 1
             assert f"in use by process {page.process.pid} on " in text
-        assert "2 tasks" in tool("export-tasks", "--run", folder, tasks)[1]  # reads beside it
+        assert "2 tasks" in tool("export-tasks", "--run", folder, tasks)[1]  # only reads the run
         os.kill(page.process.pid, signal.SIGKILL)
         page.process.wait()
     (folder / f".unfinished-{page.process.pid}-summary.json").write_text("{")
@@ -423,7 +423,7 @@ def test_command(tmp_path, capsys):
 
 
 def annotated(tasks, answers):
-    """What Label Studio exports: the tasks, with annotations."""
+    """Return tasks with annotations in the format of Label Studio's export."""
     exported = []
     for task, choices in zip(tasks, answers):
         annotations = [
@@ -440,7 +440,7 @@ def annotated(tasks, answers):
 
 
 def exported(learner, path, answers):
-    """Exports the learner's tasks, answers them and writes Label Studio's file."""
+    """Export the learner's tasks, answer them and write the file that Label Studio would export."""
     export_tasks(learner, path, NAMES)
     tasks = json.loads(path.read_text())
     path.write_text(json.dumps(annotated(tasks, answers)))
@@ -461,20 +461,20 @@ def test_label_studio_and_back(tmp_path):
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (2, 0, 0, 2)
     assert learner.labels[proposed].tolist() == [1, -1, 2, -1]
     assert learner.pool.pending.tolist() == proposed[[1, 3]].tolist()
-    # The project goes on, and its whole file is imported again: once more, with one answer more
-    # and with one changed.
+    # The project continues, and its export is imported twice more: first unchanged, then with one
+    # new and one changed answer.
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (0, 2, 0, 2)
     answers = [["dog"], ["cat"], ["cat"], []]
     (tmp_path / "out.json").write_text(json.dumps(annotated(tasks, answers)))
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (1, 1, 1, 1)
     assert learner.labels[proposed].tolist() == [1, 0, 0, -1]
-    # The model learns, and the file comes again: nothing is labelled twice.
+    # Importing the file again after training changes nothing.
     learner.train()
     assert import_labels(learner, tmp_path / "out.json", NAMES) == (0, 3, 0, 1)
 
 
 def test_tasks_of_one_image_are_one_vote_each(tmp_path):
-    """Tasks that were imported into Label Studio twice: the last one decided alone."""
+    """If tasks were imported into Label Studio twice, all of their annotations count."""
     learner, path = make(), tmp_path / "f.json"
     (a, *_) = exported(learner, path, [["dog"], [], [], []])
     first, *others = json.loads(path.read_text())
@@ -483,7 +483,7 @@ def test_tasks_of_one_image_are_one_vote_each(tmp_path):
     assert import_labels(learner, path, NAMES) == (1, 0, 0, 3)
     assert learner.labels[a] == 1
     path.write_text(json.dumps([first, *annotated([first], [["cat"]])]))
-    with pytest.raises(ValueError, match=r"one most frequent answer .*\['dog', 'cat'\]"):
+    with pytest.raises(ValueError, match=r"single most frequent answer .*\['dog', 'cat'\]"):
         import_labels(learner, path, NAMES)
 
 
@@ -508,7 +508,7 @@ def test_files_that_are_no_export(text, tmp_path):
     (tmp_path / "f.json").write_text(text)
     learner = make()
     learner.propose()
-    with pytest.raises(ValueError, match="Label Studio's export in JSON"):
+    with pytest.raises(ValueError, match="Label Studio's format JSON"):
         import_labels(learner, tmp_path / "f.json", NAMES)
 
 
@@ -519,6 +519,6 @@ def test_answers_that_cannot_be_taken(answers, tmp_path):
     tasks = json.loads((tmp_path / "t.json").read_text())
     exported = annotated(tasks, [["cat"], answers])
     (tmp_path / "o.json").write_text(json.dumps(exported))
-    with pytest.raises(ValueError, match="one most frequent answer"):
+    with pytest.raises(ValueError, match="single most frequent answer"):
         import_labels(learner, tmp_path / "o.json", NAMES)
     assert (learner.labels[5:] == -1).all()

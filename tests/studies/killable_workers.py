@@ -7,7 +7,7 @@ import types
 from pathlib import Path
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in a worker
-    # What is tested needs no TensorFlow, which importing the package would start in each process.
+    # The test needs no TensorFlow, which importing the package would start in each process.
     package = types.ModuleType("tfp_bayes")
     package.__path__ = [str(Path(__file__).parents[2] / "tfp_bayes")]
     sys.modules["tfp_bayes"] = package

@@ -1,4 +1,4 @@
-"""What the command runs if nothing is said, and what it compares that with."""
+"""The default run of the command and its baselines."""
 
 import dataclasses
 
@@ -21,29 +21,29 @@ def test_the_first_run_is_not_the_study():
     ("given", "selector", "prior_scale"),
     [
         ({"acquisition": "bald"}, "batch_bald", None),
-        ({"acquisition": "random"}, "top_k", None),  # BatchBALD would not look at its scores
+        ({"acquisition": "random"}, "top_k", None),  # BatchBALD would ignore its scores
         ({"inference": "flipout"}, "top_k", 1.0),
         ({"inference": "closed_form"}, "top_k", 1.0),
         ({"acquisition": "epig", "selector": "batch_bald"}, "batch_bald", None),
     ],
 )
-def test_what_is_given_counts(given, selector, prior_scale):
+def test_given_fields_decide_defaults_of_others(given, selector, prior_scale):
     run = complete(given)
     assert (run.selector, run.prior_scale) == (selector, prior_scale)
     assert given.items() <= dataclasses.asdict(run).items()
 
 
-def test_baseline_differs_in_what_chooses_alone():
+def test_baseline_differs_only_in_acquisition():
     run = complete({"seed": 4, "query_size": 7})
     other = dataclasses.asdict(baseline(run, "random"))
     changed = {key for key, value in dataclasses.asdict(run).items() if other[key] != value}
     assert changed == {"acquisition", "selector", "candidates"}
-    assert other["candidates"] == 7  # random ones of the whole pool, none scored in vain
+    assert other["candidates"] == 7  # a random subset of the size of the batch
     assert baseline(run, "bald").candidates == run.candidates
     assert baseline(baseline(run, "random"), "random") is None
 
 
-def test_methods_are_named_by_what_decides():
+def test_names_of_methods():
     assert method_of(complete({})) == "BatchBALD"
     assert method_of(RunConfig()) == "bald"
     assert method_of(RunConfig(selector={"name": "power", "beta": 2.0})) == "bald, Power"
@@ -57,12 +57,12 @@ def test_histories_beside_a_run(tmp_path):
     ((method, read),) = read_baselines(tmp_path).items()
     assert method == "random"
     assert [row.test_accuracy for row in read] == [0.75, 0.97]
-    # An error of 25 % with 20 labels, 3 % with 30: linear in between.
+    # The error is 25 % with 20 labels and 3 % with 30, and interpolated linearly in between.
     levels = "10 % error with 27, 5 % error with 29"
     assert describe(method, read) == f"random     test accuracy 97.00% with 30 labels; {levels}"
 
 
-def test_a_comparison_that_cannot_be_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
+def test_an_impossible_baseline_is_refused_before_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tfp_bayes.datasets.load", lambda *_: pytest.fail("late"))
     given = ["--inference", "deterministic", "--acquisition", "max_entropy", "--compare", "bald"]
     assert cli.main(["active-learning", *given, "--out", str(tmp_path / "run")]) == 1

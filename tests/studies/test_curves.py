@@ -26,12 +26,12 @@ def test_area_of_a_straight_line():
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 10])
 def test_intervals_cover(num_seeds):
-    """The 95 % interval of a difference holds the truth 95 times in 100, with few seeds too."""
+    """The 95 % interval of a difference covers the true value in 95 % of trials with few seeds."""
     hits, num_trials = 0, 3000
     for shift in RNG.normal(size=(num_trials, num_seeds, 1)):
         interval = paired_difference(X, 1 + shift + np.zeros(6), np.ones([num_seeds, 6]))
         hits += interval.low <= 0 <= interval.high
-    assert 0.94 < hits / num_trials < 0.96  # a percentile bootstrap: 0.75, 0.83, 0.90
+    assert 0.94 < hits / num_trials < 0.96  # 0.75, 0.83 and 0.90 for a percentile bootstrap
 
 
 def test_intervals_are_student_t():
@@ -42,7 +42,7 @@ def test_intervals_are_student_t():
 
 
 def test_intervals_of_crossings_cover():
-    """Curves with noise of their own in each round, whose mean falls through the level at 23."""
+    """The curves have independent noise in each round; their mean crosses the level at 23."""
     x = np.arange(0, 60, 2)
     truth = np.exp(-x / 23)
     hits, num_trials = 0, 2000
@@ -55,14 +55,14 @@ def test_intervals_of_crossings_cover():
     assert 0.945 < hits / num_trials < 0.985
 
 
-def test_a_crossing_that_not_every_seed_shows():
-    """Infinite where the rounds do not show that the mean gets there, never the others' mean."""
+def test_a_crossing_that_not_every_seed_reaches():
+    """Seeds that never reach the level count too: the upper end of the interval is infinite."""
     reached, missed = np.linspace(0.6, 0.1, 6), np.full(6, 0.6)
     interval = mean_crossing(X, np.stack([reached, reached, missed]), 0.3)
     assert interval.estimate == crossing(X, (2 * reached + missed) / 3, 0.3) < np.inf
     assert interval.high == np.inf
     assert interval.low < interval.estimate
-    rises = np.array([0.5, 0.2, 0.5, 0.2, 0.1, 0.1])  # below, above, and below for good
+    rises = np.array([0.5, 0.2, 0.5, 0.2, 0.1, 0.1])  # below, above, then finally below
     interval = mean_crossing(X, np.stack([rises, rises]), 0.3)
     assert interval.low == interval.estimate == crossing(X, rises, 0.3)
     assert interval.high == pytest.approx(10 * (2 + 2 / 3))

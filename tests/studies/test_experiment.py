@@ -1,4 +1,4 @@
-"""Experiments: paired seeds, continued, tabulated; and their configuration."""
+"""Experiments: paired seeds, resumption and tables; and their configuration."""
 
 import contextlib
 import csv
@@ -33,11 +33,11 @@ FLOOR = {"good": 0.02, "bad": 0.08}
 
 
 def run(method, seed, folder):
-    """A run whose test error falls from 0.3 to the method's floor; leaves a mark when it works."""
+    """Write a history whose error falls by 0.3 to the method's floor, and a mark that it ran."""
     path = folder / "history.csv"
     if path.exists():
         return
-    rng = np.random.default_rng(seed)  # what seeds share
+    rng = np.random.default_rng(seed)  # shared by all methods
     shift = 0.01 * rng.normal()
     history = [
         Round(i, 20 + 10 * i, 10 * i, test_accuracy=1 - FLOOR[method] - 0.3 * 0.5**i - shift)
@@ -64,12 +64,12 @@ def test_runs_everything_once(workers, tmp_path):
     read = read_results(tmp_path / "results.csv")
     assert repr(read) == repr({m: dict(sorted(h.items())) for m, h in histories.items()})
     low, high = table["bad"]["difference"][1:]
-    assert low == pytest.approx(0.06)  # paired: what seeds share is gone
+    assert low == pytest.approx(0.06)  # pairing removes the shift that methods share
     assert high == pytest.approx(0.06)
     assert table["good"]["difference"] == [0, 0, 0]
     assert "| good | 3 |" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "learning_curves.png").stat().st_size > 5000
-    # Started again with one more seed: only that is run.
+    # A second call with one more seed runs only that seed.
     marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("worked")}
     run_experiment(run, ["good", "bad"], range(4), tmp_path)
     assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
@@ -78,7 +78,7 @@ def test_runs_everything_once(workers, tmp_path):
 
 @contextlib.contextmanager
 def busy_workers(folder):
-    """Starts an experiment and waits until two workers are at work; yields it and their ids."""
+    """Start an experiment, wait until two workers run, and yield it and their process ids."""
     script = Path(__file__).with_name("killable_workers.py")
     with (folder / "output").open("wb") as file:
         parent = subprocess.Popen(
@@ -90,7 +90,7 @@ def busy_workers(folder):
     finally:
         parent.kill()
         parent.wait()
-        for path in folder.glob("run-?"):  # in case they are what is tested for and did not end
+        for path in folder.glob("run-?"):  # workers that the code under test failed to end
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.read_text()), signal.SIGKILL)
 
@@ -107,7 +107,7 @@ def is_alive(process):
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    # A process that nobody waits for stays as a name only.
+    # A process that nobody waits for remains as a zombie.
     status = Path(f"/proc/{process}/stat")
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
@@ -118,7 +118,7 @@ def test_workers_end_with_their_parent(stop, tmp_path):
         parent.send_signal(stop)
         parent.wait(60)
         wait_for(lambda: not any(map(is_alive, workers)))
-    assert len(list(tmp_path.glob("run-?"))) == 2  # and begin nothing more
+    assert len(list(tmp_path.glob("run-?"))) == 2  # no further run was started
 
 
 def test_a_killed_worker_is_one_sentence(tmp_path):
@@ -141,7 +141,7 @@ def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):
     run = dataclasses.asdict(RunConfig(steps=7, seed=0))
     (tmp_path / "config.json").write_text(json.dumps(run))
     write_history(tmp_path / "history.csv", [Round(i, 20, 0, 0.5) for i in range(4)])
-    for summary in (None, "", "{", '{"rounds": 2}'):  # killed, killed on a bad disk, fewer rounds
+    for summary in (None, "", "{", '{"rounds": 2}'):  # missing, empty, incomplete, fewer rounds
         if summary is not None:
             (tmp_path / "summary.json").write_text(summary)
         experiments.run_one(config, "m", 0, tmp_path)
@@ -181,12 +181,12 @@ def test_two_experiments_in_one_folder(tmp_path):
 
 
 def test_methods_that_would_share_a_folder(tmp_path):
-    with pytest.raises(ValueError, match="whose folders differ"):
+    with pytest.raises(ValueError, match="whose folders have different names"):
         run_experiment(run, ["good", "good!"], [0], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_difference_is_averaged_over_rounds_whatever_a_filter_keeps():
+def test_difference_is_averaged_over_rounds_not_labels():
     def history(acquired, errors):
         return [
             Round(i, 20 + kept, kept, test_accuracy=1 - error)
@@ -277,7 +277,7 @@ def test_history_is_read_as_it_was_written(tmp_path):
         Round(1, 30, 10, test_accuracy=0.123456789012345, num_wrong=2.0, fit_seconds=1e-9),
     ]
     write_history(tmp_path / "h.csv", history)
-    assert repr(read_history(tmp_path / "h.csv")) == repr(history)  # NaN equals nothing
+    assert repr(read_history(tmp_path / "h.csv")) == repr(history)  # by repr, as NaN != NaN
 
 
 @pytest.mark.parametrize("path", sorted(STUDY.glob("results/*.csv")), ids=lambda path: path.stem)
@@ -286,7 +286,7 @@ def test_tables_of_the_study_are_those_of_its_rows(path):
     assert table in path.with_suffix(".md").read_text()
 
 
-def test_rows_that_are_none(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "r.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="Expected columns `method` and `seed`"):
         read_results(tmp_path / "r.csv")

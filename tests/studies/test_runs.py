@@ -1,4 +1,4 @@
-"""What a run holds out."""
+"""The validation set of a run."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tfp_bayes.studies.configuration import RunConfig
 
 @pytest.mark.parametrize(("rarest", "held_out"), [(5, 4), (49, 48), (50, 100), (60, 100)])
 def test_a_rare_class_is_not_all_held_out(rarest, held_out):
-    """100 images to validate on, or half of the rarest class and as many of the other."""
+    """The set has 100 images, or half of the rarest class and as many of the other."""
     labels = np.repeat([0, 2], [rarest, 200])  # no example of one class
     x = np.zeros((len(labels), 12, 12, 1), "uint8")
     data = Dataset(x, labels, x[:2], labels[-2:], ("ill", "dead", "well"))

@@ -1,4 +1,4 @@
-"""What a run leaves for TensorBoard, read with TensorBoard."""
+"""Summaries of a run for TensorBoard, read with TensorBoard."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Active learning: the model chooses which examples are worth a label."""
+"""Active learning: the model chooses which examples to label next."""
 
 from typing import TYPE_CHECKING
 

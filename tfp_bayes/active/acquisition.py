@@ -1,9 +1,10 @@
-"""Acquisition functions: how much a label is worth, one score for each candidate.
+"""Acquisition functions: a score for each candidate that says how useful its label would be.
 
-Each takes a `Prediction` of N candidates and returns scores (N,); the higher, the sooner the
-example is labelled. Any function of that form will do; registered ones can be named by a string.
-A function with a second argument `targets` (`epig`) is given the `Prediction` of some of the pool
-too, and both predictions come with samples.
+An acquisition function takes a `Prediction` of N candidates and returns scores (N,). Examples with
+higher scores are labeled first. Any function with this signature works, and a function that is
+registered with Keras can be named by a string. A function with a second argument `targets`, such as
+`epig`, also receives the `Prediction` of some examples of the pool; both predictions then include
+their samples.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ _ROWS_AT_A_TIME = 64  # bounds the memory of joint distributions
 
 
 def _only_for(*likelihoods: str, hint: str) -> Callable[[Acquisition], Acquisition]:
-    """Marks an acquisition as one that other likelihoods give no meaning, and refuses those."""
+    """Restrict an acquisition function to the likelihoods for which it has a meaning.
+
+    Args:
+        *likelihoods: Names of those likelihoods.
+        hint: Hint of the error that other likelihoods raise.
+    """
 
     def decorate(function: Acquisition) -> Acquisition:
         @functools.wraps(function)
@@ -42,7 +48,7 @@ def _only_for(*likelihoods: str, hint: str) -> Callable[[Acquisition], Acquisiti
 
 
 def check_likelihood(acquisition: Acquisition, likelihood: str) -> None:
-    """Raises ValueError if an acquisition has no meaning for predictions of a likelihood."""
+    """Raise ValueError if an acquisition function has no meaning for a likelihood."""
     known = getattr(acquisition, "likelihoods", (likelihood,))
     if likelihood not in known:
         raise ValueError(
@@ -53,10 +59,10 @@ def check_likelihood(acquisition: Acquisition, likelihood: str) -> None:
 
 
 def bald(prediction: Prediction) -> np.ndarray:
-    """Scores by mutual information between label and weights, in nats.
+    """Score by the mutual information between label and weights, in nats.
 
-    High where the sampled functions are each sure but disagree: a label settles the argument.
-    Blind to noise that no label can remove.
+    The score is high where each sampled function is confident but the functions disagree, so that a
+    label rules some of them out. Noise that no label can remove does not raise it.
 
     Args:
         prediction: Prediction of N candidates.
@@ -71,7 +77,7 @@ def bald(prediction: Prediction) -> np.ndarray:
 
 
 def max_entropy(prediction: Prediction) -> np.ndarray:
-    """Scores by predictive entropy, in nats: total uncertainty, noise included.
+    """Score by the predictive entropy, in nats: the total uncertainty, including label noise.
 
     Args:
         prediction: Prediction of N candidates.
@@ -87,7 +93,7 @@ def max_entropy(prediction: Prediction) -> np.ndarray:
 
 @_only_for("categorical", "bernoulli", hint="'predictive_variance' or 'bald' suit real targets")
 def variation_ratios(prediction: Prediction) -> np.ndarray:
-    """Scores by 1 - max_k p_k: the probability that the best guess is wrong.
+    """Score by 1 - max_k p_k: the predicted probability that the most likely class is wrong.
 
     Args:
         prediction: Prediction of N candidates.
@@ -102,7 +108,7 @@ def variation_ratios(prediction: Prediction) -> np.ndarray:
 
 
 def mean_std(prediction: Prediction) -> np.ndarray:
-    """Scores by the standard deviation of the sampled probabilities, averaged over classes.
+    """Score by the standard deviation of the sampled probabilities, averaged over classes.
 
     Args:
         prediction: Prediction of N candidates.
@@ -117,11 +123,11 @@ def mean_std(prediction: Prediction) -> np.ndarray:
 
 
 def predictive_variance(prediction: Prediction) -> np.ndarray:
-    """Scores by the total variance of the target, summed over classes or targets.
+    """Score by the total variance of the target, summed over classes or targets.
 
-    The trace of the predictive covariance. Its log determinant, which counts correlated outputs
-    once, is what `max_entropy` scores by for normal predictions, and `bald` the part of that
-    which labels remove.
+    This is the trace of the predictive covariance. For normal predictions, `max_entropy` uses the
+    log determinant of that covariance instead, which counts correlated outputs once, and `bald`
+    uses the part of that entropy which labels remove.
 
     Args:
         prediction: Prediction of N candidates.
@@ -139,7 +145,7 @@ def predictive_variance(prediction: Prediction) -> np.ndarray:
     "categorical", hint="'variation_ratios' suits a sigmoid, 'predictive_variance' real targets"
 )
 def margin(prediction: Prediction) -> np.ndarray:
-    """Scores by how close the two best guesses are: p_2 - p_1, at most 0.
+    """Score by p_2 - p_1, the two largest probabilities: at most 0, and 0 where they are equal.
 
     Args:
         prediction: Prediction of N candidates.
@@ -158,7 +164,7 @@ def margin(prediction: Prediction) -> np.ndarray:
     "categorical", hint="'variation_ratios' suits a sigmoid, 'predictive_variance' real targets"
 )
 def least_confident(prediction: Prediction) -> np.ndarray:
-    """Scores by 1 - max_k p_k, as `variation_ratios`; the name in the wider literature.
+    """Score by 1 - max_k p_k: the more common name of `variation_ratios`.
 
     Args:
         prediction: Prediction of N candidates.
@@ -174,21 +180,21 @@ def least_confident(prediction: Prediction) -> np.ndarray:
 
 @_only_for("categorical", hint="'bald' suits a sigmoid and real targets")
 def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
-    """Scores by the information that a label gives about the labels of other examples, in nats.
+    """Score by the information that a label gives about the labels of other examples, in nats.
 
-    Unlike `bald`, uncertainty about functions that no target asks for is worth nothing. Never
-    above `bald`.
+    Unlike `bald`, this ignores uncertainty that does not affect the predictions of the targets. The
+    score never exceeds that of `bald`.
 
     Args:
         prediction: Prediction of N candidates, with samples.
-        targets: Prediction of T examples that the model will be asked about, with samples under
-            the same seed, so that sample s is the same function as in `prediction`.
+        targets: Prediction of T examples like those that the model will be used on, with samples
+            drawn with the same seed, so that sample s is the same function as in `prediction`.
 
     Returns:
         Scores (N,), averaged over targets.
 
     Raises:
-        ValueError: If a prediction has no samples, or their numbers differ.
+        ValueError: If a prediction has no samples, or the numbers of samples differ.
 
     Reference:
         Bickford Smith et al. 2023, equation 5, arXiv:2304.08151.
@@ -196,10 +202,10 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     at, of = prediction.samples, targets.samples
     if at is None or of is None or len(at) != len(of):
         raise ValueError(
-            "Expected predictions with as many samples of the same functions for `prediction` "
-            f"and `targets`. Received: {None if at is None else at.shape} and "
-            f"{None if of is None else of.shape}. Hint: predict_uncertainty(..., seed=0, "
-            "return_samples=True) for both."
+            "Expected as many samples of the same functions for `prediction` as for `targets`. "
+            f"Received: shapes {None if at is None else at.shape} and "
+            f"{None if of is None else of.shape}. "
+            "Hint: call predict_uncertainty(..., seed=0, return_samples=True) for both."
         )
     num_samples, _, num_classes = at.shape
     own = entr(targets.mean.astype("float64")).sum(-1).mean()  # H(y*), averaged over targets
@@ -214,7 +220,7 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
 
 
 def random(prediction: Prediction) -> np.ndarray:
-    """Scores every candidate 0, so that the selector's tie-break picks at random: the baseline.
+    """Score every candidate 0, so the selector breaks ties at random: the random baseline.
 
     Args:
         prediction: Prediction of N candidates.
@@ -226,16 +232,16 @@ def random(prediction: Prediction) -> np.ndarray:
 
 
 def get(acquisition: str | dict | Acquisition) -> Acquisition:
-    """Returns an acquisition function from its name, its serialized form or itself.
+    """Return the acquisition function for a name, a serialized function, or a function.
 
     Args:
         acquisition: "bald", "epig", "variation_ratios", "max_entropy", "mean_std", "margin",
             "least_confident", "predictive_variance", "random", the name of a function that is
-            registered with Keras ("package>name"), the dictionary made by
-            `keras.saving.serialize_keras_object`, or a function.
+            registered with Keras ("package>name"), the dictionary that
+            `keras.saving.serialize_keras_object` returns, or a function.
 
     Raises:
-        ValueError: If nothing of that name is registered.
+        ValueError: If no function with that name is registered.
 
     Example:
 
@@ -246,11 +252,11 @@ def get(acquisition: str | dict | Acquisition) -> Acquisition:
         return acquisition
     name: object = acquisition
     if isinstance(acquisition, dict) and acquisition.get("class_name") == "function":
-        name = acquisition.get("config")  # as keras.saving.serialize_keras_object writes it
+        name = acquisition.get("config")  # the format of keras.saving.serialize_keras_object
     if isinstance(name, str) and name in ACQUISITIONS:
         return ACQUISITIONS[name]
     found = None
-    if "keras" in sys.modules:  # or nobody can have registered anything with it
+    if "keras" in sys.modules:  # before Keras is imported, nothing can be registered with it
         saving = sys.modules["keras"].saving
         if isinstance(acquisition, dict):
             acquisition = acquisition.get("registered_name", acquisition)

@@ -1,4 +1,4 @@
-"""Names that configurations of active learning accept, readable without importing their code."""
+"""Names that configurations of active learning accept, listed without importing their code."""
 
 from tfp_bayes._plumbing.registry import Registry
 
@@ -50,7 +50,8 @@ INITIAL = ("balanced", "random", "kmeans", "kmeans_unlabelled")
 REINIT = ("fresh", "warm", "shrink_perturb")
 REJECTED = ("skip", "quarantine", "relabel")
 
-# Keywords of `ActiveLearner` in 0.1: where they have moved, and what they are called there.
+# Keyword arguments of `ActiveLearner` in 0.1, each with the new argument that contains it and its
+# name there.
 MOVED = {
     "acquisition": ("query", "acquisition"),
     "selector": ("query", "selector"),

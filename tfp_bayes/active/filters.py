@@ -1,4 +1,4 @@
-"""Filters that reject labels which the model finds unlikely before it has trained on them."""
+"""Filters that reject answers which the model finds unlikely before it is trained on them."""
 
 import copy
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,9 +16,9 @@ from tfp_bayes.active.built_in import FILTERS, REJECTED
 if TYPE_CHECKING:
     from tfp_bayes.prediction.targets import Targets
 
-# Labels are not filtered by a model that is not better than this.
+# A filter that relies on the model keeps every answer until the model reaches this accuracy.
 TRUSTED_ACCURACY = 0.6
-# Before any answer: one label in ten is wrong, as sure as after ten answers.
+# Prior of the noise rate: one wrong label in ten, with the weight of ten observed answers.
 PRIOR_WRONG, PRIOR_RIGHT = 1.0, 9.0
 
 
@@ -26,11 +26,12 @@ class Answers(NamedTuple):
     """The answers for one batch.
 
     Attributes:
-        probabilities: (q, K) predictive means before training on the batch, calibrated.
+        probabilities: (q, K) calibrated predictive means, from before training on the batch.
         labels: (q,) answers.
-        earlier: (M,) probability of each earlier answer, kept or not, before it was trained on.
-        wrong: (q,) bool, whether the label is not the true one; None if the truth is not known.
-        seed: Integer, for filters that draw.
+        earlier: (M,) probability of each earlier answer, kept or not, from before training on it.
+        wrong: (q,) bool, whether the answer differs from the true label. None if the true labels
+            are unknown.
+        seed: Integer seed for filters that draw random numbers.
     """
 
     probabilities: np.ndarray
@@ -41,21 +42,22 @@ class Answers(NamedTuple):
 
     @property
     def probability(self) -> np.ndarray:
-        """(q,) probability of each answer."""
+        """(q,) predicted probability of each answer."""
         return self.probabilities[np.arange(len(self.labels)), self.labels]
 
 
 class Filter(Configured):
-    """Decides which answers of a batch are kept, and says what becomes of the others.
+    """Base class of filters, which decide which answers of a batch to keep.
 
     Attributes:
-        trusts_model: Whether it relies on the model, so that it has to wait until that is good.
-        needs_truth: Whether it looks at the true labels.
+        trusts_model: Whether the filter relies on the model and therefore waits until the model is
+            accurate enough.
+        needs_truth: Whether the filter reads the true labels.
 
     Args:
-        rejected: What becomes of an example whose answer is not kept: "skip" gives it up,
-            "quarantine" tests the answer again in each round, "relabel" asks once more and
-            believes the second answer.
+        rejected: What to do with an example whose answer is rejected. "skip" removes it from the
+            pool, "quarantine" tests its answer again in each round, and "relabel" asks for a second
+            answer and keeps that one.
 
     Raises:
         ValueError: If `rejected` is none of these.
@@ -63,35 +65,36 @@ class Filter(Configured):
 
     trusts_model = True
     needs_truth = False
-    rejected = "skip"  # of a subclass whose constructor does not ask
+    rejected = "skip"  # for subclasses whose constructor does not set it
 
     def __init__(self, rejected: str = "skip"):
         if rejected not in REJECTED:
             raise ValueError(
                 f"Expected one of {REJECTED} for `rejected`. Received: rejected={rejected!r}. "
-                "Hint: 'relabel' asks again."
+                "Hint: 'relabel' asks for a second answer."
             )
         self.rejected = rejected
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         raise NotImplementedError
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"rejected": self.rejected}
 
 
 def bayes_threshold(noise_rate: float, num_classes: int, cost_ratio: float = 1.0) -> float:
-    """Returns the probability below which a label is more likely wrong than right.
+    """Return the probability below which it costs less to reject a label than to keep it.
 
     Args:
-        noise_rate: Share of labels that are replaced by one of the other classes at random.
-        num_classes: K.
-        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+        noise_rate: Share of labels that are replaced by a random other class.
+        num_classes: Number of classes K.
+        cost_ratio: Cost of keeping a wrong label, relative to the cost of rejecting a right one. At
+            1, the threshold is where a label is as likely wrong as right.
 
     Returns:
-        tau: p / (1 - p) = cost_ratio noise_rate / ((K - 1) (1 - noise_rate)) there.
+        tau, for which tau / (1 - tau) = cost_ratio noise_rate / ((K - 1) (1 - noise_rate)).
 
     Example:
 
@@ -103,14 +106,14 @@ def bayes_threshold(noise_rate: float, num_classes: int, cost_ratio: float = 1.0
 
 
 def estimate_noise_rate(probability: np.ndarray, num_classes: int) -> float:
-    """Returns the share of wrong labels, from how likely the model finds each answer.
+    """Estimate the share of wrong labels from the probability that the model gives each answer.
 
-    Expectation maximisation under a Beta(1, 9) prior: an answer of probability p is wrong with
-    odds r (1 - p) / ((K - 1) (1 - r) p), where the rate r is what is estimated.
+    The estimate uses expectation maximization with a Beta(1, 9) prior on the rate r. An answer of
+    probability p is wrong with odds r (1 - p) / ((K - 1) (1 - r) p).
 
     Args:
-        probability: (M,) of each answer, by a model that has not learned from it.
-        num_classes: K.
+        probability: (M,) probability of each answer, from a model that was not trained on it.
+        num_classes: Number of classes K.
 
     Example:
 
@@ -130,11 +133,11 @@ def estimate_noise_rate(probability: np.ndarray, num_classes: int) -> float:
 
 
 class StaticThreshold(Filter):
-    """Keeps answers of probability `tau` and more.
+    """A filter that keeps answers whose probability is at least `tau`.
 
     Args:
-        tau: Threshold in [0, 1]; under ten classes and one wrong label in five, 0.027 makes the
-            fewest errors, see `bayes_threshold`.
+        tau: Threshold in [0, 1]. With ten classes and one wrong label in five, 0.027 makes the
+            fewest errors; see `bayes_threshold`.
         rejected: See `Filter`.
     """
 
@@ -148,20 +151,20 @@ class StaticThreshold(Filter):
         self.tau = float(tau)
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         return answers.probability >= self.tau
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"tau": self.tau, **super().get_config()}
 
 
 class BayesThreshold(Filter):
-    """Keeps answers that are more likely right than wrong, at a known rate of wrong labels.
+    """A filter that applies `bayes_threshold` for a known rate of wrong labels.
 
     Args:
         noise_rate: Share of wrong labels, in [0, 1).
-        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one.
+        cost_ratio: Cost of keeping a wrong label, relative to the cost of rejecting a right one.
         rejected: See `Filter`.
 
     Reference:
@@ -175,13 +178,13 @@ class BayesThreshold(Filter):
         self.cost_ratio = float(cost_ratio)
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         num_classes = answers.probabilities.shape[1]
         tau = bayes_threshold(self.noise_rate, num_classes, self.cost_ratio)
         return answers.probability >= tau
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {
             "noise_rate": self.noise_rate,
             "cost_ratio": self.cost_ratio,
@@ -190,13 +193,15 @@ class BayesThreshold(Filter):
 
 
 class DynamicThreshold(Filter):
-    """Keeps answers that are likely enough to be right, at a rate estimated from all answers.
+    """A filter that applies `bayes_threshold` for a rate estimated from all answers so far.
 
-    The default: nothing to tune, and with clean labels hardly anything is rejected.
+    Use it unless you know the rate of wrong labels: it needs no tuning, and it rejects hardly any
+    clean labels.
 
     Args:
-        cost_ratio: What keeping a wrong label costs, in units of rejecting a right one. Under 2
-            about as many answers are rejected as are wrong (figure 6 in examples/study).
+        cost_ratio: Cost of keeping a wrong label, relative to the cost of rejecting a right one. At
+            the default, 2, about as many answers are rejected as are wrong (figure 6 in
+            examples/study).
         rejected: See `Filter`.
     """
 
@@ -206,26 +211,27 @@ class DynamicThreshold(Filter):
         self.cost_ratio = float(cost_ratio)
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         num_classes = answers.probabilities.shape[1]
         known = np.concatenate([answers.earlier, answers.probability])
         rate = estimate_noise_rate(known, num_classes)
         return answers.probability >= bayes_threshold(rate, num_classes, self.cost_ratio)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"cost_ratio": self.cost_ratio, **super().get_config()}
 
 
 class BudgetThreshold(Filter):
-    """Rejects the least likely answers, about as many as are wrong.
+    """A filter that rejects the least likely answers, about as many as are wrong.
 
-    The threshold is the largest under which no more than (1 + kappa) noise_rate q rejections are
-    to be expected, given what the model predicts for the batch.
+    The threshold is the largest one at which the expected number of rejections, computed from the
+    model's predictions for the batch of size q, is at most (1 + kappa) noise_rate q.
 
     Args:
         noise_rate: Share of wrong labels, in [0, 1).
-        kappa: Share of rejections above that which is accepted.
+        kappa: Allowed excess of expected rejections over expected wrong labels, as a share of the
+            latter.
         rejected: See `Filter`.
     """
 
@@ -236,10 +242,10 @@ class BudgetThreshold(Filter):
         self.kappa = float(kappa)
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         p = answers.probabilities
         num_classes = p.shape[1]
-        # The probability that the answer is k, and that it is then rejected at tau: p_k < tau.
+        # Probability that the answer is k. At threshold tau it is then rejected if p_k < tau.
         answer = (1 - self.noise_rate) * p + self.noise_rate * (1 - p) / (num_classes - 1)
         order = np.argsort(p, axis=None)
         expected = np.cumsum(answer.reshape(-1)[order])
@@ -249,31 +255,34 @@ class BudgetThreshold(Filter):
         return answers.probability >= levels[count]
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"noise_rate": self.noise_rate, "kappa": self.kappa, **super().get_config()}
 
 
 class OracleFilter(Filter):
-    """Rejects exactly the wrong labels: the best there can be, where the truth is known."""
+    """A filter that rejects exactly the wrong answers, an upper bound for experiments.
+
+    It needs the true labels `y`.
+    """
 
     trusts_model = False
     needs_truth = True
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         if answers.wrong is None:
             raise ValueError(
                 "Expected known labels for filter='oracle'. Received: y=None. "
-                "Hint: it is a control for experiments; use 'dynamic_threshold'."
+                "Hint: this filter is a control for experiments; use 'dynamic_threshold'."
             )
         return ~answers.wrong
 
 
 class RandomFilter(Filter):
-    """Rejects answers at random: what rejecting as many costs.
+    """A filter that rejects answers at random, a control that shows the cost of rejecting as many.
 
     Args:
-        rate: Share to reject, in [0, 1).
+        rate: Share of answers to reject, in [0, 1).
         rejected: See `Filter`.
     """
 
@@ -284,11 +293,11 @@ class RandomFilter(Filter):
         self.rate = _checked_rate(rate, "rate")
 
     def keep(self, answers: Answers) -> np.ndarray:
-        """Returns (q,) bool."""
+        """Return (q,) bool, which answers to keep."""
         return np.random.default_rng(answers.seed).random(len(answers.labels)) >= self.rate
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"rate": self.rate, **super().get_config()}
 
 
@@ -296,22 +305,23 @@ def _checked_rate(rate: float, name: str = "noise_rate") -> float:
     check_finite(**{name: rate})
     if not 0 <= rate < 1:
         raise ValueError(
-            f"Expected `{name}` in [0, 1). Received: {name}={rate!r}. Hint: a share of labels."
+            f"Expected `{name}` in [0, 1). Received: {name}={rate!r}. "
+            "Hint: it is a share of labels, such as 0.2."
         )
     return float(rate)
 
 
 def get(identifier: str | dict | Filter | None, rejected: str | None = None) -> Filter | None:
-    """Returns a filter from its name, its serialized form or itself; None keeps every answer.
+    """Return the filter for a name, a dictionary, or a `Filter`; None keeps every answer.
 
     Args:
         identifier: "dynamic_threshold", "static_threshold", "bayes_threshold",
-            "budget_threshold", "oracle", "random" (with their defaults), a dictionary with a
-            "name" and arguments, a `Filter` or None.
-        rejected: What becomes of rejected answers, where `identifier` does not say; see `Filter`.
+            "budget_threshold", "oracle", "random" (with their default arguments), a dictionary with
+            a "name" and arguments, a `Filter` or None.
+        rejected: What to do with rejected answers if `identifier` does not say; see `Filter`.
 
     Raises:
-        ValueError: If it is none of these, or says another thing about rejected answers.
+        ValueError: If `identifier` is none of these, or it contradicts `rejected`.
 
     Example:
 
@@ -327,8 +337,8 @@ def get(identifier: str | dict | Filter | None, rejected: str | None = None) -> 
         return found
     if found.rejected != Filter.rejected:
         raise ValueError(
-            f"Expected one word on rejected answers. Received: label_filter={found!r}, "
-            f"rejected={rejected!r}. Hint: leave out `rejected`, or say the same."
+            "Expected the same `rejected` as that of `label_filter`. Received: "
+            f"label_filter={found!r}, rejected={rejected!r}. Hint: leave out `rejected`."
         )
     found = copy.copy(found)
     found.rejected = rejected
@@ -336,7 +346,7 @@ def get(identifier: str | dict | Filter | None, rejected: str | None = None) -> 
 
 
 def identify(label_filter: Filter | None) -> dict[str, str]:
-    """Returns what tells a run with a filter from one with another."""
+    """Return the settings of a filter that a resumed run must share, as strings."""
     if label_filter is None:
         return {"label_filter": "None", "rejected": Filter.rejected}
     config = {k: v for k, v in label_filter.get_config().items() if k != "rejected"}
@@ -346,12 +356,12 @@ def identify(label_filter: Filter | None) -> dict[str, str]:
 
 
 def check_suits(label_filter: Filter | None, targets: "Targets", has_truth: bool) -> None:
-    """Raises ValueError unless a filter has what it decides by."""
+    """Raise ValueError if a filter cannot work with these predictions or without true labels."""
     if label_filter is None:
         return
     if not targets.names_a_class:
         raise ValueError(
-            "Expected a model that predicts probabilities of the classes of an example with "
+            "Expected a model that predicts class probabilities of each example with "
             f"`label_filter`. Received: label_filter={label_filter!r}, a model that predicts "
             f"{targets.described}. Hint: end the model in a softmax; "
             "BayesianBasisRegression.to_classifier() does."
@@ -359,5 +369,5 @@ def check_suits(label_filter: Filter | None, targets: "Targets", has_truth: bool
     if label_filter.needs_truth and not has_truth:
         raise ValueError(
             f"Expected true labels `y` with label_filter={label_filter!r}. Received: y=None. "
-            "Hint: it is a control for experiments; use 'dynamic_threshold'."
+            "Hint: this filter is a control for experiments; use 'dynamic_threshold'."
         )

@@ -1,7 +1,7 @@
-"""Initial labelled sets: indices of a data set to label before anything is known.
+"""Initial sets: indices of the examples to label before the first training.
 
-Each is drawn by a function of the labels or the inputs. `kmeans` and `balanced` look at labels that
-a user would not have, as studies do; `random_set` and `kmeans_unlabelled` do not.
+`balanced` and `kmeans` read labels that a user would not have yet, so they are for studies.
+`random_set` and `kmeans_unlabelled` need no labels.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from tfp_bayes._plumbing.checks import check_integers
 def balanced(
     labels: np.ndarray, size: int, seed: int = 0, exclude: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draws the same number of examples of each class at random, Gal et al.'s start.
+    """Draw the same number of examples of each class at random, as Gal et al. 2017 do.
 
     Args:
         labels: (N,) integer labels of the data set.
-        size: Number of examples, at least one of each class; where it does not divide by the
-            classes, some get one more.
+        size: Number of examples, at least the number of classes. If the number of classes does not
+            divide it, some classes get one example more than others.
         seed: Integer.
         exclude: Indices that must not be drawn, such as a validation set.
 
@@ -49,10 +49,10 @@ def balanced(
 def random_set(
     num_examples: int, size: int, seed: int = 0, exclude: np.ndarray | None = None
 ) -> np.ndarray:
-    """Draws examples at random, whatever their class: what a user without labels can do.
+    """Draw examples at random, regardless of class, which needs no labels.
 
     Args:
-        num_examples: N of the data set.
+        num_examples: Number N of examples in the data set.
         size: Number of examples.
         seed: Integer.
         exclude: Indices that must not be drawn.
@@ -61,7 +61,7 @@ def random_set(
         Indices (size,) int64, ascending.
 
     Raises:
-        ValueError: If `size` is below 1 or more than there are.
+        ValueError: If `size` is below 1 or exceeds the number of examples that are not excluded.
 
     Example:
 
@@ -80,13 +80,13 @@ def kmeans(
     seed: int = 0,
     exclude: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Picks the most representative examples of each class: medoids of k-means clusters within it.
+    """Pick representative examples of each class: the medoids of k-means clusters in the class.
 
     Args:
         x: (N, ...) inputs, compared as vectors.
         labels: (N,) integer labels.
-        size: Number of examples, at least one of each class; where it does not divide by the
-            classes, some get one more.
+        size: Number of examples, at least the number of classes. If the number of classes does not
+            divide it, some classes get one example more than others.
         seed: Integer.
         exclude: Indices that must not be drawn.
 
@@ -105,7 +105,7 @@ def kmeans(
     if len(x) != len(labels):
         raise ValueError(
             f"Expected a label for each of {len(x)} inputs. Received: {len(labels)} labels. "
-            "Hint: x and y of the same split."
+            "Hint: pass x and y of the same split."
         )
 
     def medoids(members: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
@@ -117,10 +117,11 @@ def kmeans(
 def kmeans_unlabelled(
     x: np.ndarray, size: int, seed: int = 0, exclude: np.ndarray | None = None
 ) -> np.ndarray:
-    """Picks the medoids of as many k-means clusters as examples are wanted; needs no labels.
+    """Pick representative examples without labels: the medoids of `size` k-means clusters.
 
     Args:
-        x: (N, ...) inputs, compared as vectors; of more than 10,000, as many at random.
+        x: (N, ...) inputs, compared as vectors. If there are more than 10,000, a random subset of
+            10,000 is clustered.
         size: Number of examples.
         seed: Integer.
         exclude: Indices that must not be drawn.
@@ -129,7 +130,7 @@ def kmeans_unlabelled(
         Indices (size,) int64, ascending.
 
     Raises:
-        ValueError: If `size` is below 1 or more than there are.
+        ValueError: If `size` is below 1 or exceeds the number of examples that are not excluded.
 
     Example:
 
@@ -144,11 +145,11 @@ def kmeans_unlabelled(
 
 
 def coverage(labels: np.ndarray, indices: np.ndarray) -> dict[int, int]:
-    """Counts the examples of each class in an initial set, classes without any included.
+    """Count the examples of each class in an initial set, including classes with none.
 
     Args:
         labels: (N,) integer labels of the data set.
-        indices: The initial set.
+        indices: Indices of the initial set.
 
     Example:
 
@@ -164,14 +165,14 @@ _MAX_CLUSTERED = 10_000
 
 
 def _medoids(x: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Returns positions (size,) of the examples nearest to the centres, all different."""
-    from sklearn.cluster import KMeans  # takes a second to import, and most runs do without
+    """Return positions (size,) of the examples nearest to the cluster centers, all different."""
+    from sklearn.cluster import KMeans  # takes a second to import, and most runs do not need it
     from sklearn.metrics import pairwise_distances_argmin
 
     flat = np.asarray(x, "float64").reshape(len(x), -1)
     clusters = KMeans(size, n_init=3, random_state=seed).fit(flat)
     medoids = pairwise_distances_argmin(clusters.cluster_centers_, flat)
-    if len(np.unique(medoids)) < size:  # copies: centres coincide
+    if len(np.unique(medoids)) < size:  # centers coincide if x has duplicates
         others = np.setdiff1d(np.arange(len(flat)), medoids)
         medoids = np.concatenate([np.unique(medoids), others])[:size]
     return medoids
@@ -184,7 +185,8 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
     if labels.ndim != 1 or not labels.size:
         raise ValueError(
             "Expected integer labels (N,) for `labels`, N > 0. Received: "
-            f"{labels.dtype} of shape {labels.shape}. Hint: y_train; of one-hot rows, y.argmax(-1)."
+            f"{labels.dtype} of shape {labels.shape}. "
+            "Hint: pass y_train, or y_train.argmax(-1) if it is one-hot."
         )
     return labels
 
@@ -204,21 +206,24 @@ def _check_size(size: int, largest: int) -> None:
 
 
 def join(initial: ArrayLike, labels: ArrayLike | None) -> Any:
-    """Returns what a learner's `initial` and `initial_labels` of 0.1 are together."""
+    """Combine the arguments `initial` and `initial_labels` of 0.1 into today's `initial`."""
     return initial if labels is None else (initial, labels)
 
 
 def with_labels(
     initial: ArrayLike | tuple[ArrayLike, ArrayLike], y: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns what a learner was given: the indices (n,) of an initial set, and labels or None.
+    """Split a learner's `initial` into indices (n,) and labels.
 
     Args:
-        initial: Indices whose labels are in `y`, at least one, or a tuple of indices and labels.
+        initial: At least one index whose label is in `y`, or a tuple of indices and labels.
         y: (N, ...) labels of the data set, or None.
 
+    Returns:
+        The indices, and the labels if `initial` is a tuple, otherwise None.
+
     Raises:
-        ValueError: If there are no indices (n,), or no labels.
+        ValueError: If `initial` is not a nonempty array (n,), or there are no labels.
     """
     labels = None
     if isinstance(initial, tuple) and len(initial) == 2 and np.ndim(initial[0]):
@@ -226,10 +231,10 @@ def with_labels(
     indices = np.asarray(initial)
     if indices.ndim != 1 or not indices.size or (labels is None and y is None):
         raise ValueError(
-            "Expected `initial` indices (n,) whose labels are in `y`, or a tuple of indices and "
-            f"labels. Received: initial of shape {indices.shape}, "
+            "Expected indices (n,) whose labels are in `y`, or a tuple of indices and labels, for "
+            f"`initial`. Received: initial of shape {indices.shape}, "
             f"{'no labels' if labels is None and y is None else 'labels'}. "
-            "Hint: initial.balanced(y, 20) chooses indices; where no label is known, label a few "
+            "Hint: initial.balanced(y, 20) chooses indices; if no label is known, label a few "
             "examples of each class first."
         )
     return indices, None if labels is None else np.asarray(labels)
@@ -242,7 +247,7 @@ def _in_each_class(
     exclude: np.ndarray | None,
     choose: Callable[[np.ndarray, int, np.random.Generator], np.ndarray],
 ) -> np.ndarray:
-    """Chooses as many examples of each class as can be, out of its free members."""
+    """Choose equally many examples of each class among those that are not excluded."""
     labels = _checked_labels(labels)
     free = _free(len(labels), exclude)
     rng = np.random.default_rng(seed)
@@ -256,13 +261,13 @@ def _in_each_class(
 def _shares(
     available: np.ndarray, labels: np.ndarray, size: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Returns how many examples to take of each class, as equal as can be."""
+    """Return how many examples to take of each class; the numbers differ by at most 1."""
     classes = np.unique(labels)
     check_integers(1, size=size)
     if size < len(classes):
         raise ValueError(
             f"Expected `size` of at least {len(classes)}, one example of each class. "
-            f"Received: size={size}. Hint: random_set and kmeans_unlabelled take fewer."
+            f"Received: size={size}. Hint: random_set and kmeans_unlabelled accept fewer."
         )
     shares = np.full(len(classes), size // len(classes))
     shares[rng.permutation(len(classes))[: size % len(classes)]] += 1

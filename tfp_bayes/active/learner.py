@@ -1,4 +1,4 @@
-"""The loop of active learning: train, score, ask, label."""
+"""The active learning loop: train, score the pool, ask for labels, repeat."""
 
 import functools
 import time
@@ -35,51 +35,51 @@ _JOINS = {
 
 
 class ActiveLearner:
-    """Buys the labels that a model learns most from, round by round.
+    """Active learning: in each round, label the examples that the model learns most from.
 
-    With known labels (`y`), `run` does everything. With a person who labels, `propose` says which
-    examples to label and `tell` takes the answers, all at once or one by one. Round 0 trains on
-    the initial set; each further round acquires, trains anew and evaluates. Give `checkpoint` and
-    a run that was killed at any point continues to the same result, bit for bit on a CPU; each
-    answer is on the disk when the call that took it returns.
+    With labels `y` or an `oracle`, `run` does everything. If a person labels, `propose` returns the
+    examples to label and `tell` takes the answers, all at once or one by one. Round 0 trains on the
+    initial set; each later round acquires labels, retrains and evaluates. With `checkpoint`, a run
+    that is killed at any point resumes to the same result, bit-equal on a CPU, and each answer is
+    on disk when the call that took it returns.
 
     Args:
-        model: A compiled `BayesianModel`, or anything with its `fit`, `predict_uncertainty` and
-            `variables`; any Keras model where `refit` fits a posterior. Its weights are
-            re-initialised in place and nothing is traced again.
-        x: Inputs (N, ...) of the whole data set; indices everywhere are rows of it. An array, or
-            what does not fit into memory: an `np.memmap`, a finite `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or another of `tfp_bayes.active.rows`.
-        y: True labels, or None if they are not known: (N,) class numbers for a softmax, zeros and
+        model: A compiled `BayesianModel`, or any object with its `fit`, `predict_uncertainty` and
+            `variables`. Any compiled Keras model if `refit` fits a posterior. Its weights are
+            re-initialized in place, so nothing is traced again.
+        x: Inputs (N, ...) of the whole data set. All indices refer to its rows. An array, or a
+            source that need not fit into memory: an `np.memmap`, a finite `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or another class of `tfp_bayes.active.rows`.
+        y: True labels, or None if they are unknown: (N,) class numbers for a softmax, zeros and
             ones (N,) or (N, K) for sigmoids, real numbers (N,) or (N, D) for likelihood "normal".
-        initial: Indices of the initial set, whose labels are in `y`; or a tuple of indices and
+        initial: Indices of the initial set, whose labels are in `y`, or a tuple of indices and
             labels.
-        query: What to ask: a `Query`, or a dictionary of its arguments.
-        refit: How to train: a `Refit`, or a dictionary of its arguments.
-        evaluation: What to measure on: an `Evaluation`, or a dictionary of its arguments.
-        oracle: Who labels, see `tfp_bayes.active.oracles`; None takes `y`, and without that a
-            person labels through `tell`.
-        label_filter: Which answers are believed, and what becomes of the others: name or `Filter`,
-            see `tfp_bayes.active.filters`; None believes all. With validation data its
-            probabilities are calibrated first, and nothing is rejected before the model is right
-            in 60 % there.
-        seed: Integer that decides everything random.
-        checkpoint: File to keep the state in, or None. An existing one is continued, if it is
-            of the same configuration, data, network and oracle. Beside it a journal
-            (`.answers.jsonl`) holds every answer, from which a damaged checkpoint is restored,
-            and `.lock` lets one process at a time write.
-        on_stage: Called with the name of each stage when it is over: "start", "propose", "tell",
-            "fit", "evaluate", "ask" of an oracle that learns from answers, and "checkpoint"
-            whenever the state has reached the file.
+        query: Which examples to ask about: a `Query` or a dictionary of its arguments.
+        refit: How to train in each round: a `Refit` or a dictionary of its arguments.
+        evaluation: Data to evaluate on: an `Evaluation` or a dictionary of its arguments.
+        oracle: Function that labels examples; see `tfp_bayes.active.oracles`. None uses `y`; if `y`
+            is None too, a person labels through `tell`.
+        label_filter: Name or `Filter` that decides which answers to keep and what to do with the
+            others; see `tfp_bayes.active.filters`. None keeps all. With validation data, its
+            probabilities are calibrated first, and a filter that relies on the model rejects
+            nothing until the validation accuracy reaches 60 %.
+        seed: Integer from which all random numbers follow.
+        checkpoint: File that holds the state of the run, or None. If it exists, the run resumes
+            from it; configuration, data, network and oracle must be the same. A journal beside it
+            (`.answers.jsonl`) holds every answer, so a damaged checkpoint can be restored, and
+            `.lock` ensures that only one process writes at a time.
+        on_stage: Function that is called with the name of each stage when it ends: "start",
+            "propose", "tell", "fit", "evaluate", "ask" (for an oracle whose answers depend on
+            earlier ones), and "checkpoint" whenever the state has been written to the file.
 
     Attributes:
-        predictor: The model, or a `Refitted` of it where `refit` fits a posterior.
-        pool: Labels and status of every example, see `Pool`.
-        rows: Function from indices (n,) to inputs (n, ...), which are loaded if need be.
+        predictor: The model, or a `Refitted` that wraps it if `refit` fits a posterior.
+        pool: Labels and status of every example; see `Pool`.
+        rows: Function from indices (n,) to inputs (n, ...), which it loads if necessary.
 
     Raises:
         ValueError: If an index or label is out of range, a required argument is missing, or the
-            checkpoint is of another run.
+            checkpoint belongs to another run.
         OSError: If another process writes to the checkpoint.
 
     Reference:
@@ -128,7 +128,7 @@ class ActiveLearner:
         self._emit = Stages([] if on_stage is None else [on_stage])
         check_finite(self.x, self.query.ignore)
         indices, labels = initials.with_labels(initial, y)
-        # Before anything is trained: what the outputs mean, and whether the rest fits to that.
+        # Check what the outputs mean, and that everything else fits, before training.
         twice = self.rows(np.array([0, 0]))
         self.predictor = self.refit.make_predictor(model)
         self.targets = self.query.infer_targets(self.predictor, twice, labels if y is None else y)
@@ -154,7 +154,7 @@ class ActiveLearner:
         self._open(checkpoint)
 
     def _open(self, checkpoint: str | Path | None) -> None:
-        """Goes on from what is on the disk, if there is something."""
+        """Resume from the files on disk, if there are any."""
         path = None if checkpoint is None else Path(checkpoint)
         self.storage = Storage(path, {} if path is None else self._identify())
         stored = functools.partial(self._emit, "tell")
@@ -176,21 +176,22 @@ class ActiveLearner:
         on_round: Callable[[Round], None] | None = None,
         verbose: bool = False,
     ) -> list[Round]:
-        """Runs until `total_rounds` rounds of acquisition are complete, earlier ones counted.
+        """Run until `total_rounds` rounds of acquisition are complete, including earlier ones.
 
         Args:
-            total_rounds: Rounds in all: `run(10)` after 4 rounds goes on with the fifth, in a new
-                process too, and a second time does nothing. `step` runs one more.
-            stop: When to stop before that: a function of the history, or its short form such as
-                "labels=200", see `tfp_bayes.active.stopping.get`.
-            on_round: Called with each new row of the history.
-            verbose: Whether to print a line a round and, on a terminal, what goes on.
+            total_rounds: Total number of rounds. After 4 rounds, `run(10)` continues with the
+                fifth, also in a new process; a second call does nothing. `step` runs one more.
+            stop: Criterion to stop earlier: a function of the history, or a short form such as
+                "labels=200"; see `tfp_bayes.active.stopping.get`.
+            on_round: Function that is called with each new row of the history.
+            verbose: Whether to print one line per round and, on a terminal, the current stage.
 
         Returns:
-            The history: `total_rounds` + 1 rows unless stopped or out of examples.
+            The history: `total_rounds` + 1 rows, fewer if `stop` or an empty pool ended the run.
 
         Raises:
-            ValueError: If there is nobody to ask, or an argument is out of range.
+            ValueError: If there are neither labels `y` nor an oracle, or an argument is out of
+                range.
         """
         check_integers(0, total_rounds=total_rounds)
         criterion = stopping.get(stop)
@@ -212,38 +213,38 @@ class ActiveLearner:
         return self.history
 
     def step(self) -> Round:
-        """Runs one round: propose, ask the oracle, train, evaluate. Returns its row."""
-        unanswered = self._settle()  # of a killed run too, which had not decided on its answers
+        """Run one round: propose, ask the oracle, train and evaluate. Return its row."""
+        unanswered = self._settle()  # a killed run may have left answers without a decision
         if self.is_trained or len(unanswered):
             if self.oracle is None:
                 raise ValueError(
-                    "Expected labels `y` or an `oracle` to run by itself. Received: y=None, "
-                    "oracle=None. Hint: use propose() and tell(indices, labels)."
+                    "Expected labels `y` or an `oracle`. Received: y=None, oracle=None. "
+                    "Hint: without them, use propose() and tell(indices, labels)."
                 )
             unanswered = self.propose()
-            while len(unanswered):  # rejected labels may be asked again
+            while len(unanswered):  # a filter may ask for rejected labels again
                 unanswered = self._ask(self.oracle, unanswered)
         return self.train()
 
     def lock(self) -> None:
-        """Takes the right to write to the checkpoint, which the first answer takes otherwise.
+        """Lock the checkpoint now instead of at the first answer.
 
-        It lasts until this learner is collected. An OSError says which other process has it.
+        The lock lasts until this learner is garbage-collected. An OSError names another owner.
         """
         self.storage.acquire()
 
     def label_by_hand(self) -> None:
-        """Asks no oracle from now on: a person labels through `propose` and `tell`."""
+        """Remove the oracle, so that a person labels through `propose` and `tell`."""
         self.oracle = None
 
     @property
     def history(self) -> list[Round]:
-        """A row for each training."""
+        """One row for each training."""
         return self._memory.history
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) the label that was given to each example, -1 where none was."""
+        """(N, ...) the label given to each example, -1 or NaN if it has none."""
         return self.pool.labels
 
     @property
@@ -252,14 +253,13 @@ class ActiveLearner:
         return len(self.history) > self.pool.last_round and not len(self.pool.unsettled)
 
     def propose(self) -> np.ndarray:
-        """Returns the indices to label next, the highest score first.
+        """Return the indices to label next, highest score first.
 
-        The same until they are answered; then the model is trained on the answers before it
-        scores the pool again.
+        Until all of them are answered, further calls return those that are not. After that, the
+        next call trains the model on the answers and then scores the pool again.
 
         Returns:
-            Indices (q,) int64, fewer if the pool is smaller, or those of the last proposal that
-            have no label yet.
+            Indices (q,) int64, fewer if the pool is smaller or part of a proposal is answered.
 
         Raises:
             ValueError: If no example is left in the pool, or a score is not finite.
@@ -271,8 +271,8 @@ class ActiveLearner:
             self.train()
         if not len(self.pool.unlabelled):
             raise ValueError(
-                "Expected examples in the pool. Received: 0. Hint: everything that may be asked "
-                "has been; ask for fewer rounds."
+                "Expected examples in the pool. Received: 0. Hint: every example that may be "
+                "labeled already is; run fewer rounds."
             )
         start = time.perf_counter()
         self._judge.test_quarantine(len(self.history), self._seeds)
@@ -284,10 +284,10 @@ class ActiveLearner:
         return self.pool.pending.copy()
 
     def tell(self, indices: Indices, labels: ArrayLike, who: str = "tell") -> None:
-        """Takes labels for proposed examples: all of them, or some now and some later.
+        """Store labels of proposed examples: all of them, or some now and some later.
 
-        Labels are (n,) integers in [0, K), or zeros and ones or real numbers, as the model
-        predicts. See `storage.Memory.tell`.
+        Labels have the form of `y`: class numbers, zeros and ones, or real numbers, as the model
+        predicts them. See `storage.Memory.tell`.
         """
         self._memory.tell(indices, self.targets.check(labels, np.size(indices)), who)
 
@@ -298,24 +298,24 @@ class ActiveLearner:
         who: str = "merge",
         sources: Sequence[str] | None = None,
     ) -> Merged:
-        """Takes labels from elsewhere, such as a file, whatever was proposed.
+        """Store labels from another source, such as a file, whether proposed or not.
 
-        A file can be merged again, as what is known already changes nothing. See
+        It is safe to merge a file again: labels that are already known change nothing. See
         `storage.Memory.merge`.
         """
         labels = self.targets.check(labels, np.size(indices))
         return self._memory.merge(indices, labels, who, sources)
 
     def skip(self, indices: Indices, who: str = "skip") -> None:
-        """Gives up proposed examples that nobody can label, see `storage.Memory.skip`."""
+        """Give up proposed examples that nobody can label. See `storage.Memory.skip`."""
         self._memory.skip(indices, who)
 
     def take_back(self, indices: Indices, who: str = "take_back") -> None:
-        """Takes back labels or skips of the last proposal, see `storage.Memory.take_back`."""
+        """Undo labels or skips of the last proposal. See `storage.Memory.take_back`."""
         self._memory.take_back(indices, who)
 
     def train(self) -> Round:
-        """Trains on every label told so far and evaluates; unanswered proposals lapse.
+        """Train on every label so far and evaluate. Unanswered proposals lapse.
 
         Returns:
             The new row of the history.
@@ -346,18 +346,18 @@ class ActiveLearner:
         return self.history[-1]
 
     def _ask(self, oracle: Oracle, indices: np.ndarray) -> np.ndarray:
-        """Asks an oracle, and returns what it is to be asked once more."""
+        """Ask an oracle, and return the indices that it is to be asked about once more."""
         again = self.pool.num_asks[indices] > 0
         for turn in np.unique(again):
             at = indices[again == turn]
             labels = ask(oracle, at, int(turn))
             if self._memory.oracle_state:
-                self._save("ask")  # before its answers: it may forget none of them
+                self._save("ask")  # before `tell`, so the oracle never loses an answer
             self.tell(at, labels, who="oracle")
         return self._settle()
 
     def _settle(self, lapse: bool = False) -> np.ndarray:
-        """Decides on answers once all are there, `lapse` at once; returns what has none yet."""
+        """Decide on answers once all are given, or now if `lapse`; return unanswered indices."""
         if lapse or not len(self.pool.pending):
             self._judge.settle(len(self.history), self._seeds)
         if lapse:
@@ -369,15 +369,15 @@ class ActiveLearner:
         return RoundSeeds.of(self.seed, len(self.history))
 
     def get_state(self) -> State:
-        """Returns all that decides how this learner goes on."""
+        """Return the state from which this learner can continue."""
         return self._memory.get_state()
 
     def set_state(self, state: State) -> None:
-        """Brings this learner to a state of one that was made with the same arguments."""
+        """Restore the state of a learner that was constructed with the same arguments."""
         self._memory.set_state(state)
 
     def _identify(self) -> dict[str, Any]:
-        """Returns what a resumed run must have in common with the one it continues."""
+        """Return the description that a resumed run must share with the original one."""
         return {
             **self.query.identify(),
             **self.refit.identify(),

@@ -1,7 +1,7 @@
-"""Whoever answers what the label of an example is: an array, a person, or several annotators.
+"""Oracles, which answer what the label of an example is: arrays, people, several annotators.
 
-An oracle is a function from indices (q,) to labels (q,). One that takes `again` is called with
-`again=1` when a label is asked for a second time.
+An oracle is a function from indices (q,) to labels (q,). If it has an argument `again`, it is
+called with `again=1` when the learner asks for a label a second time.
 """
 
 import inspect
@@ -19,24 +19,24 @@ from tfp_bayes._plumbing.files import write_png
 from tfp_bayes._plumbing.images import draw_image
 
 MISSING = -1
-_SMOOTHING = 0.01  # of confusion matrices, so that an annotator never seen wrong may be wrong
+_SMOOTHING = 0.01  # added to confusion counts, so no confusion has probability 0
 
 
 class Oracle(Protocol):
-    """Answers what the labels of some examples are.
+    """A function that answers what the labels of some examples are.
 
-    Two methods may be added: `get_config()`, what answers depend on, so that a run is not
-    continued with another oracle; and `get_state()` with `set_state(arrays)`, dictionaries of
-    arrays, if answers depend on earlier ones, so that a run continues with them. So may an
-    argument `again`, an integer.
+    An oracle may have three additions. `get_config()` returns what the answers depend on, so that a
+    run cannot be resumed with another oracle. `get_state()` and `set_state(arrays)` exchange a
+    dictionary of arrays; an oracle whose answers depend on earlier ones needs them to be resumed.
+    An integer argument `again` says whether a label is asked for a second time.
     """
 
     def __call__(self, indices: np.ndarray, /) -> np.ndarray:
-        """Returns labels (q,), integers, of the examples (q,)."""
+        """Return integer labels (q,) of the examples (q,)."""
 
 
 def ask(oracle: Callable[..., np.ndarray], indices: np.ndarray, again: int) -> np.ndarray:
-    """Returns an oracle's labels (q,); one that takes no `again` is asked as it is."""
+    """Return an oracle's labels (q,), passing `again` only if the oracle accepts it."""
     parameters = inspect.signature(oracle).parameters
     takes_again = "again" in parameters or any(
         each.kind is each.VAR_KEYWORD for each in parameters.values()
@@ -45,7 +45,7 @@ def ask(oracle: Callable[..., np.ndarray], indices: np.ndarray, again: int) -> n
 
 
 def digest_oracle(oracle: Oracle | None) -> str | None:
-    """Returns what tells one oracle from another: its class and `get_config()`, if it has one."""
+    """Return a string that identifies an oracle: its name and a digest of its `get_config()`."""
     if oracle is None:
         return None
     name = getattr(oracle, "__qualname__", type(oracle).__qualname__)
@@ -54,10 +54,10 @@ def digest_oracle(oracle: Oracle | None) -> str | None:
 
 
 class ArrayOracle:
-    """Knows every label and is never wrong.
+    """An oracle that knows every label and is never wrong.
 
     Args:
-        labels: (N,) integers.
+        labels: (N, ...) labels of the whole data set.
 
     Example:
 
@@ -69,25 +69,26 @@ class ArrayOracle:
         self.labels = np.asarray(labels)
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
-        """Returns the labels (q,) of examples (q,)."""
+        """Return the labels (q, ...) of examples (q,)."""
         return self.labels[indices]
 
     def get_config(self) -> dict:
-        """Returns what answers depend on."""
+        """Return what the answers depend on."""
         return {"labels": self.labels}
 
 
 class NoisyOracle:
-    """Knows every label and is wrong for some, always the same ones.
+    """An oracle that gives wrong answers for some examples, always the same ones.
 
     Args:
         labels: (N,) true labels, integers in [0, K).
-        rate: Share of labels that are replaced by one of the other classes, all equally likely.
-        confusion: (K, K) instead of `rate`: row k holds the probabilities of each answer where
-            the truth is k.
-        seed: Integer that decides which are wrong.
-        resample: Whether asking again may give another answer; it is the first one otherwise.
-        num_classes: K; None takes the largest label.
+        rate: Share of labels that are replaced by a random other class.
+        confusion: (K, K) confusion matrix, instead of `rate`. Row k holds the probability of each
+            answer if the true label is k.
+        seed: Integer that decides which answers are wrong.
+        resample: Whether a second question about an example draws a new answer. If False, the
+            answer is always the first one.
+        num_classes: Number of classes K. None uses the largest label plus 1.
 
     Raises:
         ValueError: If `rate` is not in [0, 1], or rows of `confusion` are not probabilities.
@@ -114,8 +115,8 @@ class NoisyOracle:
         num_classes = num_classes or int(self.labels.max()) + 1
         if (rate is None) == (confusion is None):
             raise ValueError(
-                "Expected either `rate` or `confusion`. "
-                f"Received: rate={rate!r}, confusion={confusion!r}. Hint: NoisyOracle(y, 0.2)."
+                "Expected either `rate` or `confusion`. Received: "
+                f"rate={rate!r}, confusion={confusion!r}. Hint: for example NoisyOracle(y, 0.2)."
             )
         if confusion is None:
             if not isinstance(rate, Real) or not 0 <= rate <= 1:
@@ -130,22 +131,23 @@ class NoisyOracle:
         valid = self.confusion.shape == (num_classes, num_classes) and self.confusion.min() >= 0
         if not valid or np.abs(self.confusion.sum(1) - 1).max() > 1e-6:
             raise ValueError(
-                f"Expected probabilities ({num_classes}, {num_classes}) for `confusion`, rows that "
-                f"sum to 1. Received: shape {self.confusion.shape}. Hint: row k is the truth."
+                f"Expected probabilities ({num_classes}, {num_classes}) whose rows sum to 1 for "
+                f"`confusion`. Received: shape {self.confusion.shape}. "
+                "Hint: row k belongs to the true label k."
             )
         self.seed = seed
         self.resample = resample
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
-        """Returns the labels (q,) of examples (q,), the same at each call with this `again`."""
+        """Return the labels (q,) of examples (q,), the same at each call with equal `again`."""
         draw = again if self.resample else 0
-        # Drawn for all examples, so that an answer does not depend on what else is asked.
+        # Draw for all examples, so an answer does not depend on which others are asked about.
         u = np.random.default_rng([self.seed, draw]).random(len(self.labels))[indices]
         cumulative = self.confusion[self.labels[indices]].cumsum(1)
         return np.minimum((u[:, None] >= cumulative).sum(1), len(self.confusion) - 1)
 
     def get_config(self) -> dict:
-        """Returns what answers depend on."""
+        """Return what the answers depend on."""
         return {
             "labels": self.labels,
             "confusion": self.confusion,
@@ -155,17 +157,17 @@ class NoisyOracle:
 
 
 class HumanOracle:
-    """Shows images in a file and asks for their labels in the terminal.
+    """An oracle that shows images in a file and asks for their labels in the terminal.
 
     Args:
         x: (N, H, W, C) images.
-        class_names: K different names; an answer is a name, or a number counted from 0 where no
-            name is a number itself.
-        folder: Where the picture `ask.png` is written.
-        read: Called with a prompt, returns what was typed.
+        class_names: K different names. An answer is a name or, if no name is a number itself, the
+            number of a class, counted from 0.
+        folder: Folder to which the image file `ask.png` is written.
+        read: Function that shows a prompt and returns what the person typed.
 
     Raises:
-        ValueError: If two classes have one name.
+        ValueError: If two classes have the same name.
 
     Example:
 
@@ -187,7 +189,7 @@ class HumanOracle:
         if len(self.known) < len(self.class_names):
             raise ValueError(
                 "Expected different names for `class_names`. "
-                f"Received: class_names={self.class_names}. Hint: number those that are equal."
+                f"Received: class_names={self.class_names}. Hint: add a number to equal names."
             )
         if not any(name.lstrip("-").isdecimal() for name in self.class_names):
             self.known |= {str(k): k for k in range(len(self.class_names))}
@@ -195,7 +197,7 @@ class HumanOracle:
         self.read = read
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
-        """Returns the labels (q,) that were typed; asks until they are classes."""
+        """Ask for the labels (q,), each until the answer is a class, and return them."""
         figure = Figure(figsize=(1.2 * len(indices), 1.6), layout="constrained")
         for number, (axes, i) in enumerate(
             zip(figure.subplots(1, len(indices), squeeze=False)[0], indices), start=1
@@ -213,18 +215,18 @@ class HumanOracle:
 
 
 def majority(answers: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
-    """Returns the most frequent answer for each example; each tie is broken at random by itself.
+    """Return the most frequent answer for each example, breaking each tie independently at random.
 
     Args:
-        answers: (A, N) labels of A annotators, -1 where one gave none.
-        num_classes: K.
+        answers: (A, N) integer labels from A annotators, -1 if an annotator gave none.
+        num_classes: Number of classes K.
         seed: Integer that decides ties.
 
     Returns:
         Labels (N,) int64.
 
     Raises:
-        ValueError: If an example has no answer, or an answer is no class.
+        ValueError: If an example has no answer, or an answer is not in [-1, K).
 
     Example:
 
@@ -238,22 +240,22 @@ def majority(answers: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray
 def dawid_skene(
     answers: np.ndarray, num_classes: int, max_iterations: int = 200
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates labels and how each annotator confuses classes, by expectation maximisation.
+    """Estimate labels and each annotator's confusion matrix by expectation maximization.
 
-    Better than the majority where some annotators are better than others, and there are enough
-    examples to tell.
+    This is better than the majority if some annotators are more reliable than others and there are
+    enough examples to tell.
 
     Args:
-        answers: (A, N) labels of A annotators, -1 where one gave none.
-        num_classes: K.
-        max_iterations: At most as many steps.
+        answers: (A, N) integer labels from A annotators, -1 if an annotator gave none.
+        num_classes: Number of classes K.
+        max_iterations: Maximum number of iterations.
 
     Returns:
-        Probabilities (N, K) of the labels, and confusion matrices (A, K, K): row k holds the
-        probabilities of each answer where the label is k.
+        Probabilities (N, K) of the labels, and confusion matrices (A, K, K). Row k of a matrix
+        holds the probability of each answer if the label is k.
 
     Raises:
-        ValueError: If an example has no answer, or an answer is no class.
+        ValueError: If an example has no answer, or an answer is not in [-1, K).
 
     Reference:
         Dawid and Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
@@ -287,18 +289,19 @@ def dawid_skene(
 
 
 class Annotators:
-    """Asks several oracles and takes the majority, or what Dawid and Skene's model makes of it.
+    """An oracle that combines the answers of several oracles into one label for each example.
 
     Args:
-        oracles: A of them.
-        num_classes: K.
-        aggregation: "majority" or "dawid_skene", which learns from all answers so far.
+        oracles: The A oracles to ask.
+        num_classes: Number of classes K.
+        aggregation: "majority" (see `majority`) or "dawid_skene" (see `dawid_skene`), which
+            learns from all answers so far.
         seed: Integer that decides ties.
 
     Attributes:
-        answers: (A, M) so far, for "dawid_skene"; a learner's checkpoint holds them.
-        asked: (M, 2) the example and the `again` of each. A question that is asked once more has
-            its latest answers only.
+        answers: (A, M) answers so far, for "dawid_skene". A learner's checkpoint contains them.
+        asked: (M, 2) the example and the value of `again` of each question. If a question is
+            repeated, only its latest answers are kept.
 
     Raises:
         ValueError: If there is no oracle or `aggregation` is unknown.
@@ -322,7 +325,7 @@ class Annotators:
             raise ValueError(
                 "Expected at least one oracle, and 'majority' or 'dawid_skene' for `aggregation`. "
                 f"Received: {len(oracles)} oracles, aggregation={aggregation!r}. "
-                "Hint: 'majority' needs no history."
+                "Hint: 'majority' is the default."
             )
         self.oracles = list(oracles)
         self.num_classes = num_classes
@@ -332,9 +335,9 @@ class Annotators:
         self.asked = np.zeros((0, 2), "int64")
 
     def __call__(self, indices: np.ndarray, again: int = 0) -> np.ndarray:
-        """Returns one label (q,) for each example (q,)."""
+        """Return one label for each example (q,), as an array (q,)."""
         new = np.stack([ask(oracle, indices, again) for oracle in self.oracles])  # (A, q)
-        # Drawn for each example, so that a label does not depend on what else is asked.
+        # Draw for each example, so a label does not depend on which others are asked about.
         seeds = [[self.seed, int(i)] for i in indices]
         ties = np.stack([np.random.default_rng(s).random(self.num_classes) for s in seeds])
         if self.aggregation == "majority":
@@ -347,18 +350,18 @@ class Annotators:
         return _largest(dawid_skene(self.answers, self.num_classes)[0][-len(indices) :], ties)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns what later answers depend on; nothing, where the majority decides."""
+        """Return the answers that later labels depend on; an empty dictionary for "majority"."""
         if self.aggregation == "majority":
             return {}
         return {"answers": self.answers, "asked": self.asked}
 
     def set_state(self, arrays: dict[str, np.ndarray]) -> None:
-        """Takes what `get_state` gave."""
+        """Restore a state from `get_state`."""
         if self.get_state():
             self.answers, self.asked = arrays["answers"], arrays["asked"]
 
     def get_config(self) -> dict:
-        """Returns what answers depend on."""
+        """Return what the answers depend on."""
         return {
             "oracles": [digest_oracle(oracle) for oracle in self.oracles],
             "num_classes": self.num_classes,
@@ -368,25 +371,26 @@ class Annotators:
 
 
 def _largest(values: np.ndarray, ties: np.ndarray) -> np.ndarray:
-    """Returns the position of the largest value in each row (N, K), of equal ones by `ties`."""
+    """Return the position of the largest value in each row (N, K); `ties` (N, K) decides ties."""
     tolerance = 1e-9 * np.abs(values).max(1, keepdims=True)
     equal = values >= values.max(1, keepdims=True) - tolerance
     return np.where(equal, ties, -1.0).argmax(1)
 
 
 def _counts(answers: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns how many annotators gave each answer (N, K)."""
+    """Count how many annotators gave each answer, (N, K)."""
     answers = np.asarray(answers)
     valid = answers.ndim == 2 and answers.dtype.kind in "iu" and answers.size
     if not valid or answers.min() < MISSING or answers.max() >= num_classes:
         raise ValueError(
             f"Expected integers (A, N) from -1 to {num_classes - 1} for `answers`. "
-            f"Received: {answers.dtype} array of shape {answers.shape}. Hint: -1 is no answer."
+            f"Received: {answers.dtype} array of shape {answers.shape}. "
+            "Hint: -1 stands for no answer."
         )
     counts = np.stack([(answers == k).sum(0) for k in range(num_classes)], axis=1)
     if (counts.sum(1) == 0).any():
         raise ValueError(
             "Expected at least one answer for each example. Received: none for "
-            f"{np.flatnonzero(counts.sum(1) == 0)[:5].tolist()}. Hint: leave these out."
+            f"{np.flatnonzero(counts.sum(1) == 0)[:5].tolist()}. Hint: leave these examples out."
         )
     return counts

@@ -1,4 +1,4 @@
-"""The state of every example of a data set: in the pool or labelled, since when, and its label."""
+"""The pool: the status and the label of every example of a data set."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,17 +11,17 @@ from tfp_bayes._plumbing.checks import check_integers
 UNLABELLED = -1
 IGNORED = -2
 
-Indices = Sequence[int] | np.ndarray  # (n,) integers, those of the data set
+Indices = Sequence[int] | np.ndarray  # (n,) integers, rows of the data set
 
 
 class Tally(NamedTuple):
-    """Outcome of the answers in the round in progress.
+    """Counts of the answers of the round in progress.
 
     Attributes:
-        asked: Answers that were decided on.
-        rejected: Those that the filter did not believe.
-        wrong: Those that differ from the truth, as far as it is known.
-        wrong_rejected: Those that are both.
+        asked: Number of answers on which a decision was made.
+        rejected: Number of those that the filter rejected.
+        wrong: Number of those that differ from the true labels; 0 if these are unknown.
+        wrong_rejected: Number of those that are wrong and were rejected.
     """
 
     asked: int = 0
@@ -31,32 +31,33 @@ class Tally(NamedTuple):
 
 
 class Pool:
-    """The state of every example of a data set, by its index in that data set.
+    """The status and the label of every example, by its index in the data set.
 
-    It alone holds labels and status, and is changed by its methods only.
+    The pool is the only owner of labels and status. Change them only through its methods.
 
     Attributes:
-        acquired_at: (N,) int64: -1 in the pool, 0 in the initial set, r the round in which it
-            was labelled, -2 ignored (held out, skipped, rejected).
-        labels: (N, ...) answers, -1 or NaN where there is none; those of the labelled examples are
-            trained on.
-        scores: (N,) acquisition scores of examples that were proposed, NaN of others.
-        probability: (N,) of each answer before it was trained on, NaN where no filter judged it.
+        acquired_at: (N,) int64 status of each example: -1 in the pool, 0 in the initial set, r > 0
+            labeled in round r, -2 ignored (held out, skipped or rejected).
+        labels: (N, ...) answers, -1 or NaN for examples that have none. The model is trained on the
+            answers of the labeled examples.
+        scores: (N,) acquisition scores of the examples that were proposed, NaN for others.
+        probability: (N,) predicted probability of each answer from before training on it, NaN if
+            no filter has judged it.
         rejected_at: (N,) round in which an answer was last rejected, -1 if none was.
-        num_asks: (N,) answers given.
-        proposed: (q,) the last proposal, answered or not.
-        proposed_probabilities: (q, ..., K) what the model thought of it.
-        pending: Those of it that are not answered yet.
-        tally: Tally of the round in progress.
+        num_asks: (N,) number of answers given to each example.
+        proposed: (q,) indices of the last proposal, answered or not.
+        proposed_probabilities: (q, ..., K) predictive means of these examples.
+        pending: Indices of the last proposal that are not answered yet.
+        tally: `Tally` of the round in progress.
 
     Args:
-        acquired_at: Number of examples, all in the pool, or an array as above to start from.
-        labels: (N, ...) labels that stand for none, -1 or NaN, in the form that labels have; None
-            for class numbers.
-        truth: (N, ...) true labels, to count wrong answers, or None.
+        acquired_at: Number of examples, which all start in the pool, or an array as above.
+        labels: (N, ...) the values that stand for a missing label, -1 or NaN, in the shape and
+            dtype of labels. None is for class numbers.
+        truth: (N, ...) true labels, used to count wrong answers, or None.
 
     Raises:
-        ValueError: If there is no example or an entry is below -2.
+        ValueError: If there are no examples, or an entry of `acquired_at` is below -2.
 
     Example:
 
@@ -79,18 +80,18 @@ class Pool:
         if acquired_at.ndim != 1 or acquired_at.dtype.kind not in "iu":
             raise ValueError(
                 "Expected a number of examples or integers (N,) for `acquired_at`. Received: "
-                f"{acquired_at.dtype} of shape {acquired_at.shape}. Hint: Pool(len(x))."
+                f"{acquired_at.dtype} of shape {acquired_at.shape}. Hint: use Pool(len(x))."
             )
         self.acquired_at = acquired_at.astype("int64")
         size = len(self.acquired_at)
         if size == 0 or self.acquired_at.min() < IGNORED:
             raise ValueError(
-                "Expected at least one example, entries of -2 or more for `acquired_at`. "
-                f"Received: {size} entries. Hint: Pool(len(x))."
+                "Expected at least one example, and entries of at least -2, for `acquired_at`. "
+                f"Received: {size} entries. Hint: use Pool(len(x))."
             )
         self.truth = truth
         self.labels = np.full(size, -1) if labels is None else labels.copy()
-        self._none = self.labels[:1].copy()  # the label that stands for none
+        self._none = self.labels[:1].copy()  # stands for a missing label
         self.scores = np.full(size, np.nan)
         self.probability = np.full(size, np.nan)
         self.rejected_at = np.full(size, -1)
@@ -102,21 +103,21 @@ class Pool:
     def __len__(self) -> int:
         return len(self.acquired_at)
 
-    # What is in which state.
+    # Examples by status.
 
     @property
     def unlabelled(self) -> np.ndarray:
-        """Indices that may still be acquired, ascending."""
+        """Indices of the examples that can be acquired, ascending."""
         return np.flatnonzero(self.acquired_at == UNLABELLED)
 
     @property
     def labelled(self) -> np.ndarray:
-        """Indices that have a label, ascending."""
+        """Indices of the labeled examples, ascending."""
         return np.flatnonzero(self.acquired_at >= 0)
 
     @property
     def num_acquired(self) -> int:
-        """Number of labelled examples beyond the initial set."""
+        """Number of labeled examples without the initial set."""
         return int(np.count_nonzero(self.acquired_at > 0))
 
     @property
@@ -126,82 +127,82 @@ class Pool:
 
     @property
     def unsettled(self) -> np.ndarray:
-        """Indices of answers that nothing was decided on, ascending."""
+        """Indices of examples whose answer is neither accepted nor rejected yet, ascending."""
         return np.flatnonzero((self.acquired_at == UNLABELLED) & self.is_known)
 
     @property
     def rejected(self) -> np.ndarray:
-        """Indices of examples that left the pool because their answer was not believed."""
+        """Indices of examples that left the pool because their answer was rejected."""
         return np.flatnonzero((self.acquired_at == IGNORED) & (self.rejected_at >= 0))
 
     @property
     def last_round(self) -> int:
-        """The last round in which an answer was decided on."""
+        """The last round in which an answer was accepted or rejected."""
         return int(max(self.acquired_at.max(), self.rejected_at.max()))
 
-    # Moves.
+    # Changes of status.
 
     def acquire(self, indices: Indices, round: int) -> None:
-        """Moves examples from the pool to the labelled set of a round (0: the initial set).
+        """Move examples from the pool to the labeled set of a round (0 is the initial set).
 
         Raises:
-            ValueError: If an index is unknown, repeated or not in the pool; nothing changes.
+            ValueError: If an index is unknown, repeated or not in the pool. Nothing changes then.
         """
         check_integers(0, round=round)
         self.acquired_at[self._in_pool(indices)] = round
 
     def ignore(self, indices: Indices) -> None:
-        """Takes examples out of the pool without a label, e.g. a validation set.
+        """Remove examples from the pool without a label, such as a validation set.
 
         Raises:
-            ValueError: If an index is unknown, repeated or not in the pool; nothing changes.
+            ValueError: If an index is unknown, repeated or not in the pool. Nothing changes then.
         """
         self.acquired_at[self._in_pool(indices)] = IGNORED
 
     def readmit(self, indices: Indices) -> None:
-        """Puts ignored examples back into the pool.
+        """Return ignored examples to the pool.
 
         Raises:
-            ValueError: If an index is not ignored; nothing changes.
+            ValueError: If an example is not ignored. Nothing changes then.
         """
         indices = self._known(indices)
         others = indices[self.acquired_at[indices] != IGNORED]
         if others.size:
             raise ValueError(
                 f"Expected ignored examples. Received: {others[:5].tolist()}, which are not. "
-                "Hint: only what ignore() took out can be put back."
+                "Hint: only examples that ignore() removed can be readmitted."
             )
         self.acquired_at[indices] = UNLABELLED
 
     # Questions and answers.
 
     def store(self, indices: Indices, labels: np.ndarray) -> None:
-        """Stores labels (n, ...) that nothing is to be decided on, those of the initial set."""
+        """Store labels (n, ...) of the initial set, which no filter judges."""
         self.labels[indices] = labels
 
     def propose(self, indices: np.ndarray, scores: np.ndarray, probabilities: np.ndarray) -> None:
-        """Asks for labels of examples (q,), whose scores (q,) and probabilities are remembered."""
+        """Make examples (q,) the proposal, and store their scores (q,) and probabilities."""
         self.pending = self.proposed = indices
         self.scores[indices] = scores
         self.proposed_probabilities = probabilities
 
     def add_to_proposal(self, indices: np.ndarray, probabilities: np.ndarray) -> None:
-        """Remembers the same probabilities of examples that were answered without being asked."""
+        """Add examples that were answered without being proposed, with their probabilities."""
         earlier = self.proposed_probabilities if len(self.proposed) else probabilities[:0]
         self.proposed = np.concatenate([self.proposed, indices])
         self.proposed_probabilities = np.concatenate([earlier, probabilities])
 
     def probabilities_of(self, indices: np.ndarray) -> np.ndarray:
-        """Returns what the model thought of examples (n,) of the proposal, (n, ..., K)."""
+        """Return the predictive means (n, ..., K) of examples (n,) of the proposal."""
         rows = [int(np.flatnonzero(self.proposed == i)[0]) for i in indices]
         return self.proposed_probabilities[rows]
 
     def lapse(self) -> None:
-        """Asks no longer for what has not been answered."""
+        """Withdraw the proposed examples that are not answered."""
         self.pending = self.pending[:0]
 
     def take(self, index: int, label: object) -> None:
-        """Stores an answer; `settle` decides on it, unless the model has learned from another."""
+        """Store an answer. `settle` decides on it, unless the example is labeled already."""
         self.pending = self.pending[self.pending != index]
         if self.acquired_at[index] < 0:
             if self.acquired_at[index] == IGNORED:
@@ -212,28 +213,29 @@ class Pool:
         self.labels[index] = label
 
     def skip(self, index: int) -> None:
-        """Gives an example up."""
+        """Remove a proposed example from the pool, because nobody can label it."""
         self.ignore([index])
         self.pending = self.pending[self.pending != index]
 
     def take_back(self, index: int) -> None:
-        """Asks again, as if an example of the proposal had neither been answered nor skipped."""
+        """Undo the answer to an example of the proposal, or its skip, so that it is open again."""
         self.acquired_at[index] = UNLABELLED
         self._forget(index)
         self.pending = self.proposed[np.isin(self.proposed, [*self.pending, index])]
 
     def note_probability(self, indices: np.ndarray, probability: np.ndarray) -> None:
-        """Remembers how likely answers (q,) were before they were trained on."""
+        """Store the predicted probability (q,) of answers, from before training on them."""
         self.probability[indices] = probability
 
     def settle(self, indices: np.ndarray, believed: np.ndarray, round: int, again: bool) -> None:
-        """Moves answered examples into the labelled set or out of the pool.
+        """Move answered examples into the labeled set or out of the pool.
 
         Args:
             indices: (q,) answered examples.
-            believed: (q,) bool; a second answer is final, whatever it is.
-            round: The round in progress.
-            again: Whether the others are asked once more; they leave the pool otherwise.
+            believed: (q,) bool, which answers the filter accepts. A second answer is always
+                accepted.
+            round: Number of the round in progress.
+            again: Whether to ask again about the other examples. If False, they leave the pool.
         """
         keep = believed | (self.num_asks[indices] > 1)
         rejected = indices[~keep]
@@ -251,12 +253,12 @@ class Pool:
             self.ignore(rejected)
 
     def restore(self, indices: np.ndarray, round: int) -> None:
-        """Takes up rejected answers that are believed by now."""
+        """Accept answers that were rejected earlier, in the given round."""
         self.readmit(indices)
         self.acquire(indices, round)
 
     def close_round(self) -> dict[str, Any]:
-        """Returns what the round's answers came to, as attributes of `Round`, and starts anew."""
+        """Return the counts of the round as attributes of `Round`, and reset the tally."""
         tally, self.tally = self.tally, Tally()
         found: dict[str, Any] = {"num_asked": tally.asked, "num_rejected": tally.rejected}
         if self.truth is not None:
@@ -268,7 +270,7 @@ class Pool:
         return found
 
     def get_state(self) -> State:
-        """Returns all of it but the truth."""
+        """Return the state of the pool, without the true labels."""
         arrays = {
             "acquired_at": self.acquired_at,
             "labels": self.labels,
@@ -284,7 +286,7 @@ class Pool:
         return State(copies, {"tally": self.tally._asdict()})
 
     def set_state(self, state: State) -> None:
-        """Takes what `get_state` gave, which may stand among other things."""
+        """Restore a state from `get_state`; other entries are ignored."""
         arrays = {name: array.copy() for name, array in state.arrays.items()}
         self.acquired_at = arrays["acquired_at"]
         self.labels = arrays["labels"]
@@ -298,19 +300,19 @@ class Pool:
         self.tally = Tally(**state.record["tally"])
 
     def _forget(self, index: int) -> None:
-        """Takes an answer back that nothing was decided on."""
+        """Remove an answer on which no decision was made."""
         if are_known(self.labels[[index]])[0]:
             self.labels[index] = self._none[0]
             self.num_asks[index] -= 1
 
     def _known(self, indices: Indices) -> np.ndarray:
-        """Returns indices of examples, each once."""
+        """Return indices as an array, after checking that each is valid and occurs once."""
         indices = as_indices(indices)
         unknown = indices[(indices < 0) | (indices >= len(self))]
         if unknown.size:
             raise ValueError(
                 f"Expected indices in [0, {len(self)}). Received: {unknown[:5].tolist()}. "
-                "Hint: indices are those of the data set, not positions in the pool."
+                "Hint: indices are rows of the data set, not positions in the pool."
             )
         return self._each_once(indices)
 
@@ -329,28 +331,28 @@ class Pool:
         if taken.size:
             raise ValueError(
                 f"Expected indices in the pool. Received: {taken[:5].tolist()}, which are "
-                "labelled or ignored already. Hint: choose from pool.unlabelled."
+                "labeled or ignored already. Hint: choose from pool.unlabelled."
             )
         return indices
 
 
 def as_indices(indices: Indices, name: str = "indices") -> np.ndarray:
-    """Returns indices (n,) int64, or raises ValueError where they are no integers."""
+    """Return indices as an int64 array (n,), or raise ValueError if they are not integers."""
     found = np.asarray(indices).reshape(-1)
     if found.size and found.dtype.kind not in "iu":
         raise ValueError(
             f"Expected integers for `{name}`. Received: {name} of dtype {found.dtype}. "
-            "Hint: indices of the data set; of a mask, np.flatnonzero(mask)."
+            "Hint: pass indices of the data set; for a mask, np.flatnonzero(mask)."
         )
     return found.astype("int64")
 
 
 def are_known(labels: np.ndarray) -> np.ndarray:
-    """Returns (n,) bool, which of the labels (n, ...) are neither NaN nor, as integers, -1."""
+    """Return (n,) bool, which labels (n, ...) are known: not NaN, or not -1 if integers."""
     known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != -1
     return known.all(tuple(range(1, known.ndim)))
 
 
 def differ(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Returns (n,) bool, which labels are not the same."""
+    """Return (n,) bool, which labels differ."""
     return (labels != others).any(tuple(range(1, labels.ndim)))

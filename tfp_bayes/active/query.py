@@ -1,4 +1,4 @@
-"""The learner's question: scores of candidates, and the batch to label next."""
+"""Queries: the scores of candidates and the batch to label next."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ from tfp_bayes.prediction import Prediction, concatenate
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.prediction.targets import Targets
 
-NUM_TARGETS = 100  # examples that an acquisition function with `targets` is asked about
+NUM_TARGETS = 100  # examples passed to an acquisition function as `targets`
 Load = Callable[[np.ndarray], np.ndarray]  # from indices (n,) to inputs (n, ...)
 
 
@@ -27,11 +27,11 @@ class Proposal(NamedTuple):
     """A batch to label.
 
     Attributes:
-        indices: (q,) the highest score, or the selector's first choice, first.
-        scores: (q,) theirs.
-        probabilities: (q, ..., K) what the model thinks of them.
-        candidate_scores: (M,) of all candidates.
-        uncertainty: Mean mutual information of the candidates, nats.
+        indices: (q,) indices in the order in which the selector chose them.
+        scores: (q,) acquisition scores of these examples.
+        probabilities: (q, ..., K) predictive means of these examples.
+        candidate_scores: (M,) acquisition scores of all candidates.
+        uncertainty: Mean mutual information of the candidates, in nats.
     """
 
     indices: np.ndarray
@@ -42,19 +42,21 @@ class Proposal(NamedTuple):
 
 
 class Query:
-    """Which examples to ask about: what a label is worth, and how a batch is made of that.
+    """Settings that decide which examples to label next.
 
     Args:
-        acquisition: What a label is worth: name or function, see `tfp_bayes.active.acquisition`.
-        selector: How a batch is made of these scores: name or `Selector`, see
+        acquisition: Name or function that scores each candidate; see
+            `tfp_bayes.active.acquisition`.
+        selector: Name or `Selector` that chooses a batch by these scores; see
             `tfp_bayes.active.selectors`.
-        size: q, examples a round.
-        candidates: Score a random subset of the pool of this size; None scores the whole pool.
-        num_samples: S posterior samples for scores; None takes the model's own.
-        ignore: Indices (n,) never to ask about, such as a validation set taken from `x`.
+        size: Number q of examples in each batch.
+        candidates: Size of the random subset of the pool to score. None scores the whole pool.
+        num_samples: Number of posterior samples S for the scores. None uses the model's default.
+        ignore: Indices (n,) of examples never to ask about, such as a validation set taken from
+            `x`.
 
     Raises:
-        ValueError: If a name is unknown or a number out of range.
+        ValueError: If a name is unknown or a number is out of range.
 
     Example:
 
@@ -77,7 +79,7 @@ class Query:
         check_integers(1, **{name: value for name, value in numbers.items() if value is not None})
         if candidates is not None and candidates < size:
             raise ValueError(
-                "Expected `candidates` not below `size`. "
+                "Expected `candidates` to be at least `size`. "
                 f"Received: size={size}, candidates={candidates}. "
                 "Hint: candidates=None scores the whole pool."
             )
@@ -89,15 +91,16 @@ class Query:
         self.ignore = as_indices(ignore, "ignore")
 
     def infer_targets(self, model: Any, inputs: np.ndarray, labels: ArrayLike | None) -> Targets:
-        """Returns what the label of one example is, and checks that the model suits this query.
+        """Return the kind of labels that a model predicts, after checking that it suits this query.
 
         Args:
-            model: What predicts.
-            inputs: (2, ...) two equal ones.
-            labels: (n, ...) of any examples.
+            model: Model with `predict_uncertainty`.
+            inputs: (2, ...) two equal inputs.
+            labels: (n, ...) labels of any examples.
 
         Raises:
-            ValueError: If acquisition or selector has no meaning for what the model predicts.
+            ValueError: If the acquisition function or the selector has no meaning for the model's
+                predictions.
         """
         probe = self._predict(model, inputs, 0, return_samples=self._needs_samples)
         acquisitions.check_likelihood(self.acquisition, probe.likelihood)
@@ -105,23 +108,23 @@ class Query:
             raise ValueError(
                 f"Expected predictions of likelihood {self.selector.likelihoods} for "
                 f"selector={self.selector!r}. Received: likelihood={probe.likelihood!r}. "
-                "Hint: 'top_k', 'power', 'diverse' and 'k_center' work with any."
+                "Hint: 'top_k', 'power', 'diverse' and 'k_center' work with any likelihood."
             )
         if self._needs_samples:
             _check_functions(probe, model)
         return get_likelihood(probe.likelihood).targets(probe.mean, np.asarray(labels))
 
     def propose(self, model: Any, load: Load, pool: Pool, seeds: RoundSeeds) -> Proposal:
-        """Scores candidates of the pool and selects the batch to label next.
+        """Score candidates of the pool and select the batch to label next.
 
         Args:
-            model: What predicts.
-            load: Returns inputs by index.
-            pool: With at least one example that may be acquired.
+            model: Model with `predict_uncertainty`.
+            load: Function from indices (n,) to inputs (n, ...).
+            pool: Pool with at least one unlabeled example.
             seeds: Seeds of the round.
 
         Raises:
-            ValueError: If a score is not finite, or there is not one for each candidate.
+            ValueError: If a score is not finite, or there is not exactly one for each candidate.
         """
         candidates = self._candidates(pool.unlabelled, seeds.candidates)
         prediction = self.predict(
@@ -151,7 +154,7 @@ class Query:
     def predict(
         self, model: Any, load: Load, indices: np.ndarray, seed: int, **kwargs: Any
     ) -> Prediction:
-        """Predicts examples, a bounded number of them in memory at a time."""
+        """Predict examples by index, with a bounded number of inputs in memory at a time."""
         parts = [
             self._predict(model, load(indices[i : i + AT_ONCE]), seed, **kwargs)
             for i in range(0, max(len(indices), 1), AT_ONCE)
@@ -159,7 +162,7 @@ class Query:
         return parts[0] if len(parts) == 1 else concatenate(parts)
 
     def identify(self) -> dict[str, Any]:
-        """Returns what tells a run with this query from another, plain JSON."""
+        """Return the settings that a resumed run must share, as plain JSON."""
         return {
             "acquisition": self.name,
             "selector": repr(self.selector),
@@ -176,7 +179,7 @@ class Query:
 
     @property
     def method(self) -> str:
-        """What chooses, for people: the acquisition, the selector or both, whichever decide.
+        """Display name of the method: the acquisition, the selector or both, whichever decide.
 
         >>> from tfp_bayes.active import Query
         >>> Query().method, Query("epig", "power").method, Query(selector="batch_bald").method
@@ -206,46 +209,46 @@ class Query:
     def _score(
         self, model: Any, load: Load, pool: np.ndarray, prediction: Prediction, seeds: RoundSeeds
     ) -> np.ndarray:
-        """Scores candidates; an acquisition with `targets` sees some of the pool too."""
+        """Score candidates, passing some of the pool as `targets` if the function accepts them."""
         if not self._wants_targets:
             return self.acquisition(prediction)
         rng = np.random.default_rng(seeds.targets)
         chosen = np.sort(rng.choice(pool, min(NUM_TARGETS, len(pool)), replace=False))
-        # The same seed, so the same functions as the candidates'.
+        # With the seed of the candidates, sample s is the same function for both.
         targets = self.predict(model, load, chosen, seeds.score, return_samples=True)
         return self.acquisition(prediction, targets=targets)
 
 
 def _check_functions(twice: Prediction, model: Any) -> None:
-    """Checks that each posterior sample is a single function, as BatchBALD and EPIG require.
+    """Check that each posterior sample is a single function, as BatchBALD and EPIG require.
 
     Args:
-        twice: Prediction of one input that is given twice, with samples.
-        model: What predicted.
+        twice: Prediction, with samples, of a batch that contains one input twice.
+        model: The model that made this prediction.
     """
     samples = twice.samples
     if samples is None or not np.array_equal(samples[:, 0], samples[:, 1]):
         raise ValueError(
-            "Expected a `model` whose samples are functions, equal for equal inputs, to score "
-            f"examples together. Received: model={model!r}, which draws noise for each row. "
-            "Hint: BayesianModel and Predictor draw one function for all rows."
+            "Expected a `model` whose samples are functions, equal for equal inputs, because this "
+            f"query scores examples jointly. Received: model={model!r}, which draws noise for each "
+            "row. Hint: BayesianModel and Predictor draw one function for all rows."
         )
 
 
 def _check_scores(given: np.ndarray, candidates: np.ndarray, acquisition: str) -> np.ndarray:
-    """Returns a finite score for each candidate."""
+    """Return the scores as an array, after checking that each candidate has a finite one."""
     given = np.asarray(given)
     if given.shape != candidates.shape:
         raise ValueError(
             f"Expected one score for each of {len(candidates)} candidates from acquisition "
-            f"{acquisition}. Received: shape {given.shape}. Hint: reduce dense predictions to one "
-            "score for each example."
+            f"{acquisition}. Received: shape {given.shape}. Hint: for dense predictions, reduce "
+            "the scores to one for each example."
         )
     wrong = candidates[~np.isfinite(given)]
     if wrong.size:
         raise ValueError(
             f"Expected finite scores from acquisition {acquisition}. Received: NaN or infinity "
             f"for the examples {wrong[:5].tolist()}, {wrong.size} of {len(candidates)}. Hint: "
-            "leave them out with Query(ignore=...); if it is so for all, training diverged."
+            "exclude them with Query(ignore=...); if all scores are affected, training diverged."
         )
     return given

@@ -1,4 +1,4 @@
-"""Training between acquisitions: the same compiled model, new weights, and how good they are."""
+"""Retraining of the compiled model between acquisitions, and its evaluation."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -24,32 +24,33 @@ from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 Data = tuple[np.ndarray, np.ndarray]  # x and y
 
 SHRINK, PERTURB = 0.5, 0.1
-CHECK_EVERY = 25  # optimizer steps between looks at the validation set
-PATIENCE = 4  # looks without improvement before training stops
+CHECK_EVERY = 25  # optimizer steps between evaluations on the validation set
+PATIENCE = 4  # evaluations without improvement before training stops
 
 
 class Refit(Configured):
-    """Settings of the training between acquisitions: its initial weights and its length.
+    """Settings of the training in each round: its initial weights and its length.
 
     Args:
-        reinit: Where each training starts: "fresh" new initial weights, "warm" the weights as
-            they are, "shrink_perturb" half of them plus a tenth of new initial weights
-            (Ash and Adams 2020, arXiv:1910.08475); the first time those are the weights that the
-            model came with, such as pretrained ones. The optimizer always starts anew, and
-            training noise follows the seed.
-        steps: Optimizer steps, the least number if `max_steps` is given.
-        max_steps: If given, training goes on after `steps` until the validation loss has stopped
-            improving, at most so far, and the best weights are kept.
-        batch_size: Examples a step, never more than there are.
-        posterior: A `tfp_bayes.inference.Method` that is fitted after these steps, in each round,
-            to the same examples; scores and evaluation are then those under its posterior. A round
-            costs a whole fit of it, and a prediction as many passes as there are draws. Take
-            steps=0 for a method that starts from new weights itself, as `DeepEnsemble` does. Its
-            seed follows the learner's, whose checkpoint it needs no `directory` beside.
-        fit_arguments: Of its `fit`, such as {"epochs": 20}.
+        reinit: Weights from which each training starts. "fresh" draws new initial weights, "warm"
+            uses the current weights, and "shrink_perturb" uses half of the current weights plus a
+            tenth of new initial weights (Ash and Adams 2020, arXiv:1910.08475). In round 0 the
+            current weights are those of the model that was passed, for example pretrained ones. The
+            optimizer state is always reset, and training noise follows from the seed.
+        steps: Number of optimizer steps, or the minimum number if `max_steps` is given.
+        max_steps: Maximum number of optimizer steps, or None. If given, training continues after
+            `steps` until the validation loss stops improving, and the best weights are restored.
+        batch_size: Number of examples in a batch, at most the number of training examples.
+        posterior: A `tfp_bayes.inference.Method` to fit to the same examples after these steps in
+            each round, or None. Scores and evaluation then use its posterior. Each round costs a
+            complete fit of the method, and each prediction one pass per draw. Use steps=0 for a
+            method that draws new initial weights itself, such as `DeepEnsemble`. The seed of the
+            method follows from the learner's. The learner's checkpoint contains the posterior, so
+            the method needs no `directory`.
+        fit_arguments: Further arguments of the method's `fit`, such as {"epochs": 20}.
 
     Raises:
-        ValueError: If an argument is out of range, or `posterior` is no such method.
+        ValueError: If an argument is out of range, or `posterior` is not such a method.
 
     Example:
 
@@ -85,31 +86,31 @@ class Refit(Configured):
         self.fit_arguments = dict(fit_arguments or {})
 
     def bind(self, predictor: Any, validation_data: Data | None = None) -> "Trainer":
-        """Returns what trains a compiled model so.
+        """Return a `Trainer` that trains a compiled model with these settings.
 
         Args:
-            predictor: The model as `make_predictor` returns it.
-            validation_data: (x, y) as `fit` takes them, which early stopping looks at.
+            predictor: Return value of `make_predictor`.
+            validation_data: Pair (x, y) for early stopping, in the form that `fit` takes, or None.
 
         Raises:
-            ValueError: If the model is not compiled, or validation data are missing.
+            ValueError: If the model is not compiled, or `max_steps` is set without validation
+                data.
         """
         if self.max_steps is not None and validation_data is None:
             raise ValueError(
                 f"Expected `validation_data` with max_steps={self.max_steps}. "
-                "Received: validation_data=None. Hint: early stopping looks at the validation "
-                "loss."
+                "Received: validation_data=None. Hint: early stopping uses the validation loss."
             )
         return Trainer(predictor, self, validation_data)
 
     def make_predictor(self, model: keras.Model) -> Any:
-        """Returns what predicts after such a training: the model, or a `Refitted` of it."""
+        """Return the object that predicts: the model, or a `Refitted` that wraps it."""
         if self.posterior is None:
             return model
         return Refitted(model, self.posterior, self.fit_arguments)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, those of a posterior only if there is one."""
+        """Return the constructor's arguments, without those of a posterior if there is none."""
         config = {
             "reinit": self.reinit,
             "steps": self.steps,
@@ -121,7 +122,7 @@ class Refit(Configured):
         return config
 
     def identify(self) -> dict[str, Any]:
-        """Returns what tells a run with these settings from another, plain JSON."""
+        """Return the settings that a resumed run must share, as plain JSON."""
         config = self.get_config()
         method = config.pop("posterior", None)
         if method is not None:
@@ -131,13 +132,13 @@ class Refit(Configured):
 
 
 def _check_method(method: Any, fit_arguments: Any) -> None:
-    """Raises ValueError unless this can be fitted in each round."""
+    """Raise ValueError unless `method` is None or can be fitted in each round."""
     if method is None:
         if fit_arguments:
             raise ValueError(
-                "Expected `fit_arguments` beside `posterior`, whose they are. "
+                "Expected `posterior` with `fit_arguments`, which are passed to its fit. "
                 f"Received: fit_arguments={fit_arguments!r}, posterior=None. "
-                "Hint: the model's own training is set by steps and batch_size."
+                "Hint: use steps and batch_size to set the model's own training."
             )
         return
     if not isinstance(method, Method):
@@ -147,18 +148,18 @@ def _check_method(method: Any, fit_arguments: Any) -> None:
         )
     if method.get_config().get("directory") is not None:
         raise ValueError(
-            "Expected a method without a `directory`, as each round fits another posterior. "
-            f"Received: posterior={method!r}. Hint: checkpoint= of the learner keeps each round."
+            "Expected a method without a `directory`, because each round fits a new posterior. "
+            f"Received: posterior={method!r}. Hint: use checkpoint= of the learner."
         )
 
 
 class Trainer:
-    """Trains a compiled model again and again, in place, so that nothing is traced twice.
+    """Trainer that retrains a compiled model in place, so that nothing is traced twice.
 
     Args:
-        predictor: A compiled `BayesianModel`, or a `Refitted` of a compiled model.
-        settings: Where training starts and how far it goes.
-        validation_data: (x, y) as `fit` takes them, or None.
+        predictor: A compiled `BayesianModel`, or a `Refitted` that wraps a compiled model.
+        settings: Settings of each training.
+        validation_data: Pair (x, y) in the form that `fit` takes, or None.
 
     Raises:
         ValueError: If the model is not compiled.
@@ -178,9 +179,9 @@ class Trainer:
         self._initial_optimizer = fresh_optimizer_values(model)
 
     def __call__(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
-        """Trains on x (N, ...), y (N, ...), and returns the number of optimizer steps taken.
+        """Train on x (N, ...) and y (N, ...), and return the number of optimizer steps.
 
-        Those of a posterior's method are not counted.
+        The number does not include the steps of a posterior's method.
         """
         self._restart(seed)
         steps = self._take_steps(x, y, seed) if self.settings.steps else 0
@@ -189,14 +190,14 @@ class Trainer:
         return steps
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the weights, and the posterior over them if there is one."""
+        """Return the weights, and the posterior over them if there is one."""
         state = {f"weight_{i}": v.numpy() for i, v in enumerate(self.model.variables)}
         if isinstance(self.predictor, Refitted):
             state |= self.predictor.get_state()
         return state
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Takes what `get_state` gave."""
+        """Restore a state from `get_state`."""
         for i, variable in enumerate(self.model.variables):
             variable.assign(state[f"weight_{i}"])
         if isinstance(self.predictor, Refitted):
@@ -205,8 +206,8 @@ class Trainer:
     def _take_steps(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
         settings = self.settings
         batch_size = min(settings.batch_size, len(x))
-        # Endless and shuffled anew at each pass: the budget counts steps, so it does not matter
-        # how batches divide the data.
+        # Repeat without end, reshuffling at each pass: the budget counts steps, so it does not
+        # matter whether the batch size divides the number of examples.
         data = tf.data.Dataset.from_tensor_slices((x, y))
         data = without_tuning(data.shuffle(len(x), seed=seed).repeat().batch(batch_size))
         arguments: dict[str, Any] = {}  # of `fit`
@@ -222,15 +223,16 @@ class Trainer:
             arguments.update(validation_data=self.validation_data, callbacks=[early_stopping])
         parameters = inspect.signature(self.model.fit).parameters
         if "num_train" in parameters or self.predictor is self.model:
-            arguments.update(num_train=len(x))  # not of a plain model under a posterior
+            arguments.update(num_train=len(x))  # a plain Keras model with a posterior lacks it
         if "condition_on" in parameters:
-            arguments.update(condition_on=(x, y))  # of a head that needs no steps, but an end
+            # A closed-form head is conditioned on each example once, but `data` is endless.
+            arguments.update(condition_on=(x, y))
         history = self.model.fit(
             data,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
             verbose=0,
-            shuffle=False,  # what is shuffled already
+            shuffle=False,  # `data` is shuffled already
             **arguments,
         )
         return len(history.epoch) * steps_per_epoch
@@ -242,21 +244,21 @@ class Trainer:
         weights = {id(v) for v in self.model.weights}
         for variable, new in zip(self.model.variables, fresh, strict=True):
             if self.settings.reinit == "warm" and id(variable) in weights:
-                continue  # the states of training noise follow the seed all the same
+                continue  # the states of training noise are no weights and always follow the seed
             if self.settings.reinit == "shrink_perturb" and id(variable) in trainable:
                 new = SHRINK * variable.numpy() + PERTURB * new
             variable.assign(new)
 
 
 class Evaluation:
-    """What a learner is measured on, round by round.
+    """Data on which a learner is evaluated in each round.
 
     Args:
-        test_data: (x, y) for `test_accuracy`, `test_rmse` and `test_nll`, or None.
-        validation_data: (x, y) for `validation_accuracy` and `validation_nll`, early stopping and
-            the calibration of a filter, or None.
-        num_samples: S posterior samples; fewer than for scores will do, as these sets are larger
-            than the candidates. None takes as many.
+        test_data: Pair (x, y) for `test_accuracy`, `test_rmse` and `test_nll` of `Round`, or None.
+        validation_data: Pair (x, y) for `validation_accuracy` and `validation_nll`, early stopping
+            and the calibration of a filter's probabilities, or None.
+        num_samples: Number of posterior samples S. Fewer than for scores suffice, because these
+            sets are larger than that of the candidates. None uses as many as for scores.
 
     Raises:
         ValueError: If `num_samples` is below 1.
@@ -275,10 +277,14 @@ class Evaluation:
         self.num_samples = num_samples
 
     def check(self, targets: Targets, num_samples: int | None) -> "Evaluation":
-        """Returns the same with labels as they are kept, and a number of samples.
+        """Return a copy with checked labels, and with `num_samples` filled in.
+
+        Args:
+            targets: Kind of labels that the model predicts.
+            num_samples: Number of posterior samples to use if this object sets none.
 
         Raises:
-            ValueError: If data are no pair (x, y), or labels do not fit.
+            ValueError: If data are not a pair (x, y), or the labels do not suit the model.
         """
         return Evaluation(
             _checked(self.test_data, "test_data", targets),
@@ -287,7 +293,7 @@ class Evaluation:
         )
 
     def measure(self, model: Any, seed: int) -> dict[str, Any]:
-        """Returns attributes of `Round`, those that there are data for."""
+        """Evaluate a model, and return those attributes of `Round` for which there are data."""
         found: dict[str, float] = {}
         if self.test_data is not None:
             test = self._predict(model, self.test_data, seed).score(self.test_data[1])
@@ -299,7 +305,7 @@ class Evaluation:
         return found
 
     def for_fit(self, targets: Targets) -> Data | None:
-        """Returns the validation data as `fit` takes them."""
+        """Return the validation data in the form that `fit` takes, or None."""
         if self.validation_data is None:
             return None
         x, y = self.validation_data
@@ -308,13 +314,19 @@ class Evaluation:
     def calibration(
         self, model: Any, num_samples: int | None, seed: int, least_accuracy: float
     ) -> Callable[[np.ndarray], np.ndarray] | None:
-        """Returns what calibrates probabilities of classes: nothing, without validation data.
+        """Return a function that calibrates class probabilities with a fitted temperature.
+
+        Without validation data, the temperature is 1.
 
         Args:
-            model: Whose probabilities they are.
-            num_samples: S posterior samples, as for the scores; None takes the model's own.
+            model: Model that predicts the probabilities.
+            num_samples: Number of posterior samples S, the same as for scores. None uses the
+                model's default.
             seed: Integer.
-            least_accuracy: On the validation data; None is returned if it is not reached.
+            least_accuracy: Required accuracy on the validation data.
+
+        Returns:
+            The function, or None if the model does not reach `least_accuracy`.
         """
         temperature = 1.0
         if self.validation_data is not None:
@@ -326,7 +338,7 @@ class Evaluation:
         return lambda probabilities: apply_temperature(probabilities, temperature)
 
     def identify(self) -> dict[str, Any]:
-        """Returns what tells a run with these data from another, plain JSON."""
+        """Return what a resumed run must share, as plain JSON."""
         return {
             "test_data": digest(self.test_data),
             "validation_data": digest(self.validation_data),
@@ -338,18 +350,19 @@ class Evaluation:
 
 
 def _checked(data: Data | None, name: str, targets: Targets) -> Data | None:
-    """Returns inputs and as many labels, if there are some."""
+    """Return a pair (x, y) with checked inputs and labels, or None for None."""
     if data is None:
         return None
     is_pair = isinstance(data, tuple | list) and len(data) == 2
     if not is_pair or np.ndim(data[0]) < 1 or len(data[0]) != len(np.atleast_1d(data[1])):
         if isinstance(data, tuple | list):
-            shapes = f"of {len(data)}, shapes {[getattr(each, 'shape', None) for each in data[:3]]}"
+            elements = [getattr(each, "shape", None) for each in data[:3]]
+            shapes = f"of length {len(data)}, with shapes {elements}"
         else:
             shapes = f"of shape {np.shape(data)}"
         raise ValueError(
-            f"Expected a pair (x, y) of as many inputs as labels for `{name}`. Received: "
-            f"{type(data).__name__} {shapes}. Hint: {name}=(x_test, y_test)."
+            f"Expected a pair (x, y) with as many inputs as labels for `{name}`. Received: "
+            f"{type(data).__name__} {shapes}. Hint: for example {name}=(x_test, y_test)."
         )
     x, y = data
     if isinstance(x, np.ndarray):

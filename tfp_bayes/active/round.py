@@ -1,4 +1,4 @@
-"""The record of one round of active learning, and its one-line summary."""
+"""The record of one round of active learning, and progress messages."""
 
 import math
 import sys
@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-# What a learner does once a stage is over.
+# What a learner does next when a stage ends.
 NEXT_STAGE = {
     "start": "training",
-    "propose": "labelling",
+    "propose": "labeling",
     "tell": "training",
     "fit": "evaluating",
     "evaluate": "scoring the pool",
@@ -18,29 +18,30 @@ NEXT_STAGE = {
 
 @dataclass(frozen=True)
 class Round:
-    """One row of a learner's history: the model trained with `num_acquired` bought labels.
+    """One row of a learner's history: the results of training with `num_acquired` acquired labels.
 
     Attributes:
-        round: 0 for the initial set, then 1, 2 ...
-        num_labelled: Training examples, the initial set included.
-        num_acquired: Training examples beyond the initial set.
+        round: Number of the round: 0 for the initial set, then 1, 2, ...
+        num_labelled: Number of training examples, including the initial set.
+        num_acquired: Number of training examples without the initial set.
         test_accuracy: Accuracy of the predictive mean on the test set, NaN without one.
-        test_rmse: Root mean squared error of the predictive mean against one-hot labels, over
-            examples and classes, NaN without a test set.
-        test_nll: Its mean negative log likelihood in nats, NaN without a test set.
+        test_rmse: Root mean squared error of the predictive mean on the test set, over examples and
+            targets, or against one-hot labels over examples and classes. NaN without a test set.
+        test_nll: Mean negative log likelihood on the test set in nats, NaN without one.
         validation_accuracy: Accuracy on the validation set, NaN without one.
-        validation_nll: Negative log likelihood there.
-        pool_uncertainty: Mean mutual information of the candidates this round chose from, by the
-            model before it was trained on them; nats, NaN in round 0.
-        num_asked: Answers of this round.
-        num_rejected: Those that the filter did not believe.
-        num_wrong: Those that differ from the truth, NaN where that is not known.
-        num_wrong_rejected: Those that are both.
-        purity: Share of training labels that are true, the initial set included.
-        optimizer_steps: Steps of the optimizer in this round.
-        fit_seconds: Time to re-initialise and train.
-        score_seconds: Time to score the candidates and choose this round's queries.
-        evaluate_seconds: Time to evaluate.
+        validation_nll: Mean negative log likelihood on the validation set in nats, NaN without one.
+        pool_uncertainty: Mean mutual information of the candidates of this round, in nats, from the
+            model that scored them. NaN in round 0.
+        num_asked: Number of answers in this round.
+        num_rejected: Number of those that the filter rejected.
+        num_wrong: Number of those that differ from the true label, NaN if these are unknown.
+        num_wrong_rejected: Number of those that are wrong and were rejected, NaN if unknown.
+        purity: Share of training labels that are correct, including the initial set, NaN if
+            unknown.
+        optimizer_steps: Number of optimizer steps in this round.
+        fit_seconds: Time to re-initialize and train the model, in seconds.
+        score_seconds: Time to score the candidates and select the batch, in seconds.
+        evaluate_seconds: Time to evaluate the model, in seconds.
     """
 
     round: int
@@ -63,10 +64,10 @@ class Round:
     evaluate_seconds: float = 0.0
 
     def describe(self, num_rounds: int) -> str:
-        """Returns one line for people: what is known of the test set, and what answers came to.
+        """Return a one-line summary: results on the test set, and counts of answers.
 
         Args:
-            num_rounds: Rounds that are planned.
+            num_rounds: Number of rounds planned.
 
         Example:
 
@@ -89,15 +90,15 @@ class Round:
 
 
 def filter_quality(history: Sequence[Round]) -> dict[str, float]:
-    """Returns how well wrong labels were rejected over all rounds.
+    """Return how well a filter rejected wrong labels, over all rounds.
 
     Args:
-        history: Rounds whose truth was known.
+        history: Rounds in which the true labels were known.
 
     Returns:
-        precision: share of rejected labels that were wrong; recall: share of wrong labels that
-        were rejected; excess: (rejected - wrong) / wrong, above 0 where more were rejected than
-        were wrong. NaN where there is nothing to divide by.
+        A dictionary with "precision", the share of rejected labels that were wrong; "recall", the
+        share of wrong labels that were rejected; and "excess", (rejected - wrong) / wrong, which is
+        positive if more labels were rejected than were wrong. NaN if the denominator is 0.
 
     Example:
 
@@ -120,31 +121,32 @@ def filter_quality(history: Sequence[Round]) -> dict[str, float]:
 
 
 class Stages:
-    """Whoever is told of each stage that is over.
+    """Listeners that are called at the end of each stage.
 
-    It knows no learner, so that one without a user is collected at once, and its lock with it.
+    This object holds no reference to the learner, so that an unused learner is garbage-collected
+    at once and its lock is released.
 
     Args:
-        listeners: Functions of the name of a stage.
+        listeners: Functions that take the name of a stage.
     """
 
     def __init__(self, listeners: list[Callable[[str], None]]):
         self.listeners = listeners
 
     def __call__(self, stage: str) -> None:
-        """Tells all of them."""
+        """Call all listeners."""
         for listener in list(self.listeners):
             listener(stage)
 
 
 class Narration:
-    """Says in words what a learner does once a stage is over.
+    """Messages that say what a learner does next when a stage ends.
 
     Args:
-        num_rounds: Rounds that are planned.
+        num_rounds: Number of rounds planned.
 
     Attributes:
-        round: The round in progress; set it for a learner that has a history.
+        round: The round in progress. Set it if the learner already has a history.
 
     Example:
 
@@ -159,7 +161,7 @@ class Narration:
         self.round = 0
 
     def __call__(self, stage: str) -> str | None:
-        """Returns what comes next, or None if the stage ends nothing that takes time."""
+        """Return what the learner does next, or None if there is nothing to announce."""
         if stage == "evaluate":
             self.round += 1
             if self.round > self.num_rounds:
@@ -170,11 +172,11 @@ class Narration:
 
 
 class Progress:
-    """Prints one line for each round and, on a terminal, the stage of the round in progress.
+    """Printer of one line for each round and, on a terminal, of the current stage.
 
     Args:
-        num_rounds: Rounds that are planned.
-        num_complete: Rounds that are in the history.
+        num_rounds: Number of rounds planned.
+        num_complete: Number of rounds in the history.
         verbose: Whether to print anything.
     """
 
@@ -188,10 +190,10 @@ class Progress:
         if num_complete <= num_rounds:
             self._show(f"round {num_complete}/{num_rounds}")
         elif verbose:
-            print(f"Round {num_complete - 1} is complete, {num_rounds} in all were asked for.")
+            print(f"Nothing to do: rounds complete {num_complete - 1}, requested {num_rounds}.")
 
     def on_stage(self, stage: str) -> None:
-        """Shows what follows a stage."""
+        """Show what follows a stage."""
         words = self._narrate(stage)
         if words is not None:
             self._show(words)
@@ -202,12 +204,12 @@ class Progress:
             print(f"\r\x1b[K{words} ... ({seconds:.0f} s)", end="", flush=True)
 
     def on_round(self, row: Round) -> None:
-        """Prints a round that is complete."""
+        """Print the line of a complete round."""
         self.close()
         if self.verbose:
             print(row.describe(self.num_rounds), flush=True)
 
     def close(self) -> None:
-        """Removes what goes on from the terminal."""
+        """Clear the current stage from the terminal."""
         if self.terminal:
             print("\r\x1b[K", end="", flush=True)

@@ -1,7 +1,7 @@
-"""Inputs by their index, from wherever they are: memory, a file on disk, or a stream.
+"""Inputs that are loaded by index, from memory, files or a stream.
 
-A learner's `x` is anything with a length that gives rows for an array of indices: an array, an
-`np.memmap`, an HDF5 data set, or one of the classes here. Only the rows that are asked for are in
+A learner's `x` is any object that has a length and returns rows for an array of indices: an array,
+an `np.memmap`, an HDF5 data set, or one of the classes here. Only the requested rows are held in
 memory.
 """
 
@@ -14,26 +14,26 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.checks import check_finite_rows
 
-_COMPARED = 64  # elements that two passes must have in common
-AT_ONCE = 4096  # rows that are in memory together when a whole pool is scored
+_COMPARED = 64  # leading elements that must be equal in two passes
+AT_ONCE = 4096  # maximum number of rows in memory while a pool is scored
 
 
 class Rows(Protocol):
-    """N inputs that can be had by index."""
+    """N inputs that can be read by index."""
 
     def __len__(self) -> int:
-        """Returns N."""
+        """Return the number of inputs N."""
 
     def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
-        """Returns rows (n, ...) for int64 indices (n,)."""
+        """Return rows (n, ...) for int64 indices (n,)."""
 
 
 class LoadedRows:
-    """Inputs that a function loads, such as images from their files.
+    """Inputs that a function loads, such as images from files.
 
     Args:
-        load: Function of int64 indices (n,) that returns an array (n, ...).
-        size: N.
+        load: Function from int64 indices (n,) to an array (n, ...).
+        size: Number of inputs N.
 
     Example:
 
@@ -54,15 +54,17 @@ class LoadedRows:
 
 
 class DatasetRows:
-    """Inputs of a finite, unbatched `tf.data.Dataset` that gives the same order at each pass.
+    """Inputs of a finite, unbatched `tf.data.Dataset` that has the same order in each pass.
 
-    Each request is a pass over the data set: fit for scoring a pool, not for single rows.
+    Each request is a complete pass over the data set, so this suits scoring a pool but is slow for
+    single rows.
 
     Args:
-        dataset: Dataset of inputs, or of (input, label), whose label is left out.
+        dataset: Dataset of inputs, or of pairs (input, label), whose labels are ignored.
 
     Raises:
-        ValueError: If the number of examples is not known, or two passes differ.
+        ValueError: If the number of examples is unknown, or the first elements differ between
+            passes.
     """
 
     def __init__(self, dataset: tf.data.Dataset):
@@ -70,9 +72,8 @@ class DatasetRows:
         if size < 0:
             raise ValueError(
                 "Expected a finite tf.data.Dataset of known length for `x`. "
-                f"Received: cardinality {size}. Hint: "
-                "dataset.apply(tf.data.experimental.assert_cardinality(N)); neither repeat() nor "
-                "filter()."
+                f"Received: cardinality {size}. Hint: avoid repeat() and filter(), or use "
+                "dataset.apply(tf.data.experimental.assert_cardinality(N))."
             )
         self.size = size
         self.dataset = dataset.map(_inputs)
@@ -93,10 +94,11 @@ class DatasetRows:
 
 
 class PyDatasetRows:
-    """Inputs of a `keras.utils.PyDataset`, by the batches that hold them.
+    """Inputs of a `keras.utils.PyDataset`; a request loads the batches that contain its rows.
 
     Args:
-        dataset: Dataset of (inputs, ...) with the same batches at each pass.
+        dataset: Dataset of tuples (inputs, ...) with the same batches in each pass. All batches but
+            the last have the same size.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):
@@ -120,7 +122,7 @@ class PyDatasetRows:
 
 
 def as_rows(x) -> Rows:
-    """Returns what a user gave as something that gives rows by index."""
+    """Wrap a user's `x`, if necessary, so that it returns rows by index."""
     if isinstance(x, tf.data.Dataset):
         return DatasetRows(x)
     if isinstance(x, keras.utils.PyDataset):
@@ -129,24 +131,24 @@ def as_rows(x) -> Rows:
         x = np.asarray(x)
     if not hasattr(x, "__len__") or not hasattr(x, "__getitem__") or isinstance(x, (dict, str)):
         raise ValueError(
-            "Expected inputs that have a length and rows by index for `x`. "
-            f"Received: x of type {type(x).__name__}. Hint: an array, or LoadedRows(load, N)."
+            "Expected inputs that have a length and return rows by index for `x`. Received: "
+            f"x of type {type(x).__name__}. Hint: pass an array, or LoadedRows(load, N)."
         )
     return x
 
 
 def load_finite(x: Rows, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Returns the inputs (n, ...) of some examples.
+    """Return the inputs (n, ...) of examples (n,).
 
     Raises:
-        ValueError: If a number in them is not finite; the examples are named.
+        ValueError: If an input is not finite; the message names the examples.
     """
     indices = np.asarray(indices, "int64")
     return check_finite_rows(np.asarray(x[indices]), indices)
 
 
 def check_finite(x: Rows, ignore: np.ndarray) -> None:
-    """Looks at numbers that are in memory now; others are looked at when they are read."""
+    """Check inputs that are in memory now. Others are checked when they are read."""
     if not isinstance(x, np.ndarray) or isinstance(x, np.memmap) or x.dtype.kind != "f":
         return
     indices = np.setdiff1d(np.arange(len(x)), ignore)
@@ -155,13 +157,13 @@ def check_finite(x: Rows, ignore: np.ndarray) -> None:
 
 
 def _check_same_order(first: Iterable[np.ndarray], again: Iterable[np.ndarray]) -> None:
-    """Raises ValueError unless two passes gave equal elements; an index must name one example."""
+    """Raise ValueError unless two passes returned equal elements, so an index names one example."""
     if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(first, again)):
         raise ValueError(
-            "Expected the same examples in the same order at each pass over `x`. Received: two "
-            "passes that differ, so that labels would go to other examples. "
-            "Hint: shuffle(..., reshuffle_each_iteration=False), and no random augmentation; "
-            "put both into the model or its training instead."
+            "Expected the same examples in the same order in each pass over `x`. Received: two "
+            "passes that differ, so labels would be stored for the wrong examples. "
+            "Hint: use shuffle(..., reshuffle_each_iteration=False), and put random augmentation "
+            "into the model or its training."
         )
 
 

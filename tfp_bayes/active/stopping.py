@@ -1,7 +1,7 @@
-"""When to stop buying labels.
+"""Criteria that decide when to stop acquiring labels.
 
-A criterion is a function of the history so far that says whether it is enough. They combine by
-`any_of` and `all_of`; the usual ones have a short form, such as "accuracy=0.95".
+A criterion is a function that takes the history so far and returns whether to stop. Combine
+criteria with `any_of` and `all_of`. The common ones have a short form, such as "accuracy=0.95".
 """
 
 import math
@@ -15,29 +15,33 @@ Criterion = Callable[[Sequence[Round]], bool]
 
 @dataclass(frozen=True)
 class Budget:
-    """Stops once `num_asked` answers have been paid for, rejected ones included."""
+    """Criterion that stops after `num_asked` answers, including rejected ones.
+
+    Attributes:
+        num_asked: Number of answers.
+    """
 
     num_asked: int
 
     def __call__(self, history: Sequence[Round]) -> bool:
-        """Returns whether to stop."""
+        """Return whether to stop."""
         return sum(row.num_asked for row in history) >= self.num_asked
 
 
 @dataclass(frozen=True)
 class Target:
-    """Stops once the validation set is predicted well enough, by accuracy, NLL or both.
+    """Criterion that stops at a given validation accuracy, validation NLL, or both.
 
     Attributes:
-        accuracy: Validation accuracy to reach, or None.
-        nll: Validation negative log likelihood to come down to, nats, or None.
+        accuracy: Minimum validation accuracy, or None.
+        nll: Maximum validation negative log likelihood in nats, or None.
     """
 
     accuracy: float | None = None
     nll: float | None = None
 
     def __call__(self, history: Sequence[Round]) -> bool:
-        """Returns whether to stop."""
+        """Return whether to stop."""
         last = history[-1]
         reached = self.accuracy is None or last.validation_accuracy >= self.accuracy
         return reached and (self.nll is None or last.validation_nll <= self.nll)
@@ -45,18 +49,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Stops once the validation NLL has not improved on its best for some rounds.
+    """Criterion that stops when the validation NLL has not improved on its best for some rounds.
 
     Attributes:
-        patience: Rounds without an improvement.
-        min_delta: Nats that count as one.
+        patience: Number of rounds without an improvement.
+        min_delta: Smallest decrease in nats that counts as an improvement.
     """
 
     patience: int = 5
     min_delta: float = 0.01
 
     def __call__(self, history: Sequence[Round]) -> bool:
-        """Returns whether to stop."""
+        """Return whether to stop."""
         if len(history) <= self.patience:
             return False
         before = min(row.validation_nll for row in history[: -self.patience])
@@ -66,21 +70,21 @@ class Plateau:
 
 @dataclass(frozen=True)
 class Certain:
-    """Stops once the candidates of a round have a mean mutual information below a value.
+    """Criterion that stops when the mean mutual information of the candidates is small enough.
 
     Attributes:
-        mutual_information: Nats.
+        mutual_information: Maximum mean mutual information in nats.
     """
 
     mutual_information: float
 
     def __call__(self, history: Sequence[Round]) -> bool:
-        """Returns whether to stop."""
-        return history[-1].pool_uncertainty <= self.mutual_information  # never, while unknown
+        """Return whether to stop."""
+        return history[-1].pool_uncertainty <= self.mutual_information  # False for NaN
 
 
 def any_of(*criteria: Criterion) -> Criterion:
-    """Stops once one criterion would.
+    """Return a criterion that stops when at least one of several does.
 
     Example:
 
@@ -90,17 +94,18 @@ def any_of(*criteria: Criterion) -> Criterion:
 
 
 def all_of(*criteria: Criterion) -> Criterion:
-    """Stops once all criteria would."""
+    """Return a criterion that stops when all of several do."""
     return lambda history: all(criterion(history) for criterion in criteria)
 
 
 def get(stop: "Criterion | str | Sequence[Criterion | str] | None") -> Criterion | None:
-    """Returns a criterion from its short form, from several of which one is enough, or itself.
+    """Return the criterion for a short form, a criterion, or a sequence of these.
 
     Args:
-        stop: "labels=200" (answers paid for), "accuracy=0.95" or "nll=0.2" (on validation data),
-            "plateau=5" (rounds without an improvement), "uncertainty=0.05" (nats, of the pool), a
-            criterion, a sequence of these, or None, which never stops.
+        stop: "labels=200" (number of answers), "accuracy=0.95" or "nll=0.2" (on validation data),
+            "plateau=5" (rounds without an improvement), "uncertainty=0.05" (mean mutual information
+            of the candidates, in nats), a criterion, a sequence of these, which stops when one of
+            them does, or None, which never stops.
 
     Raises:
         ValueError: If it is none of these.
@@ -125,7 +130,8 @@ def get(stop: "Criterion | str | Sequence[Criterion | str] | None") -> Criterion
     return any_of(*criteria) if criteria else None
 
 
-# How each short form is made, and the values it takes: the smallest, the largest, whole ones only.
+# For each short form: a function from its value to the criterion, the smallest and the largest
+# allowed value, and whether the value must be a whole number.
 _SHORT: dict[str, tuple[Callable[[float], Criterion], float, float, bool]] = {
     "labels": (lambda value: Budget(int(value)), 1, math.inf, True),
     "accuracy": (lambda value: Target(accuracy=value), 0, 1, False),
@@ -150,6 +156,7 @@ def _from_text(text: str) -> Criterion:
 
 def _refused(stop: object) -> ValueError:
     return ValueError(
-        f"Expected NAME=VALUE with a name out of {sorted(NAMES)} and a value it can reach, or a "
-        f"criterion, for `stop`. Received: stop={stop!r}. Hint: 'labels=200' or 'accuracy=0.95'."
+        f"Expected NAME=VALUE, where the name is one of {sorted(NAMES)} and can reach the value, "
+        f"or a criterion, for `stop`. Received: stop={stop!r}. "
+        "Hint: for example 'labels=200' or 'accuracy=0.95'."
     )

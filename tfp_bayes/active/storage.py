@@ -1,4 +1,4 @@
-"""The memory of a learner: answers in the journal on disk and in the pool."""
+"""Storage of a learner's answers, in the journal on disk and in the pool, and their judgment."""
 
 import dataclasses
 import datetime
@@ -18,7 +18,7 @@ from tfp_bayes.active.refit import Trainer
 from tfp_bayes.active.round import Round
 from tfp_bayes.prediction import Prediction
 
-Calibration = Callable[[np.ndarray], np.ndarray]  # of probabilities
+Calibration = Callable[[np.ndarray], np.ndarray]  # from probabilities to calibrated ones
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,14 @@ class Answer:
     """One line of the journal.
 
     Attributes:
-        action: "tell" (an answer to a proposal), "merge" (one from a file, whatever was proposed),
-            "skip" or "take_back".
-        index: Which example.
-        label: Its label, None where there is none.
-        round: Round in progress, see `Round`.
-        who: Who gave it, such as "oracle" or "page".
-        source: What it was read from, so that reading that again changes nothing.
+        action: "tell" (an answer to a proposal), "merge" (an answer from another source, such as a
+            file), "skip" or "take_back".
+        index: Index of the example.
+        label: Its label, or None for "skip" and "take_back".
+        round: Number of the round in progress; see `Round`.
+        who: Who gave the answer, such as "oracle" or "page".
+        source: Identifier of the record from which the answer was read, so that reading it again
+            changes nothing.
         when: Time in ISO format.
     """
 
@@ -48,12 +49,12 @@ class Answer:
 
 
 class Merged(NamedTuple):
-    """Outcome of a merge of answers.
+    """Counts of merged answers.
 
     Attributes:
-        taken: Answers to examples that had none.
-        known: Answers that changed nothing.
-        changed: Answers that replaced another one.
+        taken: Number of answers for examples that had none.
+        known: Number of answers that changed nothing.
+        changed: Number of answers that replaced a different one.
     """
 
     taken: int
@@ -62,18 +63,18 @@ class Merged(NamedTuple):
 
 
 class Memory:
-    """What a learner remembers: its rounds, and every answer, in the journal and in the pool.
+    """State of a learner: its history, and every answer, in the journal and in the pool.
 
     Args:
-        trainer: Whose weights, and posterior, are part of the state.
-        oracle: Whose memory is too, if it has one.
-        pool: Pool of all examples, as it is at the start; what is ignored there is never labelled.
-        storage: Where answers stay.
-        on_stored: Called when answers have been stored.
+        trainer: Trainer whose weights and posterior are part of the state.
+        oracle: Oracle whose state is included if it has one, or None.
+        pool: Pool of all examples at the start. Examples that are ignored there are never labeled.
+        storage: Files of the run.
+        on_stored: Function that is called when answers have been stored.
 
     Attributes:
-        history: A `Round` for each training.
-        of_proposal: What `Round` tells of the last proposal.
+        history: One `Round` for each training.
+        of_proposal: Attributes of `Round` that describe the last proposal.
     """
 
     def __init__(
@@ -89,17 +90,17 @@ class Memory:
         self.on_stored = on_stored
         self.pool = pool
         self.storage = storage
-        self.never = np.flatnonzero(pool.acquired_at == IGNORED)  # not to be labelled
+        self.never = np.flatnonzero(pool.acquired_at == IGNORED)  # must not be labeled
         self.history: list[Round] = []
         self.of_proposal: dict[str, Any] = {}
         self.note(float("nan"), 0.0)
-        self._sources: set[tuple[int, str]] = set()  # what was read from files
+        self._sources: set[tuple[int, str]] = set()  # (index, source) of answers read so far
 
     def load(self) -> tuple[bool, list[Answer]]:
-        """Takes the state that is on the disk, see `Storage.load`.
+        """Restore the state on disk; see `Storage.load`.
 
         Returns:
-            Whether nothing is there, and the answers that were given since.
+            Whether there is none, and the answers given after that state was saved.
         """
         state, before, since = self.storage.load()
         if state is not None:
@@ -109,46 +110,47 @@ class Memory:
         return state is None and not answers, answers
 
     def tell(self, indices: Indices, labels: np.ndarray, who: str) -> None:
-        """Stores labels of proposed examples: all of them, or some now and some later.
+        """Store labels of proposed examples: all of them, or some now and some later.
 
         Args:
-            indices: Indices (n,) out of the last proposal, each once.
-            labels: (n, ...) theirs, as the pool holds them.
-            who: Who gave them, for the journal.
+            indices: Indices (n,) from the last proposal, each at most once.
+            labels: (n, ...) labels in the form in which the pool holds them.
+            who: Who gave the labels, for the journal.
 
         Raises:
-            ValueError: If an index was not proposed or is answered already. Nothing is taken then.
-            OSError: If the answers cannot be written to the journal. Nothing is taken then.
+            ValueError: If an index was not proposed or is answered already. Nothing is stored then.
+            OSError: If the answers cannot be written to the journal. Nothing is stored then.
         """
         indices = as_indices(indices)
         self._check_pending(indices)
         self._record("tell", indices, labels.tolist(), who)
 
     def skip(self, indices: Indices, who: str) -> None:
-        """Gives up proposed examples that nobody can label; they leave the pool.
+        """Remove proposed examples that nobody can label from the pool.
 
         Args:
-            indices: Examples (n,) out of the last proposal.
-            who: Who gives them up, for the journal.
+            indices: Indices (n,) from the last proposal.
+            who: Who skips the examples, for the journal.
 
         Raises:
-            ValueError: If one is not pending. Nothing is skipped then.
-            OSError: If that cannot be written to the journal. Nothing is skipped then.
+            ValueError: If an example is not pending. Nothing is skipped then.
+            OSError: If the skips cannot be written to the journal. Nothing is skipped then.
         """
         indices = as_indices(indices)
         self._check_pending(indices)
         self._record("skip", indices, [None] * len(indices), who)
 
     def take_back(self, indices: Indices, who: str) -> None:
-        """Takes back labels or skips of the last proposal, before the model has learned from them.
+        """Undo labels or skips of the last proposal, before the model is trained on them.
 
         Args:
-            indices: Examples (n,) that were answered or skipped since the proposal.
-            who: Who takes them back, for the journal.
+            indices: Indices (n,) of examples that were answered or skipped since the proposal.
+            who: Who undoes them, for the journal.
 
         Raises:
-            ValueError: If one was not, or the model is trained on it. Nothing changes then.
-            OSError: If that cannot be written to the journal. Nothing changes then.
+            ValueError: If an example was neither answered nor skipped, or the model was trained on
+                its answer. Nothing changes then.
+            OSError: If this cannot be written to the journal. Nothing changes then.
         """
         indices = as_indices(indices)
         pool, proposed = self.pool, self.pool.proposed
@@ -159,7 +161,7 @@ class Memory:
             raise ValueError(
                 f"Expected answers to the last proposal, {open_still.tolist()}. "
                 f"Received: {unknown[:5].tolist()}. "
-                "Hint: once the model has learned from an answer it stands."
+                "Hint: an answer is final once the model is trained on it."
             )
         self._record("take_back", indices, [None] * len(indices), who)
 
@@ -170,26 +172,27 @@ class Memory:
         who: str,
         sources: Sequence[str] | None,
     ) -> Merged:
-        """Stores labels from elsewhere, such as a file, whatever was proposed.
+        """Store labels from another source, such as a file, whether proposed or not.
 
-        What is known already changes nothing, so a file can be merged again. Of two answers to
-        one example the later one in the journal wins, also if the model has learned from the
-        first: the next training uses the new one.
+        Labels that are already known change nothing, so it is safe to merge a file again. Of two
+        answers for one example, the later one in the journal replaces the earlier one, even if the
+        model was trained on that; the next training then uses the new label.
 
         Args:
-            indices: Indices (n,), each once; not those that were ignored at the start.
-            labels: (n, ...) theirs, as the pool holds them.
-            who: Who gave them, for the journal.
-            sources: Where each was read, (n,) strings: an answer whose source was merged before
-                is known, even if a later answer has replaced it. None compares labels alone.
+            indices: Indices (n,), each at most once, without those that were ignored at the start.
+            labels: (n, ...) labels in the form in which the pool holds them.
+            who: Who gave the labels, for the journal.
+            sources: (n,) strings that identify the record of each label. A label whose record was
+                merged before counts as known, even if a later answer has replaced it. None compares
+                only the labels.
 
         Returns:
-            How many were taken, were known already and replaced another answer.
+            How many labels were new, known already, or replaced a different label.
 
         Raises:
-            ValueError: If an index is out of range, or an example is not to be labelled. Nothing
-                is taken then.
-            OSError: If the answers cannot be written to the journal. Nothing is taken then.
+            ValueError: If an index is out of range or repeated, or belongs to an example that was
+                ignored at the start. Nothing is stored then.
+            OSError: If the answers cannot be written to the journal. Nothing is stored then.
         """
         indices = as_indices(indices)
         outside = (indices < 0) | (indices >= len(self.pool))
@@ -198,7 +201,7 @@ class Memory:
             raise ValueError(
                 f"Expected each index once, of examples in [0, {len(self.pool)}) that were not "
                 f"ignored from the start. Received: {unknown[:5].tolist() or 'repeated ones'}. "
-                "Hint: these answers may be of another run."
+                "Hint: these answers may belong to another run."
             )
         marks: list[str | None] = [None] * len(indices)
         if sources is not None:
@@ -213,16 +216,16 @@ class Memory:
         return Merged(int((~known & ~changed).sum()), int(known.sum()), int(changed.sum()))
 
     def note(self, pool_uncertainty: float, score_seconds: float) -> None:
-        """Remembers what `Round` tells of a proposal."""
+        """Store the attributes of `Round` that describe a proposal."""
         self.of_proposal = {"pool_uncertainty": pool_uncertainty, "score_seconds": score_seconds}
 
     @property
     def oracle_state(self) -> dict[str, np.ndarray]:
-        """What the oracle knows, empty if its answers do not depend on earlier ones."""
+        """State of the oracle, empty if its answers do not depend on earlier ones."""
         return getattr(self.oracle, "get_state", dict)()
 
     def get_state(self) -> State:
-        """Returns all that decides how a learner goes on."""
+        """Return the state from which a learner can continue."""
         arrays, record = self.pool.get_state()
         arrays |= {f"oracle_{name}": value for name, value in self.oracle_state.items()}
         arrays |= self.trainer.get_state()
@@ -230,7 +233,7 @@ class Memory:
         return State(arrays, {**record, **self.of_proposal})
 
     def set_state(self, state: State) -> None:
-        """Takes what `get_state` gave."""
+        """Restore a state from `get_state`."""
         arrays, record = state
         self.pool.set_state(state)
         self.trainer.set_state(arrays)
@@ -240,7 +243,7 @@ class Memory:
         self.note(record["pool_uncertainty"], record["score_seconds"])
 
     def apply(self, answer: Answer) -> None:
-        """Stores one answer of the journal in the pool."""
+        """Apply one answer of the journal to the pool."""
         if answer.action == "take_back":
             self.pool.take_back(answer.index)
         elif answer.action == "skip":
@@ -274,7 +277,7 @@ class Memory:
         self._sources |= {(each.index, each.source) for each in answers if each.source}
 
     def _check_pending(self, indices: np.ndarray) -> None:
-        """Raises ValueError unless examples are proposed and not answered, each once."""
+        """Raise ValueError unless all examples are proposed, unanswered and listed once."""
         pool = self.pool
         if len(np.unique(indices)) != len(indices):
             raise ValueError(
@@ -287,25 +290,25 @@ class Memory:
         if answered.size:
             raise ValueError(
                 f"Expected indices without a label. Received: {answered[:5].tolist()}, answered "
-                "already. Hint: an answer cannot be changed."
+                "already. Hint: take_back() undoes an answer until the model is trained on it."
             )
         unknown = indices[~np.isin(indices, pool.pending)]
         if unknown.size:
             raise ValueError(
-                f"Expected indices out of the last proposal {pool.pending.tolist()}. "
-                f"Received: {unknown[:5].tolist()}. Hint: call propose() and label those."
+                f"Expected indices from the last proposal, {pool.pending.tolist()}. "
+                f"Received: {unknown[:5].tolist()}. Hint: call propose() and label its indices."
             )
 
 
 class Judge:
-    """Lets a filter decide on the answers in a pool.
+    """Judge that applies a filter to the answers in a pool.
 
     Args:
-        label_filter: What decides; None believes everything.
-        pool: Where the answers are.
-        predict: Function of indices (q,) and a seed that predicts their classes.
-        calibrate: From a seed and an accuracy to what calibrates such probabilities; to None, if
-            the model is below that accuracy.
+        label_filter: Filter that decides which answers to keep. None keeps every answer.
+        pool: Pool that holds the answers.
+        predict: Function from indices (q,) and a seed to the `Prediction` of these examples.
+        calibrate: Function from a seed and an accuracy to a function that calibrates such
+            probabilities, or to None if the model does not reach that accuracy.
     """
 
     def __init__(
@@ -321,7 +324,7 @@ class Judge:
         self.calibrate = calibrate
 
     def settle(self, round: int, seeds: RoundSeeds) -> None:
-        """Decides on all answers that are not decided on."""
+        """Decide on all answers that are neither accepted nor rejected yet."""
         indices = self.pool.unsettled
         if not len(indices):
             return
@@ -331,7 +334,7 @@ class Judge:
         self.pool.settle(indices, believed, round, again)
 
     def test_quarantine(self, round: int, seeds: RoundSeeds) -> None:
-        """Takes up rejected answers that the filter believes by now."""
+        """Test rejected answers again, and accept those that the filter now keeps."""
         indices = self.pool.rejected
         if self.filter is None or self.filter.rejected != "quarantine" or not len(indices):
             return
@@ -342,7 +345,7 @@ class Judge:
     def _judge(
         self, indices: np.ndarray, seeds: RoundSeeds, predict: Callable[[], np.ndarray]
     ) -> np.ndarray | None:
-        """Returns (q,) bool, which answers the filter keeps; None if nothing is filtered yet."""
+        """Return (q,) bool, which answers the filter keeps, or None if it does not filter yet."""
         if self.filter is None:
             return None
         least = TRUSTED_ACCURACY if self.filter.trusts_model else 0.0
@@ -362,8 +365,8 @@ class Judge:
         return self.filter.keep(answers)
 
     def _proposed(self, indices: np.ndarray, seed: int) -> np.ndarray:
-        """Returns the probabilities (q, K) that the model gave to examples before their answers."""
-        others = np.setdiff1d(indices, self.pool.proposed)  # merged from elsewhere
+        """Return the probabilities (q, K) that the model predicted before these answers."""
+        others = np.setdiff1d(indices, self.pool.proposed)  # merged without being proposed
         if others.size:
             mean = self.predict(others, seed).mean
             self.pool.add_to_proposal(others, np.asarray(mean, "float64"))

@@ -1,7 +1,8 @@
-"""Label Studio's ML backend: a guess for each task, and a score to order tasks by.
+"""An ML backend for Label Studio: a predicted class for each task, and a score that orders tasks.
 
-Label Studio asks by HTTP (`ml/api_connector.py` of its sources): GET /health, POST /setup with the
-labeling interface, POST /predict with tasks, POST /webhook and /train when people have answered.
+Label Studio sends HTTP requests (see `ml/api_connector.py` in its sources): GET /health, POST
+/setup with the labeling interface, POST /predict with tasks, and POST /webhook and /train when
+people have answered.
 """
 
 import hmac
@@ -31,13 +32,13 @@ _logger = logging.getLogger(__name__)
 
 
 class ServedModel(NamedTuple):
-    """A classifier of images.
+    """An image classifier that answers requests.
 
     Attributes:
-        predict: From images (N, H, W, C) uint8 to their `Prediction`.
-        class_names: K names.
-        shape: (H, W, C).
-        version: Changes with the model.
+        predict: Function from images (N, H, W, C) uint8 to their `Prediction`.
+        class_names: K names of the classes, in the order of the model's outputs.
+        shape: Shape (H, W, C) of an image.
+        version: String that changes when the model changes.
     """
 
     predict: Callable[[np.ndarray], Prediction]
@@ -47,25 +48,37 @@ class ServedModel(NamedTuple):
 
 
 class Control(NamedTuple):
-    """The part of a labeling interface that asks for the class of an image."""
+    """The tag of a labeling interface that asks for the class of an image.
+
+    Attributes:
+        name: Name of the `Choices` tag.
+        image_name: Name of the `Image` tag.
+        key: Key of the image's address in the data of a task.
+    """
 
     name: str
     image_name: str
-    key: str  # of the address in a task's data
+    key: str
 
 
 class LabelStudioBackend:
-    """Answers the requests of Label Studio's ML backend protocol.
+    """Handler of the requests of Label Studio's ML backend protocol.
 
-    The score of a prediction is low where the model doubts, because Label Studio's uncertainty
-    sampling shows the task of the lowest score first. It is 1 - doubt / log K for predictive
-    entropy and mutual information, both between 0 and log K nats, and the confidence itself.
+    The score of a prediction is low where the model is uncertain, because Label Studio's
+    uncertainty sampling shows the task with the lowest score first. With "predictive_entropy" and
+    "mutual_information", which are between 0 and log K nats, the score is 1 - value / log K. With
+    "confidence", it is the confidence itself.
 
     Args:
-        load: Returns the model to answer with; called for every request, so it may be a newer one.
-        images: Reads the images of tasks.
+        load: Function that returns the model to use. It is called for every request, so the model
+            can be replaced while the backend runs.
+        images: Reader of the images of tasks. None uses `TaskImages()`.
         score: "predictive_entropy", "mutual_information" or "confidence".
-        studio: The instance whose key is known; without one, what `/setup` says.
+        studio: Label Studio instance that holds the images. None uses the address and key that the
+            project's `/setup` request sends.
+
+    Raises:
+        ValueError: If `score` is unknown.
     """
 
     def __init__(
@@ -78,7 +91,7 @@ class LabelStudioBackend:
         if score not in UNCERTAINTY_SCORES:
             raise ValueError(
                 f"Expected one of {UNCERTAINTY_SCORES} for `score`. Received: score={score!r}. "
-                "Hint: mutual_information is what labels would settle."
+                "Hint: mutual_information is the part of the uncertainty that labels can remove."
             )
         self.images = images or TaskImages()
         self.score = score
@@ -88,13 +101,17 @@ class LabelStudioBackend:
         self._lock = threading.Lock()  # one prediction at a time
 
     def setup(self, body: Mapping[str, Any]) -> dict[str, str]:
-        """Checks that a project's labeling interface has the model's classes.
+        """Check that a project's labeling interface offers the model's classes.
 
         Args:
-            body: `schema`, the interface's XML; `project`, `hostname` and `access_token`.
+            body: Request with the interface's XML in `schema`, and `project`, `hostname` and
+                `access_token`.
+
+        Returns:
+            The response, which contains the version of the model.
 
         Raises:
-            ValueError: If it has not.
+            ValueError: If the interface lacks a class.
         """
         model = self._load()
         control_of(body.get("schema") or "", model.class_names)
@@ -103,20 +120,27 @@ class LabelStudioBackend:
         return {"model_version": self._version(model)}
 
     def predict(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns a prediction for each task, in order.
+        """Return a prediction for each task, in order.
 
-        A task whose image cannot be read gets an empty result and the score 1, so that it comes
-        last; the log names it.
+        A task whose image cannot be read gets an empty result and the score 1, so it comes last.
+        The log names it.
 
         Args:
-            body: `tasks`, each with `data`; `label_config`, XML; `project`; `params`.
+            body: Request with `tasks`, each with `data`, the interface's XML in `label_config`, and
+                `project` and `params`.
+
+        Returns:
+            The response, with one result for each task.
 
         Raises:
             ValueError: If no image can be read, or the interface lacks a class.
         """
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
-            raise ValueError("Expected a list of tasks. Received: none. Hint: {'tasks': [...]}.")
+            raise ValueError(
+                f"Expected a list of JSON objects for `tasks`. Received: tasks={tasks!r:.200}. "
+                "Hint: for example {'tasks': [{'data': ...}]}."
+            )
         with self._lock:
             model = self._load()
             control = control_of(body.get("label_config") or "", model.class_names)
@@ -132,7 +156,7 @@ class LabelStudioBackend:
         return {"results": [{**r, "model_version": version} for r in results]}
 
     def versions(self) -> dict[str, list[str]]:
-        """Returns the one version that there is."""
+        """Return a list of the only version of the model."""
         return {"versions": [self._version(self._load())]}
 
     def _version(self, model: ServedModel) -> str:
@@ -159,7 +183,7 @@ class LabelStudioBackend:
         with ThreadPoolExecutor(4) as threads:
             images = list(threads.map(read, tasks))
         if failures and len(failures) == len(tasks):
-            raise ValueError(failures[0])  # not one bad image: Label Studio shows the reason
+            raise ValueError(failures[0])  # a common cause is likely; Label Studio shows the error
         return images
 
     def _scores(self, prediction: Prediction) -> np.ndarray:
@@ -170,14 +194,14 @@ class LabelStudioBackend:
 
 
 def control_of(label_config: str, class_names: list[str]) -> Control:
-    """Finds the question for the class of an image in a labeling interface.
+    """Find the tag that asks for the class of an image in a labeling interface.
 
     Args:
-        label_config: XML.
-        class_names: What the choices must include.
+        label_config: XML of the interface.
+        class_names: Names that the choices must include.
 
     Raises:
-        ValueError: If there is no such question.
+        ValueError: If there is no such tag.
     """
     try:
         root = ElementTree.fromstring(label_config)
@@ -198,14 +222,14 @@ def control_of(label_config: str, class_names: list[str]) -> Control:
 
 def _no_control(class_names: list[str], received: str) -> ValueError:
     return ValueError(
-        f"Expected a labeling interface with Choices {class_names} of an Image. "
-        f"Received: {received}. Hint: add a Choice for each class of the model, as it is spelled."
+        f"Expected a labeling interface with Choices {class_names} for an Image. "
+        f"Received: {received}. Hint: add a Choice with the exact name of each class of the model."
     )
 
 
 def _answer(mean: np.ndarray, score: float, control: Control, class_names: list[str]) -> dict:
     if not (np.isfinite(mean).all() and np.isfinite(score)):
-        return {"result": [], "score": 1.0}  # a broken model knows nothing, and JSON no NaN
+        return {"result": [], "score": 1.0}  # JSON cannot represent NaN, from a broken model
     guess = int(mean.argmax())
     choice = {
         "from_name": control.name,
@@ -220,12 +244,13 @@ def _answer(mean: np.ndarray, score: float, control: Control, class_names: list[
 def make_backend(
     backend: LabelStudioBackend, user: str | None = None, password: str | None = None
 ) -> flask.Flask:
-    """Returns the web application that Label Studio connects to as a model.
+    """Return the web application to which Label Studio connects as a model.
 
     Args:
-        backend: Answers.
-        user: With `password`, what Label Studio's basic authentication must send.
-        password: See `user`.
+        backend: Handler of the requests.
+        user: User name that Label Studio must send by basic authentication, with `password`. None
+            accepts every request.
+        password: Password of this user.
     """
     app = flask.Flask("tfp_bayes_backend")
 
@@ -259,7 +284,7 @@ def make_backend(
     @app.post("/train")
     @app.post("/webhook")
     def webhook():
-        # The file of the model is what is served: whoever trains it writes it anew.
+        # The backend serves a model file, which another process trains and rewrites.
         return {"status": "ok", "result": "not trained here; a new model file is loaded"}
 
     @app.errorhandler(ValueError)
@@ -273,5 +298,8 @@ def make_backend(
 def _body() -> dict[str, Any]:
     body = flask.request.get_json(force=True)
     if not isinstance(body, dict):
-        raise ValueError("Expected a JSON object. Received: another value. Hint: {'tasks': []}.")
+        raise ValueError(
+            "Expected a JSON object for the body of the request. Received: "
+            f"{type(body).__name__}. Hint: for example {{'tasks': []}}."
+        )
     return body

@@ -1,6 +1,6 @@
-"""Proposals to Label Studio and its answers back, as JSON files.
+"""Export of proposals to Label Studio and import of its answers, as JSON files.
 
-The labelling interface of the project in Label Studio is
+The labeling interface of the project in Label Studio must be
 
     <View><Image name="image" value="$image"/><Choices name="label" toName="image">
       <Choice value="..."/> ... </Choices></View>
@@ -24,13 +24,13 @@ from tfp_bayes.active import ActiveLearner
 
 
 class Imported(NamedTuple):
-    """Outcome for the images in a file.
+    """Counts of the images in an imported file.
 
     Attributes:
-        taken: Labels of images that had none.
-        known: Labels that changed nothing.
-        changed: Labels that replaced another one.
-        left_out: Images without an answer.
+        taken: Number of images that had no label and received one.
+        known: Number of images whose label was known already.
+        changed: Number of images whose label was replaced by a different one.
+        left_out: Number of images without an answer.
     """
 
     taken: int
@@ -40,15 +40,15 @@ class Imported(NamedTuple):
 
 
 def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence[str]) -> int:
-    """Writes the images to label next, with the model's guesses, for Label Studio's import.
+    """Write the images to label next, with predicted classes, as a file for Label Studio's import.
 
     Args:
-        learner: Proposes, if it has not.
+        learner: Learner whose proposal is exported. If none is open, it makes one first.
         path: JSON file to write.
-        class_names: K names.
+        class_names: K names of the classes.
 
     Returns:
-        Number of tasks: images that have no label yet.
+        Number of tasks, which is the number of proposed images without a label.
     """
     pending = learner.propose()
     known = dict(zip(learner.pool.proposed.tolist(), learner.pool.proposed_probabilities))
@@ -80,22 +80,25 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
 
 
 def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequence[str]) -> Imported:
-    """Tells the learner what Label Studio exported ("JSON").
+    """Import the labels that Label Studio exported in the format "JSON".
 
-    Of several annotations of an image, in one task or in several, the most frequent answer
-    counts; cancelled ones do not. Images without an answer stay to be labelled. A file can be
-    imported again, with more answers or with the same, see `ActiveLearner.merge`: an image whose
-    annotations are those of an earlier import is left as it is, another answer replaces the one
-    before.
+    If an image has several annotations, in one task or in several, the most frequent answer counts;
+    canceled annotations are ignored. Images without an answer remain to be labeled. It is safe to
+    import a file again, with the same or with more answers; see `ActiveLearner.merge`. An image
+    whose annotations have not changed since an earlier import keeps its label, and a new answer
+    replaces the previous one.
 
     Args:
-        learner: The one whose tasks these were.
+        learner: Learner whose tasks were exported.
         path: JSON file to read.
-        class_names: K names.
+        class_names: K names of the classes.
+
+    Returns:
+        The counts of imported labels.
 
     Raises:
-        ValueError: If the file is no such export or of another run, a choice is no class, or two
-            answers are as frequent; nothing is told then.
+        ValueError: If the file is not such an export or belongs to another run, a choice is not a
+            class, or two answers are equally frequent. Nothing is stored then.
         OSError: If another process labels the same run.
     """
     learner.lock()
@@ -109,8 +112,8 @@ def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequenc
         counts = Counter(choices).most_common(2)
         if unknown or (len(counts) == 2 and counts[0][1] == counts[1][1]):
             raise ValueError(
-                f"Expected one most frequent answer out of {list(class_names)} for image {index}. "
-                f"Received: {choices}. Hint: correct it in Label Studio and export again."
+                f"Expected a single most frequent answer among {list(class_names)} for image "
+                f"{index}. Received: {choices}. Hint: correct it in Label Studio and export again."
             )
         indices.append(index)
         labels.append(list(class_names).index(counts[0][0]))
@@ -122,7 +125,7 @@ def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequenc
 
 
 def _annotations(learner: ActiveLearner, path: Path) -> dict[int, list[tuple[str, str]]]:
-    """Returns each image's choices, each with what tells its annotation from another."""
+    """Return the choices for each image, each with an identifier of its annotation."""
     found: dict[int, list[tuple[str, str]]] = {}
     runs = set()
     try:
@@ -137,8 +140,9 @@ def _annotations(learner: ActiveLearner, path: Path) -> dict[int, list[tuple[str
             runs.add(task["data"].get("run"))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"Expected Label Studio's export in JSON, of tasks from export_tasks, in {path}. "
-            f"Received: {type(error).__name__}: {error}. Hint: choose 'JSON' when exporting."
+            f"Expected an export of tasks from export_tasks, in Label Studio's format JSON, in "
+            f"{path}. Received: {type(error).__name__}: {error}. "
+            "Hint: choose 'JSON' when you export."
         ) from None
     own = _run_of(learner).get("run")
     if own is not None and runs - {own, None}:
@@ -150,13 +154,13 @@ def _annotations(learner: ActiveLearner, path: Path) -> dict[int, list[tuple[str
 
 
 def _run_of(learner: ActiveLearner) -> dict[str, str]:
-    """Returns what tells the tasks of a run in files from those of another."""
+    """Return the entry of a task's data that identifies its run."""
     identity = learner.storage.identity
     return {"run": digest(identity)} if identity else {}
 
 
 def _choices(task: dict) -> list[tuple[str, str]]:
-    """Returns the answers in all annotations of a task."""
+    """Return the choices in all annotations of a task, each with an identifier."""
     return [
         (result["value"]["choices"][0], f"{annotation.get('id')} {annotation.get('updated_at')}")
         for annotation in task["annotations"]

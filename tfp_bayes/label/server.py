@@ -1,4 +1,4 @@
-"""The web page where a person labels, on this machine only."""
+"""Server of the web page on which a person labels, for this machine only."""
 
 import hmac
 import secrets
@@ -12,22 +12,22 @@ try:
     import flask
 except ImportError as error:
     raise ImportError(
-        "Expected Flask, which serves the page for labelling. "
+        "Expected Flask, which serves the labeling page. "
         f'Received: {error}. Hint: pip install "tfp_bayes[label]".'
     ) from None
 
-HOST = "127.0.0.1"  # never another: whoever reaches the page can label
+HOST = "127.0.0.1"  # no other address, because anyone who reaches the page can label
 
 
 def make_app(session: Session | StartSession, token: str | None = None) -> flask.Flask:
-    """Returns the web application.
+    """Return the web application of a labeling session.
 
-    Every request but the first carries the page's token in a header, which no other site's page
-    can know or send; the first carries it in the address.
+    The first request and those for images carry a token in their address. Requests that change
+    anything must carry it in a header, which the page of another site can neither know nor send.
 
     Args:
-        session: What is labelled.
-        token: None makes one, `app.config["TOKEN"]`.
+        session: Session to show.
+        token: Token of the page. None creates one; it is `app.config["TOKEN"]`.
     """
     app = flask.Flask("tfp_bayes")
     app.config["TOKEN"] = token or secrets.token_urlsafe(16)
@@ -35,7 +35,7 @@ def make_app(session: Session | StartSession, token: str | None = None) -> flask
     @app.before_request
     def check_token():
         if flask.request.host.split(":")[0] not in (HOST, "localhost"):
-            flask.abort(403)  # another name for this machine, which a foreign page could use
+            flask.abort(403)  # DNS rebinding: another site's host name resolves to this machine
         given = flask.request.headers.get("X-Token") or flask.request.args.get("token", "")
         if flask.request.method == "POST":
             given = flask.request.headers.get("X-Token", "")
@@ -55,7 +55,7 @@ def make_app(session: Session | StartSession, token: str | None = None) -> flask
         shown = session.image(index)
         if shown is None:
             flask.abort(404)
-        # The page shows each image many times, and what an address shows never changes.
+        # The page shows each image many times, and the image at an address never changes.
         kept = {"Cache-Control": "private, max-age=86400"}
         return flask.Response(png(shown), mimetype="image/png", headers=kept)
 
@@ -80,7 +80,7 @@ def make_app(session: Session | StartSession, token: str | None = None) -> flask
             action(flask.request.get_json(force=True))
         except (ValueError, KeyError, TypeError) as error:
             return {"error": str(error)}, 400
-        except OSError as error:  # such as a full disk
+        except OSError as error:  # for example, the disk is full
             return {"error": f"Not saved: {error}"}, 507
         return session.state()
 

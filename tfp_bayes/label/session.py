@@ -8,21 +8,21 @@ import numpy as np
 
 from tfp_bayes.active import ActiveLearner
 
-_WHO = "page"  # in the journal
+_WHO = "page"  # source of the answers, for the journal
 
 
 class Session:
-    """One learner and one person: proposals out, labels in, training in the background.
+    """Session in which a person labels proposals of a learner that trains in the background.
 
-    Every answer is in the learner's journal before the call returns. Safe to call from several
-    threads.
+    Every answer is in the learner's journal before the call that took it returns. All methods are
+    thread-safe.
 
     Args:
-        learner: Not yet asked or in the middle of a batch.
-        class_names: K names.
-        on_round: Called with the learner after each training.
-        picture: From an index to the image (H, W, C) uint8 that people see, None if there is
-            none; None shows what the model sees.
+        learner: Learner, before its first proposal or in the middle of a batch.
+        class_names: K names of the classes.
+        on_round: Function that is called with the learner after each training.
+        picture: Function from an index to the image (H, W, C) uint8 to show, or to None if there is
+            none. None shows the inputs of the model.
 
     Raises:
         OSError: If another process labels the same run.
@@ -46,35 +46,35 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether the model trains or scores, so that there is nothing to label yet."""
+        """Whether the model trains or scores, so there are no images to label yet."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Trains on what is known if need be and proposes the next batch, in the background."""
+        """Start to train, if there are new labels, and to propose a batch, in the background."""
         with self._lock:
             if not self.busy:
                 self._thread = threading.Thread(target=self._work, daemon=True)
                 self._thread.start()
 
     def wait(self) -> None:
-        """Waits until that is done."""
+        """Wait until the work in the background is done."""
         if self._thread is not None:
             self._thread.join()
 
     def _work(self) -> None:
         try:
             rounds = len(self.learner.history)
-            self.learner.propose()  # trains first, on what was told
+            self.learner.propose()  # trains first if there are new labels
             if len(self.learner.history) > rounds:
                 self.on_round(self.learner)
             self._error = None
         except Exception as error:
-            self._error = str(error) or type(error).__name__  # the page says so
-            if not isinstance(error, ValueError):  # an empty pool is no failure
+            self._error = str(error) or type(error).__name__  # shown on the page
+            if not isinstance(error, ValueError):  # such as an empty pool, which is no failure
                 raise
 
     def state(self) -> dict[str, Any]:
-        """Returns what a page shows, plain JSON."""
+        """Return what the page shows, as plain JSON."""
         learner = self.learner
         history = [
             {"acquired": row.num_acquired, "accuracy": number_or_none(row.test_accuracy)}
@@ -110,18 +110,18 @@ class Session:
         return state
 
     def image(self, index: int) -> np.ndarray | None:
-        """Returns the image (H, W, C) of an index, None if there is none."""
+        """Return the image (H, W, C) for an index, or None if there is none."""
         if self.picture is not None:
             return self.picture(index)
         known = 0 <= index < len(self.learner.x)
         return self.learner.rows(np.array([index]))[0] if known else None
 
     def label(self, index: int, name: str) -> None:
-        """Takes one label.
+        """Store one label.
 
         Raises:
-            ValueError: If the name is not a class, or the index not proposed.
-            OSError: If the answer cannot be saved; it does not count then.
+            ValueError: If the name is not a class, or the index is not proposed.
+            OSError: If the answer cannot be saved. It does not count then.
         """
         check_name(name, self.class_names)
         with self._lock:
@@ -130,13 +130,13 @@ class Session:
             self.learner.tell(np.array([index]), np.array([label]), who=_WHO)
 
     def skip(self, index: int) -> None:
-        """Gives up an image that cannot be labelled."""
+        """Skip an image that cannot be labeled."""
         with self._lock:
             self._check_idle()
             self.learner.skip(np.array([index]), who=_WHO)
 
     def undo(self, index: int) -> None:
-        """Takes back the label, or the skip, of an image of this batch."""
+        """Undo the label or the skip of an image of this batch."""
         with self._lock:
             self._check_idle()
             self.learner.take_back(np.array([index]), who=_WHO)
@@ -144,13 +144,13 @@ class Session:
     def _check_idle(self) -> None:
         if self.busy:
             raise ValueError(
-                "Expected a label while images are shown. Received: one while the model trains. "
+                "Expected an answer while images are shown. Received: one while the model trains. "
                 "Hint: wait until the next images appear."
             )
 
 
 def check_name(name: str, class_names: list[str]) -> None:
-    """Raises ValueError if a name is no class."""
+    """Raise ValueError if a name is not a class."""
     if name not in class_names:
         raise ValueError(
             f"Expected one of {class_names} for `label`. Received: label={name!r}. "
@@ -159,5 +159,5 @@ def check_name(name: str, class_names: list[str]) -> None:
 
 
 def number_or_none(value: float) -> float | None:
-    """Returns a number for JSON, which has no word for NaN."""
+    """Return a number for JSON: None for NaN, which JSON cannot represent."""
     return None if np.isnan(value) else float(value)

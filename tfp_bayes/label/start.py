@@ -1,4 +1,4 @@
-"""A start without any label: a person labels the first images, then a learner goes on."""
+"""A start without labels: a person labels the first images, then a learner takes over."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,18 +12,21 @@ from tfp_bayes.label.session import Session, check_name, number_or_none
 
 
 class StartSession:
-    """Shows chosen images until each has an answer; then what a `Session` shows of a learner.
+    """Session that shows given images until each has an answer, and then continues as a `Session`.
 
-    A learner cannot begin without labels. Every answer is in a file before the call returns, and a
-    start that was interrupted continues with it. Safe to call from several threads.
+    Use it if no labels exist yet, because a learner cannot start without any. Every answer is in a
+    file before the call that took it returns, and an interrupted start continues from that file.
+    All methods are thread-safe.
 
     Args:
-        indices: (n,) the images to label first, such as those of `initial.kmeans_unlabelled`.
-        class_names: K names.
-        path: JSON file of the answers, index to class number, or None for what was skipped.
-        make_session: From indices and labels to the session of the learner that they make.
-        picture: From an index to its image (H, W, C) uint8, None if there is none.
-        answers: What that file held when the start was interrupted.
+        indices: (n,) indices of the images to label first, such as those of
+            `initial.kmeans_unlabelled`.
+        class_names: K names of the classes.
+        path: JSON file for the answers: from index to class number, or to null for skipped images.
+        make_session: Function from indices and labels to the session of a learner that starts with
+            them.
+        picture: Function from an index to its image (H, W, C) uint8, or to None if there is none.
+        answers: Contents of that file, if the start was interrupted.
     """
 
     def __init__(
@@ -48,19 +51,19 @@ class StartSession:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every image of the start has an answer, and one at least a label."""
+        """Whether every image of the start has an answer, and at least one a label."""
         answered = all(i in self.answers for i in self.indices)
         return answered and any(label is not None for label in self.answers.values())
 
     @property
     def busy(self) -> bool:
-        """Whether the model is made, trains or scores."""
+        """Whether the learner is being constructed, trains or scores."""
         if self._thread is not None and self._thread.is_alive():
             return True
         return self.session is not None and self.session.busy
 
     def start(self) -> None:
-        """Makes the learner of the answers if they are complete, and lets it go on."""
+        """Construct the learner once the answers are complete, or let it continue."""
         with self._lock:
             if self.busy:
                 return
@@ -78,7 +81,7 @@ class StartSession:
                 )
 
     def wait(self) -> None:
-        """Waits until that is done."""
+        """Wait until the work in the background is done."""
         if self._thread is not None:
             self._thread.join()
         if self.session is not None:
@@ -90,15 +93,15 @@ class StartSession:
         try:
             session = self._make_session(np.array(labelled), np.array(labels))
             session.start()
-            session.wait()  # busy until there is something to show
+            session.wait()  # so `busy` stays true until there are images to show
             self.session = session
             self._error = None
         except Exception as error:
-            self._error = str(error) or type(error).__name__  # the page says so
+            self._error = str(error) or type(error).__name__  # shown on the page
             raise
 
     def state(self) -> dict[str, Any]:
-        """Returns what a page shows, plain JSON."""
+        """Return what the page shows, as plain JSON."""
         if self.session is not None:
             return self.session.state()
         busy = self.busy
@@ -123,11 +126,11 @@ class StartSession:
         }
 
     def image(self, index: int) -> np.ndarray | None:
-        """Returns the image (H, W, C) of an index, None if there is none."""
+        """Return the image (H, W, C) for an index, or None if there is none."""
         return self.picture(index)
 
     def label(self, index: int, name: str) -> None:
-        """Takes one label, see `Session.label`."""
+        """Store one label. See `Session.label`."""
         check_name(name, self.class_names)
         if self.session is not None:
             self.session.label(index, name)
@@ -135,14 +138,14 @@ class StartSession:
             self._answer(index, self.class_names.index(name))
 
     def skip(self, index: int) -> None:
-        """Gives up an image that cannot be labelled."""
+        """Skip an image that cannot be labeled."""
         if self.session is not None:
             self.session.skip(index)
         else:
             self._answer(index, None)
 
     def undo(self, index: int) -> None:
-        """Takes back the label, or the skip, of an image that is shown."""
+        """Undo the label or the skip of an image that is shown."""
         if self.session is not None:
             self.session.undo(index)
             return
@@ -158,11 +161,11 @@ class StartSession:
     def _check(self, index: int, fits: bool) -> None:
         if self.busy or index not in self.indices or not fits:
             raise ValueError(
-                "Expected an answer to an image that is shown and has none, or undo of one. "
-                f"Received: index={index}. Hint: reload the page."
+                "Expected an image that is shown and has no answer, or an undo of an answer, for "
+                f"`index`. Received: index={index}. Hint: reload the page."
             )
 
     def _save(self, answers: dict[int, int | None]) -> None:
         write_json(self.path, {str(i): label for i, label in answers.items()})
-        self.answers = answers  # only what is on the disk counts
+        self.answers = answers  # after writing: only answers on disk count
         self._error = None

@@ -1,4 +1,4 @@
-"""Images of Label Studio's tasks, wherever a task says that its image is."""
+"""Images of Label Studio's tasks, read from the address in each task."""
 
 import json
 import os
@@ -15,28 +15,28 @@ from tfp_bayes.datasets.image_files import UnreadableImageError, decode
 
 _LOCAL_FILES = "/data/local-files/"
 _MOST_BYTES = 2**26
-_SECONDS = 20
+_SECONDS = 20  # timeout of a request
 
 
 @dataclass
 class LabelStudio:
-    """An instance of Label Studio, and what it lets its files be read with.
+    """Address of a Label Studio instance, and the access token for its files.
 
     Attributes:
-        url: Such as "http://localhost:8080".
-        key: An access token, of the older kind or a personal one; empty without one.
+        url: Address, such as "http://localhost:8080".
+        key: Access token, either a legacy token or a personal access token. Empty if there is none.
     """
 
     url: str = ""
     key: str = ""
 
     def headers(self) -> dict[str, str]:
-        """Returns the header that a request for a file carries."""
+        """Return the authorization header for requests of files, empty without a key."""
         if not self.key:
             return {}
         if self.key.count(".") != 2:
             return {"Authorization": f"Token {self.key}"}
-        # A personal access token is a JWT that is exchanged for one of five minutes.
+        # A personal access token is a JWT, to be exchanged for a token that is valid five minutes.
         request = urllib.request.Request(
             f"{self.url.rstrip('/')}/api/token/refresh/",
             json.dumps({"refresh": self.key}).encode(),
@@ -46,17 +46,17 @@ class LabelStudio:
             return {"Authorization": f"Bearer {json.load(answer)['access']}"}
 
     def holds(self, address: str) -> bool:
-        """Tells whether an address is on this instance, which alone may see the key."""
+        """Return whether an address belongs to this instance; no other may receive the key."""
         own, other = urllib.parse.urlsplit(self.url), urllib.parse.urlsplit(address)
         return bool(own.netloc) and (own.scheme, own.netloc) == (other.scheme, other.netloc)
 
 
 class TaskImages:
-    """Reads images by the address in a task.
+    """Reader of images by the address in a task.
 
-    An address is a URL (http, https or data), a file that Label Studio keeps ("/data/upload/..."),
-    or one of its local files ("/data/local-files/?d=..."), which are read from the disk if their
-    root is known here and are asked for from Label Studio otherwise.
+    An address is a URL (http, https or data), a file that was uploaded to Label Studio
+    ("/data/upload/..."), or one of its local files ("/data/local-files/?d=..."). Local files are
+    read from disk if `local_root` is given, and requested from Label Studio otherwise.
 
     Args:
         local_root: Folder that Label Studio calls LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, or None.
@@ -66,16 +66,16 @@ class TaskImages:
         self.local_root = None if local_root is None else Path(local_root).resolve()
 
     def read(self, address: str, shape: tuple[int, int, int], studio: LabelStudio) -> np.ndarray:
-        """Returns an image (H, W, C) uint8, resized and converted if need be.
+        """Return an image (H, W, C) uint8, resized and converted if necessary.
 
         Args:
-            address: What the task says.
-            shape: (H, W, C).
-            studio: Where the task comes from.
+            address: Address of the image in the task.
+            shape: Shape (H, W, C) of the image to return.
+            studio: Label Studio instance to which the task belongs.
 
         Raises:
-            ValueError: If the address leads to no image, or to none that may be read.
-            OSError: If it cannot be reached.
+            ValueError: If there is no image at the address, or it may not be read.
+            OSError: If the address cannot be reached.
         """
         height, width, channels = shape
         if not isinstance(address, str) or not address:
@@ -91,13 +91,13 @@ class TaskImages:
                 raise UnreadableImageError(str(error).replace(str(path), address[:200])) from None
 
     def _local(self, address: str) -> Path:
-        """Returns the file of a local address, below the root."""
+        """Return the path of a local file, which must be below the root."""
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(address).query)
         path = Path(self.local_root or ".", query.get("d", [""])[0]).resolve()
         if self.local_root not in path.parents:
             raise ValueError(
                 f"Expected a file below {self.local_root}. Received: {address}. "
-                "Hint: --local-root is LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT of Label Studio."
+                "Hint: set --local-root to Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."
             )
         return path
 
@@ -112,7 +112,7 @@ def _fetch(address: str, studio: LabelStudio) -> bytes:
     request = urllib.request.Request(urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]"))
     if studio.holds(address):
         for name, value in studio.headers().items():
-            request.add_unredirected_header(name, value)  # storages that it leads to see no key
+            request.add_unredirected_header(name, value)  # a storage it redirects to gets no key
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
             content = answer.read(_MOST_BYTES + 1)
@@ -124,7 +124,7 @@ def _fetch(address: str, studio: LabelStudio) -> bytes:
     if len(content) > _MOST_BYTES:
         raise ValueError(
             f"Expected an image of at most {_MOST_BYTES} bytes at {address[:200]}. "
-            "Received: more. Hint: resize it."
+            "Received: more. Hint: make the image smaller."
         )
     return content
 
@@ -132,17 +132,17 @@ def _fetch(address: str, studio: LabelStudio) -> bytes:
 def _unknown(address: object) -> ValueError:
     return ValueError(
         "Expected the address of an image: http, https, data, /data/upload/... or "
-        f"/data/local-files/?d=.... Received: {str(address)[:200]!r}. Hint: cloud storages need "
-        "presigned URLs, which Label Studio's storage settings switch on."
+        f"/data/local-files/?d=.... Received: {str(address)[:200]!r}. Hint: for cloud storage, "
+        "enable presigned URLs in Label Studio's storage settings."
     )
 
 
 def studio_of_environment() -> LabelStudio:
-    """Returns the instance that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name, if any."""
+    """Return the instance that LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY describe, if any."""
     url, key = (os.environ.get(f"LABEL_STUDIO_{name}", "") for name in ("URL", "API_KEY"))
     if key and not url:
         raise ValueError(
             "Expected LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY. Received: none. "
-            "Hint: the key is sent to that address and to no other."
+            "Hint: the key is sent only to that address."
         )
     return LabelStudio(url, key)

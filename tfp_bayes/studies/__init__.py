@@ -1,4 +1,4 @@
-"""Runs of active learning in folders, several runs compared, and their reports."""
+"""Studies of active learning: runs in folders, comparisons of several runs, and reports."""
 
 from typing import TYPE_CHECKING
 

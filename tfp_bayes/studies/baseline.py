@@ -1,4 +1,4 @@
-"""A run beside one that acquires otherwise: what choosing was worth."""
+"""Baseline runs, which differ from a run only in how examples are acquired."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,30 +12,31 @@ from tfp_bayes.studies.report import read_history
 
 
 def baseline(config: RunConfig, acquisition: str) -> RunConfig | None:
-    """Returns the run that acquires by the highest scores, all else as in another.
+    """Return the configuration of a run that acquires the highest scores and is otherwise equal.
 
     Args:
-        config: The other run.
-        acquisition: Name of the acquisition function, "random" for one that does not choose.
+        config: Configuration of the run to compare with the baseline.
+        acquisition: Name of the baseline's acquisition function, such as "random".
 
     Returns:
-        A run of the same seed and initial set, or None if the other one is such a run itself.
+        A configuration with the same seed and initial set, or None if `config` is itself that
+        baseline.
     """
     if method_of(config) == acquisition:
         return None
     found = dataclasses.replace(config, acquisition=acquisition, selector="top_k")
-    if acquisition == "random":  # as good a choice, and nothing is scored in vain
+    if acquisition == "random":  # a random subset is as good, and saves the scores of the others
         found = dataclasses.replace(found, candidates=config.query_size)
     return found
 
 
 def method_of(config: RunConfig) -> str:
-    """Names what chooses in a run, see `Query.method`."""
+    """Return the display name of a run's method. See `Query.method`."""
     return Query(config.acquisition, config.selector).method
 
 
 def read_baselines(folder: Path) -> dict[str, list[Round]]:
-    """Returns the histories of the runs in the folders within a run's folder, by method."""
+    """Return the histories of the runs in the subfolders of a run's folder, by method."""
     return {
         method_of(load_config(path.parent)): read_history(path)
         for path in sorted(folder.glob("*/history.csv"))
@@ -43,7 +44,7 @@ def read_baselines(folder: Path) -> dict[str, list[Round]]:
 
 
 def describe(method: str, history: Sequence[Round]) -> str:
-    """Returns what came of a run, one line for people.
+    """Return a one-line summary of a run.
 
     Example:
 

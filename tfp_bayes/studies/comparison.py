@@ -1,4 +1,4 @@
-"""Several methods on the same seeds: run, continued, tabulated and plotted with their spread."""
+"""Experiments: several methods run on the same seeds, with tables and plots of the results."""
 
 import csv
 import dataclasses
@@ -31,7 +31,7 @@ from tfp_bayes.studies.report import learning_curve_axes, read_history, read_rou
 
 DIFFERENCES = ("difference", "difference_in_first_half", "difference_in_second_half")
 Run = Callable[[str, int, Path], None]
-Histories = dict[str, dict[int, list[Round]]]  # by method and seed
+Histories = dict[str, dict[int, list[Round]]]  # keys: method, then seed
 
 
 def run_experiment(
@@ -43,22 +43,22 @@ def run_experiment(
     workers: int = 1,
     on_run: Callable[[str, int], None] | None = None,
 ) -> Histories:
-    """Runs every method with every seed, or what is left of that, and reports.
+    """Run every method with every seed, or complete an interrupted experiment, and report.
 
-    Seeds are paired: a run must draw what does not belong to the method (initial set, noise) from
-    its seed alone. The folder then holds a folder for each run, and `results.csv` (one row for
-    each method, seed and round), `summary.json`, `summary.md` and `learning_curves.png`, which
-    are brought up to date whenever a run is complete.
+    Seeds are paired: whatever does not belong to the method (initial set, noise) must follow from
+    the seed alone. The experiment's folder will contain a folder for each run, and `results.csv`
+    (one row for each method, seed and round), `summary.json`, `summary.md` and
+    `learning_curves.png`, which are updated whenever a run completes.
 
     Args:
-        run: `run(method, seed, folder)` completes one run in its folder, continues it there if it
-            was interrupted, and leaves its rounds in `history.csv`. With more than one worker it
-            must be a function of a module (or a `functools.partial` of one).
-        methods: Their names; the first is what the others are compared with.
+        run: Function `run(method, seed, folder)` that completes one run in its folder, resumes it
+            if it was interrupted, and writes its rounds to `history.csv`. With more than one
+            worker, it must be a module-level function or a `functools.partial` of one.
+        methods: Names of the methods. The first is the baseline of the comparison.
         seeds: Integers.
         folder: Folder of the experiment.
-        workers: Processes that run at a time.
-        on_run: Called with the method and seed of each run that is complete.
+        workers: Number of processes that run in parallel.
+        on_run: Function that is called with the method and seed of each completed run.
 
     Returns:
         The history of each run, by method and seed.
@@ -71,8 +71,8 @@ def run_experiment(
     names = {method: _file_name(method) for method in methods}
     if len(set(names.values())) < len(names):
         raise ValueError(
-            f"Expected `methods` whose folders differ. Received: {names}. "
-            "Hint: names may differ in letters, digits, '_', '.' and a leading '-'."
+            f"Expected `methods` whose folders have different names. Received: {names}. "
+            "Hint: let the names differ in letters or digits."
         )
     folders = {(m, s): folder / names[m] / f"seed-{s}" for s in seeds for m in methods}
     lock = Lock(folder / "experiment.lock", folder)
@@ -90,7 +90,7 @@ def run_experiment(
 
 
 def write_results(histories: Histories, folder: Path) -> None:
-    """Writes results.csv, summary.json, summary.md and learning_curves.png."""
+    """Write results.csv, summary.json, summary.md and learning_curves.png into a folder."""
     write_csv(
         folder / "results.csv",
         ["method", "seed", *(field.name for field in dataclasses.fields(Round))],
@@ -108,10 +108,10 @@ def write_results(histories: Histories, folder: Path) -> None:
 
 
 def read_results(path: str | Path) -> Histories:
-    """Returns the histories of a results.csv, the first method first.
+    """Return the histories of a results.csv, in the order of its methods.
 
     Raises:
-        ValueError: If the file has other columns.
+        ValueError: If the columns `method` and `seed` are missing.
     """
     histories: Histories = {}
     with Path(path).open(newline="") as file:
@@ -127,19 +127,20 @@ def read_results(path: str | Path) -> Histories:
 
 
 def summarize(histories: Histories) -> dict[str, dict]:
-    """Computes the statistics of each method, 95 % intervals as [estimate, low, high].
+    """Compute the statistics of each method, with 95 % intervals as [estimate, low, high].
 
-    Null stands for a level that was not reached, and for both ends where there is one seed.
+    None stands for a level that was not reached, and for both ends of an interval from one seed.
 
     Args:
-        histories: At least one run; the first method is the baseline.
+        histories: Histories of at least one run. The first method is the baseline.
 
     Returns:
-        For each method: seeds, rounds, error (first and last of the mean curve), area (average
-        error over the labels acquired), crossings of the mean curve,
-        difference of errors to the baseline, averaged over all rounds, the first half of them and
-        the second, on the seeds that both have, negative log likelihood on the validation set at
-        the end, to choose by, and how well labels were filtered.
+        For each method: the number of seeds; the first and last error of the mean curve and the
+        labels acquired at its end; "area", the error averaged over the labels acquired; the
+        crossings of each level by the mean curve; the difference of its error to the baseline's on
+        the seeds that both have, averaged over all rounds and over the first and second half of
+        them; the final negative log likelihood on the validation set, by which a method can be
+        chosen; and the statistics of the filter.
     """
     baseline, *_ = histories
     table = {}
@@ -157,7 +158,7 @@ def summarize(histories: Histories) -> dict[str, dict]:
         shared = sorted(set(runs) & set(histories[baseline]))
         if shared:
             ours, theirs = (error_curves(h, shared)[1] for h in (runs, histories[baseline]))
-            # Round by round: answers cost the same whether or not a filter keeps them.
+            # Compare by round, not by labels acquired: a rejected answer costs as much as others.
             both = np.arange(min(ours.shape[1], theirs.shape[1]))
             first, second = np.array_split(both, 2)
             for name, part in zip(DIFFERENCES, (both, first, second)):
@@ -177,7 +178,7 @@ def summarize(histories: Histories) -> dict[str, dict]:
 
 
 def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
-    """Returns labels acquired (R,), averaged over seeds, and test errors (M, R) of M seeds."""
+    """Return labels acquired (R,), averaged over seeds, and test errors (M, R) of M seeds."""
     length = min(len(runs[seed]) for seed in seeds)
     acquired = np.array([[row.num_acquired for row in runs[s][:length]] for s in seeds])
     errors = np.array([[1 - row.test_accuracy for row in runs[s][:length]] for s in seeds])
@@ -185,7 +186,7 @@ def error_curves(runs: dict[int, list[Round]], seeds: Sequence[int]):
 
 
 def to_markdown(table: dict[str, dict]) -> str:
-    """Returns `summarize`'s table for people."""
+    """Format the table of `summarize` as Markdown."""
     levels = [level_name(level) for level in LEVELS]
     baseline, *_ = table
     lines = [
@@ -222,7 +223,7 @@ def to_markdown(table: dict[str, dict]) -> str:
 
 
 def _known(value: float | np.floating) -> float | None:
-    """Returns None for what JSON cannot hold."""
+    """Return None for NaN and infinity, which JSON cannot represent."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -231,7 +232,7 @@ def _as_json(interval: Interval) -> list[float | None]:
 
 
 def _shown(interval: Sequence[float | None], form: str, num_seeds: int) -> str:
-    """Returns an interval for people; of one seed the estimate alone."""
+    """Format an interval for display; for one seed, only the estimate."""
     estimate, low, high = (
         "not reached" if value is None else form.format(value) for value in interval
     )
@@ -240,12 +241,12 @@ def _shown(interval: Sequence[float | None], form: str, num_seeds: int) -> str:
 
 
 def plot(histories: Histories) -> Figure:
-    """Draws the mean test accuracy of each method, and a band of one standard error."""
+    """Draw the mean test accuracy of each method, with a band of one standard error."""
     figure, axes = learning_curve_axes()
     for method, runs in histories.items():
         acquired, errors = error_curves(runs, sorted(runs))
         mean = 100 * (1 - errors.mean(0))
-        spread = errors.std(0, ddof=min(1, len(errors) - 1))  # of one seed 0
+        spread = errors.std(0, ddof=min(1, len(errors) - 1))  # 0 for one seed
         band = 100 * spread / np.sqrt(len(errors))
         (line,) = axes.plot(acquired, mean, markersize=4, label=method)
         axes.fill_between(acquired, mean - band, mean + band, color=line.get_color(), alpha=0.2)
@@ -255,7 +256,7 @@ def plot(histories: Histories) -> Figure:
         fontsize=10,
     )
     figure.set_figwidth(9.5)
-    figure.legend(loc="outside right upper")  # inside it would cover curves of many methods
+    figure.legend(loc="outside right upper")  # inside, it would cover the curves of many methods
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Configurations of runs and experiments, checked before TensorFlow starts or a folder exists."""
+"""Configurations of runs and experiments, checked before TensorFlow starts or files are written."""
 
 import json
 import tomllib
@@ -16,10 +16,10 @@ from tfp_bayes.active.built_in import (
     SELECTORS,
 )
 
-CHECKPOINT = "checkpoint.npz"  # of a run, in its folder
-POOL = "labeling.json"  # what a run on images without labels is
+CHECKPOINT = "checkpoint.npz"  # checkpoint of a run, in its folder
+POOL = "labeling.json"  # description of a run on images without labels, in its folder
 ARCHITECTURES = ("gal", "kirsch")
-# Closed-form heads, and the posterior of each.
+# Inferences with a closed-form head, and the posterior of each head.
 CLOSED_FORM = {"closed_form": "matrix_normal", "closed_form_mean_field": "mean_field"}
 INFERENCES = (
     "mc_dropout",
@@ -30,11 +30,11 @@ INFERENCES = (
     *CLOSED_FORM,
     "deterministic",
 )
-# Scores of what samples disagree on, which is nothing where there is one function.
+# Scores of the disagreement between samples, which is 0 for a deterministic model.
 OF_SAMPLES = ("bald", "epig", "mean_std")
 
-# What the command runs if nothing is said: BatchBALD with the network of its paper. The defaults of
-# `RunConfig` are those of the study.
+# Defaults of the command: BatchBALD with the network of its paper. The defaults of `RunConfig`
+# itself are those of the study.
 FIRST_RUN = {
     "selector": "batch_bald",
     "architecture": "kirsch",
@@ -47,57 +47,59 @@ FIRST_RUN = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Configuration of a run; equal ones choose equal images on one machine.
+    """Configuration of a run. Equal configurations choose equal images on the same machine.
 
     Attributes:
         dataset: Name for `datasets.load`.
-        pool_size: Training images that take part, the first so many; None for all.
-        acquisition: Name of an acquisition function.
-        selector: Name of the rule that makes a batch of its scores, or a dictionary with a name
-            and arguments.
-        architecture: `BayesianCNN(architecture=)`.
-        inference: `BayesianCNN(inference=)`; or "closed_form" or "closed_form_mean_field", its
-            features under the head of `BayesianBasisRegression`.
-        prior_scale: `BayesianCNN(prior_scale=)`; a closed-form head has its own.
-        query_size: Images acquired a round.
-        initial: How these are chosen: "balanced", "random", "kmeans" or "kmeans_unlabelled".
-        initial_size: Images labelled at the start.
-        noise_rate: Share of the pool's labels that are wrong, the same images for every method.
+        pool_size: Use only the first `pool_size` training images. None uses all.
+        acquisition: Name of the acquisition function.
+        selector: Name of the selector that chooses a batch by its scores, or a dictionary with a
+            name and arguments.
+        architecture: See `BayesianCNN`.
+        inference: See `BayesianCNN`; or "closed_form" or "closed_form_mean_field" for the features
+            of a deterministic `BayesianCNN` with the head of `BayesianBasisRegression`.
+        prior_scale: See `BayesianCNN`. A closed-form head has a fixed prior scale instead.
+        query_size: Number of images acquired in each round.
+        initial: How to choose the initial set: "balanced", "random", "kmeans" or
+            "kmeans_unlabelled".
+        initial_size: Number of images in the initial set.
+        noise_rate: Share of wrong labels in the pool, at the same images for every method.
         label_filter: Name of a filter of labels, or a dictionary with a name and arguments.
-        rejected: What becomes of the labels it rejects, see `filters.Filter`.
-        candidates: Random pool images scored a round, None for all.
-        num_samples: Posterior samples for scores, None for the model's own.
-        evaluation_samples: Posterior samples for the test set, None for as many.
-        reinit: Where each training starts, see `Refit`.
-        steps: Optimizer steps a round.
-        seed: Decides everything random.
+        rejected: What to do with rejected labels; see `filters.Filter`.
+        candidates: Number of random images of the pool scored in each round. None scores all.
+        num_samples: Number of posterior samples for scores. None uses the model's default.
+        evaluation_samples: Number of posterior samples for the test set. None uses as many as for
+            scores.
+        reinit: Weights from which each training starts; see `Refit`.
+        steps: Number of optimizer steps in each round.
+        seed: Integer from which all random numbers follow.
 
     Raises:
-        ValueError: If a value is of another type or out of range, a name is unknown, or two
+        ValueError: If a value has the wrong type or is out of range, a name is unknown, or two
             values contradict each other.
     """
 
-    dataset: str = option("mnist", "mnist, or any image-classification set of TFDS")
+    dataset: str = option("mnist", "mnist, or any image classification data set of TFDS")
     pool_size: int | None = option(
-        None, "the first N training images", least=1, absent="all", metavar="N"
+        None, "number of training images, the first N", least=1, absent="all", metavar="N"
     )
-    acquisition: str = option("bald", "what a label is worth", choices=ACQUISITIONS)
-    selector: str | dict = option("top_k", "how a batch is made of scores", choices=SELECTORS)
-    architecture: str = option("gal", "of BayesianCNN", choices=ARCHITECTURES)
-    inference: str = option("mc_dropout", "what is random", choices=INFERENCES)
+    acquisition: str = option("bald", "score of each image", choices=ACQUISITIONS)
+    selector: str | dict = option("top_k", "how to choose a batch by scores", choices=SELECTORS)
+    architecture: str = option("gal", "architecture of BayesianCNN", choices=ARCHITECTURES)
+    inference: str = option("mc_dropout", "inference method", choices=INFERENCES)
     prior_scale: float | None = option(
-        1.0, "scale of the weights' prior, inf is a flat one", above=0, absent="inf", metavar="S"
+        1.0, "scale of the weights' prior; inf is a flat one", above=0, absent="inf", metavar="S"
     )
-    query_size: int = option(10, "images acquired a round", least=1, metavar="Q")
-    initial: str = option("balanced", "how the first images are chosen", choices=INITIAL)
-    initial_size: int = option(20, "images labelled at the start", least=1, metavar="N")
+    query_size: int = option(10, "images acquired per round", least=1, metavar="Q")
+    initial: str = option("balanced", "how to choose the initial set", choices=INITIAL)
+    initial_size: int = option(20, "images in the initial set", least=1, metavar="N")
     noise_rate: float = option(0.0, "share of wrong labels", least=0, most=1, metavar="P")
     label_filter: str | dict | None = option(
-        None, "which labels are believed", choices=FILTERS, absent="all"
+        None, "filter that decides which labels to keep", choices=FILTERS, absent="all"
     )
-    rejected: str = option("skip", "what becomes of the other labels", choices=REJECTED)
+    rejected: str = option("skip", "what to do with rejected labels", choices=REJECTED)
     candidates: int | None = option(
-        2000, "random pool images scored a round, or all", least=1, absent="all", metavar="N"
+        2000, "random pool images scored per round, or all", least=1, absent="all", metavar="N"
     )
     num_samples: int | None = option(
         None, "posterior samples", least=1, absent="the model's", metavar="S"
@@ -105,20 +107,21 @@ class RunConfig:
     evaluation_samples: int | None = option(
         None, "posterior samples for the test set", least=1, absent="as many", metavar="S"
     )
-    reinit: str = option("fresh", "where each training starts", choices=REINIT)
-    steps: int = option(200, "optimizer steps a round", least=1, metavar="N")
-    seed: int = option(0, "decides everything random", least=0, metavar="N")
+    reinit: str = option("fresh", "initial weights of each training", choices=REINIT)
+    steps: int = option(200, "optimizer steps per round", least=1, metavar="N")
+    seed: int = option(0, "seed of all random numbers", least=0, metavar="N")
 
     def __post_init__(self):
         check_fields(self)
-        # Made for their arguments' sake. These import NumPy, which listing the options does not.
+        # Constructed only to check their arguments. Imported here because they import NumPy, which
+        # listing the options must not wait for.
         from tfp_bayes.active import filters, selectors
 
         selectors.get(self.selector)
         filters.get(self.label_filter, self.rejected)
         if self.candidates is not None and self.candidates < self.query_size:
             raise ValueError(
-                "Expected `candidates` not below `query_size`. Received: "
+                "Expected `candidates` to be at least `query_size`. Received: "
                 f"candidates={self.candidates}, query_size={self.query_size}. "
                 "Hint: candidates=None scores the whole pool."
             )
@@ -131,16 +134,17 @@ class RunConfig:
         if self.inference == "deterministic" and self.acquisition in OF_SAMPLES:
             raise ValueError(
                 f"Expected an acquisition other than {OF_SAMPLES} with inference='deterministic'. "
-                f"Received: acquisition={self.acquisition!r}, which is 0 wherever there is one "
-                "function. Hint: acquisition='max_entropy'."
+                f"Received: acquisition={self.acquisition!r}, which is 0 for a deterministic "
+                "model. Hint: acquisition='max_entropy'."
             )
 
 
 def complete(given: dict[str, Any]) -> RunConfig:
-    """Returns the run of a command that was given some fields, the others as in `FIRST_RUN`.
+    """Return the configuration of a command: the given fields, the others as in `FIRST_RUN`.
 
-    BatchBALD reads no score and wants samples of a classifier, and a flat prior suits dropout
-    alone: where another acquisition or inference is given, both are as in `RunConfig`.
+    BatchBALD ignores the acquisition function and needs samples of a classifier, so `selector` has
+    the default of `RunConfig` if another acquisition or inference is given. A flat prior suits only
+    dropout, so `prior_scale` has it if another inference is given.
 
     Args:
         given: Fields of `RunConfig` by name.
@@ -162,15 +166,15 @@ def complete(given: dict[str, Any]) -> RunConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Methods to compare on the same seeds.
+    """Configuration of an experiment, which compares methods on the same seeds.
 
     Attributes:
-        methods: Arguments of `RunConfig` by name of the method, without seed.
-        seeds: Number of paired seeds, from 0.
-        rounds: Rounds of acquisition of each run.
+        methods: For the name of each method, arguments of `RunConfig` except the seed.
+        seeds: Number of paired seeds, which count from 0.
+        rounds: Number of rounds of acquisition in each run.
 
     Raises:
-        ValueError: If there is no method, or a value is wrong.
+        ValueError: If there is no method, or a value is invalid.
     """
 
     methods: dict = option(None, "at least one table [methods.NAME]")
@@ -182,18 +186,18 @@ class ExperimentConfig:
         if not self.methods:
             raise ValueError(
                 "Expected at least one method for `methods`. Received: no method. "
-                "Hint: a table [methods.NAME] may be empty."
+                "Hint: add a table [methods.NAME], which may be empty."
             )
 
 
 def load_experiment(path: str | Path) -> ExperimentConfig:
-    """Reads an experiment from a TOML file.
+    """Read an experiment from a TOML file.
 
-    Top-level keys are `seeds`, `rounds` and arguments of `RunConfig` that all methods share;
-    each table `[methods.NAME]` holds those of one method.
+    Top-level keys are `seeds`, `rounds` and arguments of `RunConfig` that all methods share. Each
+    table `[methods.NAME]` holds the arguments of one method.
 
     Raises:
-        ValueError: If the file is not TOML, a key is unknown, a value is wrong or there is no
+        ValueError: If the file is not TOML, a key is unknown, a value is invalid or there is no
             method.
     """
     try:
@@ -223,10 +227,10 @@ def load_experiment(path: str | Path) -> ExperimentConfig:
 
 
 def load_config(folder: str | Path) -> RunConfig:
-    """Returns the configuration of the run in a folder.
+    """Return the configuration of the run in a folder.
 
     Raises:
-        ValueError: If there is none, or it is not one of this version.
+        ValueError: If the folder holds no run, or this version cannot read its configuration.
     """
     path = Path(folder) / "config.json"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Statistics of learning curves over paired seeds: whether one method is better than another."""
+"""Statistics of learning curves over paired seeds, to compare methods."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,14 +8,14 @@ import numpy as np
 from tfp_bayes._plumbing.t_interval import t_margin
 from tfp_bayes.active.round import Round
 
-LEVELS = (0.10, 0.05)  # test errors whose crossings are reported
+LEVELS = (0.10, 0.05)  # test errors for which reports state the number of labels needed
 
 
 class Interval(NamedTuple):
     """An estimate from several seeds with its 95 % confidence interval by Student's t.
 
-    With five seeds a bootstrap over seeds covers the truth 83 times in 100 instead of 95. One
-    seed says nothing about the spread over seeds: both ends are then NaN.
+    With five seeds, a bootstrap over seeds would cover the true value in 83 % of cases instead of
+    95 %. With one seed, the spread over seeds is unknown and both ends are NaN.
     """
 
     estimate: float
@@ -29,11 +29,11 @@ class Interval(NamedTuple):
 
 
 def crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> float:
-    """Returns how many labels it took to bring an error down to a level.
+    """Return the number of labels at which an error first reaches a level.
 
     Args:
-        acquired: (R,) labels acquired, ascending.
-        errors: (R,) error at each.
+        acquired: (R,) numbers of labels acquired, ascending.
+        errors: (R,) error at each of these numbers.
         level: Error to reach.
 
     Returns:
@@ -55,20 +55,20 @@ def crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> float:
 
 
 def level_name(level: float) -> str:
-    """Returns how files call the crossing of a level."""
+    """Return the name of a level's crossing in files."""
     return f"images_to_{100 * level:.0f}_percent_error"
 
 
 def images_to_error(history: Sequence[Round], error: float) -> float | None:
-    """Returns how many acquired examples it took to reach a test error.
+    """Return the number of acquired examples at which a run first reaches a test error.
 
     Args:
         history: Rounds in order.
-        error: Test error to reach, e.g. 0.05.
+        error: Test error to reach, such as 0.05.
 
     Returns:
-        Acquired examples at the first crossing, linearly interpolated between rounds; None if
-        the error was never reached.
+        Acquired examples at the first crossing, linearly interpolated between rounds. None if the
+        error is never reached.
 
     Example:
 
@@ -82,15 +82,15 @@ def images_to_error(history: Sequence[Round], error: float) -> float | None:
 
 
 def mean_crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> Interval:
-    """Returns how many labels it took to bring the mean curve down to a level.
+    """Return the number of labels at which the mean curve first reaches a level.
 
-    The interval holds every number of labels at which the t-interval of the mean error contains
-    the level, so it is valid whether or not every seed gets there. Its upper end is infinite where
-    the rounds that were run do not show that the mean stays below the level.
+    The interval contains every number of labels at which the t interval of the mean error contains
+    the level, so it is valid even if some seeds never reach the level. Its upper end is infinite if
+    the rounds so far do not show that the mean stays below the level.
 
     Args:
-        acquired: (R,) labels acquired, ascending.
-        errors: (M, R) of M seeds.
+        acquired: (R,) numbers of labels acquired, ascending.
+        errors: (M, R) errors of M seeds.
         level: Error to reach.
 
     Reference:
@@ -107,7 +107,7 @@ def mean_crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> Int
     if len(errors) == 1:
         return Interval(estimate, float("nan"), float("nan"))
     upper = mean + margin
-    # The last descent of the upper bound; an earlier one may be luck, which a later rise shows.
+    # Use the last crossing of the upper bound: if it rises again later, an earlier one was chance.
     above = np.flatnonzero(upper > level)
     last = above[-1] if above.size else 0
     high = crossing(acquired[last:], upper[last:], level)
@@ -115,35 +115,35 @@ def mean_crossing(acquired: np.ndarray, errors: np.ndarray, level: float) -> Int
 
 
 def mean_area(acquired: np.ndarray, errors: np.ndarray) -> Interval:
-    """Returns the average height of the mean curve (M, R): its area over the labels acquired."""
+    """Return the average height of the mean of curves (M, R): its area over the labels acquired."""
     return _mean(_areas(acquired, _checked(acquired, errors)))
 
 
 def paired_difference(acquired: np.ndarray, errors: np.ndarray, baseline: np.ndarray) -> Interval:
-    """Returns how much higher one method's curves lie than another's, seed by seed.
+    """Return the mean difference, paired by seed, between the curves of two methods.
 
     Args:
-        acquired: (R,) labels acquired, ascending.
-        errors: (M, R) of M seeds.
-        baseline: (M, R) of the same seeds.
+        acquired: (R,) numbers of labels acquired, ascending.
+        errors: (M, R) errors of M seeds.
+        baseline: (M, R) errors of the baseline with the same seeds.
 
     Returns:
-        The difference of average heights; below 0, and its interval too, `errors` is better.
+        The difference of average heights. If it and its interval are below 0, `errors` is better.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If the shapes do not match.
     """
     errors, baseline = _checked(acquired, errors), _checked(acquired, baseline)
     if errors.shape != baseline.shape:
         raise ValueError(
-            "Expected the same seeds of both methods. Received: curves of shape "
-            f"{errors.shape} and {baseline.shape}. Hint: only seeds that both have can be paired."
+            "Expected curves of the same seeds for `errors` and `baseline`. Received: shapes "
+            f"{errors.shape} and {baseline.shape}. Hint: use only the seeds that both have."
         )
     return _mean(_areas(acquired, errors) - _areas(acquired, baseline))
 
 
 def _areas(acquired: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    if acquired[-1] == acquired[0]:  # one round, or a filter that believed no label
+    if acquired[-1] == acquired[0]:  # one round, or a filter that rejected every label
         return errors.mean(1)
     return np.trapezoid(errors, acquired, axis=1) / (acquired[-1] - acquired[0])
 
@@ -153,12 +153,12 @@ def _checked(acquired: np.ndarray, errors: np.ndarray) -> np.ndarray:
     if errors.ndim != 2 or not errors.size or errors.shape[1] != len(acquired):
         raise ValueError(
             f"Expected curves (M, {len(acquired)}), one row for each seed. "
-            f"Received: shape {errors.shape}. Hint: np.stack the errors of runs of equal length."
+            f"Received: shape {errors.shape}. Hint: stack the errors of runs of equal length."
         )
     return errors
 
 
 def _mean(values: np.ndarray) -> Interval:
-    """Returns the mean of values (M,), one for each seed, with its interval."""
+    """Return the mean of values (M,), one for each seed, with its interval."""
     estimate, margin = float(values.mean()), float(t_margin(values))
     return Interval(estimate, estimate - margin, estimate + margin)

@@ -1,4 +1,4 @@
-"""Experiments in TOML files: which methods are compared, on how many seeds, for how long."""
+"""Runs of the experiments that TOML files describe."""
 
 import functools
 from pathlib import Path
@@ -9,7 +9,7 @@ from tfp_bayes.studies.runs import check_continues, num_complete_rounds, run_act
 
 
 def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
-    """Completes one run of an experiment in its folder; does nothing if it is complete."""
+    """Complete one run of an experiment in its folder. Do nothing if it is complete."""
     run = RunConfig(**config.methods[method], seed=seed)
     if (folder / "config.json").exists():
         check_continues(run, folder)
@@ -20,5 +20,5 @@ def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> N
 
 @functools.lru_cache(maxsize=1)
 def _load_once(dataset: str) -> datasets.Dataset:
-    """Loads a data set that many runs of one process share and none changes."""
+    """Load a data set once for all runs of a process, none of which changes it."""
     return datasets.load(dataset)

@@ -1,4 +1,4 @@
-"""Runs on images without labels: a start by clustering, and what they leave in a folder."""
+"""Runs on images without labels: the first images to label, the learner and the files."""
 
 import dataclasses
 import functools
@@ -19,23 +19,23 @@ from tfp_bayes.studies.predictions import write_class_names
 from tfp_bayes.studies.report import write_report
 from tfp_bayes.studies.runs import make_model
 
-START = "start.json"  # answers to the first images
+START = "start.json"  # answers for the first images
 LABELS = "labels.csv"
-THUMBNAIL = 16  # pixels of a side, by which images are compared for the start
-# No label is known, so none can be wrong on purpose, and none tells which to begin with.
+THUMBNAIL = 16  # height and width in pixels at which images are clustered for the start
+# Fields of RunConfig that do not apply to a pool without labels.
 UNUSED = ("dataset", "pool_size", "initial", "noise_rate", "evaluation_samples")
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolRun:
-    """One run on a pool of images without labels.
+    """A run on a pool of images without labels.
 
     Attributes:
-        folder: Where everything is written.
-        config: Network, query and training.
-        images: The pool, in files.
-        data: The same as a data set without labels, in memory if small enough.
-        class_names: K names.
+        folder: Folder of the run.
+        config: Configuration of network, query and training.
+        images: Image files of the pool.
+        data: The same images as a data set without labels, in memory if it is small enough.
+        class_names: K names of the classes.
     """
 
     folder: Path
@@ -46,15 +46,15 @@ class PoolRun:
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The network, compiled; an error if it does not take images of this shape."""
+        """The compiled network. An error is raised if it does not accept images of this shape."""
         model = make_model(self.config, self.data._replace(class_names=self.class_names))
-        if self.config.reinit != "fresh":  # which would start from these
+        if self.config.reinit != "fresh":  # round 0 then starts from these weights
             initialize(model, self.config.seed)
         model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
         return model
 
     def describe(self) -> dict:
-        """Returns what must be the same when the run is continued, plain JSON."""
+        """Return the description that a resumed run must share, as plain JSON."""
         names = "\n".join(self.images.names.tolist())
         config = dataclasses.asdict(self.config)
         return {
@@ -65,7 +65,7 @@ class PoolRun:
         }
 
     def open(self) -> dict[int, int | None]:
-        """Starts the run in its folder, or continues it; returns answers to the first images.
+        """Start or resume the run in its folder, and return the answers for the first images.
 
         Raises:
             ValueError: If the folder holds another run.
@@ -83,14 +83,14 @@ class PoolRun:
         return {int(index): label for index, label in answers.items()}
 
     def first_images(self) -> np.ndarray:
-        """Returns the indices to label first: medoids of k-means on small copies of the images."""
+        """Return the indices to label first: medoids of k-means on small copies of the images."""
         side = (THUMBNAIL, THUMBNAIL, self.images.shape[-1])
         small = ImageFiles(self.images.paths, side, self.images.folder)
         size = min(self.config.initial_size, len(small))
         return initial.kmeans_unlabelled(small, size, self.config.seed)  # type: ignore[arg-type]
 
     def make_learner(self, indices: np.ndarray, labels: np.ndarray) -> ActiveLearner:
-        """Makes the learner of the labels of the first images, or continues with it."""
+        """Construct a learner that starts with the labels of the first images, or resume it."""
         config = self.config
         return ActiveLearner(
             self.model,
@@ -110,7 +110,7 @@ class PoolRun:
         )
 
     def write(self, learner: ActiveLearner) -> None:
-        """Writes labels, tables, names of classes and model, each whole or not at all."""
+        """Write labels, tables, class names and model, each file atomically."""
         labelled = np.flatnonzero(learner.labels >= 0)
         rows = ([self.images.names[i], self.class_names[learner.labels[i]]] for i in labelled)
         write_csv(self.folder / LABELS, ("file", "label"), rows)

@@ -1,4 +1,4 @@
-"""Predictions of many images as a table and a picture, the most doubtful first."""
+"""Predictions of many images as a table and a contact sheet, the most uncertain first."""
 
 import json
 import textwrap
@@ -24,19 +24,23 @@ FIELDS = (
 )
 CLASS_NAMES = "class_names.json"  # beside a model: a list of K strings
 _COLUMNS, _SHOWN = 6, 24
-_WIDTH, _LINES = 20, 2  # of a file's name below its image
+_WIDTH, _LINES = 20, 2  # characters and lines of a file name below its image
 
 
 def write_class_names(folder: Path, class_names: Sequence[str]) -> None:
-    """Writes the names of the classes beside a model, for whoever predicts with it."""
+    """Write the names of the classes into the folder of a model."""
     write_json(folder / CLASS_NAMES, list(class_names))
 
 
 def read_class_names(folder: Path, num_classes: int) -> tuple[list[str], bool]:
-    """Returns the names (K,) that lie beside a model, or numbers; and whether they lie there.
+    """Read the names of the classes from the folder of a model.
+
+    Returns:
+        K names, and whether they come from a file. Without a file, they are the numbers of the
+        classes.
 
     Raises:
-        ValueError: If the file there is no list of that many different strings.
+        ValueError: If the file is not a list of K different strings.
     """
     names = known_class_names(folder)
     if names is None:
@@ -46,7 +50,7 @@ def read_class_names(folder: Path, num_classes: int) -> tuple[list[str], bool]:
 
 
 def known_class_names(folder: Path) -> list[str] | None:
-    """Returns the names that lie beside a model, none of a damaged file; None without a file."""
+    """Return the names in the folder of a model, [] for a damaged file, or None without a file."""
     path = folder / CLASS_NAMES
     if not path.exists():
         return None
@@ -59,21 +63,22 @@ def known_class_names(folder: Path) -> list[str] | None:
 
 
 def check_class_names(names: Sequence[str], num_classes: int, where: str) -> None:
-    """Raises ValueError unless there is a different name for each output of a model."""
+    """Raise ValueError unless there is a different name for each output of a model."""
     if len(set(names)) != num_classes or len(names) != num_classes:
         raise ValueError(
             f"Expected {num_classes} different names, one for each output of the model, in {where}."
-            f" Received: {list(names)}. Hint: in the order of the outputs."
+            f" Received: {list(names)}. Hint: list them in the order of the outputs."
         )
 
 
 def order_by_doubt(prediction: Prediction, names: Sequence[str], doubt: str) -> np.ndarray:
-    """Returns the rows (N,), the most doubtful first; of equal ones, by name.
+    """Return the rows (N,) sorted from most to least uncertain, and by name among equals.
 
     Args:
-        prediction: Of N examples.
-        names: N names.
-        doubt: One of `UNCERTAINTY_SCORES`; of "confidence" the least comes first.
+        prediction: Prediction of N examples.
+        names: N names of the examples.
+        doubt: Score by which to sort, one of `UNCERTAINTY_SCORES`. Entropies are sorted in
+            descending order, "confidence" in ascending order.
     """
     score = prediction.mean.max(-1) if doubt == "confidence" else -getattr(prediction, doubt)
     return np.lexsort((np.asarray(names), score))
@@ -86,16 +91,16 @@ def write_predictions(
     class_names: Sequence[str],
     doubt: str = UNCERTAINTY_SCORES[0],
 ) -> None:
-    """Writes a CSV table with a row for each example, the most doubtful first; entropies in nats.
+    """Write a CSV table with one row for each example, the most uncertain first.
 
-    The file is there whole or not at all.
+    Entropies are in nats. The file is written atomically.
 
     Args:
-        path: Where to write.
-        names: N names.
-        prediction: Of N examples, likelihood "categorical".
-        class_names: K names.
-        doubt: Sorted by what, see `order_by_doubt`.
+        path: File to write.
+        names: N names of the examples.
+        prediction: Prediction of N examples, with likelihood "categorical".
+        class_names: K names of the classes.
+        doubt: Score by which to sort; see `order_by_doubt`.
     """
     best = prediction.mean.argmax(-1)
     measures = [getattr(prediction, name) for name in FIELDS[3:]]
@@ -117,14 +122,14 @@ def plot_least_certain(
     class_names: Sequence[str],
     doubt: str = UNCERTAINTY_SCORES[0],
 ) -> Figure:
-    """Draws a contact sheet of the images that are most in doubt, up to 24.
+    """Draw a contact sheet of up to 24 images, the most uncertain ones.
 
     Args:
-        images: (N, H, W, C), in memory or in their files.
-        names: N names.
-        prediction: Of N examples, likelihood "categorical".
-        class_names: K names.
-        doubt: Sorted by what, see `order_by_doubt`.
+        images: Images (N, H, W, C), in memory or in files.
+        names: N names of the images.
+        prediction: Prediction of N examples, with likelihood "categorical".
+        class_names: K names of the classes.
+        doubt: Score by which to sort; see `order_by_doubt`.
     """
     order = order_by_doubt(prediction, names, doubt)[:_SHOWN]
     rows = max(-(-len(order) // _COLUMNS), 1)
@@ -140,7 +145,7 @@ def plot_least_certain(
         best = int(prediction.mean[i].argmax())
         title = f"{class_names[best]}, {prediction.mean[i, best]:.0%}"
         axes.set_title(_literal(textwrap.shorten(title, 26, placeholder="...")), fontsize=8)
-        lines = textwrap.wrap(names[i], _WIDTH)[-_LINES:]  # the end of a path says most
+        lines = textwrap.wrap(names[i], _WIDTH)[-_LINES:]  # the end of a path is most informative
         axes.text(
             *(0.5, -0.04, _literal("\n".join(lines))),
             transform=axes.transAxes,
@@ -152,5 +157,5 @@ def plot_least_certain(
 
 
 def _literal(text: str) -> str:
-    """Returns text that is drawn as it is: a dollar sign would begin a formula."""
+    """Escape dollar signs, which Matplotlib would interpret as formulas."""
     return text.replace("$", r"\$")

@@ -24,16 +24,17 @@ def write_report(
     pictures: bool = True,
     beside: Mapping[str, Sequence[Round]] | None = None,
 ) -> None:
-    """Writes history.csv, acquired.csv, learning_curve.png and acquired.png into `folder`.
+    """Write history.csv, acquired.csv, learning_curve.png and acquired.png into `folder`.
 
-    Each file is replaced at once, so a reader never sees half of it; call it after each round.
+    Call it after each round. Each file is replaced atomically, so a reader never sees an incomplete
+    one.
 
     Args:
-        learner: A learner with at least one round of history.
-        folder: Where to write, made if it does not exist.
-        class_names: K names for the pictures' titles; None shows the class numbers.
+        learner: Learner with at least one round of history.
+        folder: Folder to write to. It is created if it does not exist.
+        class_names: K names of the classes for titles of images. None shows the class numbers.
         pictures: Whether to draw the two plots.
-        beside: Histories to draw with the learner's, by name of the method.
+        beside: Other histories to draw with that of the learner, by name of the method.
     """
     folder = Path(folder)
     write_history(folder / "history.csv", learner.history)
@@ -52,32 +53,32 @@ def write_report(
 
 
 def write_history(path: Path, history: Sequence[Round]) -> None:
-    """Writes one row for each round."""
+    """Write one row for each round."""
     fields = [field.name for field in dataclasses.fields(Round)]
     write_csv(path, fields, [dataclasses.astuple(row) for row in history])
 
 
 def read_history(path: Path) -> list[Round]:
-    """Returns the rounds that `write_history` wrote."""
+    """Return the rounds that `write_history` wrote."""
     with path.open(newline="") as file:
         return [read_round(row) for row in csv.DictReader(file)]
 
 
 def read_round(row: dict[str, str]) -> Round:
-    """Returns a round from its cells."""
+    """Return the round in a row of a table."""
     types = get_type_hints(Round)
     return Round(**{name: types[name](value) for name, value in row.items()})
 
 
 def acquisition_order(learner: ActiveLearner) -> np.ndarray:
-    """Returns the acquired indices, by round and then by falling score."""
+    """Return the acquired indices, sorted by round and then by descending score."""
     acquired = np.flatnonzero(learner.pool.acquired_at > 0)
     scores, rounds = learner.pool.scores[acquired], learner.pool.acquired_at[acquired]
     return acquired[np.lexsort((-scores, rounds))]
 
 
 def plot_learning_curves(histories: Mapping[str, Sequence[Round]]) -> Figure:
-    """Draws test accuracy against acquired examples, one line for each named history."""
+    """Draw test accuracy against acquired examples, with one line for each history."""
     figure, axes = learning_curve_axes()
     for name, history in histories.items():
         axes.plot(
@@ -86,12 +87,12 @@ def plot_learning_curves(histories: Mapping[str, Sequence[Round]]) -> Figure:
             markersize=4,
             label=name,
         )
-    figure.legend(loc="outside upper center", ncols=4)  # inside it would cover curves
+    figure.legend(loc="outside upper center", ncols=4)  # inside, it would cover curves
     return figure
 
 
 def learning_curve_axes() -> tuple[Figure, Axes]:
-    """Returns axes for test accuracy in per cent, with the levels that are reported marked."""
+    """Return a figure with axes for test accuracy in percent, with the reported levels marked."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.set_prop_cycle(color=COLORS, marker=MARKERS)
@@ -100,7 +101,7 @@ def learning_curve_axes() -> tuple[Figure, Axes]:
         axes.axhline(100 - error, color="grey", linewidth=0.8, linestyle=":")
         axes.annotate(
             f"{error} % error",
-            (0.01, 100 - error),  # curves are low at the left
+            (0.01, 100 - error),  # at the left, where curves are far below
             xycoords=("axes fraction", "data"),
             va="bottom",
             fontsize=8,
@@ -113,7 +114,7 @@ def learning_curve_axes() -> tuple[Figure, Axes]:
 def plot_acquired(
     learner: ActiveLearner, class_names: Sequence[str] | None = None, max_rounds: int = 12
 ) -> Figure:
-    """Draws the images that were acquired, one row a round, with label and score."""
+    """Draw the acquired images with label and score, one row per round."""
     rounds = np.unique(learner.pool.acquired_at[learner.pool.acquired_at > 0])[:max_rounds]
     order = acquisition_order(learner)
     columns = max(int(np.count_nonzero(learner.pool.acquired_at == r)) for r in rounds)

@@ -1,4 +1,4 @@
-"""An active-learning run in a folder: started, killed, continued and reported."""
+"""Active learning runs in folders, which can be started, interrupted and resumed."""
 
 import dataclasses
 import json
@@ -44,14 +44,15 @@ SUMMARY = "summary.json"
 
 
 def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveLearner:
-    """Builds a network and a learner on a data set: the protocol of Gal et al. 2017, 5.1.
+    """Build a network and a learner on a data set, by the protocol of Gal et al. 2017, section 5.1.
 
-    A balanced validation set of 100 images, or of half the rarest class and as many of each other
-    if it has too few for that, and the initial set are taken from the training images; both depend
-    on the seed alone, so runs that differ in acquisition are paired.
+    A balanced validation set of 100 images and the initial set are taken from the training images.
+    If the rarest class has too few images, the validation set instead holds half as many of each
+    class as the rarest class has. Both sets depend only on the seed, so runs that differ in
+    acquisition are paired.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         data: Images and labels.
         **kwargs: Further arguments of `ActiveLearner`, such as `checkpoint`.
     """
@@ -60,7 +61,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
     validation_size = _validation_size(data.y_train, len(data.class_names))
     held_out = initial.balanced(data.y_train, validation_size, config.seed)
     model = make_model(config, data)
-    if config.reinit != "fresh":  # which would start from these
+    if config.reinit != "fresh":  # round 0 then starts from these weights
         initialize(model, config.seed)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     return ActiveLearner(
@@ -95,7 +96,7 @@ def make_learner(config: RunConfig, data: datasets.Dataset, **kwargs) -> ActiveL
 
 
 def _validation_size(labels: np.ndarray, num_classes: int) -> int:
-    """Returns how many images to hold out, so that some of each class are left to be labelled."""
+    """Return how many images to hold out so that each class has images left to label."""
     size = max(VALIDATION_SIZE, num_classes)
     counts = np.unique(labels, return_counts=True)[1]
     half = max(int(counts.min()) // 2, 1)
@@ -106,13 +107,13 @@ def _first_images(data: datasets.Dataset, size: int) -> datasets.Dataset:
     if not 1 <= size <= len(data.x_train):
         raise ValueError(
             f"Expected `pool_size` between 1 and the {len(data.x_train)} training images. "
-            f"Received: pool_size={size}. Hint: leave it out for all."
+            f"Received: pool_size={size}. Hint: leave it out to use all."
         )
     return data._replace(x_train=data.x_train[:size], y_train=data.y_train[:size])
 
 
 def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray) -> np.ndarray:
-    """Returns the indices of the images that are labelled at the start."""
+    """Return the indices of the initial set."""
     images, labels = data.x_train, data.y_train
     rest = config.initial_size, config.seed, held_out
     choose = {
@@ -125,7 +126,7 @@ def initial_set(config: RunConfig, data: datasets.Dataset, held_out: np.ndarray)
 
 
 def make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
-    """Builds the network of a run for the images and classes of a data set."""
+    """Build the network of a run for the images and classes of a data set."""
     closed_form = CLOSED_FORM.get(config.inference)
     inference = "deterministic" if closed_form else config.inference
     network = BayesianCNN(
@@ -143,7 +144,7 @@ def make_model(config: RunConfig, data: datasets.Dataset) -> keras.Model:
         features,
         len(data.class_names),
         posterior=closed_form,
-        # Features of these networks have a norm of about 30: functions of size 1 before data.
+        # Features of these networks have a norm of about 30, so prior functions are of size 1.
         prior_scale=0.03,
         noise_scale=0.3,
     )
@@ -161,27 +162,27 @@ def run_active_learning(
     on_round: Callable[[Round], None] | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> ActiveLearner:
-    """Runs, or continues, active learning in a folder until `rounds` rounds are complete.
+    """Run or resume active learning in a folder until `rounds` rounds are complete.
 
-    The folder then holds config.json, checkpoint.npz with its journal of answers, history.csv,
-    acquired.csv, learning_curve.png, acquired.png, model.keras, class_names.json and summary.json;
-    tables are brought up to date after each round, plots once a minute and at the end, model and
-    summary at the end, the summary last. One process at a time may write there. Histories in the
-    folders within are drawn beside this one's.
+    The folder will contain config.json, checkpoint.npz with its journal of answers, history.csv,
+    acquired.csv, learning_curve.png, acquired.png, model.keras, class_names.json and summary.json.
+    Tables are updated after each round, plots once a minute and at the end, model and summary at
+    the end, the summary last. Only one process at a time can write to the folder. Histories of runs
+    in subfolders are drawn beside that of this run.
 
     Args:
-        config: The run.
-        rounds: Rounds of acquisition in all.
-        folder: Where to write; if it holds a run, of the same configuration, that is continued.
-        data: The images; None loads `config.dataset`.
-        stop: Ends the run before `rounds`, see `tfp_bayes.active.stopping`.
-        pictures: Whether plots are drawn during the run, or at the end alone.
-        tensorboard: Whether to write the folder `tensorboard` too, for TensorBoard.
-        on_round: Called with each new row of the history.
-        on_stage: Called with what goes on, in words.
+        config: Configuration of the run.
+        rounds: Total number of rounds of acquisition.
+        folder: Folder of the run. If it holds a run with the same configuration, that is resumed.
+        data: Images and labels. None loads `config.dataset`.
+        stop: Criterion that ends the run before `rounds`; see `tfp_bayes.active.stopping`.
+        pictures: Whether to draw plots during the run and not only at the end.
+        tensorboard: Whether to write a subfolder `tensorboard` for TensorBoard too.
+        on_round: Function that is called with each new row of the history.
+        on_stage: Function that is called with a message that describes the current stage.
 
     Returns:
-        The learner, its model trained on all labels.
+        The learner, with its model trained on all labels.
 
     Raises:
         ValueError: If the folder holds a run of another configuration.
@@ -189,8 +190,8 @@ def run_active_learning(
     """
     folder = Path(folder)
     lock = lock_of(folder / CHECKPOINT)
-    if folder.exists():  # a new one is made when all arguments are checked
-        lock.acquire()  # until the learner takes it over
+    if folder.exists():  # a new folder is only created once all arguments are checked
+        lock.acquire()  # held until the learner takes it over
     data = data or datasets.load(config.dataset)
     board = TensorBoard(folder / "tensorboard") if tensorboard else None
     if (folder / "config.json").exists():
@@ -230,7 +231,7 @@ def run_active_learning(
 def write_outcome(
     learner: ActiveLearner, config: RunConfig, data: datasets.Dataset, folder: str | Path
 ) -> None:
-    """Writes everything that is read of a run: tables, plots, model, and the summary last."""
+    """Write the results of a run: tables, plots and model, and the summary last."""
     folder = Path(folder)
     write_report(learner, folder, data.class_names, beside=read_baselines(folder))
     write_path_atomically(folder / "model.keras", learner.model.save)
@@ -242,7 +243,7 @@ def write_outcome(
 
 
 def num_complete_rounds(folder: str | Path) -> int:
-    """Returns how many rounds, the initial one included, all files in a folder are about."""
+    """Return how many rounds, including the initial one, the results in a folder cover."""
     try:
         return json.loads((Path(folder) / SUMMARY).read_text())["rounds"] + 1
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -255,21 +256,21 @@ def open_run(
     manual_dir: str | None = None,
     write: bool = True,
 ) -> tuple[ActiveLearner, RunConfig, datasets.Dataset]:
-    """Opens a run whose labels people give.
+    """Open a run so that people can label its proposals.
 
     Args:
         folder: Folder of a run that `run_active_learning` started.
         data_dir: See `datasets.load`.
         manual_dir: See `datasets.load`.
-        write: Whether to take the right to write at once; files that a killed process left
-            behind the learner are then brought up to date.
+        write: Whether to lock the run for writing at once. If a killed process left results that
+            are older than the checkpoint, they are then updated.
 
     Returns:
-        The learner, what defines it, and its data set.
+        The learner, its configuration, and its data set.
 
     Raises:
-        ValueError: If there is no run.
-        OSError: If another process writes there.
+        ValueError: If there is no run in the folder.
+        OSError: If another process writes to the run.
     """
     folder = Path(folder)
     config = load_config(folder)
@@ -287,13 +288,13 @@ def open_run(
 
 
 def check_continues(config: RunConfig, folder: Path) -> None:
-    """Raises a ValueError if the folder holds a run of another configuration."""
+    """Raise ValueError if the folder holds a run with another configuration."""
     known = dataclasses.asdict(load_config(folder))
     check_same_configuration(dataclasses.asdict(config), known, folder)
 
 
 def summary(config: RunConfig, history: list[Round]) -> dict:
-    """Returns what a run was and what came of it, plain JSON."""
+    """Return the configuration and the results of a run, as plain JSON."""
     packages = ("tensorflow", "keras", "tensorflow-probability", "numpy")
     return {
         "configuration": dataclasses.asdict(config),
@@ -312,5 +313,5 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
 
 
 def _without_nan(record: dict) -> dict:
-    """Replaces NaN by None: JSON has no word for it."""
+    """Replace NaN, which JSON cannot represent, by None."""
     return {name: None if value != value else value for name, value in record.items()}

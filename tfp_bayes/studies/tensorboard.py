@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it."""
+"""Summaries of a run for TensorBoard."""
 
 import math
 from pathlib import Path
@@ -10,11 +10,11 @@ from tfp_bayes.active.learner import ActiveLearner
 
 
 class TensorBoard:
-    """Writes each round for TensorBoard: its figures, the images acquired, all scores.
+    """Writer of TensorBoard summaries of each round: figures, acquired images and scores.
 
     Args:
         folder: Folder of the event files, for `tensorboard --logdir`.
-        max_images: Images of a round that are shown.
+        max_images: Maximum number of images of a round to write.
 
     Raises:
         ImportError: If TensorBoard is not installed.
@@ -22,7 +22,7 @@ class TensorBoard:
 
     def __init__(self, folder: str | Path, max_images: int = 10):
         try:
-            import tensorboard  # noqa: F401  (what tf.summary writes with)
+            import tensorboard  # noqa: F401  (tf.summary needs it)
         except ImportError as error:
             raise ImportError(
                 "Expected TensorBoard. "
@@ -32,10 +32,10 @@ class TensorBoard:
         self._writer = tf.summary.create_file_writer(str(folder))
 
     def write(self, learner: ActiveLearner) -> None:
-        """Writes the last round, at the step that is its number of acquired labels.
+        """Write the last round, with its number of acquired labels as the step.
 
         Args:
-            learner: With at least one round of history.
+            learner: Learner with at least one round of history.
         """
         row = learner.history[-1]
         with self._writer.as_default(step=row.num_acquired):

@@ -1,6 +1,7 @@
-"""Selectors, which choose the batch to label next by more than the single scores.
+"""Selectors, which choose the batch to label next from scored candidates.
 
-Each rule is a function on arrays (`batch_bald`) and a small object for the learner (`BatchBALD`).
+Each rule exists as a function of arrays (`batch_bald`) and as a class for the learner
+(`BatchBALD`).
 """
 
 from tfp_bayes._plumbing.configured import get_configured
@@ -46,14 +47,15 @@ __all__ = [
 
 
 def get(identifier: str | dict | Selector) -> Selector:
-    """Returns a selector from its name, its serialized form or itself.
+    """Return the selector for a name, a dictionary, or a `Selector`.
 
     Args:
         identifier: "top_k", "batch_bald", "diverse", "power", "softmax", "softrank", "k_center",
-            "badge", "greedy_variance" (with their defaults), a dictionary or a `Selector`.
+            "badge", "greedy_variance" (with their default arguments), a dictionary with a "name"
+            and arguments, or a `Selector`.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If `identifier` is none of these.
 
     Example:
 

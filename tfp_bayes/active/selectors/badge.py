@@ -1,4 +1,4 @@
-"""Batches that are uncertain and diverse at once, by gradients."""
+"""BADGE: batches that are uncertain and diverse, by gradients of the last layer."""
 
 import numpy as np
 
@@ -13,22 +13,23 @@ from tfp_bayes.active.selectors.selector import (
 def badge(
     probabilities: np.ndarray, features: np.ndarray, query_size: int, seed: int = 0
 ) -> np.ndarray:
-    """Picks by k-means++ on the gradients of the last layer, had the best guess been the label.
+    """Pick by k-means++ seeding on gradients of the last layer, with predicted classes as labels.
 
-    A gradient is long where the guess is unsure, and points where the features do. The (N, K F)
-    gradients are never formed: an outer product's distances follow from those of its factors.
+    A gradient is long if the prediction is uncertain, and similar inputs have similar gradients.
+    The gradients (N, K F) are never formed: they are outer products, whose distances follow from
+    inner products of their factors.
 
     Args:
-        probabilities: (N, K) predictive mean.
-        features: (N, F) what the last layer sees.
-        query_size: Number to pick.
+        probabilities: (N, K) predictive means.
+        features: (N, F) inputs of the last layer.
+        query_size: Number of examples to pick.
         seed: Integer.
 
     Returns:
         Positions (query_size,) int64, in the order picked.
 
     Raises:
-        ValueError: If shapes do not fit, or `query_size` is out of range.
+        ValueError: If the shapes do not match, or `query_size` is out of range.
 
     Reference:
         Ash et al. 2020, algorithm 1, arXiv:1906.03671.
@@ -45,7 +46,7 @@ def badge(
     norm = np.square(error).sum(1) * np.square(features).sum(1)
     rng = np.random.default_rng(seed)
     picked = [int(np.argmax(norm))]
-    distance = np.full(len(norm), np.inf)  # squared, to the nearest picked
+    distance = np.full(len(norm), np.inf)  # squared distance to the nearest picked example
     while len(picked) < query_size:
         last = picked[-1]
         inner = (error @ error[last]) * (features @ features[last])
@@ -53,19 +54,19 @@ def badge(
         distance[picked] = 0
         total = distance.sum()
         left = np.setdiff1d(np.arange(len(norm)), picked)
-        # Where all that is left coincides with what is picked, any will do.
+        # If every remaining example coincides with a picked one, choose among them uniformly.
         picked.append(int(rng.choice(len(norm), p=distance / total) if total else rng.choice(left)))
     return np.array(picked)
 
 
 class BADGE(Selector):
-    """Uncertain and diverse by the last layer's gradients; see `badge`. Looks at no score."""
+    """Selector of uncertain and diverse examples; see `badge`. It ignores the scores."""
 
     likelihoods = ("categorical",)
 
     reads_scores = False
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         features = candidates.features("penultimate")
         return badge(candidates.prediction.mean, features, query_size, seed)

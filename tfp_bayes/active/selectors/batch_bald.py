@@ -1,4 +1,4 @@
-"""Batches that are informative together."""
+"""BatchBALD: batches that are jointly informative."""
 
 from typing import NamedTuple
 
@@ -9,16 +9,17 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes.active.selectors.selector import Candidates, Selector, check_query_size
 
 MAX_CONFIGURATIONS = 10_000
-_AT_ONCE = 8  # candidates looked at together
+_AT_ONCE = 8  # candidates whose gains are computed together
 
 
 class Batch(NamedTuple):
-    """A batch as `pick_batch` picked it.
+    """A batch from `pick_batch`.
 
     Attributes:
-        positions: (q,) int64, in the order picked.
-        gains: (q,) float64, what each adds to those before it, in nats.
-        is_exact: (q,) whether its gain is over all labels of those before it, not a sample of them.
+        positions: (q,) int64 positions, in the order picked.
+        gains: (q,) float64 information that each example adds to those before it, in nats.
+        is_exact: (q,) bool, whether the gain was computed over all labels of those before it, not
+            over a sample of labels.
     """
 
     positions: np.ndarray
@@ -32,20 +33,22 @@ def batch_bald(
     seed: int = 0,
     max_configurations: int = MAX_CONFIGURATIONS,
 ) -> np.ndarray:
-    """Picks greedily the batch with the largest mutual information between labels and weights.
+    """Pick greedily the batch with the largest mutual information between labels and weights.
 
-    Unlike `bald` with `top_k`, an example is worth only what the others of the batch do not tell.
-    Labels of the batch are enumerated while they are few, then sampled.
+    Unlike `bald` with `top_k`, this counts only the information that the other examples of the
+    batch do not provide. The labels of the batch are enumerated while there are few combinations,
+    then sampled.
 
     Args:
-        samples: (S, N, K) probabilities; samples[s] is one function for all N candidates, as
-            `sample` gives them.
-        query_size: Number to pick.
-        seed: Integer, of the sampled labels.
-        max_configurations: Labellings of the batch that are kept; more are more exact and slower.
+        samples: (S, N, K) probabilities, where samples[s] is one function evaluated at all N
+            candidates, as `sample` returns them.
+        query_size: Number of examples to pick.
+        seed: Integer that decides the sampled labels.
+        max_configurations: Maximum number of label combinations to keep. More are more exact and
+            slower.
 
     Returns:
-        Positions (query_size,) int64, in the order picked: the first has the largest BALD score.
+        Positions (query_size,) int64, in the order picked. The first has the largest BALD score.
 
     Raises:
         ValueError: If `samples` are not probabilities (S, N, K), or `query_size` is out of range.
@@ -70,7 +73,7 @@ def pick_batch(
     seed: int = 0,
     max_configurations: int = MAX_CONFIGURATIONS,
 ) -> Batch:
-    """Returns the batch of `batch_bald` with the gain of each example; arguments are the same."""
+    """Return the batch of `batch_bald` with the gain of each example. See `batch_bald`."""
     samples = _checked(samples)
     num_samples, num_candidates, _ = samples.shape
     check_query_size(query_size, num_candidates)
@@ -78,17 +81,17 @@ def pick_batch(
     noise = -xlogy(by_candidate, by_candidate).sum(-1).mean(-1, dtype="float64")  # (N,)
     rng = np.random.default_rng(seed)
 
-    # One row for each configuration of labels of the batch: its log-likelihood under each sample,
-    # and its probability.
+    # One row for each combination of labels of the batch: its log likelihood under each sample, and
+    # its probability.
     log_likelihood = np.zeros((1, num_samples), "float32")  # (M, S)
     weights = np.ones(1)  # (M,)
-    # Gains only fall as the batch grows, so an old gain bounds the new one.
+    # Gains never increase as the batch grows, so an old gain is an upper bound of the new one.
     bounds = np.full(num_candidates, np.inf)
     picked: list[int] = []
     gains: list[float] = []
     are_exact: list[bool] = []
     while True:
-        posterior = _softmax(log_likelihood)  # (M, S): of the sample given the labels
+        posterior = _softmax(log_likelihood)  # (M, S): p(sample | labels)
         best = _largest_gain(bounds, posterior, weights, by_candidate, noise)
         picked.append(best)
         gains.append(float(bounds[best]))
@@ -108,7 +111,7 @@ def _largest_gain(
     p: np.ndarray,
     noise: np.ndarray,
 ) -> int:
-    """Returns the candidate whose label says most, and tightens the bounds (N,) of those tried."""
+    """Return the candidate with the largest gain, and update `bounds` (N,) of those evaluated."""
     best, fresh = -1, -np.inf
     order = np.argsort(-bounds, kind="stable")
     for start in range(0, len(bounds), _AT_ONCE):
@@ -126,7 +129,7 @@ def _largest_gain(
 
 
 def _label_entropy(posterior: np.ndarray, weights: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Returns H(y_x | y_batch) (C,) of C candidates with probabilities (C, S, K)."""
+    """Return H(y_x | y_batch) (C,) of C candidates with probabilities (C, S, K)."""
     num, _, num_classes = p.shape
     flat = p.transpose(1, 0, 2).reshape(posterior.shape[1], -1)  # (S, C K)
     predictive = posterior @ flat  # (M, C K)
@@ -141,15 +144,15 @@ def _extend(
     max_configurations: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds the label of one more example, (S, K), to every configuration."""
+    """Extend every combination by the label of one more example with probabilities (S, K)."""
     num, num_samples = log_likelihood.shape
     num_classes = p.shape[1]
     log_p = np.log(np.maximum(p, 1e-30))
     predictive = posterior @ p  # (M, K)
-    if num * num_classes <= max_configurations:  # every label
+    if num * num_classes <= max_configurations:  # append every label
         extended = log_likelihood[:, None] + log_p.T[None]  # (M, K, S)
         return extended.reshape(-1, num_samples), (weights[:, None] * predictive).reshape(-1)
-    # One label each, drawn as likely as it is.
+    # Append one label to each combination, drawn from its predictive distribution.
     cumulative = np.cumsum(predictive, axis=1)
     draws = rng.random((num, 1)) * cumulative[:, -1:]
     labels = np.minimum((draws >= cumulative).sum(1), num_classes - 1)
@@ -167,17 +170,17 @@ def _checked(samples: np.ndarray) -> np.ndarray:
     if not valid or np.abs(samples.sum(-1) - 1).max() > 0.02:
         raise ValueError(
             "Expected probabilities (S, N, K) for `samples`, sample axis first. "
-            f"Received: shape {samples.shape}. Hint: model.sample(x, num_samples), or "
+            f"Received: shape {samples.shape}. Hint: use model.sample(x, num_samples), or "
             "predict_uncertainty(x, return_samples=True).samples."
         )
     return samples
 
 
 class BatchBALD(Selector):
-    """Examples that are informative together; see `batch_bald`. Looks at samples, not at scores.
+    """Selector of jointly informative examples; see `batch_bald`. It ignores the scores.
 
     Args:
-        max_configurations: Labellings of a batch that are kept.
+        max_configurations: Maximum number of label combinations to keep.
     """
 
     needs_samples = True
@@ -189,10 +192,10 @@ class BatchBALD(Selector):
         self.max_configurations = int(max_configurations)
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
-        samples = np.asarray(candidates.prediction.samples)  # None, too, is refused below
+        """Return the positions chosen."""
+        samples = np.asarray(candidates.prediction.samples)  # batch_bald refuses None
         return batch_bald(samples, query_size, seed, self.max_configurations)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"max_configurations": self.max_configurations}

@@ -1,4 +1,4 @@
-"""High scores that do not resemble each other."""
+"""Batches of high scores whose examples do not resemble each other."""
 
 import numpy as np
 
@@ -20,22 +20,25 @@ def diverse(
     coefficient: float = 0.5,
     seed: int = 0,
 ) -> np.ndarray:
-    """Picks greedily by score minus a penalty for resembling what is picked already.
+    """Pick greedily by score minus a penalty for resembling an example that is already picked.
 
-    Each pick maximises score / max score - coefficient max(0, largest cosine to the picked).
+    Each pick maximizes score / max |score| - coefficient max(0, c), where c is the largest cosine
+    similarity to a picked example.
 
     Args:
-        scores: (N,) float, higher is sooner.
-        features: (N, F) to compare by; their mean is subtracted first.
-        query_size: Number to pick.
-        coefficient: 0 is `top_k`; below 0, examples that resemble each other are preferred.
+        scores: (N,) float scores, where higher means sooner.
+        features: (N, F) features to compare. Their mean is subtracted first.
+        query_size: Number of examples to pick.
+        coefficient: Weight of the penalty. 0 gives `top_k`; a negative value prefers examples that
+            resemble each other.
         seed: Integer that decides ties.
 
     Returns:
         Positions (query_size,) int64, in the order picked.
 
     Raises:
-        ValueError: If shapes do not fit, a score is not finite, or `query_size` is out of range.
+        ValueError: If the shapes do not match, a score is not finite, or `query_size` is out of
+            range.
 
     Reference:
         Carbonell and Goldstein 1998, "The Use of MMR, Diversity-Based Reranking", equation 1.
@@ -54,7 +57,7 @@ def diverse(
     directions = np.divide(centred, norms, out=np.zeros_like(centred), where=norms > 0)
     highest = np.abs(scores).max()
     relative = scores / highest if highest > 0 else scores
-    nearest = np.zeros(len(scores))  # largest cosine to a picked one, not below 0
+    nearest = np.zeros(len(scores))  # largest cosine to a picked example, at least 0
     tie_break = np.random.default_rng(seed).permutation(len(scores))
     left = np.ones(len(scores), bool)
     picked = []
@@ -68,11 +71,11 @@ def diverse(
 
 
 class Diverse(Selector):
-    """High scores that do not resemble each other; see `diverse`.
+    """Selector of high scores whose examples do not resemble each other; see `diverse`.
 
     Args:
-        coefficient: Coefficient of the penalty.
-        features: "pixels" or "penultimate", what is compared.
+        coefficient: Weight of the penalty.
+        features: Features to compare, "pixels" or "penultimate"; see `Candidates.features`.
     """
 
     def __init__(self, coefficient: float = 0.5, features: str = "pixels"):
@@ -81,10 +84,10 @@ class Diverse(Selector):
         self.features = check_kind(features)
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         features = candidates.features(self.features)
         return diverse(candidates.scores, features, query_size, self.coefficient, seed)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"coefficient": self.coefficient, "features": self.features}

@@ -1,4 +1,4 @@
-"""Batches of a closed-form head, each example after the variance that the others remove."""
+"""Batches that greedily reduce the variance of a model with a closed-form head."""
 
 import numpy as np
 
@@ -6,22 +6,22 @@ from tfp_bayes.active.selectors.selector import Candidates, Selector
 
 
 class GreedyVariance(Selector):
-    """The largest variance, then the largest that is left once that label is known, and so on.
+    """Selector of the largest variance, then of the largest one given the first label, and so on.
 
-    For a model with a closed-form head (`BayesianBasisRegression`), whose variance does not
-    depend on the labels: for the exact posterior this is greedy BatchBALD in closed form. Looks
-    at no score.
+    Use it for a model with a closed-form head (`BayesianBasisRegression`), whose variance does not
+    depend on the values of the labels. For the exact posterior, this is greedy BatchBALD in closed
+    form. It ignores the scores.
     """
 
     reads_scores = False
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         del seed
         if not hasattr(candidates.model, "greedy_batch"):
             raise ValueError(
                 "Expected a model with a closed-form head for selector='greedy_variance'. "
                 f"Received: model={candidates.model!r}. Hint: BayesianBasisRegression has one; "
-                "'batch_bald' serves the others."
+                "for other models, use 'batch_bald'."
             )
         return candidates.model.greedy_batch(candidates.x(), query_size)

@@ -1,4 +1,4 @@
-"""Examples that leave none far from a labelled one."""
+"""Core sets: batches after which no example is far from a labeled one."""
 
 import numpy as np
 
@@ -12,21 +12,22 @@ from tfp_bayes.active.selectors.selector import (
 
 
 def k_center(features: np.ndarray, labelled: np.ndarray, query_size: int) -> np.ndarray:
-    """Picks greedily the example farthest from all that are labelled or picked (a core set).
+    """Pick greedily the example farthest from all labeled and picked ones (a core set).
 
-    Within twice the best possible largest distance. Looks at no score.
+    The largest distance of an example to its nearest labeled or picked one is at most twice the
+    smallest possible.
 
     Args:
-        features: (N, F) of the candidates.
-        labelled: (L, F) of the labelled examples; with none, the first pick is the example
-            nearest the mean.
-        query_size: Number to pick.
+        features: (N, F) features of the candidates.
+        labelled: (L, F) features of the labeled examples. If there are none, the first pick is the
+            example nearest the mean.
+        query_size: Number of examples to pick.
 
     Returns:
         Positions (query_size,) int64, in the order picked.
 
     Raises:
-        ValueError: If shapes do not fit, or `query_size` is out of range.
+        ValueError: If the shapes do not match, or `query_size` is out of range.
 
     Reference:
         Sener and Savarese 2018, algorithm 1, arXiv:1708.00489.
@@ -38,7 +39,7 @@ def k_center(features: np.ndarray, labelled: np.ndarray, query_size: int) -> np.
     """
     features, labelled = check_features(features), check_features(labelled)
     check_query_size(query_size, len(features))
-    distance = np.full(len(features), np.inf)  # to the nearest labelled or picked, squared
+    distance = np.full(len(features), np.inf)  # squared, to the nearest labeled or picked example
     for row in labelled:
         distance = np.minimum(distance, _squared_distance(features, row))
     picked = []
@@ -57,10 +58,10 @@ def _squared_distance(features: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 
 class KCenter(Selector):
-    """A core set: no example far from a labelled one; see `k_center`. Looks at no score.
+    """Selector of a core set; see `k_center`. It ignores the scores.
 
     Args:
-        features: "pixels" or "penultimate", what is compared.
+        features: Features to compare, "pixels" or "penultimate"; see `Candidates.features`.
     """
 
     reads_scores = False
@@ -69,11 +70,11 @@ class KCenter(Selector):
         self.features = check_kind(features)
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         del seed
         labelled = candidates.labelled_features(self.features)
         return k_center(candidates.features(self.features), labelled, query_size)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"features": self.features}

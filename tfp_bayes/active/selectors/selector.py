@@ -1,4 +1,4 @@
-"""The interface of selectors, and the data that they may use."""
+"""The interface of selectors, and the data that they can use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,14 +14,16 @@ FEATURES = ("pixels", "penultimate")
 
 
 class Candidates:
-    """The examples that a batch is chosen from; inputs are loaded when they are asked for.
+    """The examples among which a selector chooses. Inputs are loaded only on request.
 
     Attributes:
-        model: What predicts them.
-        x: Returns their inputs (N, ...).
-        scores: (N,) of the acquisition function, higher is sooner.
-        prediction: Their `Prediction`, with samples if the selector says `needs_samples`.
-        labelled: Returns the inputs (L, ...) that have a label already.
+        model: Model that predicts the candidates.
+        x: Function without arguments that returns the inputs (N, ...) of the candidates.
+        scores: (N,) acquisition scores, where higher means sooner.
+        prediction: `Prediction` of the candidates, with samples if the selector sets
+            `needs_samples`.
+        labelled: Function without arguments that returns the inputs (L, ...) of the labeled
+            examples.
     """
 
     def __init__(
@@ -39,16 +41,16 @@ class Candidates:
         self.labelled = labelled
 
     def features(self, kind: str) -> np.ndarray:
-        """Returns what the candidates are compared by, (N, F).
+        """Return features (N, F) by which to compare the candidates.
 
         Args:
-            kind: "pixels", the inputs themselves, or "penultimate", what the last layer of the
-                model sees at the mean weights.
+            kind: "pixels" for the inputs themselves, or "penultimate" for the inputs of the model's
+                last layer at the mean weights.
         """
         return self._features(self.x(), kind)
 
     def labelled_features(self, kind: str) -> np.ndarray:
-        """Returns the same of the labelled examples, (L, F)."""
+        """Return the same features of the labeled examples, (L, F)."""
         return self._features(self.labelled(), kind)
 
     def _features(self, x: np.ndarray, kind: str) -> np.ndarray:
@@ -57,20 +59,20 @@ class Candidates:
         if not hasattr(self.model, "embed"):
             raise ValueError(
                 "Expected a model with a method embed(x) for features='penultimate'. "
-                f"Received: model={self.model!r}. Hint: BayesianModel has it; features='pixels' "
-                "needs none."
+                f"Received: model={self.model!r}. Hint: BayesianModel has embed(x); "
+                "features='pixels' works with any model."
             )
         return self.model.embed(x)
 
 
 class Selector(Configured):
-    """Chooses the examples of one batch, out of candidates that have a score each.
+    """Base class of selectors, which choose one batch of examples from scored candidates.
 
     Attributes:
-        needs_samples: Whether it reads `prediction.samples`, of one function each for all
-            candidates.
-        likelihoods: Likelihoods of the predictions that it understands.
-        reads_scores: Whether the acquisition function has a say in what it chooses.
+        needs_samples: Whether the selector reads `prediction.samples`, where each sample is one
+            function evaluated at all candidates.
+        likelihoods: Likelihoods of the predictions that the selector supports.
+        reads_scores: Whether the choice depends on the acquisition scores.
     """
 
     needs_samples = False
@@ -78,52 +80,52 @@ class Selector(Configured):
     likelihoods: tuple[str, ...] = ("categorical", "bernoulli", "normal")
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns `query_size` positions among the candidates, int64, the first choice first."""
+        """Return `query_size` positions among the candidates, int64, in the order chosen."""
         raise NotImplementedError
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {}
 
 
 def check_query_size(query_size: int, num_candidates: int) -> None:
-    """Raises ValueError unless that many can be chosen."""
+    """Raise ValueError unless `query_size` examples can be chosen."""
     if not 1 <= query_size <= num_candidates:
         raise ValueError(
             f"Expected `query_size` between 1 and the {num_candidates} candidates. "
-            f"Received: query_size={query_size}. Hint: ask for fewer, or offer more candidates."
+            f"Received: query_size={query_size}. Hint: choose fewer, or score more candidates."
         )
 
 
 def check_scores(scores: np.ndarray) -> np.ndarray:
-    """Returns scores (N,) as float64, or raises ValueError."""
+    """Return scores (N,) as float64, or raise ValueError."""
     scores = np.asarray(scores, dtype="float64")
     if scores.ndim != 1 or not np.isfinite(scores).all():
         wrong = np.flatnonzero(~np.isfinite(scores))
         raise ValueError(
             "Expected finite scores (N,) for `scores`. "
             f"Received: shape {scores.shape}, {wrong.size} NaN or infinite at {wrong[:5].tolist()}."
-            " Hint: NaN comes from inputs that are not finite or from training that diverged."
+            " Hint: NaN results from inputs that are not finite or from training that diverged."
         )
     return scores
 
 
 def check_features(features: np.ndarray, size: int | None = None) -> np.ndarray:
-    """Returns features (N, F) as float32, or raises ValueError."""
+    """Return features (N, F) as float32, or raise ValueError."""
     features = np.asarray(features, "float32")
     if features.ndim != 2 or (size is not None and len(features) != size):
         raise ValueError(
             f"Expected features ({'N' if size is None else size}, F). "
-            f"Received: shape {features.shape}. Hint: one row for each candidate."
+            f"Received: shape {features.shape}. Hint: pass one row for each candidate."
         )
     return features
 
 
 def check_kind(features: str) -> str:
-    """Returns a name of features, or raises ValueError."""
+    """Return a name of features, or raise ValueError if it is unknown."""
     if features not in FEATURES:
         raise ValueError(
             f"Expected one of {FEATURES} for `features`. Received: features={features!r}. "
-            "Hint: 'penultimate' compares what the network sees."
+            "Hint: 'penultimate' compares inputs of the network's last layer."
         )
     return features

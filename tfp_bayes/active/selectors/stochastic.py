@@ -1,4 +1,4 @@
-"""Batches drawn at random, the likelier the higher the score."""
+"""Batches drawn at random, with higher probability for higher scores."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,16 @@ from tfp_bayes.active.selectors.top_k import highest, top_k
 
 
 def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Draws without replacement with probability proportional to score^beta.
+    """Draw without replacement with probability proportional to score^beta.
 
-    As good as BatchBALD in most published comparisons, at no cost. A score of 0 or less is
-    drawn only when nothing else is left.
+    This matches BatchBALD in most published comparisons and costs almost nothing. An example with a
+    score of 0 or less is drawn only if no other is left.
 
     Args:
-        scores: (N,) float, higher is sooner.
-        query_size: Number to draw.
-        beta: Positive; near 0 scores hardly matter, the larger the more like `top_k`.
+        scores: (N,) float scores, where higher means sooner.
+        query_size: Number of examples to draw.
+        beta: Positive inverse temperature. Near 0, draws are almost uniform; the larger it is, the
+            more the batch resembles that of `top_k`.
         seed: Integer.
 
     Returns:
@@ -42,12 +43,12 @@ def power(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0)
 
 
 def softmax(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Draws without replacement with probability proportional to exp(beta score); see `power`."""
+    """Draw without replacement with probability proportional to exp(beta score). See `power`."""
     return _gumbel_top_k(check_scores(scores), query_size, beta, seed)
 
 
 def softrank(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Draws without replacement with probability proportional to rank^-beta; see `power`."""
+    """Draw without replacement with probability proportional to rank^-beta. See `power`."""
     scores = check_scores(scores)
     rank = np.empty(len(scores))
     rank[top_k(scores, len(scores), seed)] = np.arange(1, len(scores) + 1)
@@ -55,14 +56,14 @@ def softrank(scores: np.ndarray, query_size: int, beta: float = 1.0, seed: int =
 
 
 def _gumbel_top_k(logits: np.ndarray, query_size: int, beta: float, seed: int) -> np.ndarray:
-    """Draws without replacement with probability proportional to exp(beta logits)."""
+    """Draw without replacement with probability proportional to exp(beta logits)."""
     check_positive(beta=beta)
     gumbel = np.random.default_rng([seed, 1]).gumbel(size=len(logits))
     return highest(beta * logits + gumbel, query_size, seed)
 
 
 class _Stochastic(Selector):
-    """A draw with one inverse temperature."""
+    """Selector that draws with an inverse temperature beta."""
 
     draw: Callable[..., np.ndarray]
 
@@ -71,27 +72,27 @@ class _Stochastic(Selector):
         self.beta = beta
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         return type(self).draw(candidates.scores, query_size, self.beta, seed)
 
     def get_config(self) -> dict:
-        """Returns the constructor's arguments, plain JSON."""
+        """Return the constructor's arguments, plain JSON."""
         return {"beta": self.beta}
 
 
 class Power(_Stochastic):
-    """A random batch, with probability proportional to score^beta; see `power`."""
+    """Selector that draws with probability proportional to score^beta; see `power`."""
 
     draw = staticmethod(power)
 
 
 class Softmax(_Stochastic):
-    """A random batch, with probability proportional to exp(beta score); see `softmax`."""
+    """Selector that draws with probability proportional to exp(beta score); see `softmax`."""
 
     draw = staticmethod(softmax)
 
 
 class Softrank(_Stochastic):
-    """A random batch, with probability proportional to rank^-beta; see `softrank`."""
+    """Selector that draws with probability proportional to rank^-beta; see `softrank`."""
 
     draw = staticmethod(softrank)

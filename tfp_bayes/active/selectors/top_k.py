@@ -1,4 +1,4 @@
-"""The highest scores, whatever they have in common."""
+"""Batches of the highest scores."""
 
 import numpy as np
 
@@ -11,11 +11,11 @@ from tfp_bayes.active.selectors.selector import (
 
 
 def top_k(scores: np.ndarray, query_size: int, seed: int = 0) -> np.ndarray:
-    """Picks the highest scores; ties are broken at random, never by position.
+    """Pick the highest scores, breaking ties at random instead of by position.
 
     Args:
-        scores: (N,) float, higher is sooner.
-        query_size: Number to pick.
+        scores: (N,) float scores, where higher means sooner.
+        query_size: Number of examples to pick.
         seed: Integer that decides ties.
 
     Returns:
@@ -33,15 +33,15 @@ def top_k(scores: np.ndarray, query_size: int, seed: int = 0) -> np.ndarray:
 
 
 def highest(values: np.ndarray, query_size: int, seed: int) -> np.ndarray:
-    """Picks the highest values (N,), which may be infinite, and breaks ties at random."""
+    """Pick the highest values (N,), which may be infinite, breaking ties at random."""
     check_query_size(query_size, len(values))
     tie_break = np.random.default_rng(seed).permutation(len(values))
     return np.lexsort((tie_break, -values))[:query_size]
 
 
 class TopK(Selector):
-    """The highest scores: best for one label at a time, blind to repetition in a batch."""
+    """Selector of the highest scores. Best for one label at a time: a batch may be redundant."""
 
     def __call__(self, candidates: Candidates, query_size: int, seed: int) -> np.ndarray:
-        """Returns the positions chosen."""
+        """Return the positions chosen."""
         return top_k(candidates.scores, query_size, seed)

@@ -1,10 +1,11 @@
-"""What `evaluate` costs beyond prediction: 10,000 images of MNIST, 100 samples, every metric.
+"""Measure what `evaluate` costs beyond prediction, for 10,000 MNIST images and 100 samples.
 
     python benchmarks/evaluation.py
 
 `predict_uncertainty` and `evaluate` take turns on the same trained network, so that a drift of the
-machine's speed hits both alike. Printed are seconds of each turn and the medians; `evaluate` fits
-its temperature and draws its 1,000 bootstrap resamples in that time.
+machine's speed affects both equally. The script prints the seconds of each turn and the medians.
+The time of `evaluate` includes all metrics, the fit of the temperature and 1,000 bootstrap
+resamples.
 """
 
 import argparse
@@ -46,9 +47,7 @@ def main():
     for predicted, evaluated in turns:
         print(f"predict_uncertainty {predicted:5.2f} s, evaluate {evaluated:5.2f} s")
     a, b = np.median(turns, axis=0)
-    print(
-        f"Medians {a:.2f} s and {b:.2f} s; the first, 1.1 times, and 2 s are {1.1 * a + 2:.2f} s."
-    )
+    print(f"Medians {a:.2f} s and {b:.2f} s; 1.1 times the first plus 2 s is {1.1 * a + 2:.2f} s.")
 
 
 if __name__ == "__main__":

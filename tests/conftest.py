@@ -1,4 +1,4 @@
-"""Two logical CPU devices, so that distribution can be tested on any machine."""
+"""Options, process setup and fixtures that tests share."""
 
 import gc
 
@@ -16,30 +16,32 @@ def pytest_addoption(parser):
 
 
 def pytest_sessionstart(session):
-    """Runs where tests run, not in the process that hands them out."""
+    """Prepares a process that runs tests, but not the one that distributes them."""
     if xdist.is_xdist_controller(session):
         return
     import tensorflow as tf
 
     import tfp_bayes  # noqa: F401
 
-    # What these imports leave stays: half a million objects that each full collection looks at.
+    # The imports leave half a million permanent objects. Exclude them from garbage collection.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-    # The processes that run tests side by side have a core each, where TensorFlow's threads would
-    # wait for each other. Those that tests start have threads as at a user's, and equal bits.
+    # Test processes run in parallel with one core each, where more TensorFlow threads would only
+    # wait for each other. Processes that tests start use the default threads and must give
+    # bit-equal results.
     tf.config.threading.set_intra_op_parallelism_threads(1)
+    # Two logical devices, so that distribution strategies can be tested on any machine.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
 @pytest.fixture
 def two_replicas():
-    """A strategy of two replicas, which collects on one device.
+    """Returns a strategy with two replicas that reduces on one device.
 
-    The usual collective operations remember, for the whole process, the shapes that an earlier
-    strategy gave to the same devices, and fail on others.
+    The default collective operations remember tensor shapes per device for the whole process and
+    fail when a later strategy uses other shapes.
     """
     import tensorflow as tf
 

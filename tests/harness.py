@@ -1,4 +1,4 @@
-"""What every stochastic layer must do, checked in one way for all of them."""
+"""Checks that every stochastic layer must pass."""
 
 import random
 
@@ -19,12 +19,12 @@ def inputs_for(case, rows=6, seed=0):
 
 
 def run(case, layer, x, **arguments):
-    """Calls a layer, with `x` in the place of each of its inputs."""
+    """Calls a layer with `x` as each of its inputs."""
     return layer(*[x] * case.num_inputs, **arguments)
 
 
 def network(case, dtype=None):
-    """A classifier with one stochastic layer in its middle."""
+    """Returns a classifier with one stochastic layer."""
     inputs = keras.Input(case.input_shape, dtype="int32" if case.num_words else None)
     x = run(case, case.make(name="stochastic", dtype=dtype), inputs)
     x = keras.layers.Flatten()(x)
@@ -35,7 +35,7 @@ def network(case, dtype=None):
 
 
 def share_noise(model, twin):
-    """Lets a twin draw next what a model draws next; the state of noise is no weight."""
+    """Copies seed states, which are not weights, so that the twin's next draw is the model's."""
     for a, b in zip(stochastic_layers(model), stochastic_layers(twin), strict=True):
         b.seed_generator.state.assign(a.seed_generator.state)
 
@@ -46,18 +46,18 @@ def check_shapes(case):
         assert run(case, layer, x, training=training).shape == (6, *case.output_shape)
     shape = layer.compute_output_shape(*[(None, *case.input_shape)] * case.num_inputs)
     assert tuple(shape) == (None, *case.output_shape)
-    # TensorFlow's convolutions and Keras' recurrent cells refuse empty batches.
+    # Convolutions of TensorFlow and recurrent cells of Keras refuse empty batches.
     if not isinstance(layer, VariationalLayer | keras.layers.RNN):
         assert run(case, layer, inputs_for(case, rows=0)).shape == (0, *case.output_shape)
 
 
 def check_one_function_at_inference(case):
-    """Equal rows give equal outputs at inference, and different ones in training.
+    """Equal rows give equal outputs at inference and different outputs in training.
 
-    Reparameterization layers, and those without gradients, draw once for the batch in training too.
+    Reparameterization layers and BayesianLinear draw once for the batch in training too.
     """
     layer = case.make(seed=0)
-    # A whole number of vectors: the CPU rounds the rows that are left over in another way.
+    # A multiple of the CPU's vector length, because it rounds remaining rows differently.
     x = np.repeat(inputs_for(case, rows=1), 16, axis=0)
     at_inference = run(case, layer, x, training=False).numpy()
     np.testing.assert_array_equal(at_inference, np.repeat(at_inference[:1], 16, axis=0))
@@ -69,7 +69,7 @@ def check_one_function_at_inference(case):
 
 
 def check_seeds(case):
-    """One seed gives one sequence of draws, whatever the global seeds; another gives another."""
+    """The seed alone determines the sequence of draws, independent of global seeds."""
     x = inputs_for(case)
 
     def draws(seed):
@@ -135,7 +135,7 @@ def check_fit_step(case):
 
 
 def check_losses(case):
-    """In training, a layer adds the KL of its own weights: float32, in nats, times its weight."""
+    """In training a layer adds the KL of its weights times `kl_weight`, a float32 in nats."""
     layer, x = case.make(), inputs_for(case)
     run(case, layer, x, training=True)
     parts = variational_layers(layer)
@@ -147,7 +147,7 @@ def check_losses(case):
     run(case, layer, x, training=True)
     assert len(layer.losses) == len(parts)
     assert {loss.dtype for loss in layer.losses} == {tf.float32}
-    # The default prior and posterior have a closed form, so that every draw gives the same.
+    # The default prior and posterior have a closed form, so every draw gives the same value.
     np.testing.assert_allclose(sum(layer.losses), 0.25 * kl_divergence(layer), rtol=1e-6)
     half = case.make(dtype="mixed_float16")
     half.build(*[(None, *case.input_shape)] * case.num_inputs)
@@ -174,5 +174,5 @@ CHECKS = {
     "losses": check_losses,
     "bad arguments": check_bad_arguments,
 }
-# What a further setting of a layer adds nothing to.
+# Checks that run for only one setting of each layer.
 OF_ONE_SETTING = ("saved by value", "mixed precision", "fit step")

@@ -1,4 +1,4 @@
-"""The slow way to sample: the whole Keras model, eagerly, once per sample, no masks on kernels."""
+"""A slow reference sampler that runs the whole Keras model eagerly, once per sample."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from tfp_bayes.layers import stochastic_layers
 
 
 def sample(model, x, num_samples, seed):
-    """Returns what `Predictor(model).sample` should; `seed` is an integer below 2^31."""
+    """Returns the expected result of `Predictor(model).sample`; `seed` is below 2^31."""
     samples = []
     for s in range(num_samples):
         theta = fold(tf.constant([seed, 0]), s)

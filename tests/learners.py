@@ -1,10 +1,10 @@
-"""Arguments of learners, written flat."""
+"""Flat keyword arguments for learners."""
 
 from tfp_bayes.active.built_in import MOVED
 
 
 def arranged(**flat):
-    """Puts arguments of queries, training and evaluation where they belong, others as they are."""
+    """Moves arguments of queries, training and evaluation into their nested dictionaries."""
     arguments = {}
     for name, value in flat.items():
         where, inside = MOVED.get(name, (name, None))

@@ -1,9 +1,9 @@
-"""Processes of their own for tests, forked from one that has TensorFlow imported and not started.
+"""Fresh processes for tests, forked from one that has imported but not started TensorFlow.
 
-Importing TensorFlow takes each process five seconds, more than most of what is tested in it. Here
-it is imported once, with Keras, and has neither runtime nor devices before the fork; this library
-and all else is imported anew in each process. What is about the start of an interpreter (what is
-imported, what is printed, how long it takes) or must do without Keras needs a `subprocess`.
+Importing TensorFlow takes five seconds per process, longer than most tests that need a process.
+Here TensorFlow and Keras are imported once and have no runtime or devices before the fork. Each
+process imports this library and all others itself. Use `subprocess` instead to test the start of
+an interpreter (imports, output, duration) or a process without Keras.
 """
 
 import multiprocessing
@@ -20,12 +20,12 @@ _CONTEXT.set_forkserver_preload(["tensorflow"])
 
 
 def run_python(program, *arguments, cwd=None) -> subprocess.CompletedProcess:
-    """Runs a program in a new process, as `subprocess.run` does with its output captured.
+    """Runs a program in a new process, like `subprocess.run` with captured output.
 
     Args:
-        program: Path of a script, or source as after `python -c`.
-        *arguments: `sys.argv[1:]`.
-        cwd: Folder to run in.
+        program: Path of a script, or source code as for `python -c`.
+        *arguments: Command-line arguments, `sys.argv[1:]`.
+        cwd: Working directory.
     """
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]

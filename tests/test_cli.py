@@ -1,4 +1,4 @@
-"""The command line, as a user types it."""
+"""Tests of the command line."""
 
 import csv
 import dataclasses
@@ -63,7 +63,7 @@ def test_writes_what_it_promises(finished):
         "summary.json",
         "model.keras",
         "class_names.json",
-        "random",  # to compare with
+        "random",  # the baseline
     }
     history = read(folder / "history.csv")
     assert list(history[0]) == [
@@ -179,7 +179,7 @@ def test_interrupted_then_resumed(tmp_path):
     assert done.returncode == 0, done.stderr
     history = read(tmp_path / "run" / "history.csv")
     assert [row["round"] for row in history] == ["0", "1", "2"]
-    assert {row["optimizer_steps"] for row in history} == {"3"}  # as the first command said
+    assert {row["optimizer_steps"] for row in history} == {"3"}  # from the first command
 
 
 REFUSED = [
@@ -242,7 +242,7 @@ def test_bad_arguments_are_refused_before_anything_starts(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     code = (
         "import contextlib, io, json, sys\n"
-        "sys.argv[0] = 'tfp-bayes'\n"  # as it is run
+        "sys.argv[0] = 'tfp-bayes'\n"  # as on the command line
         "from tfp_bayes.cli import main\n"
         "results = []\n"
         "for arguments in json.loads(sys.argv[1]):\n"
@@ -285,7 +285,7 @@ def test_words_for_none():
     options = _parser().parse_args(["active-learning", *words, "--pool-size", "none"])
     assert options.label_filter is options.prior_scale is options.candidates is None
     assert options.pool_size is None
-    assert not hasattr(options, "seed")  # not given: of the run that is resumed
+    assert not hasattr(options, "seed")  # unset, so that a resumed run keeps its seed
 
 
 def test_options_are_the_fields_of_the_configuration():
@@ -312,7 +312,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
         "--pool-size": 300,
         "--evaluation-samples": 1,
         "--rounds": 5,
-        "--out": "[/b] [red]",  # markup to the progress display
+        "--out": "[/b] [red]",  # markup for the progress display
     }
     flat = [each for pair in options.items() for each in pair]
     stop = ["--stop", "accuracy=1", "--stop", "labels=15"]
@@ -322,7 +322,7 @@ def test_noise_filter_selector_and_stop(tmp_path):
     assert f"writing to {options['--out']}" in done.stdout
     assert re.search(r"rejected \d+ of \d+  wrong \d+", done.stdout)
     history = read(folder / "history.csv")
-    assert 2 <= len(history) <= 3  # ten answers a round, and those that were asked again
+    assert 2 <= len(history) <= 3  # ten answers per round, plus repeated questions
     assert sum(int(row["num_asked"]) for row in history) >= 15
     assert all(int(row["index"]) < 300 for row in read(folder / "acquired.csv"))
     summary = json.loads((folder / "summary.json").read_text())
@@ -348,7 +348,7 @@ def test_experiment(tmp_path):
     assert b"Continue with the same command." in errors
     done = tool(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr  # TensorFlow is silent in every process
+    assert not done.stderr  # TensorFlow prints nothing in any process
     assert "| random | 1 |" in done.stdout
     rows = read(tmp_path / "runs" / "c" / "results.csv")
     assert [(r["method"], r["round"]) for r in rows] == [
@@ -358,7 +358,7 @@ def test_experiment(tmp_path):
         ("random", "1"),
     ]
     assert rows[0]["test_nll"] == rows[2]["test_nll"]  # paired
-    # Other settings in the same folder are refused, not mixed.
+    # Other settings in the same folder are refused.
     text = (tmp_path / "c.toml").read_text().replace("steps = 3", "steps = 4")
     (tmp_path / "c.toml").write_text(text)
     refused = tool("experiment", "c.toml", cwd=tmp_path)

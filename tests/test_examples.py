@@ -1,4 +1,4 @@
-"""Every example runs, in its short form, and stays short."""
+"""Tests that every example runs in its short form and stays short."""
 
 import subprocess
 import sys

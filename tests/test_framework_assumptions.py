@@ -1,4 +1,4 @@
-"""What the design leans on in TensorFlow and Keras, so that an upgrade fails readably."""
+"""Tests of behavior of TensorFlow and Keras that the design relies on and upgrades may change."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def test_functions_run_between_any_tensors_of_a_graph():
     suffix = keras.Function([a], model.outputs)
     x = np.ones((3, 4), "float32")
     np.testing.assert_allclose(suffix(prefix([x]))[0], model(x), atol=1e-6)
-    # Neither adds calls to the layers that they share with the model.
+    # Neither adds calls to the layers shared with the model.
     assert {len(layer._inbound_nodes) for layer in model.layers} == {1}
 
 
@@ -75,7 +75,7 @@ def test_whole_blocks_make_matrix_products_independent_of_the_rows():
 
 
 def test_own_arguments_of_a_functional_subclass_are_keyword_only():
-    # Only then Keras takes the constructor for that of a functional model, and saves the graph.
+    # Otherwise Keras would not treat this as a functional constructor and would not save the graph.
     class Own(keras.Model):
         @keras_internals.functional_constructor
         def __init__(self, inputs, outputs, name=None, *, scale=1.0, **kwargs):
@@ -100,7 +100,7 @@ def test_which_models_run_their_graph():
     sequential = keras.Sequential([keras.layers.Dense(2)])
     assert keras_internals.has_graph(model)
     assert keras_internals.has_graph(Named())
-    assert not keras_internals.has_graph(sequential)  # without inputs yet
+    assert not keras_internals.has_graph(sequential)  # no inputs yet
     sequential.build((None, 3))
     assert keras_internals.has_graph(sequential)
     assert not keras_internals.has_graph(Flipped(model.inputs, model.outputs))
@@ -242,7 +242,7 @@ def test_recurrent_cells_use_the_masks_that_they_are_given():
         assert count == cell.kernel.shape[1] // 4
         assert keras_internals.num_dropout_masks(plain) is None
         ones = tf.ones((1, 4))
-        # The same mask for every gate: one row of the kernel, and nothing of the state, is left.
+        # Every gate has the same masks, which keep one input and the whole state.
         keras_internals.set_dropout_masks(cell, [tf.constant([[0.0, 2.0]])] * count, [ones] * count)
         y, _ = cell(x, states, training=True)
         np.testing.assert_allclose(y, plain(x * np.float32([0, 2]), states)[0], atol=1e-6)
@@ -264,7 +264,7 @@ def test_layers_ask_for_weights_by_name():
 
 
 def test_both_directions_of_a_recurrent_layer_are_called():
-    # Some backends read the weights of both cells instead.
+    # Some backends have a fused function that reads the weights of both cells instead.
     for name in ("bidirectional_lstm", "bidirectional_gru"):
         with pytest.raises(NotImplementedError):
             getattr(keras.src.backend, name)()
@@ -290,7 +290,7 @@ def test_parts_of_attention_are_replaced():
     assert layer.replaced == ["query", "key", "value", "attention_output"]
     inside = keras_internals.flatten_layers(layer)[1:]
     names = [each.name for each in inside if not isinstance(each, keras.layers.Softmax)]
-    assert sorted(names) == sorted(["new", *layer.replaced])  # the old ones are gone
+    assert sorted(names) == sorted(["new", *layer.replaced])  # the old parts are gone
     assert len(layer.weights) == 8
 
 
@@ -398,7 +398,7 @@ def test_sums_in_a_graph_know_their_axes(reduce):
 
 
 def test_two_backward_passes_are_one_forward_mode_derivative_in_a_served_loop(tmp_path):
-    # The derivative of J^T u with respect to u, in the direction d, is J d; in loops and exports.
+    # The derivative of J^T u with respect to u, contracted with d, is J d. It works in an export.
     layers = [
         keras.layers.Conv2D(3, 3, activation="relu"),
         keras.layers.MaxPooling2D(),
@@ -437,7 +437,7 @@ def test_two_backward_passes_are_one_forward_mode_derivative_in_a_served_loop(tm
 
 
 def test_layers_that_a_functional_model_is_given_are_tracked():
-    # Keras 3.14 forgot them: the readout of a basis regression was neither saved nor restarted.
+    # Keras 3.14 lost them, so the head of a basis regression was neither saved nor reinitialized.
     class Model(keras.Model):
         def __init__(self, inputs, outputs):
             super().__init__(inputs, outputs)

@@ -1,4 +1,4 @@
-"""Saved models load in a process that has imported Keras and this library, and nothing else."""
+"""Tests that saved models load in a process that has imported only Keras and this library."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ print("equal")
 
 
 def mixed():
-    """A plain Keras model with layers, a prior and a posterior of this library."""
+    """Returns a plain Keras model with layers, a prior and a posterior of this library."""
     inputs = keras.Input((8, 3))
     x = layers.Conv1DFlipout(4, 3, kernel_prior="scale_mixture")(inputs)
     x = keras.layers.Flatten()(layers.MCSpatialDropout1D(0.5)(x))

@@ -1,4 +1,4 @@
-"""Files of every release load, and answer what they answered when they were written."""
+"""Tests that files of every release load and give the values stored with them."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ import tfp_bayes
 
 GOLDEN = Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if (path / "answers.npz").exists())
-# Another CPU or version of TensorFlow rounds differently.
+# Other CPUs and TensorFlow versions round differently.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -38,7 +38,7 @@ def test_models(name, release):
     assert mutual_information.max() > 0.01  # the functions differ
     loss = model.evaluate(answers["x"], answers["y"], verbose=0)
     np.testing.assert_allclose(loss, answers[f"{name}.loss"], **CLOSE)
-    model.fit(answers["x"], answers["y"], verbose=0)  # and it can be trained further
+    model.fit(answers["x"], answers["y"], verbose=0)  # it can be trained further
 
 
 @pytest.mark.parametrize("name", ["stored", "laplace"])

@@ -1,4 +1,4 @@
-"""Imports point down only, and importing has no side effects."""
+"""Tests that modules import only from lower levels and that importing has no side effects."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tfp_bayes"
-# From the bottom up: a module may import those of its own line and of the lines above it.
+# From the bottom level to the top: a package may import itself and those on earlier lines.
 ORDER = [
     ["_plumbing"],
     ["uncertainty", "datasets", "losses", "metrics", "monitor"],
@@ -31,7 +31,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
 def imports(path):
-    """Yields every module of this package that a file imports, wherever in the file."""
+    """Yields every module that a file imports, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -117,7 +117,7 @@ def test_a_backend_that_cannot_be_imported_is_named():
 
 
 def test_another_backend_is_refused():
-    # Only TensorFlow is installed here, so a stand-in answers as Keras on JAX would.
+    # Only TensorFlow is installed here, so a stand-in module replaces Keras on JAX.
     code = (
         "import sys, types\n"
         "keras = sys.modules['keras'] = types.ModuleType('keras')\n"

@@ -1,4 +1,4 @@
-"""The Python blocks of README and site run, page by page, on little data; links lead somewhere."""
+"""Runs the Python blocks of README and site on small data, page by page, and checks links."""
 
 import re
 from pathlib import Path
@@ -29,12 +29,12 @@ def name_of(page):
 
 @pytest.fixture
 def little_data(tmp_path, monkeypatch):
-    """A folder to run in, where data sets are small and the results of the study can be read."""
+    """Runs the test in a temporary folder with small datasets and the examples folder."""
     load = tfp_bayes.datasets.load
 
     def little(name, *args, **kwargs):
         data = load(name, *args, **kwargs)
-        if len(data.x_train) <= 300:  # files that the page itself has written
+        if len(data.x_train) <= 300:  # written by the page itself
             return data
         return data._replace(
             x_train=data.x_train[:300],
@@ -65,7 +65,7 @@ def test_each_command_is_one_line(ending):
 def test_links_lead_somewhere(page):
     for target in _LINK.findall(page.read_text()):
         path = page.parent / target
-        if path.suffix == ".ipynb":  # made from the example when the site is built
+        if path.suffix == ".ipynb":  # the site is built from the example
             path = ROOT / "examples" / f"{path.stem}.py"
         assert target.startswith("https://") or path.exists(), target
 

@@ -1,4 +1,4 @@
-"""Normal targets: the head, the loss, the metric, and how variance splits in the predictor."""
+"""Tests of normal targets: output layer, loss, metric and the variance split of the predictor."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ Y = RNG.normal(size=(40, 2)).astype("float32")
 
 
 def network(**arguments):
-    """A regression of two targets with dropout, as a Bayesian model."""
+    """Returns a Bayesian model with dropout for the regression of two targets."""
     inputs = keras.Input((3,))
     hidden = MCDropout(0.5, seed=1)(keras.layers.Dense(16, activation="relu")(inputs))
     parameters = NormalParameters(**arguments)
@@ -29,7 +29,7 @@ def network(**arguments):
     )
 
 
-# The head.
+# The output layer.
 
 
 @pytest.mark.parametrize("heteroscedastic", [True, False])
@@ -114,7 +114,7 @@ def test_variance_splits(num_samples):
 
 
 def test_model_learns_the_noise(tmp_path):
-    """y = x + noise of scale 0.1 left of 0 and 1 right of it."""
+    """The model learns y = x with a noise scale of 0.1 left of 0 and 1 right of it."""
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (2000, 1)).astype("float32")
     noise = np.where(x < 0, 0.1, 1.0)
@@ -159,7 +159,7 @@ def test_model_learns_the_noise(tmp_path):
 
 
 def test_closed_form_head_in_the_predictor():
-    """What sampling estimates is what the layer knows."""
+    """Estimates from samples match the exact moments of the layer."""
     layer = BayesianLinear(2, noise_scale=0.5, include_noise=True, seed=0)
     inputs = keras.Input((3,))
     model = keras.Model(inputs, layer(inputs))

@@ -1,4 +1,4 @@
-"""Uncertainty after a usual `fit` of a few hundred rows, against the exact posterior."""
+"""Tests of uncertainty after training on a few hundred rows, against the exact posterior."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def entropy(p):
 
 
 def exact_mutual_information():
-    """Of logistic regression under N(0, 1), by summing over a grid of its two weights."""
+    """Returns the value for logistic regression under N(0, 1), summed over a grid of weights."""
     grid = np.meshgrid(np.linspace(0, 3, 201), np.linspace(-2.5, 0.5, 201), indexing="ij")
     weights = np.stack(grid, -1).reshape(-1, 2)
     logits = X @ weights.T  # (N, grid points)
@@ -36,5 +36,5 @@ def test_thirty_epochs_of_400_rows(estimator):
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
     model.fit(X, Y, batch_size=32, epochs=30, verbose=0)
     found = model.predict_uncertainty(X, 500, seed=0).mutual_information.mean()
-    # Without a scale that learns fast enough it is 1 % of the exact one.
+    # If scales learn too slowly, the ratio is 0.01.
     assert 0.5 < found / exact_mutual_information() < 1.2

@@ -1,4 +1,4 @@
-"""What must hold of any model, checked of models that were not written for this library."""
+"""Runs the checks on the models of the zoo."""
 
 import pytest
 import zoo_checks
@@ -7,7 +7,7 @@ from zoo import ZOO
 
 def pytest_generate_tests(metafunc):
     large = metafunc.config.getoption("--zoo")
-    # By model and not by check, so that each is built once in a process.
+    # Order by model, so that each model is built once per process.
     cases = [
         (name, check)
         for name, entry in ZOO.items()

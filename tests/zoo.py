@@ -1,8 +1,8 @@
-"""Models as people write them, none of them for this library, to check what it does to each.
+"""Ordinary Keras models that were not written for this library, to test it on.
 
-Every entry is a plain Keras model with the data that it takes. The keras.applications are too large
-for every run of the tests: `pytest --zoo` includes them. `python tests/zoo_table.py` prints what
-was checked of each.
+Every entry is a plain Keras model with its data. The keras.applications are too large for every
+run of the tests; `pytest --zoo` includes them. `python tests/zoo_table.py` prints the results of
+the checks of each model.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,16 @@ class Entry:
     """A model and its data.
 
     Attributes:
-        build: Makes the model, built, with weights that follow Keras' global seed.
-        x: From a number of rows to inputs.
-        y: From a number of rows to targets.
-        loss: What the model is trained on, one for each output.
-        likelihood: What the outputs mean.
-        inference: How it is made Bayesian; None for a model that is random already.
-        seen: From inputs to which observations count, where time steps are masked.
-        large: Too large for every run of the tests.
+        build: Function that returns the built model, with weights from the global Keras seed.
+        x: Function from a number of rows to inputs.
+        y: Function from a number of rows to targets.
+        loss: Training loss of each output.
+        likelihood: Likelihood of each output.
+        inference: Inference method that `to_bayesian` adds, or None if the model is already
+            stochastic.
+        seen: Function from inputs to the mask of the observations that count, for models with
+            masked time steps.
+        large: Whether the model is too large for every run of the tests.
     """
 
     build: Callable[[], keras.Model]
@@ -46,7 +48,7 @@ ZOO: dict[str, Entry] = {}
 
 
 def entry(x, y, **arguments):
-    """Registers the function that it decorates as a model of the zoo."""
+    """Returns a decorator that registers a function as a model of the zoo."""
 
     def register(build):
         ZOO[build.__name__] = Entry(build, x, y, **arguments)
@@ -71,7 +73,7 @@ def pixels(*shape):
 
 
 def tokens(length, vocabulary):
-    """Sentences of different lengths, padded with 0."""
+    """Returns a function that makes sentences of different lengths, padded with 0."""
 
     def make(n):
         rng = np.random.default_rng(SEED)

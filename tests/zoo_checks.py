@@ -1,4 +1,4 @@
-"""What is checked of every model of the zoo."""
+"""Checks that run on every model of the zoo."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ SAMPLES = 3
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of the zoo, its Bayesian twin and its data; checks leave all of it as it was."""
+    """A model of the zoo, its Bayesian version and its data. Checks restore what they change."""
 
     entry: zoo.Entry
     plain: keras.Model
@@ -70,12 +70,12 @@ def is_half(s: Subject) -> bool:
 
 
 def losses(entry: zoo.Entry):
-    """What the entry's model is compiled with."""
+    """Returns the losses that the entry's model is compiled with."""
     return keras.tree.map_structure(lambda each: each() if callable(each) else each, entry.loss)
 
 
 def nll(s: Subject, y_pred) -> tuple[float, int]:
-    """Mean negative log likelihood of an observation, in NumPy, and how many there are."""
+    """Returns the mean negative log likelihood per observation and the number of observations."""
     kinds = keras.tree.flatten(s.entry.likelihood)
     parts = zip(kinds, keras.tree.flatten(s.y), arrays(y_pred), strict=True)
     values = [_nll(kind, y, p.astype("float64")) for kind, y, p in parts]
@@ -86,7 +86,7 @@ def nll(s: Subject, y_pred) -> tuple[float, int]:
 
 
 def _nll(kind: str, y, p) -> np.ndarray:
-    """Of each observation; Keras clips probabilities at 1e-7."""
+    """Returns the values for each observation. Like Keras, it clips probabilities at 1e-7."""
     if kind == "categorical":
         p = (p / p.sum(-1, keepdims=True)).clip(1e-7, 1 - 1e-7)
         return -np.log(np.take_along_axis(p, y[..., None], -1)[..., 0])
@@ -98,7 +98,7 @@ def _nll(kind: str, y, p) -> np.ndarray:
 
 
 def kl_divergence(s: Subject) -> float:
-    """KL of independent normals from N(0, 1), in NumPy; of dropout what the library says."""
+    """Returns the KL of independent normals from N(0, 1), or for dropout that of the library."""
     random_layers = variational_layers(s.bayesian)
     if not random_layers:
         return float(s.bayesian.kl_divergence())
@@ -113,7 +113,7 @@ def kl_divergence(s: Subject) -> float:
 
 
 def state(model) -> list:
-    """Weights, and how far the noise of each layer is."""
+    """Returns the values of all variables: weights and seed states."""
     return [variable.numpy() for variable in model.variables]
 
 
@@ -123,7 +123,7 @@ def restore(model, values) -> None:
 
 
 def one_step(s: Subject, model=None, **compiled) -> dict:
-    """What one epoch of one step shows that changes no weight; noise starts where it was."""
+    """Returns the metrics of one training step, and restores weights and seed states."""
     model = s.bayesian if model is None else model
     before = state(model)
     model.compile(keras.optimizers.SGD(0.0), losses(s.entry), **compiled)
@@ -133,9 +133,9 @@ def one_step(s: Subject, model=None, **compiled) -> dict:
 
 
 def check_conversion(s: Subject, folder) -> str | None:
-    """There and back again is the same model: outputs, names, weights, what is trained."""
+    """Conversion and back keeps outputs, names, weights and trainable flags."""
     if s.entry.inference is None:
-        return "a subclass has no graph"
+        return "a subclassed model has no graph"
     back = to_deterministic(s.bayesian)
     x = as_tensors(s.x)
     for a, b in zip(arrays(s.plain(x, training=False)), arrays(back(x, training=False))):
@@ -148,7 +148,7 @@ def check_conversion(s: Subject, folder) -> str | None:
     def facts(model):
         return [(name(w), w.trainable, tuple(w.shape)) for w in model.weights]
 
-    def name(weight):  # Keras numbers those that a layer leaves without one
+    def name(weight):  # Keras numbers unnamed weights
         return re.sub(r"^variable(_\d+)?$", "variable", weight.path.split("/")[-1])
 
     assert facts(back) == facts(s.plain)
@@ -157,7 +157,7 @@ def check_conversion(s: Subject, folder) -> str | None:
 
 
 def check_samples(s: Subject, folder) -> None:
-    """The predictor equals the whole model, run once for each sample with the same noise."""
+    """The predictor equals the whole model run once per sample with the same noise."""
     x = as_tensors(s.x)
     for index in range(SAMPLES):
         seed = fold_in(as_seed(3), index)
@@ -172,7 +172,7 @@ def check_samples(s: Subject, folder) -> None:
 
 
 def check_batches(s: Subject, folder) -> None:
-    """An answer does not depend, bit for bit, on the rows that are asked with it."""
+    """Samples are bit-equal for any batch size."""
     for size in (1, 2, 4):
         actual = s.predictor.sample(s.x, SAMPLES, seed=3, batch_size=size)
         for a, b in zip(arrays(s.samples), arrays(actual), strict=True):
@@ -180,9 +180,9 @@ def check_batches(s: Subject, folder) -> None:
 
 
 def check_saved(s: Subject, folder) -> str | None:
-    """A model from a `.keras` file gives the same outputs with the same noise."""
+    """A model loaded from a `.keras` file gives the same outputs with the same noise."""
     if s.entry.inference is None:
-        return "a class of the test's own cannot be loaded"
+        return "a class defined in the test cannot be loaded"
     s.bayesian.save(folder / "model.keras")
     loaded = keras.models.load_model(folder / "model.keras")
     before, x = state(s.bayesian), as_tensors(s.x)
@@ -196,9 +196,9 @@ def check_saved(s: Subject, folder) -> str | None:
 
 
 def check_served(s: Subject, folder) -> str | None:
-    """A SavedModel gives the same answer."""
+    """A SavedModel gives the same prediction."""
     if s.entry.inference is None or len(s.bayesian.outputs) > 1:
-        return "export takes a graph with one output, and says so"
+        return "export refuses models without a graph or with several outputs"
     export_saved_model(s.predictor, folder / "served", num_samples=SAMPLES)
     served = tf.saved_model.load(str(folder / "served"))
     answer = served.predict_uncertainty(as_tensors(s.x), SAMPLES, [3, 0])
@@ -209,13 +209,13 @@ def check_served(s: Subject, folder) -> str | None:
 
 
 def check_evaluate(s: Subject, folder) -> str | None:
-    """`evaluate` gives the negative log likelihood that NumPy finds on what `predict` returns."""
+    """`evaluate` returns the negative log likelihood that NumPy computes from `predict`."""
     if s.entry.inference is None:
-        return "a plain Keras model evaluates as Keras does"
+        return "a plain Keras model uses the `evaluate` of Keras"
     s.bayesian.compile("sgd", loss=losses(s.entry))
     actual = np.atleast_1d(s.bayesian.evaluate(as_tensors(s.x), s.y, verbose=0))[0]
     predicted = s.bayesian.predict(as_tensors(s.x), verbose=0)
-    if s.entry.likelihood == "normal":  # what `predict` does not show: the total scale
+    if s.entry.likelihood == "normal":  # `predict` does not return the total scale
         scale = s.predictor.predict_uncertainty(s.x, SAMPLES, PREDICT_SEED).std
         predicted = np.concatenate([predicted, scale], axis=-1)
     expected, _ = nll(s, predicted)
@@ -224,7 +224,7 @@ def check_evaluate(s: Subject, folder) -> str | None:
 
 
 def expected_step(s: Subject) -> dict[str, float]:
-    """What NumPy finds of the first step of training."""
+    """Returns the metrics of the first training step as computed in NumPy."""
     before = state(s.bayesian)
     y_pred = s.bayesian(as_tensors(s.x), training=True)
     penalty = float(sum(s.bayesian.losses))
@@ -237,7 +237,7 @@ def expected_step(s: Subject) -> dict[str, float]:
 
 def compare_step(s: Subject, **compiled) -> str | None:
     if s.entry.inference is None:
-        return "a plain Keras model trains as Keras does"
+        return "a plain Keras model uses the `fit` of Keras"
     shown = one_step(s, **compiled)
     for name, value in expected_step(s).items():
         np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
@@ -245,19 +245,22 @@ def compare_step(s: Subject, **compiled) -> str | None:
 
 
 def check_fit(s: Subject, folder) -> str | None:
-    """One step of `fit` shows the loss, NLL, KL and penalty that NumPy finds."""
+    """One step of `fit` reports the loss, NLL, KL and penalty that NumPy computes."""
     return compare_step(s)
 
 
 def check_eager(s: Subject, folder) -> str | None:
-    """The same step with run_eagerly=True."""
+    """One step with run_eagerly=True reports the same values."""
     return compare_step(s, run_eagerly=True)
 
 
 def check_xla(s: Subject, folder) -> str | None:
-    """The same step with jit_compile=True, as far as XLA draws the same noise: KL and sum."""
+    """One step with jit_compile=True reports the same KL, and a loss that is the sum of its parts.
+
+    XLA draws different noise, so the NLL differs.
+    """
     if s.entry.inference is None:
-        return "a plain Keras model trains as Keras does"
+        return "a plain Keras model uses the `fit` of Keras"
     try:
         shown = one_step(s, jit_compile=True)
     except Exception as error:
@@ -285,18 +288,18 @@ def cannot_be_compiled(s: Subject) -> bool:
 
 
 def check_replicas(s: Subject, folder) -> str | None:
-    """On two replicas the KL counts once, and `evaluate` gives what it gives on one device."""
+    """With two replicas the KL counts once, and `evaluate` equals that of one device."""
     if s.entry.inference is None:
-        return "a plain Keras model trains as Keras does"
+        return "a plain Keras model uses the `fit` of Keras"
     if any(each.dtype.kind in "OU" for each in arrays(s.x)):
-        return "Keras' `fit` adds up its inputs under a strategy, which strings are not made for"
+        return "`fit` in Keras sums its inputs under a strategy, which fails for strings"
     strategy = tf.distribute.MirroredStrategy(
         ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
     )
-    s.bayesian.save(folder / "model.keras")  # with the state of preprocessing layers
+    s.bayesian.save(folder / "model.keras")  # includes the state of preprocessing layers
     with strategy.scope():
         mirrored = keras.models.load_model(folder / "model.keras")
-    even = dataclasses.replace(s, x=s.entry.x(4), y=s.entry.y(4))  # Keras wants equal parts
+    even = dataclasses.replace(s, x=s.entry.x(4), y=s.entry.y(4))  # Keras needs equal shares
     shown = one_step(even, mirrored)
     np.testing.assert_allclose(shown["kl"], kl_divergence(s), rtol=1e-4)
     evaluated = mirrored.evaluate(as_tensors(even.x), even.y, verbose=0)
@@ -315,11 +318,11 @@ CHECKS = {
     for name, check in list(globals().items())
     if name.startswith("check_")
 }
-# The slow ones, which `pytest` runs for these models only; `pytest --zoo` for all.
+# Slow checks. `pytest` runs them only for these models, and `pytest --zoo` for all.
 SLOW = ("served", "eager", "xla", "replicas")
 QUICK_MODELS = ("u_net", "two_outputs", "regularized", "many_labels", "forecast")
 
 
 def is_left_to_option(name: str, check: str) -> bool:
-    """Tells whether a check of a model waits for `pytest --zoo`."""
+    """Returns whether a check of a model runs only with `pytest --zoo`."""
     return check in SLOW and name not in QUICK_MODELS

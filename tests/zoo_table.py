@@ -2,7 +2,8 @@
 
     python tests/zoo_table.py --small > docs/zoo.md
 
-Without --small keras.applications are checked too; names of models as arguments check these only.
+Without --small it checks keras.applications too. With names of models as arguments it checks only
+these.
 """
 
 import os
@@ -17,11 +18,12 @@ import tensorflow as tf
 
 _TEXT = """# The zoo
 
-Models as people write them, none of them for this library, and what was checked of each.
-`python tests/zoo_table.py --small > docs/zoo.md` writes this page in a quarter of an hour; without
-`--small` it checks the models of `keras.applications` too. `tests/zoo.py` holds the models and
-`tests/zoo_checks.py` the checks. `pytest` runs the quick checks of all but `keras.applications` and
-the slow ones of a few models, `pytest --zoo` everything.
+The zoo is a set of ordinary Keras models that were not written for this library. This page lists
+the checks that each of them passes.
+`python tests/zoo_table.py --small > docs/zoo.md` writes this page in a quarter of an hour. Without
+`--small` it checks the models of `keras.applications` too. The models are in `tests/zoo.py` and
+the checks in `tests/zoo_checks.py`. `pytest` runs the quick checks on all models except
+`keras.applications`, and the slow checks on a few. `pytest --zoo` runs all checks on all models.
 """
 
 
@@ -58,7 +60,7 @@ def main() -> int:
         print(f"| `{model}` | {' | '.join(cells)} | {passed} of {due} |", flush=True)
     print()
     for reason, mark in notes.items():
-        print(f"- {mark}: does not apply, {reason}.")
+        print(f"- {mark}: does not apply: {reason}.")
     return int(failures > 0)
 
 

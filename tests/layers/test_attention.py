@@ -1,4 +1,4 @@
-"""Dropped attention weights and random projections, against closed forms."""
+"""Tests of dropped attention weights and random projections against closed forms."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ RANDOM = [
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, ...) of many calls."""
+    """Returns outputs (S, B, ...) of S = DRAWS calls."""
 
     def one(_):
         return layer(*x, training=training, **arguments)
@@ -28,7 +28,7 @@ def draws(layer, x, training, **arguments):
 
 
 def check_moments(y, mean, variance):
-    """Compares draws with their mean and variance, with errors that the draws tell of."""
+    """Compares draws with their mean and variance, within the standard error of the draws."""
     squares = (y - mean) ** 2
     assert np.all(np.abs(y.mean(0) - mean) < 4.5 * np.sqrt(variance / DRAWS) + 1e-6)
     error = squares.std(0) / np.sqrt(DRAWS)
@@ -37,7 +37,10 @@ def check_moments(y, mean, variance):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_dropped_attention_weights(training):
-    """Scores of zero: each output is the mean of the values under a mask, so linear in it."""
+    """Outputs have the moments of masked attention.
+
+    With scores of zero, each output is the mean of the masked values, which is linear in the mask.
+    """
     rate, steps = 0.3, 4
     layer = layers.MCMultiHeadAttention(1, 3, dropout=rate, use_bias=False, seed=0)
     query, value = (RNG.normal(size=(2, n, 3)).astype("float32") for n in (5, steps))
@@ -48,7 +51,7 @@ def test_dropped_attention_weights(training):
     variance = np.repeat((rows**2).sum(1, keepdims=True), 5, axis=1) * rate / (1 - rate) / steps**2
     y = draws(layer, (query, value), training)
     check_moments(y, mean, variance)
-    # Of the first queries of both examples: one mask at inference, independent in training.
+    # The first queries of both examples share a mask at inference and are independent in training.
     product = (y - mean)[:, 0, 0] * (y - mean)[:, 1, 0]
     expected = 0 if training else (rows[0] * rows[1]).sum(0) * rate / (1 - rate) / steps**2
     assert np.all(np.abs(product.mean(0) - expected) < 4.5 * product.std(0) / np.sqrt(DRAWS))
@@ -57,9 +60,10 @@ def test_dropped_attention_weights(training):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", RANDOM)
 def test_moments_of_random_projections(kind, training):
-    """One key takes all attention: y = x V O with independent V ~ N(m, s^2) and O ~ N(M, S^2).
+    """Outputs have the moments of y = x V O with independent V ~ N(m, s^2) and O ~ N(M, S^2).
 
-    E y = x m M and, with v = x V, Var y = sum_k (E v_k)^2 S_k^2 + Var(v_k) (M_k^2 + S_k^2).
+    The only key gets all attention. E y = x m M and, with v = x V,
+    Var y = sum_k (E v_k)^2 S_k^2 + Var(v_k) (M_k^2 + S_k^2).
     """
     wide = posteriors.MeanFieldNormal(initial_scale=0.2)
     layer = kind(2, 3, use_bias=False, kernel_posterior=wide, seed=0)
@@ -128,7 +132,10 @@ def test_gates_are_random_too():
 
 @pytest.mark.parametrize("kind", [keras.layers.MultiHeadAttention, layers.MCMultiHeadAttention])
 def test_every_sample_sees_the_padding(kind):
-    """Attention takes the mask off words that do not depend on the sample: each needs it again."""
+    """The padding mask applies in every sample.
+
+    Attention removes the mask from the words, which all samples share, so it must be set again.
+    """
     rate = {"dropout": 0.2} if kind is layers.MCMultiHeadAttention else {}
     source, target = (keras.Input((None, 3)) for _ in range(2))
     query = layers.MCDropout(0.3, seed=1)(target)
@@ -155,7 +162,7 @@ def test_every_sample_sees_the_padding(kind):
     ],
 )
 def test_the_predictor_gives_one_function_a_sample(kind, arguments, tmp_path):
-    """A transformer block over padded words, bit-equal for any batch size."""
+    """Samples of a transformer on padded words do not depend on the batch size or on saving."""
     inputs = keras.Input((6,), dtype="int32")
     x = keras.layers.Embedding(9, 8, mask_zero=True)(inputs)
     x = keras.layers.LayerNormalization()(x + kind(2, 4, **arguments)(x, x))

@@ -1,4 +1,4 @@
-"""The closed-form layer against TFP, scikit-learn, brute force and its own samples."""
+"""Tests of the closed-form layer against TFP, scikit-learn, brute force and its own samples."""
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ def test_tfp_agrees():
 
 
 def test_brute_force_conditioning_agrees():
-    """One big joint normal of all targets and all new outputs, conditioned on the targets."""
+    """The layer equals the joint normal of targets and new outputs, conditioned on the targets."""
     layer = linear(prior_scale=0.7, noise_scale=0.3, output_covariance=SIGMA)
     every = np.concatenate([X, NEW])
     joint = np.kron(0.7**2 * every @ every.T, SIGMA)
@@ -81,7 +81,7 @@ def test_brute_force_conditioning_agrees():
 
 
 def test_scikit_learn_agrees():
-    """At the precisions that BayesianRidge finds, and in finding them."""
+    """Predictions agree at the precisions that BayesianRidge finds, and so do the precisions."""
     flat = {f"{name}_{i}": 0.0 for name in ("alpha", "lambda") for i in (1, 2)}
     for d in range(D):
         ridge = BayesianRidge(fit_intercept=False, max_iter=10_000, tol=1e-12, **flat)
@@ -101,7 +101,7 @@ def test_scikit_learn_agrees():
 
 
 def test_the_seeds_mean_field():
-    """Appendix A: the exact mean, and a variance for each weight from its own feature alone."""
+    """The mean is exact, and the variance of each weight depends only on its own feature."""
     exact, layer = (
         linear(prior_scale=0.7, noise_scale=0.3, posterior=q)
         for q in ("matrix_normal", "mean_field")
@@ -115,7 +115,7 @@ def test_the_seeds_mean_field():
 
 
 def test_learned_output_covariance():
-    """The matrix t, example by example: each is a multivariate t given those before it."""
+    """The evidence is that of a matrix t: each example is multivariate t given those before."""
     layer = BayesianLinear(D, use_bias=False, noise_scale=0.5, output_covariance="inverse_wishart")
     assert layer.output_covariance == "inverse_wishart"
     layer.build((None, F))
@@ -143,7 +143,7 @@ def test_learned_output_covariance_is_that_of_the_data():
     np.testing.assert_allclose(p.covariance[0], 0.25 * SIGMA, atol=0.02)
 
 
-# Learning bit by bit.
+# Updates.
 
 
 def weights(layer):
@@ -167,7 +167,7 @@ def test_forgets(arguments):
     layer.downdate(X[10:], Y[10:])
     for name, value in weights(linear(X[:10], Y[:10], **arguments)).items():
         np.testing.assert_allclose(weights(layer)[name], value, rtol=1e-9, atol=1e-9)
-    layer.condition(X, Y)  # and starts anew
+    layer.condition(X, Y)  # discards what was learned before
     assert layer.num_conditioned == N
 
 
@@ -257,7 +257,7 @@ def test_samples_have_the_moments_of_the_predictive(arguments):
     p = layer.predictive(NEW)
     z = (samples.mean(0) - p.mean) / np.sqrt(p.epistemic_variance / num_samples)
     assert np.abs(z).max() < 4
-    # Of a normal the fourth moment is 3: the variance of a variance is 2 / S; a t's is a bit more.
+    # The variance of a sample variance is 2 / S for a normal and slightly larger for a t.
     z = (samples.var(0) / p.epistemic_variance - 1) / np.sqrt(2.4 / num_samples)
     assert np.abs(z).max() < 4
     if layer.output_covariance is not None:
@@ -296,13 +296,13 @@ def test_says_that_it_is_the_prior():
     np.testing.assert_allclose(p.epistemic_variance[:, 0], 4 * (NEW**2).sum(1))
 
 
-# Hard features.
+# Difficult features.
 
 
 def test_fewer_examples_than_features():
     x = np.random.default_rng(2).normal(size=(6, 40))
     layer = linear(x, Y[:6], prior_scale=0.5, noise_scale=0.1)
-    kernel = 0.25 * x @ x.T + 0.01 * np.eye(6)  # the dual
+    kernel = 0.25 * x @ x.T + 0.01 * np.eye(6)  # the dual form
     np.testing.assert_allclose(
         layer.kernel_loc, 0.25 * x.T @ np.linalg.solve(kernel, Y[:6]), rtol=1e-9
     )
@@ -347,7 +347,7 @@ def test_evidence_of_few_examples_through_the_dual(arguments):
     x = rng.normal(size=(30, 40))
     y = x @ rng.normal(size=(40, D)) / 10 + rng.normal(size=(30, D))
     by_dual = linear(x, y, optimize_evidence=True, **arguments)
-    # A dataset hands the examples over in pieces, so that there is only the Gram matrix.
+    # A dataset delivers the examples in batches, so only the Gram matrix is available.
     by_gram = linear([(x[:12], y[:12]), (x[12:], y[12:])], optimize_evidence=True, **arguments)
     for name in ("prior_scales", "noise_scales", "kernel_loc"):
         a, b = (getattr(layer, name).numpy() for layer in (by_dual, by_gram))
@@ -367,11 +367,11 @@ def test_greedy_batch_equals_updating(arguments):
     expected = []
     for _ in range(6):
         total = layer.predictive(candidates).epistemic_variance
-        # A learned covariance of the outputs scales all alike.
+        # A learned output covariance scales all variances by the same factor.
         total = total.sum(1)
         total[expected] = -np.inf
         expected.append(int(total.argmax()))
-        # Targets as predicted leave everything but the variances as it was.
+        # Targets equal to the predictions change only the variances.
         row = candidates[expected[-1:]]
         layer.update(row, layer.predictive(row).mean)
     assert batch.tolist() == expected

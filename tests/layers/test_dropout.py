@@ -1,4 +1,4 @@
-"""The masks of Monte Carlo dropout, against their Bernoulli distribution."""
+"""Tests of the masks of Monte Carlo dropout against their Bernoulli distribution."""
 
 import keras
 import numpy as np
@@ -12,14 +12,14 @@ NUM_UNITS = 20_000
 
 
 def z_scores(values, rate):
-    """Standardises sample mean and variance of x = m / (1 - rate), m ~ Bernoulli(1 - rate)."""
+    """Standardizes sample mean and variance of x = m / (1 - rate), m ~ Bernoulli(1 - rate)."""
     n, keep = values.size, 1 - rate
     variance = rate / keep
     fourth = keep * (1 / keep - 1) ** 4 + rate  # E (x - 1)^4
     mean_z = (values.mean() - 1) / np.sqrt(variance / n)
     variance_z = ((values - 1) ** 2).mean() - variance
     spread = np.sqrt((fourth - variance**2) / n)
-    # At rate 0.5 the squared deviation is constant: there the variance must be exact.
+    # At rate 0.5 the squared deviation is constant, so the variance must be exact.
     return mean_z, variance_z / spread if spread > 1e-9 else variance_z * 1e9
 
 
@@ -29,7 +29,7 @@ def z_scores(values, rate):
 def test_mean_and_variance(rate, training, dtype):
     layer = layers.MCDropout(rate, seed=0, dtype=dtype)
     y = layer(np.ones((1, NUM_UNITS), "float32"), training=training)
-    # The kept value is rounded in bfloat16; what is tested is how often units are kept.
+    # bfloat16 rounds the value of kept units, so compare only how often units are kept.
     values = np.where(np.asarray(y, "float64") > 0, 1 / (1 - rate), 0.0)
     np.testing.assert_allclose(np.asarray(y, "float64"), values, rtol=0.01)
     mean_z, variance_z = z_scores(values, rate)

@@ -1,8 +1,8 @@
-"""Mean and covariance of every variational layer, against the closed form.
+"""Tests of mean and covariance of every variational layer against the closed form.
 
-The outputs before the activation are linear in the weights, so their mean is the Keras layer at
-the means of the weights, and their covariance is J diag(s^2) J^T with the layer's Jacobian J. The
-estimators differ in which of these covariances they keep in training.
+The outputs before the activation are linear in the weights. So their mean is the output of the
+Keras layer at the mean weights, and their covariance is J diag(s^2) J^T with the layer's Jacobian
+J. The estimators differ in which of these covariances they keep in training.
 """
 
 import keras
@@ -17,7 +17,7 @@ from tfp_bayes.posteriors.scale import from_scale
 
 DRAWS = 5000
 BATCH = 2
-# About 10^6 z-scores are looked at: the chance of one beyond 6 is 0.2 %, and the seed is fixed.
+# With 10^6 z-scores the probability of one beyond 6 is 0.2%, and the seed is fixed.
 LARGEST_Z = 6
 
 
@@ -51,7 +51,7 @@ CASES = [
 
 
 def make(setting, estimator, **kwargs):
-    """A layer with all weights random, its Keras twin, and inputs of two examples."""
+    """Returns a layer whose weights are all random, its Keras counterpart, and two inputs."""
     keras_name = setting.split(",")[0]
     arguments, shape = SETTINGS[setting]
     layer = getattr(layers, keras_name + estimator)(
@@ -84,7 +84,7 @@ def closed_form(layer, twin, x):
 
 
 def draw(layer, x, training):
-    """Returns outputs (S, B, P) of many calls."""
+    """Returns outputs (S, B, P) of S = DRAWS calls."""
 
     def one(s):
         layer.seed_generator.state.assign(tf.cast(fold_in(as_seed(3), s), "int64"))
@@ -102,10 +102,10 @@ def test_mean_and_covariance(setting, estimator, training):
     assert covariance.max() > 0.01
     same_example = np.eye(BATCH)[:, None, :, None]
     if training and estimator == "Flipout":
-        # Examples are uncorrelated; pixels of one example keep their covariance.
+        # Examples are uncorrelated, and pixels of one example keep their covariance.
         covariance = covariance * same_example
     if training and estimator == "LocalReparameterization":
-        # Right for every output on its own.
+        # Only the variances are kept.
         covariance = covariance * same_example * np.eye(mean.shape[1])[None, :, None, :]
     y = draw(layer, x, training)
     deviations = y - mean
@@ -114,7 +114,7 @@ def test_mean_and_covariance(setting, estimator, training):
         np.abs(deviations.mean(0)), LARGEST_Z * np.sqrt(variance / DRAWS) + 1e-6
     )
     sample = np.einsum("sap,sbq->apbq", deviations, deviations) / DRAWS
-    # Of a normal: var(sample covariance) = (C_aa C_bb + C_ab^2) / S.
+    # For normal draws, var(sample covariance) = (C_aa C_bb + C_ab^2) / S.
     error = np.sqrt((np.einsum("ap,bq->apbq", variance, variance) + covariance**2) / DRAWS)
     np.testing.assert_array_less(np.abs(sample - covariance), LARGEST_Z * error + 1e-6)
 
@@ -131,7 +131,7 @@ def test_without_scale_it_is_the_keras_layer(setting, estimator, training):
 
 @pytest.mark.parametrize(("setting", "estimator"), CASES)
 def test_gradients_against_finite_differences(setting, estimator):
-    """Of a loss of the outputs plus the weighted KL, at fixed noise."""
+    """Gradients of a loss plus the weighted KL match finite differences at fixed noise."""
     keras.config.set_floatx("float64")
     try:
         layer, _, x = make(setting, estimator, activation="tanh", dtype="float64")
@@ -144,7 +144,7 @@ def test_gradients_against_finite_differences(setting, estimator):
     def loss():
         layer.seed_generator.state.assign(state)
         outputs = layer(x, training=True)
-        # The layer rounds its KL to float32, which would drown the differences.
+        # Recompute the KL in float64: the layer's float32 KL is too coarse for differences.
         weights = layer.random_kernel, layer.random_bias
         kl = sum(weight.kl_divergence(weight.draw([0, 0]), [0, 0]) for weight in weights)
         return tf.reduce_sum(tf.square(outputs - 0.3)) + 0.5 * kl, layer.losses[0]
@@ -164,7 +164,7 @@ def test_gradients_against_finite_differences(setting, estimator):
         variable.assign(start)
         expected = (values[0] - values[1]) / (2 * step)
         assert (gradient * direction).sum() == pytest.approx(expected, rel=1e-5, abs=1e-7)
-        # The gradient of what the layer adds is that of its KL, times the weight.
+        # The gradient of the added loss is that of the KL times the weight.
         np.testing.assert_allclose(
             tape.gradient(added, variable), 0.5 * tape.gradient(kl, variable), rtol=1e-5, atol=1e-9
         )
@@ -172,7 +172,7 @@ def test_gradients_against_finite_differences(setting, estimator):
 
 @pytest.fixture
 def _convolves_channels_first():
-    """Without oneDNN, which TensorFlow leaves off on some CPUs, Keras' own layer fails too."""
+    """Skips a test if TensorFlow runs without oneDNN, where the Keras layer fails too."""
     try:
         keras.layers.Conv2D(1, 1, data_format="channels_first")(tf.zeros([1, 1, 2, 2]))
     except tf.errors.UnimplementedError:
@@ -183,7 +183,7 @@ def _convolves_channels_first():
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_channels_first(estimator, training):
-    """Equals channels last on transposed images, with the same noise."""
+    """The outputs equal those of channels last on transposed images with the same noise."""
     make = getattr(layers, "Conv2D" + estimator)
     arguments = {"filters": 4, "kernel_size": 3, "seed": 0}
     last = make(**arguments)
@@ -195,13 +195,13 @@ def test_channels_first(estimator, training):
     expected = last(x, training=training).numpy()
     actual = first(x.transpose(0, 3, 1, 2), training=training).numpy().transpose(0, 2, 3, 1)
     if estimator == "LocalReparameterization" and training:
-        assert actual.shape == expected.shape  # its noise has the order of the outputs
+        assert actual.shape == expected.shape  # noise is drawn in the order of the outputs
     else:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_local_reparameterization_survives_dead_inputs():
-    """All inputs zero: the variance is zero, where the square root has no gradient."""
+    """Gradients stay finite if all inputs are zero, where the square root has none."""
     layer = layers.DenseLocalReparameterization(3)
     x = tf.zeros([2, 4])
     layer(x)
@@ -212,7 +212,7 @@ def test_local_reparameterization_survives_dead_inputs():
 
 
 def test_local_reparameterization_refuses_sums_of_inputs_alone():
-    """Var(sum_d x_bd W_bc) is (sum_d x_bd)^2 s^2, which squares of the inputs do not give."""
+    """An equation that sums the inputs is refused, because its variance needs cross terms."""
     arguments = {**einsum("abd,bc->ac", (2,), "c"), "name": "sums"}
     with pytest.raises(ValueError, match=r"'sums' that sums over axes of the kernel only.*'d'"):
         layers.EinsumDenseLocalReparameterization(**arguments)
@@ -241,7 +241,7 @@ def test_integer_inputs_do_not_truncate_kernels(setting, estimator, training):
 
 
 def test_local_reparameterization_squares_in_single_precision():
-    """Standard deviations of 1e-4 are 1e-8 squared, which float16 rounds to 0 or to 2e-8."""
+    """Squares of scales are computed in float32; in float16, (1e-4)^2 would be rounded to 0."""
     layer = layers.DenseLocalReparameterization(2000, use_bias=False, seed=0, dtype="mixed_float16")
     layer.build((None, 100))
     layer.kernel_loc.assign(tf.zeros(layer.kernel_loc.shape))

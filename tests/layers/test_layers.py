@@ -1,4 +1,4 @@
-"""Every public stochastic layer through the harness."""
+"""Runs the checks of the harness on every public stochastic layer."""
 
 import dataclasses
 import functools
@@ -19,9 +19,9 @@ class Case:
     input_shape: tuple
     output_shape: tuple
     bad_arguments: list
-    num_words: int | None = None  # where inputs are words instead of real numbers
+    num_words: int | None = None  # vocabulary size if inputs are words, None for real numbers
     num_inputs: int = 1
-    prior_scale: float | None = None  # of a BayesianModel, where a layer needs one
+    prior_scale: float | None = None  # of a BayesianModel, if the layer needs one
 
     @property
     def make(self):
@@ -50,7 +50,7 @@ def concrete(layer, shape):
     return Case(layer, {"initial_rate": 0.4}, shape, shape, bad, prior_scale=1.0)
 
 
-# What every variational layer refuses, whatever its shape; `estimator` says what else.
+# Arguments that every variational layer refuses. `variational` adds those of some layers.
 BAD_WEIGHTS = [
     ({"kernel_constraint": "non_neg"}, "draws of the weights would break it"),
     ({"kernel_prior": "gauss"}, "Received: kernel_prior='gauss'"),
@@ -65,7 +65,7 @@ def variational(layer, arguments, input_shape, output_shape, initializer="kernel
     arguments = {
         **arguments,
         initializer: keras.initializers.GlorotUniform(0),
-        # Wide enough for half precision to show that the noise is there.
+        # Wide enough to show noise in half precision.
         "kernel_posterior": posteriors.MeanFieldNormal(initial_scale=0.1),
     }
     bad = BAD_WEIGHTS + (BAD_FACTORIZED if layer.needs_factorized else [])
@@ -186,13 +186,13 @@ BAD_LORA = [
 def lora(layer, arguments, input_shape, output_shape, num_inputs=1):
     bad = [({**arguments, **changed}, message) for changed, message in BAD_LORA]
     if num_inputs > 1:
-        bad = bad[:-1]  # Keras' attention knows no such argument
+        bad = bad[:-1]  # attention in Keras has no argument `lora_rank`
     arguments = {
         **arguments,
         "rank": 2,
         "kernel_initializer": keras.initializers.GlorotUniform(0),
         "a_initializer": keras.initializers.HeUniform(1),
-        "b_initializer": keras.initializers.GlorotUniform(2),  # from zeros there is no noise
+        "b_initializer": keras.initializers.GlorotUniform(2),  # with zeros there would be no noise
         "a_posterior": WIDE,
     }
     return Case(layer, arguments, input_shape, output_shape, bad, num_inputs=num_inputs)
@@ -275,10 +275,10 @@ def test_every_layer_has_a_case():
         layers.StochasticLayer,
         layers.VariationalLayer,
         layers.Predictive,
-        # Not random: tests/test_regression.py, tests/test_basis_regression.py.
+        # Not random. See tests/test_regression.py and tests/networks/test_basis_regression.py.
         layers.NormalParameters,
         layers.ClassProbabilities,
-        # tests/layers/test_random_features.py, tests/layers/test_spectral_norm.py.
+        # See tests/layers/test_random_features.py and tests/layers/test_spectral_norm.py.
         layers.RandomFeatures,
         layers.SpectralNormConstraint,
     }

@@ -1,4 +1,4 @@
-"""The closed-form layer on data that are hard: ill-conditioned, far from 0, weighted, forgotten."""
+"""Accuracy of the closed-form layer on ill-conditioned, offset, weighted and removed data."""
 
 import operator
 from fractions import Fraction
@@ -15,7 +15,7 @@ from tfp_bayes.layers import BayesianLinear
 
 
 def exact_ridge(x, y, ratio):
-    """The posterior mean of one output, in rational numbers."""
+    """Returns the posterior mean of one output, computed in rational numbers."""
     x, y = ([[Fraction(float(v)) for v in row] for row in np.atleast_2d(a)] for a in (x, y))
     columns = list(zip(*x, strict=True))
     size = len(columns)
@@ -41,7 +41,7 @@ def test_rounding_grows_with_the_condition_number_not_its_square(rows):
         layer = linear(x, y, units=1, prior_scale=1e10)
         error = np.abs(layer.kernel_loc.numpy()[:, 0] - expected).max() / np.abs(expected).max()
         assert error < tolerance, condition
-        for i in range(0, rows, 10):  # and bit by bit
+        for i in range(0, rows, 10):  # also in small updates
             data = x[i : i + 10], y[i : i + 10]
             layer.update(*data) if i else layer.condition(*data)
         error = np.abs(layer.kernel_loc.numpy()[:, 0] - expected).max() / np.abs(expected).max()
@@ -73,7 +73,7 @@ def test_offsets_of_features_and_targets_do_not_matter(offset, spread, noise, ar
     y = 2 * x + noise * rng.normal(size=(400, 1))
     arguments = {"units": 1, "use_bias": True, "optimize_evidence": True, **arguments}
     plain = linear(x, y, **arguments)
-    # Offsets that are powers of 2 apart, so that adding them rounds the data alike.
+    # In double precision, adding the offsets rounds the data by far less than their noise.
     x, y = x + offset, y + 3 * offset
     layer = linear(x, y, **arguments)
     assert layer.noise_scales.numpy()[0] == pytest.approx(noise, rel=0.1)
@@ -85,7 +85,7 @@ def test_offsets_of_features_and_targets_do_not_matter(offset, spread, noise, ar
     p, q = layer.predictive(x[:5]), plain.predictive(x[:5] - offset)
     np.testing.assert_allclose(p.mean - 3 * offset, q.mean, atol=1e-5 * noise)
     np.testing.assert_allclose(p.epistemic_variance, q.epistemic_variance, rtol=1e-6)
-    # The same in the single precision of a model: no error larger than that of its outputs.
+    # In a single-precision model the error must not exceed the rounding of the outputs.
     outputs = layer(x[:5].astype("float32"))
     resolution = np.spacing(np.float32(4 * offset)) + 2 * np.spacing(np.float32(offset))
     error = np.abs(outputs - p.mean) - 5 * np.sqrt(p.epistemic_variance)
@@ -96,7 +96,7 @@ def test_offsets_of_features_and_targets_do_not_matter(offset, spread, noise, ar
 
 
 def test_a_bias_has_a_flat_prior():
-    """The limit of a joint normal whose bias has a wide prior."""
+    """The posterior is the limit of a joint normal whose bias has a wide prior."""
     wide, x, y = 1e3, X[:8] + 3, Y[:8] - 5
     layer = linear(x, y, prior_scale=0.7, noise_scale=0.3, output_covariance=SIGMA, use_bias=True)
     every = np.concatenate([x, NEW])
@@ -119,7 +119,10 @@ def test_a_bias_has_a_flat_prior():
 
 @pytest.mark.parametrize("arguments", [{"use_bias": True}, {"per_output": True}])
 def test_evidence_is_the_product_of_predictions(arguments):
-    """Also with a bias, whose first example has likelihood 1."""
+    """The evidence equals the product of predictive densities, also with a bias.
+
+    With a bias the first example has likelihood 1.
+    """
     layer = BayesianLinear(D, noise_scale=0.5, prior_scale=0.8, **{"use_bias": False, **arguments})
     layer.build((None, F))
     total = 0.0
@@ -140,7 +143,7 @@ def test_scikit_learn_agrees_on_an_intercept():
     np.testing.assert_allclose(layer.bias_loc.numpy()[0], ridge.intercept_, rtol=1e-8)
     p, (mean, std) = layer.predictive(NEW), ridge.predict(NEW, return_std=True)
     np.testing.assert_allclose(p.mean[:, 0], mean, rtol=1e-8)
-    # Which forgets that the intercept is uncertain, too.
+    # scikit-learn ignores the uncertainty of the intercept.
     total = p.epistemic_variance[:, 0] + p.noise_variance - sigma**2 / N
     np.testing.assert_allclose(np.sqrt(total), std, rtol=1e-8)
 
@@ -195,7 +198,7 @@ def test_targets_that_do_not_vary_keep_their_scales():
         layer.condition(X[:1], y[:1], optimize_evidence=True)
 
 
-# Forgetting.
+# Removal of examples.
 
 
 @each_variant

@@ -1,4 +1,4 @@
-"""Low-rank updates of frozen layers, against closed forms."""
+"""Tests of low-rank updates of frozen layers against closed forms."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tfp_bayes.layers.factored_equation import factor_equation
 
 RNG = np.random.default_rng(0)
 DRAWS = 4000
-BOUND = 5.5  # of z-scores
+BOUND = 5.5  # largest z-score
 
 
 def z_scores(samples, expected):
@@ -20,7 +20,10 @@ def z_scores(samples, expected):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_covariance_of_outputs(training):
-    """y_t = x_t W0 + b + c x_t A B with A ~ N(m, s^2): tokens of an example share their draw."""
+    """Outputs have the moments of y_t = x_t W0 + b + c x_t A B with A ~ N(m, s^2).
+
+    The tokens t of an example share the draw of A.
+    """
     layer = layers.LoRADense(
         3,
         rank=2,
@@ -44,7 +47,7 @@ def test_covariance_of_outputs(training):
     assert np.abs(z_scores(y, mean)).max() < BOUND
     noise = (y - mean).reshape(DRAWS, 4, 3)
     rows = x.reshape(4, 4)
-    # Over A: E[(x A B)_k (x' A B)_k] = sum_r sum_f x_f x'_f s_fr^2 B_rk^2, times c^2.
+    # The covariance over A is c^2 sum_r sum_f x_f x'_f s_fr^2 B_rk^2.
     expected = 1.5**2 * np.einsum("if,jf,fr,rk->ijk", rows, rows, q.scale.numpy() ** 2, b**2)
     if training:  # examples are independent, tokens are not
         expected *= np.kron(np.eye(2), np.ones((2, 2)))[..., None]
@@ -120,7 +123,7 @@ def test_prior_of_the_first_factor():
 
 
 def test_laplace_is_exact_where_the_update_is_linear():
-    """With B fixed and square, y = x (W0 + c A B) is linear in A, whose posterior is normal."""
+    """Draws of `Laplace` have the closed-form covariance of A if B is fixed."""
     layer = layers.LoRADense(
         2,
         rank=2,
@@ -130,13 +133,13 @@ def test_laplace_is_exact_where_the_update_is_linear():
         kernel_initializer="zeros",
     )
     model = keras.Sequential([keras.Input((3,)), layer])
-    layer.base.bias.assign([0.0, 1.0])  # locations and scales; scales are 1 at A = 0
+    layer.base.bias.assign([0.0, 1.0])  # location 0 and scale 1 at A = 0
     layer.lora_b.trainable = False
     x = RNG.normal(size=(20, 3)).astype("float32")
     posterior = Laplace(prior_scale=0.7, likelihood="normal").fit(model, x, RNG.normal(size=20))
     assert [v.path for v in posterior.variables] == [layer.lora_a.kernel.path]
 
-    # Fisher information of location and scale: 1 and 2, see Observations.
+    # The Fisher information of location and scale is 1 and 2, see Observations.
     b = layer.scaling * layer.lora_b.kernel.numpy().astype("float64")
     x = x.astype("float64")
     precision = np.kron(x.T @ x, b @ np.diag([1, 2]) @ b.T) + np.eye(6) / 0.7**2

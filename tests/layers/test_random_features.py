@@ -1,4 +1,4 @@
-"""Random features against the exact Gaussian process, and what a saved layer keeps."""
+"""Tests of random features against the exact Gaussian process, and of saving them."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def test_inner_products_are_the_kernel(length_scale):
     size = 2**14
     phi = RandomFeatures(size, length_scale, seed=0)(X).numpy()
     expected = RBF(length_scale or np.sqrt(3))(X)
-    # A product of two cosines, twice, has a variance of at most 1.
+    # The variance of 2 cos(a) cos(b) is at most 1.
     assert np.abs(phi @ phi.T - expected).max() < 5.5 / np.sqrt(size)
 
 
@@ -27,13 +27,13 @@ def test_a_linear_model_is_the_gaussian_process():
     size, noise = 2**14, 0.5
     layer = RandomFeatures(size, 1.3, seed=0)
     phi, new = (np.float64(layer(x)) for x in (X, NEW))
-    # The posterior predictive of standard normal weights, in its dual form: D x D is too large.
+    # The posterior predictive for standard normal weights, in dual form because D x D is too large.
     gain = new @ phi.T @ np.linalg.inv(phi @ phi.T + noise**2 * np.eye(30))
     mean = (gain @ Y)[:, 0]
     variance = ((new - gain @ phi) * new).sum(1)
     exact = GaussianProcessRegressor(RBF(1.3), alpha=noise**2, optimizer=None).fit(X, Y)
     expected, scale = exact.predict(NEW, return_std=True)
-    # To first order, errors of the kernel below e move the mean and the variance by as much as:
+    # First-order bounds of the change in mean and variance if the kernel changes by less than e:
     weights = RBF(1.3)(NEW, X) @ np.linalg.inv(RBF(1.3)(X) + noise**2 * np.eye(30))
     factor = 1 + np.abs(weights).sum(1)
     error = 5.5 / np.sqrt(size)

@@ -1,4 +1,4 @@
-"""Random embedding tables and random weights of recurrent layers, against what they draw."""
+"""Tests of random embedding tables and of random weights of recurrent layers."""
 
 import keras
 import numpy as np
@@ -19,14 +19,14 @@ FULL_BIAS = {"bias_prior": "normal", "bias_posterior": "mean_field_normal"}
 
 
 def spread(layer):
-    """Gives each weight its own mean and scale."""
+    """Gives each weight a random mean and scale."""
     for variable in layer.trainable_variables:
         low, high = (-0.3, -0.1) if "untransformed_scale" in variable.name else (-1, 1)
         variable.assign(RNG.uniform(low, high, variable.shape))
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, ...) of many calls."""
+    """Returns outputs (S, B, ...) of S = DRAWS calls."""
 
     def one(_):
         return layer(x, training=training, **arguments)
@@ -36,7 +36,7 @@ def draws(layer, x, training, **arguments):
 
 
 def check_moments(y, mean, covariance):
-    """Compares draws (S, P) of a normal with its mean (P,) and covariance (P, P)."""
+    """Compares normal draws (S, P) with their mean (P,) and covariance (P, P)."""
     deviations = y - mean
     variance = np.diag(covariance)
     assert np.all(np.abs(deviations.mean(0)) < 4.5 * np.sqrt(variance / DRAWS) + 1e-6)
@@ -47,7 +47,7 @@ def check_moments(y, mean, covariance):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_moments_of_a_random_table(training):
-    """A word has one vector at all of its places, and other words have others."""
+    """A word has the same vector at every position, and different words are independent."""
     layer = layers.EmbeddingReparameterization(6, 2, seed=0)
     words = np.array([[1, 2, 1], [2, 5, 0]])
     layer(words)
@@ -65,7 +65,7 @@ def test_moments_of_a_random_table(training):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_moments_of_one_step(training):
-    """Gates of weight zero are sigmoid(0) = 1/2: one step is h = (x K + h0 R + b) / 4."""
+    """One step with gates of weight zero, sigmoid(0) = 1/2, is h = (x K + h0 R + b) / 4."""
     layer = layers.LSTMReparameterization(
         2, activation="linear", unit_forget_bias=False, seed=0, **FULL_BIAS
     )
@@ -79,7 +79,7 @@ def test_moments_of_one_step(training):
             array = variable.numpy()
             array[..., gates] = value
             variable.assign(array)
-    rows = np.concatenate([x[:, 0], state, np.ones((2, 1))], axis=1)  # of the stacked weights
+    rows = np.concatenate([x[:, 0], state, np.ones((2, 1))], axis=1)  # for the stacked weights
     means, variances = (
         np.concatenate([np.atleast_2d(f(w))[:, 4:6] for w in layer.random_weights.values()], axis=0)
         for f in (lambda w: w.mean(), lambda w: w.distribution().variance())
@@ -96,7 +96,7 @@ def cast(*arrays):
 @pytest.mark.parametrize(("kind", "keras_kind"), PAIRS)
 @pytest.mark.parametrize("training", [False, True])
 def test_all_steps_see_one_draw(kind, keras_kind, training):
-    """The outputs, and their gradients in the means, are those of the Keras layer at the draw."""
+    """Outputs and gradients with respect to the means are those of Keras at the drawn weights."""
     arguments = {
         "go_backwards": True,
         "return_sequences": True,
@@ -131,7 +131,7 @@ def test_all_steps_see_one_draw(kind, keras_kind, training):
 
 @pytest.mark.parametrize(("kind", "keras_kind"), PAIRS)
 def test_weights_start_as_in_keras(kind, keras_kind):
-    """Shapes and initial values, the bias of the forget gate included, are those of Keras."""
+    """Shapes and initial values are those of Keras, including the bias of the forget gate."""
     for arguments in ({}, {"use_bias": False}):
         shared = {
             "kernel_initializer": keras.initializers.GlorotUniform(0),
@@ -180,7 +180,7 @@ def test_dropout_of_the_cell_acts_in_training_only():
 
 
 def test_the_predictor_gives_one_function_a_sample(tmp_path):
-    """Bit-equal for any batch size, under words, padding and both directions."""
+    """Samples of a bidirectional model of padded words are bit-equal for any batch size."""
     wide = posteriors.MeanFieldNormal(initial_scale=0.3)
     inputs = keras.Input((None,), dtype="int32")
     x = layers.EmbeddingReparameterization(9, 4, mask_zero=True, embeddings_posterior=wide)(inputs)

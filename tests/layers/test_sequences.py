@@ -1,4 +1,4 @@
-"""Dropout of words and inside recurrent layers: masks, their moments, and the steps they skip."""
+"""Tests of dropout of words and inside recurrent layers: masks, moments and skipped steps."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def test_negative_words_count_from_the_end():
 @pytest.mark.parametrize(("kind", "keras_kind"), PAIRS)
 @pytest.mark.parametrize("training", [False, True])
 def test_one_step_against_an_enumeration_of_masks(kind, keras_kind, training):
-    """Mean and variance of the outputs over all masks of two inputs, shared by the gates."""
+    """Moments equal those over all masks of two inputs, which the gates share."""
     rate = 0.3
     layer, plain = kind(3, dropout=rate, seed=1), keras_kind(3)
     x = sequences(2, steps=3)
@@ -103,7 +103,7 @@ def test_one_step_against_an_enumeration_of_masks(kind, keras_kind, training):
     assert np.all(np.abs(y.mean(0) - mean) < 4.5 * np.sqrt(second / DRAWS))
     error = np.sqrt((fourth - second**2) / DRAWS)
     assert np.all(np.abs(((y - mean) ** 2).mean(0) - second) < 4.5 * error + 1e-6)
-    # Two examples share their masks at inference, and are independent in training.
+    # Two examples share their masks at inference and are independent in training.
     together = np.einsum("m,mu,mv->uv", weights, *(outputs - mean).transpose(1, 0, 2))
     if training:
         together = np.zeros_like(together)
@@ -113,7 +113,7 @@ def test_one_step_against_an_enumeration_of_masks(kind, keras_kind, training):
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, units) of many calls."""
+    """Returns outputs (S, B, units) of S = DRAWS calls."""
 
     def one(_):
         return layer(x, training=training, **arguments)
@@ -124,7 +124,7 @@ def draws(layer, x, training, **arguments):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_recurrent_state_is_dropped_too(training):
-    """One LSTM step from a state h, with gates that are open: c = h R m / (1 - rate)."""
+    """One LSTM step from state h with constant gates is proportional to h R m / (1 - rate)."""
     rate = 0.25
     layer = layers.MCLSTM(3, recurrent_dropout=rate, activation="linear", use_bias=False, seed=0)
     x, h = np.zeros((2, 1, 2), "float32"), RNG.normal(size=(2, 3)).astype("float32")
@@ -142,7 +142,7 @@ def test_the_recurrent_state_is_dropped_too(training):
 
 @pytest.mark.parametrize(("kind", "keras_kind"), PAIRS)
 def test_masks_are_the_same_at_every_step(kind, keras_kind):
-    """Under one draw the layer is the Keras layer on masked inputs, for all steps and masks."""
+    """With one set of masks the layer equals the Keras layer on masked inputs at every step."""
     layer = kind(4, dropout=0.5, return_sequences=True, return_state=True, seed=0)
     plain = keras_kind(4, return_sequences=True, return_state=True)
     x = sequences(features=3)

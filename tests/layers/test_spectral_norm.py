@@ -1,4 +1,4 @@
-"""Bounds on norms against singular values, of convolutions' explicit matrices too."""
+"""Tests of norm bounds against singular values of kernels and of explicit convolution matrices."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def test_equal_singular_values_are_the_worst_case():
 
 
 def convolution(kernel, strides, padding, size=5):
-    """Returns the matrix of a convolution of images of size x size."""
+    """Returns the matrix of a convolution of size x size images."""
     count = size * size * kernel.shape[2]
     images = np.eye(count, dtype="float32").reshape(count, size, size, -1)
     return tf.nn.conv2d(images, kernel, strides, padding).numpy().reshape(count, -1)
@@ -34,7 +34,7 @@ def convolution(kernel, strides, padding, size=5):
 @pytest.mark.parametrize("positive", [True, False])
 def test_convolutions(shape, positive):
     kernel = RNG.normal(size=shape).astype("float32")
-    kernel = np.abs(kernel) if positive else kernel  # the first are large at low frequencies
+    kernel = np.abs(kernel) if positive else kernel  # positive ones are large at low frequencies
     found = float(CONSTRAINT.norm_bound(kernel))
     norms = [
         np.linalg.norm(convolution(kernel, strides, padding), 2)
@@ -53,7 +53,7 @@ def test_small_kernels_stay_and_large_ones_are_scaled():
     small, zero = 0.1 * np.eye(5, dtype="float32"), np.zeros((3, 3, 2, 2), "float32")
     np.testing.assert_array_equal(CONSTRAINT(small), small)
     np.testing.assert_array_equal(CONSTRAINT(zero), zero)
-    tiny = 1e-23 * np.eye(5, dtype="float32")  # as decay leaves them; squares are 0 in float32
+    tiny = 1e-23 * np.eye(5, dtype="float32")  # as after weight decay; squares are 0
     np.testing.assert_array_equal(CONSTRAINT(tiny), tiny)
     large = RNG.normal(size=(6, 5))
     ratio = CONSTRAINT(large) / large

@@ -1,4 +1,4 @@
-"""Calibration errors against loops and TensorFlow Probability, and the floor that chance puts."""
+"""Calibration errors against loops and TensorFlow Probability, and the calibration floor."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tfp_bayes import metrics
 RNG = np.random.default_rng(0)
 PROBS = RNG.dirichlet([0.5] * 4, 200)
 LABELS = np.array([RNG.choice(4, p=p) for p in PROBS])
-# Votes of ten samples, which fall on the edges of ten bins.
+# Votes of ten samples; their shares fall on the edges of ten bins.
 VOTES = RNG.multinomial(10, [0.7, 0.2, 0.1], 300) / 10
 VOTED = RNG.integers(0, 3, 300)
 
@@ -41,7 +41,7 @@ def test_equal_mass_keeps_ties_together_in_any_order():
             expected = table
         np.testing.assert_array_equal(table.counts, expected.counts)
         np.testing.assert_allclose(table.accuracy, expected.accuracy)
-    # One bin for each distinct confidence that begins one: no more bins than values.
+    # Equal confidences share a bin, so there are at most as many bins as distinct values.
     assert (expected.counts > 0).sum() <= len(np.unique(VOTES.max(1)))
     same = np.tile([0.6, 0.4], (30, 1))
     table = metrics.reliability_bins([0] * 30, same, 15, "equal_mass")
@@ -64,7 +64,7 @@ def test_a_confidence_of_one_is_in_the_last_bin():
 
 
 def test_equals_tensorflow_probability():
-    """Its bins are [lo, hi), which is no difference where no confidence is on an edge."""
+    """TFP's bins are [lo, hi); without a confidence on an edge that makes no difference."""
     expected = tfp.stats.expected_calibration_error(
         10, np.log(PROBS).astype("float32"), LABELS.astype("int32")
     )
@@ -73,7 +73,7 @@ def test_equals_tensorflow_probability():
 
 
 def test_classwise_error_is_the_mean_of_binary_ones():
-    """Of a binary forecast p, put so that the class is the surer guess in every bin above 1/2."""
+    """The oracle loops over the bins of each class's probability."""
     errors = []
     for k in range(4):
         total = 0
@@ -94,7 +94,7 @@ def test_a_class_without_labels_counts_in_the_classwise_error():
 
 def test_maximum_error_leaves_out_bins_of_few():
     probs = [[0.95, 0.05]] * 9 + [[0.75, 0.25]] * 10
-    labels = [1] * 9 + [0] * 8 + [1] * 2  # gaps .95 of nine rows, .05 of ten
+    labels = [1] * 9 + [0] * 8 + [1] * 2  # gap 0.95 in the bin of nine, 0.05 in the bin of ten
     assert metrics.maximum_calibration_error(labels, probs) == pytest.approx(0.05)
     with pytest.raises(ValueError, match=r"at least 10 rows. Received: 9 rows, at most 9"):
         metrics.maximum_calibration_error(labels[:9], probs[:9])
@@ -105,7 +105,7 @@ def test_one_row():
     assert metrics.expected_calibration_error([1], probs) == pytest.approx(0.3)
     assert metrics.classwise_calibration_error([1], probs) == pytest.approx(0.3)
     floor = metrics.calibration_floor(probs, num_draws=20_000)
-    # .7 of the time the gap is .3, else .7.
+    # The gap is 0.3 with probability 0.7, and 0.7 otherwise.
     assert floor.mean == pytest.approx(0.42, abs=5.5 * 0.4 * np.sqrt(0.21 / 20_000))
     assert floor.quantile_95 == pytest.approx(0.7)
     with pytest.raises(ValueError, match="at least 15 rows for 15 bins of equal mass"):
@@ -147,7 +147,7 @@ def test_brier_decomposition_is_an_identity(num_bins, bins):
 
 
 def test_brier_decomposition_by_hand():
-    """Forecasts .8 and .4 of the first class, twice each; frequencies 1/2 and 0, overall 1/4."""
+    """Forecasts 0.8 and 0.4 of the first class, two each; frequencies 1/2 and 0, base rate 1/4."""
     probs = [[0.8, 0.2], [0.8, 0.2], [0.4, 0.6], [0.4, 0.6]]
     terms = metrics.brier_decomposition([0, 1, 1, 1], probs, num_bins=2)
     assert terms.reliability == pytest.approx(0.3**2 + 0.4**2)

@@ -1,4 +1,4 @@
-"""Streams give what the plain functions give, in `fit` and `evaluate` too."""
+"""Keras metrics return what the plain functions return, in `fit` and `evaluate` too."""
 
 import keras
 import numpy as np
@@ -84,7 +84,7 @@ def test_half_precision(metric, function):
 def test_weights_repeat_rows(metric, function):
     weight = RNG.integers(0, 3, N)
     if isinstance(metric, metrics.MaximumCalibrationError):
-        weight = np.minimum(weight, 1)  # ten rows are ten rows, whatever their weights
+        weight = np.minimum(weight, 1)  # its ten-row limit counts rows, not weights
     expected = function(np.repeat(LABELS, weight), np.repeat(PROBS, weight, axis=0))
     for given in (weight, weight[:, None], weight.astype("float32")):
         assert stream(metric, LABELS, PROBS, given) == pytest.approx(expected, abs=1e-12)
@@ -173,7 +173,7 @@ def test_what_is_no_probability_is_refused(metric, function):
                 run(y, PROBS)
         with pytest.raises(ValueError, match="axes for `sample_weight`"):
             run(LABELS, PROBS, np.ones((N, 2)))
-    assert np.isnan(float(metric.result()))  # not a row yet
+    assert np.isnan(float(metric.result()))  # no row was added
     p = np.where(np.arange(N)[:, None] == 3, np.nan, PROBS)
     assert np.isnan(stream(metric, LABELS, p))
     assert not np.isnan(stream(metric, LABELS, PROBS))
@@ -181,11 +181,11 @@ def test_what_is_no_probability_is_refused(metric, function):
 
 @pytest.mark.parametrize("metric", [metrics.BrierScore(), metrics.RootMeanSquaredError()])
 def test_outputs_without_an_axis_of_columns_are_refused(metric):
-    """Sigmoids (N,) that sum to 1 would pass for one row of N classes."""
+    """Sigmoid outputs (N,) that sum to 1 could be mistaken for one row of N classes."""
     for run in (metric.update_state, tf.function(metric.update_state)):
         with pytest.raises(ValueError, match=r"\(N, ..., K\), for `y_pred`.* shape \(3,\)"):
             run([0.0, 1.0, 0.0], [0.2, 0.5, 0.3])
-    specs = [tf.TensorSpec([None], "float32")] * 2  # as of a batch of any size
+    specs = [tf.TensorSpec([None], "float32")] * 2  # a batch of unknown size
     with pytest.raises(ValueError, match=r"shape \(None,\).*Dense\(1\)"):
         tf.function(metric.update_state).get_concrete_function(*specs)
 
@@ -273,7 +273,7 @@ def test_in_fit_and_evaluate_under_xla():
 
 
 def test_replicas_are_summed(two_replicas):
-    """Without `fit`, in which each replica has batch normalization's statistics of its own."""
+    """Evaluates without `fit`, because in `fit` each replica has its own batch statistics."""
     with two_replicas.scope():
         model = classifier()
         model.compile("sgd", LOSS, metrics=new_metrics())

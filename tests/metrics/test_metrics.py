@@ -1,4 +1,4 @@
-"""Scores of predictions, against loops, scikit-learn and hand-computed cases."""
+"""Metrics of classification against loops, scikit-learn and hand-computed cases."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_calibration_error_by_hand():
     # In one bin their signs would cancel to 0.125.
     edge = [[0.5, 0.5], [0.25, 0.75]]
     assert metrics.expected_calibration_error([1, 1], edge, 2) == pytest.approx(0.375)
-    # Half precision can round a confidence above 1: the last bin's, whose gap is then 0.099 / 2.
+    # Half precision can round a confidence above 1, which belongs to the last bin: gap 0.099 / 2.
     above = [[0.9, 0.1], [1.001, 0.0]]
     assert metrics.expected_calibration_error([0, 0], above, 2) == pytest.approx(0.0495)
 
@@ -55,7 +55,7 @@ def test_calibration_error_has_15_bins_unless_told():
 
 def test_brier_by_hand():
     probs = [[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]]
-    # 0.09 + 0.04 + 0.01, and the largest score there is: 1 + 1.
+    # 0.09 + 0.04 + 0.01, and the largest possible score, 1 + 1.
     assert metrics.brier([0, 1], probs) == pytest.approx((0.14 + 2) / 2)
 
 
@@ -101,7 +101,7 @@ def test_refuses_bins_that_are_no_count(num_bins):
 
 
 def test_temperature_is_found_again():
-    """Labels drawn from the probabilities, which were then made too sure by 3."""
+    """Labels are drawn from probabilities that are then sharpened by a temperature of 1/3."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20_000, 4))
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Scores of regression against scoringrules, quadrature and hand-computed cases."""
+"""Metrics of regression against scoringrules, quadrature and hand-computed cases."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_rmse_and_nll():
     assert metrics.rmse(Y, LOC) == pytest.approx(np.sqrt(np.mean((Y - LOC) ** 2)))
     expected = -stats.norm(LOC, SCALE).logpdf(Y).mean()
     assert metrics.normal_nll(Y, LOC, SCALE) == pytest.approx(expected, abs=1e-12)
-    # Targets of an example are summed, examples averaged.
+    # The score sums over the targets of an example and averages over examples.
     wide = [each.reshape(-1, 2) for each in (Y, LOC, SCALE)]
     assert metrics.normal_nll(*wide) == pytest.approx(2 * expected, abs=1e-12)
 
@@ -55,7 +55,7 @@ def test_crps_of_equal_components_is_that_of_one():
 
 
 def test_fair_scores_do_not_depend_on_the_number_of_samples():
-    """Of a standard normal prediction of 0: 0.2337. The biased score adds 1 / (S sqrt(pi))."""
+    """A standard normal prediction of 0 scores 0.2337; the biased score adds 1 / (S sqrt(pi))."""
     exact = metrics.crps_normal([0.0], [0.0], [1.0])
     draws = np.random.default_rng(3).normal(size=(4, 20_000))
     y = np.zeros(20_000)
@@ -96,7 +96,7 @@ def test_pit():
 def test_pit_of_calibrated_predictions():
     rng = np.random.default_rng(4)
     num_rows = 20_000
-    # A count, so that most samples tie, and few samples.
+    # Counts and few samples, so that most samples tie.
     y, samples = rng.poisson(2.0, num_rows), rng.poisson(2.0, (5, num_rows))
     pit = metrics.sample_pit(y, samples)
     assert stats.kstest(pit, "uniform").pvalue > 1e-6
@@ -131,14 +131,15 @@ COLUMN = np.zeros((N, 1))
         (metrics.normal_nll, (Y, LOC, -SCALE), "Expected positive numbers for `scale`"),
         (metrics.crps_normal, (Y, LOC, 0 * SCALE), "Expected positive numbers for `scale`"),
         (metrics.normal_pit, (Y, LOC, SCALE * np.nan), "finite numbers for `scale`"),
-        (metrics.crps_mixture, (Y, LOC, SCALE), r"Expected shape \(S, 40\) for `samples`"),
+        (metrics.crps_mixture, (Y, LOC, SCALE), r"Expected shape \(S, 40\) for `loc`"),
+        (metrics.crps_mixture, (Y, LOCS, SCALES * np.nan), "finite numbers for `scale`"),
         (metrics.crps_mixture, (Y, LOCS, SCALES[:3]), "`loc` for `scale`"),
         (metrics.crps_mixture, (Y, LOCS, -SCALES), "positive numbers for `scale`"),
         (metrics.crps_mixture, (Y, LOCS, SCALES, np.ones(S)), "sum to 1 for `weights`"),
         (metrics.crps_mixture, (Y, LOCS, SCALES, [np.nan] * S), "sum to 1 for `weights`"),
         (metrics.crps_samples, (Y, SAMPLES.T), "sample axis comes first"),
         (metrics.crps_samples, (Y, SAMPLES * np.nan), "finite numbers for `samples`"),
-        (metrics.energy_score, (Y, SAMPLES), "Hint: crps_samples"),
+        (metrics.energy_score, (Y, SAMPLES), "Hint: use crps_samples"),
         (metrics.interval_coverage, (Y, LOC + 1, LOC), "at or below its upper"),
         (metrics.interval_score, (Y, LOC * np.nan, LOC), "at or below its upper"),
         (metrics.interval_score, (Y, LOC, LOC, 90), "level=90"),

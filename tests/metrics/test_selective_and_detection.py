@@ -1,4 +1,4 @@
-"""What ranks examples, against scikit-learn, loops and hand-computed cases, ties included."""
+"""Metrics that rank examples, against scikit-learn, loops and hand-computed cases with ties."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from tfp_bayes import metrics
 
-TOY = [0, 0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.5]  # errors, and uncertainties one minus confidence
+TOY = [0, 0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4, 0.5]  # errors and uncertainties
 
 
 def cases():
     rng = np.random.default_rng(0)
     for num_rows in (2, 7, 60, 300):
-        for levels in (3, 10, 10**9):  # few: nearly all are ties
+        for levels in (3, 10, 10**9):  # few levels give many ties
             errors = rng.random(num_rows) < 0.3
             errors[:2] = 0, 1
             yield errors, rng.integers(0, levels, num_rows) / levels + 0.1 * errors.round()
@@ -76,7 +76,7 @@ def test_all_right_all_wrong_and_one_example(wrong):
         assert metrics.augrc(errors, uncertainty) == wrong / 2
         assert metrics.coverage_at_risk(errors, uncertainty, 0.1) == 1 - wrong
         assert metrics.accuracy_at_coverage(errors, uncertainty, 0.5) == 1 - wrong
-        with pytest.raises(ValueError, match=r"right and wrong guesses.*Hint: augrc"):
+        with pytest.raises(ValueError, match=r"right and wrong predictions.*Hint: augrc"):
             metrics.error_auroc(errors, uncertainty)
 
 
@@ -92,11 +92,11 @@ def test_thresholds_by_hand():
     at_coverage = [
         metrics.accuracy_at_coverage(errors, uncertainty, c) for c in (0.01, 0.2, 0.4, 0.6, 0.8, 1)
     ]
-    np.testing.assert_allclose(at_coverage, [1, 1, 0.5, 0.75, 0.75, 0.6])  # a tie is taken whole
+    np.testing.assert_allclose(at_coverage, [1, 1, 0.5, 0.75, 0.75, 0.6])  # ties are kept together
     at_risk = [metrics.coverage_at_risk(errors, uncertainty, r) for r in (0, 0.24, 0.25, 0.4)]
     np.testing.assert_allclose(at_risk, [0.2, 0.2, 0.8, 1])
     assert metrics.coverage_at_risk([1, 0], [0.1, 0.2], 0.3) == 0
-    # 3 of 10 is a coverage of .3, and 1 of 10 a risk of .1, however they are written.
+    # Rounding errors in 1 - 0.7 and 1 - 0.9 must not matter.
     ten = np.arange(10)
     assert metrics.accuracy_at_coverage(ten == 2, ten, 1 - 0.7) == pytest.approx(2 / 3)
     assert metrics.coverage_at_risk(ten == 2, ten, 1 - 0.9) == 1
@@ -143,7 +143,7 @@ def test_detection_equals_scikit_learn(is_out, score):
 
 
 def test_the_convention_matters_where_it_does():
-    """The other one, familiar as positive, has the same AUROC and other rates."""
+    """With in-distribution as positive, the AUROC is the same and the FPR differs."""
     familiar, other = [0.1, 0.2, 0.3, 0.35], [0.25, 0.7, 0.8, 0.9]
     assert metrics.auroc(familiar, other) == metrics.auroc(-np.array(other), -np.array(familiar))
     assert metrics.fpr_at_tpr(familiar, other) == 0.5

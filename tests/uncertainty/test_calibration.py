@@ -14,7 +14,7 @@ from tfp_bayes.uncertainty import Isotonic, VectorScaling, apply_temperature, fi
 
 
 class Given(ClassifierMixin, BaseEstimator):
-    """A classifier whose inputs are its probabilities."""
+    """A classifier that returns its inputs as probabilities."""
 
     def fit(self, x, y):
         self.classes_ = np.unique(y)
@@ -28,7 +28,7 @@ class Given(ClassifierMixin, BaseEstimator):
 
 
 def drawn(rows=1500, num_classes=4, seed=0):
-    """Labels, and probabilities that are too sure and of the wrong frequencies."""
+    """Labels, and probabilities that are overconfident and have the wrong class frequencies."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(rows, num_classes)) * 2
     truth = softmax(logits * 0.5 + np.linspace(-0.5, 0.5, num_classes), axis=1)
@@ -65,7 +65,7 @@ def test_isotonic_equals_scikit_learn_but_for_impossible_classes(case, weighted)
     theirs = scikit(y, p, "isotonic", weights).calibrated_classifiers_[0].calibrators
     raw = np.stack([each.predict(p[:, k]) for k, each in enumerate(theirs)], axis=1)
     raised = np.clip(raw, 1 / (number + 2), 1 - 1 / (number + 2))
-    rows = slice(None) if weights is None else weights > 0  # which are knots, or between equal ones
+    rows = slice(None) if weights is None else weights > 0  # at knots or between equal ones
     expected = raised / raised.sum(1, keepdims=True)
     np.testing.assert_allclose(fitted(p)[rows], expected[rows], atol=1e-6)
     assert raw.min() == 0 < fitted(p).min()
@@ -118,7 +118,7 @@ def test_two_classes_mirror_each_other(case):
 
 @pytest.mark.parametrize("fit", [VectorScaling.fit, Isotonic.fit])
 def test_certain_probabilities(fit):
-    """Zeros and ones, some of them wrong, give finite losses on other examples."""
+    """Wrong probabilities of 0 and 1 in training still give finite losses on other examples."""
     y = np.arange(1200) % 3
     p = np.eye(3)[np.where(np.arange(1200) % 10 == 0, (y + 1) % 3, y)]
     calibrated = fit(y, p)

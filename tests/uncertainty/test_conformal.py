@@ -1,4 +1,4 @@
-"""Conformal scores and quantiles against their theory, MAPIE and examples by hand."""
+"""Conformal scores and quantiles against theory, MAPIE and hand-computed cases."""
 
 import math
 import warnings
@@ -22,7 +22,7 @@ REPETITIONS, CALIBRATION, TEST, COVERAGE = 1000, 60, 30, 0.9
 
 
 def classes(num_rows, num_classes=5, seed=0):
-    """Probabilities that are wrong in a way that no method is told, and labels."""
+    """Miscalibrated probabilities, and labels."""
     rng = np.random.default_rng(seed)
     truth = rng.dirichlet(np.ones(num_classes) / 2, num_rows)
     labels = (truth.cumsum(1) > rng.random((num_rows, 1))).argmax(1)
@@ -31,11 +31,11 @@ def classes(num_rows, num_classes=5, seed=0):
 
 
 def scores_of(method, num_rows):
-    """Scores at the true labels of exchangeable examples."""
+    """Scores of exchangeable examples at their true labels."""
     if method in ("normalized", "cqr"):
         rng = np.random.default_rng(1)
         scale = rng.uniform(0.1, 2, num_rows)
-        y = scale * rng.standard_t(3, num_rows)  # which the model takes for normal
+        y = scale * rng.standard_t(3, num_rows)  # the model assumes a normal
         if method == "normalized":
             return normalized_scores(y, np.zeros(num_rows), scale)
         return cqr_scores(y, -scale, scale)
@@ -49,11 +49,11 @@ def scores_of(method, num_rows):
 
 
 def check_counts(counts, rank, num_calibration):
-    """Counts of covered test examples have the distribution that theory gives, exactly."""
+    """Counts of covered test examples follow the exact distribution from theory."""
     theory = betabinom(TEST, rank, num_calibration + 1 - rank)
     z = (counts.mean() - theory.mean()) / (theory.std() / math.sqrt(len(counts)))
     assert abs(z) < 5.5
-    edges = [0, 24, 26, 27, 28, 29, 30]  # of about equal probability
+    edges = [0, 24, 26, 27, 28, 29, 30]  # cells of about equal probability
     expected = np.diff([*(theory.cdf(e - 1) for e in edges), 1])
     found = np.histogram(counts, [*edges, TEST + 1])[0]
     assert chisquare(found, expected * len(counts)).pvalue > 1e-7
@@ -80,7 +80,7 @@ def test_each_class_is_covered():
     scores = lac_scores(probs)[np.arange(len(labels)), labels]
     size = CALIBRATION + TEST
     per_class = [scores[labels == k][: REPETITIONS // 2 * size] for k in range(3)]
-    blocks = [each.reshape(-1, size) for each in per_class]  # one repetition a row
+    blocks = [each.reshape(-1, size) for each in per_class]  # one repetition per row
     counts = []
     for rows in zip(*blocks):
         given = np.concatenate([row[:CALIBRATION] for row in rows])
@@ -170,7 +170,7 @@ def test_aps_and_raps_by_hand():
     np.testing.assert_allclose(
         aps_scores(p, u, penalty=0.5, free_ranks=1), np.add(expected, [[1.0, 0, 0.5]])
     )
-    np.testing.assert_allclose(aps_scores([[0.5, 0.5]], [0.5]), [[0.25, 0.75]])  # first is first
+    np.testing.assert_allclose(aps_scores([[0.5, 0.5]], [0.5]), [[0.25, 0.75]])  # class order
 
 
 def test_sets_have_no_holes():
@@ -227,7 +227,7 @@ def test_row_uniforms():
         (lambda: row_uniforms([0.5, 0.5]), r"Expected \(N, K\) for `probs`"),
         (lambda: choose_raps_penalty([2], [[0.5, 0.5]], [0.5]), "Expected labels"),
         (lambda: normalized_scores([1.0], [0.0], [0.0]), "positive standard deviations"),
-        (lambda: normalized_scores([1.0], [[0.0]], [[1.0]]), "arrays of one shape"),
+        (lambda: normalized_scores([1.0], [[0.0]], [[1.0]]), "arrays of the same shape"),
         (lambda: normalized_scores([np.nan], [0.0], [1.0]), "for `y_true`"),
         (lambda: cqr_scores([1.0], [-np.inf], [1.0]), "for `lower`"),
     ],

@@ -13,7 +13,7 @@ from tfp_bayes.uncertainty import Conformal, aps_scores, row_uniforms
 
 
 class Given:
-    """A predictor whose inputs are its answers."""
+    """A predictor that returns its inputs as predictions."""
 
     def __init__(self, likelihood="categorical"):
         self.likelihood = likelihood
@@ -141,7 +141,7 @@ def test_too_few_examples_cover_everything_and_it_says_so():
         (lambda p, y: Conformal(Given("normal")).fit(p, y), "of categorical or bernoulli"),
         (lambda p, y: Conformal(Given(), "cqr").fit(p, y), "of normal likelihood"),
         (lambda p, y: Conformal(Given()).fit(p[:, None], y), "mean of shape"),
-        (lambda p, y: Conformal.load(__file__, Given()), "Expected a file of Conformal.save"),
+        (lambda p, y: Conformal.load(__file__, Given()), "Expected a file from Conformal.save"),
     ],
 )
 def test_refuses(call, message):
@@ -186,4 +186,4 @@ def test_a_regression_of_two_targets(method):
     assert lower.shape == (50, 2)
     assert conformal.quantile.shape == (2,)
     covered = ((lower <= x[:, :2]) & (x[:, :2] <= upper)).sum(0)
-    assert np.array_equal(covered, [41, 41])  # the 41st smallest of 50 scores is the quantile
+    assert np.array_equal(covered, [41, 41])  # the quantile is the 41st smallest of 50

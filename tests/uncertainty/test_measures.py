@@ -69,7 +69,7 @@ def test_entropies_equal_scipy():
 def test_equal_samples_carry_no_epistemic_uncertainty():
     samples = np.repeat(dirichlet(1, 500, 4), 5, axis=0)
     total = uncertainty.predictive_entropy(samples)
-    # Rounding puts some differences below 0, so this sees the clipping.
+    # Rounding makes some differences negative, so this fails without the clipping.
     assert (total - uncertainty.expected_entropy(samples)).min() < 0
     assert uncertainty.mutual_information(samples).min() == 0
     assert uncertainty.mutual_information(samples).max() < 1e-12
@@ -80,10 +80,10 @@ def test_votes_by_hand():
     best = np.array([[0, 1], [0, 2], [1, 0], [0, 2], [0, 1]])  # (S, N): 4 of 5, then 2 of 5
     samples = 0.1 + 0.7 * np.eye(3)[best]
     np.testing.assert_allclose(uncertainty.variation_ratio(samples, votes=True), [0.2, 0.6])
-    # A tie splits the vote: whoever is sure of nothing must not look certain.
+    # A tie splits the vote, so a completely uncertain sample does not look certain.
     undecided = np.full((3, 1, 4), 0.25)
     np.testing.assert_allclose(uncertainty.variation_ratio(undecided, votes=True), [0.75])
-    # Two narrow wins against one sure loss: the votes and the mean choose different classes.
+    # Two narrow majorities against one certain sample: votes and mean choose different classes.
     samples = [[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]]
     np.testing.assert_allclose(uncertainty.variation_ratio(samples, votes=True), [1 / 3])
     np.testing.assert_allclose(uncertainty.variation_ratio(samples), [0.34])
@@ -97,7 +97,7 @@ def test_variance_of_the_label_splits_into_within_and_between_samples():
 
 
 def test_variance_of_nearly_equal_samples_survives():
-    # mean(p^2) - mean(p)^2 would lose all of it.
+    # mean(p^2) - mean(p)^2 would lose all digits.
     step = 2.0**-32
     samples = [[[0.5 - step, 0.5 + step]], [[0.5 + step, 0.5 - step]]]
     np.testing.assert_array_equal(uncertainty.epistemic_variance(samples), [[step**2, step**2]])

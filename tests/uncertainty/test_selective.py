@@ -1,4 +1,4 @@
-"""`SelectiveClassifier`: what it trusts is as seldom wrong as it says."""
+"""`SelectiveClassifier`: trusted labels meet the guaranteed error rate."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from tfp_bayes.uncertainty import SelectiveClassifier, risk_bound
 
 
 class Given:
-    """A predictor whose inputs are its answers."""
+    """A predictor that returns its inputs as predictions."""
 
     likelihood = "categorical"
 
@@ -21,7 +21,7 @@ class Given:
 
 
 def binary(num_rows, rng):
-    """Confidences uniform on [0.5, 1], and labels that are right as often."""
+    """Calibrated confidences, uniform on [0.5, 1], and labels."""
     p = rng.uniform(0.5, 1, num_rows)
     return np.stack([p, 1 - p], 1), (rng.random(num_rows) > p).astype("int64")
 
@@ -53,7 +53,7 @@ def test_bound_refuses(errors, trials, confidence, message):
 @pytest.mark.filterwarnings("ignore:No label is trusted")
 @pytest.mark.parametrize("risk", [0.03, 0.1])
 def test_the_risk_is_exceeded_as_seldom_as_promised(risk):
-    """Trusting p > c of uniform confidences has a risk of (1 - c) / 2, known exactly."""
+    """With uniform confidences, trusting p > c has the exact risk (1 - c) / 2."""
     rng, exceeded, coverage = np.random.default_rng(0), [], []
     for _ in range(1000):
         selective = SelectiveClassifier(Given())
@@ -63,12 +63,12 @@ def test_the_risk_is_exceeded_as_seldom_as_promised(risk):
         coverage.append(selective.coverage)
     assert np.sum(exceeded) <= binom.ppf(1 - 1e-7, 1000, 0.1)
     if risk == 0.1:
-        assert np.sum(exceeded) > 5  # neither is it far too careful
-        assert 0.09 < np.mean(coverage) < 0.4  # 0.4 is what knowing everything would give
+        assert np.sum(exceeded) > 5  # the bound is not far too loose
+        assert 0.09 < np.mean(coverage) < 0.4  # 0.4 is the coverage of the exact threshold
 
 
 def test_no_threshold_is_tried_after_the_first_that_fails():
-    """Choosing the largest that passes among all would need a correction for trying many."""
+    """Choosing the largest threshold that passes among all would need a correction."""
     p, y = np.linspace(0.99, 0.51, 1050), np.zeros(1050, "int64")
     y[40:50] = 1  # 1 of 41 passes and 2 of 42 fails; 10 of all 1050 would pass again
     bounds = [
@@ -144,7 +144,7 @@ def test_a_model_saved_and_changed(tmp_path):
 
 @pytest.mark.parametrize("score", ["predictive_entropy", "mutual_information"])
 def test_the_score_asked_for_decides_on_samples_asked_for(score):
-    """Two scores of opposite order, and a predictor that tells what it was called with."""
+    """A predictor with two scores in opposite order, which records its arguments."""
     x, y = binary(50, np.random.default_rng(0))
     entropy, calls = np.linspace(0, 1, 50), []
 

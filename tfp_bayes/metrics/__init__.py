@@ -1,8 +1,8 @@
-"""Metrics, which compare predictions with labels: plain functions beside Keras classes.
+"""Metrics that compare predictions with labels, as plain functions and as Keras classes.
 
-The functions take whole arrays. The classes stream, for `compile(metrics=[...])`, and give the same
-numbers; what ranks examples (`selective`, `detection`) or cuts them into bins of equal mass needs
-all scores and has no class.
+The functions take whole arrays. The classes accumulate batches, for `compile(metrics=[...])`, and
+return the same numbers. Metrics that rank examples (`selective`, `detection`) or bin them by equal
+mass need all scores at once and have no class.
 """
 
 from tfp_bayes.metrics.calibration import (

@@ -1,4 +1,4 @@
-"""Errors of calibration, and the floor: how large that of calibrated confidences would look."""
+"""Calibration errors, and their floor: the error that calibrated probabilities show by chance."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,17 @@ from tfp_bayes._plumbing.bins import assign_bins
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import as_labelled
 
-SMALLEST_BIN = 10  # rows; the gap of fewer is mostly chance
-_ROWS_AT_ONCE = 2**22  # random numbers held in memory
+SMALLEST_BIN = 10  # rows; with fewer, the gap is mostly chance
+_ROWS_AT_ONCE = 2**22  # random numbers held in memory at once
 
 
 class ReliabilityBins(NamedTuple):
-    """What a reliability diagram shows, one entry a bin, see `reliability_bins`.
+    """Data of a reliability diagram, one entry per bin. See `reliability_bins`.
 
     Attributes:
-        counts: (num_bins,) examples.
+        counts: (num_bins,) number of examples.
         confidence: (num_bins,) mean confidence; NaN in an empty bin.
-        accuracy: (num_bins,) share of correct guesses; NaN in an empty bin.
+        accuracy: (num_bins,) share of correct predictions; NaN in an empty bin.
     """
 
     counts: np.ndarray
@@ -28,27 +28,27 @@ class ReliabilityBins(NamedTuple):
 
     @property
     def gap(self) -> np.ndarray:
-        """How far confidence and accuracy are apart, (num_bins,); 0 in an empty bin."""
+        """The absolute difference of confidence and accuracy, (num_bins,); 0 in an empty bin."""
         return np.where(self.counts > 0, np.abs(self.accuracy - self.confidence), 0.0)
 
 
 def reliability_bins(
     y_true: ArrayLike, probs: ArrayLike, num_bins: int = 15, bins: str = "equal_width"
 ) -> ReliabilityBins:
-    """Returns mean confidence and accuracy by bins of confidence.
+    """Returns mean confidence and accuracy in bins of confidence.
 
-    Use it to draw a reliability diagram, or to see where an error of calibration comes from.
+    Use it to draw a reliability diagram, or to see where a calibration error comes from.
 
     Args:
         y_true: (N,) integer labels.
-        probs: (N, K) probabilities; the largest of a row is its confidence.
-        num_bins: Bins (lo, hi] that divide [0, 1].
-        bins: "equal_width", or "equal_mass" for bins of N / num_bins rows, where equal confidences
-            share a bin.
+        probs: (N, K) probabilities; the largest in a row is its confidence.
+        num_bins: Number of bins (lo, hi] that divide [0, 1].
+        bins: "equal_width", or "equal_mass" for bins of about N / num_bins rows. Rows of equal
+            confidence always share a bin.
 
     Raises:
         ValueError: If labels and probabilities do not match, `num_bins` is below 1, or there are
-            fewer rows than bins of equal mass.
+            fewer rows than equal-mass bins.
 
     Example:
 
@@ -65,24 +65,25 @@ def expected_calibration_error(
 ) -> float:
     """Mean gap between confidence and accuracy, over bins of confidence.
 
-    Use it to see whether confidences can be read as frequencies. Zero does not mean useful:
-    predicting the class frequencies for every input is calibrated too. It is never zero by
-    chance: print `calibration_floor` beside it, below which there is nothing to compare. The
-    Keras metric `ExpectedCalibrationError` streams it for bins of equal width; those of equal mass
-    need all confidences.
+    Use it to see whether confidences can be read as frequencies. An error of zero does not make a
+    model useful: predicting the class frequencies for every input is calibrated too. In a finite
+    sample the error is positive even for calibrated probabilities, so report `calibration_floor`
+    beside it and do not compare errors below that floor. The Keras metric
+    `ExpectedCalibrationError` streams it for equal-width bins; equal-mass bins need all
+    confidences at once.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
-        num_bins: Bins (lo, hi] that divide [0, 1]; published figures use 10 or 15.
-        bins: "equal_width", or "equal_mass" for bins of N / num_bins rows ("adaptive").
+        num_bins: Number of bins (lo, hi] that divide [0, 1]; published results use 10 or 15.
+        bins: "equal_width", or "equal_mass" for bins of about N / num_bins rows ("adaptive").
 
     Returns:
         Float in [0, 1].
 
     Raises:
         ValueError: If labels and probabilities do not match, `num_bins` is below 1, or there are
-            fewer rows than bins of equal mass.
+            fewer rows than equal-mass bins.
 
     Reference:
         Guo et al. 2017, equation 3, arXiv:1706.04599; equal mass as in Nixon et al. 2019,
@@ -100,15 +101,15 @@ def expected_calibration_error(
 def maximum_calibration_error(
     y_true: ArrayLike, probs: ArrayLike, num_bins: int = 15, bins: str = "equal_width"
 ) -> float:
-    """Largest gap between confidence and accuracy among bins of ten rows or more.
+    """Largest gap between confidence and accuracy among bins with at least ten rows.
 
-    Use it where the worst confidence matters, not the average one. It is noisier than the mean
-    gap. The Keras metric `MaximumCalibrationError` streams it.
+    Use it when the worst gap matters rather than the average one. It is noisier than the mean
+    gap. The Keras metric `MaximumCalibrationError` streams it for equal-width bins.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
-        num_bins: Bins (lo, hi] that divide [0, 1].
+        num_bins: Number of bins (lo, hi] that divide [0, 1].
         bins: "equal_width" or "equal_mass".
 
     Returns:
@@ -118,7 +119,8 @@ def maximum_calibration_error(
         ValueError: If labels and probabilities do not match, or no bin has ten rows.
 
     Reference:
-        Guo et al. 2017, equation 5, arXiv:1706.04599, without the bins that are mostly chance.
+        Guo et al. 2017, equation 5, arXiv:1706.04599, without bins so small that their gap is
+        mostly chance.
 
     Example:
 
@@ -129,7 +131,7 @@ def maximum_calibration_error(
     if table.counts.max() < SMALLEST_BIN:
         raise ValueError(
             f"Expected a bin of at least {SMALLEST_BIN} rows. Received: {table.counts.sum()} rows, "
-            f"at most {table.counts.max()} in a bin. Hint: more rows, or fewer bins."
+            f"at most {table.counts.max()} in a bin. Hint: use more rows or fewer bins."
         )
     return float(table.gap[table.counts >= SMALLEST_BIN].max())
 
@@ -137,22 +139,23 @@ def maximum_calibration_error(
 def classwise_calibration_error(
     y_true: ArrayLike, probs: ArrayLike, num_bins: int = 15, bins: str = "equal_width"
 ) -> float:
-    """Mean over classes of the calibration error of that class' probability.
+    """Calibration error of each class's probability, averaged over classes.
 
-    Use it where all probabilities are read, not only the largest, as costs that differ by class
-    need. The Keras metric `ClasswiseCalibrationError` streams it for bins of equal width.
+    Use it when a decision reads all probabilities and not only the largest, for example because
+    costs differ by class. The Keras metric `ClasswiseCalibrationError` streams it for equal-width
+    bins.
 
     Args:
-        y_true: (N,) integer labels; a class without any counts, its frequency is 0.
+        y_true: (N,) integer labels. A class without labels is included, with frequency 0.
         probs: (N, K) probabilities.
-        num_bins: Bins of each class' probability.
+        num_bins: Number of bins of each class's probability.
         bins: "equal_width" or "equal_mass".
 
     Returns:
-        Float in [0, 1]; with many classes most probabilities are next to 0, and so is this.
+        Float in [0, 1]. With many classes most probabilities are close to 0, and so is the error.
 
     Raises:
-        ValueError: If labels and probabilities do not match, or the bins are none.
+        ValueError: If labels and probabilities do not match, or `num_bins` or `bins` is invalid.
 
     Reference:
         Kull et al. 2019, "Beyond temperature scaling: Obtaining well-calibrated multiclass
@@ -172,11 +175,11 @@ def classwise_calibration_error(
 
 
 class CalibrationFloor(NamedTuple):
-    """Expected calibration errors of calibrated probabilities, see `calibration_floor`.
+    """Distribution of the expected calibration error under calibration. See `calibration_floor`.
 
     Attributes:
-        mean: Their mean.
-        quantile_95: Their 95 % quantile.
+        mean: Mean of the error.
+        quantile_95: 95 % quantile of the error.
     """
 
     mean: float
@@ -190,31 +193,32 @@ def calibration_floor(
     num_draws: int = 1000,
     seed: int = 0,
 ) -> CalibrationFloor:
-    """Returns the expected calibration error that these probabilities would have if calibrated.
+    """Returns the expected calibration error that these probabilities would show if calibrated.
 
-    Use it beside every `expected_calibration_error`: the error of finitely many rows is positive
-    even where each probability is right. An error below the 95 % quantile gives no evidence of
-    miscalibration, and two such errors say nothing about which model is better.
+    Report it beside every `expected_calibration_error`: in a finite sample that error is positive
+    even if every probability is right. An error below the 95 % quantile is no evidence of
+    miscalibration, and two such errors do not tell which model is better calibrated.
 
     Args:
         probs: (N, K) probabilities of the rows that were scored.
-        num_bins: As for the error.
-        bins: As for the error.
-        num_draws: Sets of N labels, each drawn from its row's probabilities.
-        seed: Of the draws.
+        num_bins: Number of bins, as in `expected_calibration_error`.
+        bins: Kind of bins, as in `expected_calibration_error`.
+        num_draws: Number of simulated label sets. Each draws every label from its row of `probs`.
+        seed: Seed of the draws.
 
     Returns:
-        Mean and 95 % quantile over the draws.
+        Mean and 95 % quantile of the error over the draws.
 
     Raises:
-        ValueError: If these are not probabilities, or the bins or draws are none.
+        ValueError: If `probs` are not probabilities, or `num_bins`, `bins` or `num_draws` is
+            invalid.
 
     Reference:
         Vaicenavicius et al. 2019, "consistency resampling", arXiv:1902.06977, with inputs fixed.
 
     Example:
 
-    >>> calibration_floor([[1.0, 0.0], [0.0, 1.0]])  # nothing is left to chance
+    >>> calibration_floor([[1.0, 0.0], [0.0, 1.0]])  # certain labels
     CalibrationFloor(mean=0.0, quantile_95=0.0)
     """
     probs = np.asarray(probs, dtype="float64")
@@ -228,7 +232,7 @@ def calibration_floor(
 def floor_of(
     accuracies: np.ndarray, confidence: np.ndarray, bin_of: np.ndarray
 ) -> CalibrationFloor:
-    """Returns the floor by accuracies that `calibrated_accuracies` drew of the other two."""
+    """Returns the floor from `calibrated_accuracies(confidence, bin_of, ...)`."""
     _, group, counts = np.unique(bin_of, return_inverse=True, return_counts=True)
     expected = np.bincount(group, confidence)
     found = np.abs(accuracies * counts - expected).sum(axis=1) / len(confidence)
@@ -238,13 +242,16 @@ def floor_of(
 def calibrated_accuracies(
     confidence: np.ndarray, bin_of: np.ndarray, num_draws: int, seed: int
 ) -> np.ndarray:
-    """Draws accuracies (num_draws, B) of the B bins that are not empty, as if calibrated.
+    """Draws the accuracy of each bin as if the confidences were calibrated.
 
     Args:
-        confidence: (N,) chances that the guesses are right.
-        bin_of: (N,) integers, the bin of each.
-        num_draws: Sets of N outcomes, each drawn from its own chance.
+        confidence: (N,) probabilities that the predictions are right.
+        bin_of: (N,) integers, the bin of each prediction.
+        num_draws: Number of simulated sets of N outcomes.
         seed: Seed of the draws.
+
+    Returns:
+        Float64 (num_draws, B) accuracies of the B bins that are not empty.
     """
     order = np.argsort(bin_of, kind="stable")
     confidence = confidence[order]

@@ -12,8 +12,8 @@ from tfp_bayes._plumbing.probabilities import as_labelled, log_losses
 def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:
     """Share of examples whose most probable class is the label.
 
-    Use it to score the guesses alone; it says nothing of how sure they were. While a model trains,
-    Keras' own metric "accuracy" counts the same.
+    Use it to score the predicted classes alone; it ignores how confident they are. During
+    training, Keras' own metric "accuracy" computes the same number.
 
     Args:
         y_true: (N,) integer labels.
@@ -35,7 +35,7 @@ def accuracy(y_true: ArrayLike, probs: ArrayLike) -> float:
 
 
 def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
-    """Mean negative log likelihood of the labels, the proper score that training minimises.
+    """Mean negative log likelihood of the labels, the proper score that training minimizes.
 
     Use it to compare predictive distributions; confident mistakes cost most. The Keras metric
     `NegativeLogLikelihood` streams it.
@@ -45,7 +45,7 @@ def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
         probs: (N, K) probabilities; those below 1e-7 count as 1e-7, as in Keras' losses.
 
     Returns:
-        Float, nats per example.
+        Float, in nats per example.
 
     Raises:
         ValueError: If labels and probabilities do not match.
@@ -65,8 +65,8 @@ def nll(y_true: ArrayLike, probs: ArrayLike) -> float:
 def brier(y_true: ArrayLike, probs: ArrayLike) -> float:
     """Brier score: squared distance from the one-hot label, summed over classes.
 
-    Use it as a proper score that is bounded, so that no single mistake dominates. scikit-learn
-    halves it for two classes; TensorFlow Probability leaves out a constant 1. The Keras metric
+    Use it as a bounded proper score, which no single mistake dominates. scikit-learn's binary
+    score is half of this one; TensorFlow Probability's is this one minus 1. The Keras metric
     `BrierScore` streams it.
 
     Args:
@@ -92,16 +92,17 @@ def brier(y_true: ArrayLike, probs: ArrayLike) -> float:
 
 
 class BrierDecomposition(NamedTuple):
-    """The Brier score as the sum of five terms, see `brier_decomposition`.
+    """Five terms that make up the Brier score. See `brier_decomposition`.
 
     Attributes:
-        reliability: Squared gap between forecasts and frequencies of their bins; the smaller, the
-            better calibrated.
-        resolution: How far the frequencies of the bins are from the base rates; the larger, the
-            more the forecasts tell examples apart. Subtracted.
-        uncertainty: Brier score of a forecast of the base rates, a property of the labels alone.
-        within_bin_variance: Variance of forecasts inside bins.
-        within_bin_covariance: Covariance of forecasts and labels inside bins. Subtracted twice.
+        reliability: Mean squared gap between forecast and observed frequency per bin; smaller
+            means better calibrated.
+        resolution: Mean squared gap between each bin's observed frequency and the base rate;
+            larger means that forecasts separate examples better. Subtracted in the sum.
+        uncertainty: Brier score of forecasting the base rates; depends on the labels alone.
+        within_bin_variance: Variance of forecasts within bins.
+        within_bin_covariance: Covariance of forecasts and labels within bins. Subtracted twice in
+            the sum.
     """
 
     reliability: float
@@ -112,7 +113,7 @@ class BrierDecomposition(NamedTuple):
 
     @property
     def brier(self) -> float:
-        """The Brier score, which the terms add up to."""
+        """The Brier score, as the signed sum of the terms."""
         between = self.reliability - self.resolution + self.uncertainty
         return between + self.within_bin_variance - 2 * self.within_bin_covariance
 
@@ -120,23 +121,24 @@ class BrierDecomposition(NamedTuple):
 def brier_decomposition(
     y_true: ArrayLike, probs: ArrayLike, num_bins: int = 15, bins: str = "equal_width"
 ) -> BrierDecomposition:
-    """Splits the Brier score into calibration, sharpness and what the labels leave open.
+    """Splits the Brier score into reliability, resolution, uncertainty and within-bin terms.
 
-    Use it to see why one model scores better than another: by reliability, which recalibration
-    mends, or by resolution, which it does not. The sum is the Brier score exactly, for any bins,
-    because the two terms within bins are kept; they vanish where forecasts in a bin are equal.
+    Use it to see why one model scores better than another: because of reliability, which
+    recalibration improves, or because of resolution, which it does not. The terms sum to the Brier
+    score exactly, for any bins, because the two within-bin terms are included; these vanish if all
+    forecasts in a bin are equal.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
-        num_bins: Bins of each class' probability.
+        num_bins: Number of bins of each class's probability.
         bins: "equal_width" or "equal_mass".
 
     Returns:
         The five terms, each summed over classes.
 
     Raises:
-        ValueError: If labels and probabilities do not match, or the bins are none.
+        ValueError: If labels and probabilities do not match, or `num_bins` or `bins` is invalid.
 
     Reference:
         Stephenson, Coelho and Jolliffe 2008, "Two extra components in the Brier score

@@ -1,4 +1,4 @@
-"""Continuous ranked probability scores: how far predicted distributions are from what came."""
+"""Continuous ranked probability scores, which compare predictive distributions with targets."""
 
 import math
 
@@ -10,22 +10,22 @@ from tfp_bayes.metrics.targets import as_normal, as_sampled, check_scale
 
 
 def crps_normal(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
-    """Mean continuous ranked probability score of normal predictions, the smaller the better.
+    """Mean continuous ranked probability score of normal predictions; smaller is better.
 
-    Use it as a proper score in the unit of the targets that outliers do not dominate, as they do
-    the likelihood. The Keras metric `NormalCRPS` streams it.
+    Use it as a proper score in the unit of the targets. Outliers dominate it less than the
+    likelihood. The Keras metric `NormalCRPS` streams it.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        loc: Means of the same shape.
-        scale: Standard deviations of the same shape.
+        loc: Predicted means, of the same shape.
+        scale: Predicted standard deviations, of the same shape.
 
     Raises:
         ValueError: If shapes differ, a number is not finite, or a scale is not positive.
 
     Reference:
         Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
-        equation 21 and the next, with the sign changed.
+        equation 21 and the one after it, with the sign changed.
 
     Example:
 
@@ -37,7 +37,7 @@ def crps_normal(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
 
 
 def normal_scores(y: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the score of each target under its normal, of the shape of all three."""
+    """Returns the score of each target, of the same shape as the three arguments."""
     # E|Y - y| - E|Y - Y'| / 2, where Y - Y' has twice the variance and E|Y - Y'| = 2 scale / √π.
     return _mean_distance(y - loc, scale) - scale / math.sqrt(math.pi)
 
@@ -47,18 +47,19 @@ def crps_mixture(
 ) -> float:
     """Mean continuous ranked probability score of mixtures of normal distributions.
 
-    Use it for what S draws of the weights of a model with normal outputs predict together; the
-    normal distribution of the same mean and variance would hide several modes. Takes S² N steps.
+    Use it for a model with normal outputs and S posterior samples, whose predictive distribution
+    is a mixture of S normals. A single normal of the same mean and variance would hide several
+    modes. The cost is O(S² N).
 
     Args:
         y_true: (N,) or (N, D) targets.
         loc: Means of the components, (S, N) or (S, N, D).
         scale: Standard deviations of the components, of the same shape.
-        weights: (S,) of the components, which sum to 1; equal if left out.
+        weights: (S,) weights of the components, which sum to 1. None weights them equally.
 
     Raises:
         ValueError: If shapes do not match, a number is not finite, a scale is not positive, or
-            weights are none.
+            the weights are negative or do not sum to 1.
 
     Reference:
         Grimit et al. 2006, "The continuous ranked probability score for circular variables and
@@ -69,12 +70,13 @@ def crps_mixture(
     >>> round(crps_mixture([0.0], [[0.0], [0.0]], [[1.0], [1.0]]), 4)
     0.2337
     """
-    y, loc = as_sampled(y_true, loc)
-    _, scale = as_sampled(y_true, scale)
+    y, loc = as_sampled(y_true, loc, "loc")
+    _, scale = as_sampled(y_true, scale, "scale")
     if scale.shape != loc.shape:
         raise ValueError(
             f"Expected the shape {loc.shape} of `loc` for `scale`. "
-            f"Received: scale of shape {scale.shape}. Hint: one for each component and target."
+            f"Received: scale of shape {scale.shape}. "
+            "Hint: give one for each component and target."
         )
     check_scale(scale)
     weights = _as_weights(weights, len(loc))
@@ -88,21 +90,22 @@ def crps_mixture(
 
 
 def crps_samples(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> float:
-    """Mean continuous ranked probability score of predictions known by samples.
+    """Mean continuous ranked probability score of predictions that are given as samples.
 
-    Use it for predictive distributions without a formula. Samples are of the target, noise
-    included, and not of its mean.
+    Use it for predictive distributions without a closed form. The samples must be draws of the
+    target itself, including observation noise, and not of its mean.
 
     Args:
-        y_true: (N,) or (N, D) targets; each is scored by itself, see `energy_score`.
-        samples: (S, N) or (S, N, D).
-        fair: Whether to estimate the score of the distribution that was sampled, without bias, so
-            that 10 and 50 samples compare. False scores the S samples as the prediction itself,
-            which favors large S.
+        y_true: (N,) or (N, D) targets. Each is scored separately; `energy_score` scores them
+            jointly.
+        samples: (S, N) or (S, N, D) samples of the targets.
+        fair: True estimates the score of the sampled distribution without bias, so that scores
+            with 10 and with 50 samples are comparable. False scores the S samples themselves as
+            the prediction, which favors large S.
 
     Raises:
-        ValueError: If shapes do not match, a number is not finite, or there is one sample, of
-            which there is no fair score.
+        ValueError: If shapes do not match, a number is not finite, or `fair` is True and there is
+            only one sample.
 
     Reference:
         Ferro 2014, "Fair scores for ensemble forecasts", Quarterly Journal of the Royal
@@ -122,19 +125,19 @@ def crps_samples(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> fl
 
 
 def energy_score(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> float:
-    """Mean energy score of joint predictions of D targets, known by samples.
+    """Mean energy score of joint predictions of D targets that are given as samples.
 
-    Use it where targets depend on each other; for D = 1 it is `crps_samples`. Targets of different
-    units are to be scaled first. Takes S² N D steps.
+    Use it when targets depend on each other; for D = 1 it equals `crps_samples`. Scale targets of
+    different units first. The cost is O(S² N D).
 
     Args:
         y_true: (N, D) targets.
-        samples: (S, N, D), of the targets, noise included.
+        samples: (S, N, D) samples of the targets, including observation noise.
         fair: As in `crps_samples`.
 
     Raises:
-        ValueError: If shapes do not match, a number is not finite, or there is one sample, of
-            which there is no fair score.
+        ValueError: If shapes do not match, a number is not finite, or `fair` is True and there is
+            only one sample.
 
     Reference:
         Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
@@ -149,7 +152,7 @@ def energy_score(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> fl
     if y.ndim != 2:
         raise ValueError(
             f"Expected (N, D) for `y_true`. Received: y_true of shape {y.shape}. "
-            "Hint: crps_samples scores single targets."
+            "Hint: use crps_samples for single targets."
         )
     pairs = _num_pairs(len(samples), fair)
     spread = np.zeros(len(y))
@@ -169,7 +172,7 @@ def _num_pairs(num_samples: int, fair: bool) -> int:
     if fair and num_samples == 1:
         raise ValueError(
             "Expected at least two samples for `samples`. Received: one. "
-            "Hint: fair=False scores it as a prediction that is certain."
+            "Hint: fair=False scores it as a certain prediction."
         )
     return num_samples * (num_samples - 1 if fair else num_samples)
 
@@ -182,6 +185,7 @@ def _as_weights(weights: ArrayLike | None, num_components: int) -> np.ndarray:
     if not (positive and abs(given.sum() - 1) < 1e-6):
         raise ValueError(
             f"Expected {num_components} weights that sum to 1 for `weights`. "
-            f"Received: shape {given.shape}, sum {given.sum():.6g}. Hint: None for equal ones."
+            f"Received: shape {given.shape}, sum {given.sum():.6g}. "
+            "Hint: None weights all components equally."
         )
     return given

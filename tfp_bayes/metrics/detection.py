@@ -1,9 +1,10 @@
-"""Scores of how well uncertainty tells inputs of another kind from familiar ones.
+"""Metrics of out-of-distribution detection by uncertainty.
 
-The convention of all of these: **out-of-distribution is positive, the score is uncertainty**. It is
-that of OpenOOD 1.5; OpenOOD 1.0 and others have it the other way round, which leaves the AUROC as
-it is and changes the rest. Take equally many examples of both kinds, preprocessed alike. All rank
-the examples and so keep all scores; none streams.
+All of them use the convention of OpenOOD 1.5: **out-of-distribution examples are positive, and the
+score is the uncertainty**. OpenOOD 1.0 and others use the opposite convention, which leaves the
+AUROC unchanged but changes the other metrics. Use equal numbers of in- and out-of-distribution
+examples, preprocessed the same way. These metrics rank the examples, so they need all scores at
+once and cannot stream.
 """
 
 import numpy as np
@@ -13,19 +14,21 @@ from tfp_bayes.metrics.thresholds import as_scores, auroc_of_counts, count_above
 
 
 def auroc(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
-    """Chance that an out-of-distribution example is less sure than a familiar one.
+    """Area under the ROC curve of detecting out-of-distribution examples by high uncertainty.
 
-    Use it to compare detectors whatever their threshold; 1/2 is chance, ties count half.
+    Use it to compare detectors independently of a threshold. It is the probability that an
+    out-of-distribution example is more uncertain than an in-distribution one, with ties counted as
+    one half. A random detector has 1/2.
 
     Args:
-        uncertainty_in: (N,) of examples of the kind trained on, higher where less sure.
-        uncertainty_out: (M,) of examples of another kind.
+        uncertainty_in: (N,) uncertainties of in-distribution examples; higher is less sure.
+        uncertainty_out: (M,) uncertainties of out-of-distribution examples.
 
     Returns:
         Float in [0, 1].
 
     Raises:
-        ValueError: If there are no scores of a kind, or some are NaN.
+        ValueError: If either array is empty or contains NaN.
 
     Reference:
         Hendrycks and Gimpel 2017, section 2, arXiv:1610.02136.
@@ -39,19 +42,19 @@ def auroc(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
 
 
 def aupr_out(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
-    """Average precision of finding out-of-distribution examples as the least sure.
+    """Average precision of detecting out-of-distribution examples by high uncertainty.
 
-    Use it where they are rare; chance is their share of all.
+    Use it when they are rare. A random detector scores their share of all examples.
 
     Args:
-        uncertainty_in: (N,) of examples of the kind trained on, higher where less sure.
-        uncertainty_out: (M,) of examples of another kind.
+        uncertainty_in: (N,) uncertainties of in-distribution examples; higher is less sure.
+        uncertainty_out: (M,) uncertainties of out-of-distribution examples.
 
     Returns:
-        Float in (0, 1], the step-wise sum of precision over recall, not interpolated.
+        Float in (0, 1], the step-wise sum of precision over recall, without interpolation.
 
     Raises:
-        ValueError: If there are no scores of a kind, or some are NaN.
+        ValueError: If either array is empty or contains NaN.
 
     Reference:
         Hendrycks and Gimpel 2017, section 2, arXiv:1610.02136.
@@ -65,20 +68,20 @@ def aupr_out(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
 
 
 def aupr_in(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
-    """Average precision of finding familiar examples as the surest.
+    """Average precision of detecting in-distribution examples by low uncertainty.
 
-    Use it beside `aupr_out`; here the kind trained on is positive and the score is minus the
-    uncertainty.
+    Use it beside `aupr_out`. Here in-distribution examples are positive, and the score is the
+    negative uncertainty.
 
     Args:
-        uncertainty_in: (N,) of examples of the kind trained on, higher where less sure.
-        uncertainty_out: (M,) of examples of another kind.
+        uncertainty_in: (N,) uncertainties of in-distribution examples; higher is less sure.
+        uncertainty_out: (M,) uncertainties of out-of-distribution examples.
 
     Returns:
-        Float in (0, 1]; chance is the share of familiar examples.
+        Float in (0, 1]. A random detector scores the share of in-distribution examples.
 
     Raises:
-        ValueError: If there are no scores of a kind, or some are NaN.
+        ValueError: If either array is empty or contains NaN.
 
     Reference:
         Hendrycks and Gimpel 2017, section 2, arXiv:1610.02136.
@@ -93,24 +96,25 @@ def aupr_in(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike) -> float:
 
 
 def fpr_at_tpr(uncertainty_in: ArrayLike, uncertainty_out: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of familiar examples rejected where 95 % of the others are (FPR95).
+    """False positive rate at a given true positive rate; FPR95 by default.
 
-    Use it as the cost of a detector that misses few. The threshold is the highest uncertainty that
-    reaches the rate; examples at the threshold are rejected.
+    It is the share of in-distribution examples that a detector rejects when its threshold rejects
+    95 % of out-of-distribution examples. Use it as the cost of a detector that misses few. The
+    threshold is the highest uncertainty that reaches `tpr`; examples at the threshold are rejected.
 
     Args:
-        uncertainty_in: (N,) of examples of the kind trained on, higher where less sure.
-        uncertainty_out: (M,) of examples of another kind.
-        tpr: Share of out-of-distribution examples to be rejected, in (0, 1].
+        uncertainty_in: (N,) uncertainties of in-distribution examples; higher is less sure.
+        uncertainty_out: (M,) uncertainties of out-of-distribution examples.
+        tpr: Share of out-of-distribution examples to reject, in (0, 1].
 
     Returns:
-        Float in [0, 1], the smaller the better.
+        Float in [0, 1]; smaller is better.
 
     Raises:
-        ValueError: If there are no scores of a kind, some are NaN, or the rate is none.
+        ValueError: If either array is empty or contains NaN, or `tpr` is not in (0, 1].
 
     Reference:
-        Liang, Li and Srikant 2018, arXiv:1706.02690, where familiar is positive.
+        Liang, Li and Srikant 2018, arXiv:1706.02690, who count in-distribution as positive.
 
     Example:
 

@@ -1,9 +1,9 @@
-"""Keras metrics of classifiers, each the stream of a plain function.
+"""Keras metrics of classifiers, each the streaming form of a plain function.
 
-They take integer labels (N,) or (N, 1), or one-hot; probabilities (N, K), or (N, 1) of one sigmoid,
-which counts as two classes; pixels and time steps (N, ..., K) as rows; `sample_weight`, which Keras
-hands to `compile(weighted_metrics=[...])` only. Outputs that are no probabilities, such as logits,
-are refused; under XLA, which cannot refuse, the result is NaN.
+Labels are integers (N,) or (N, 1), or one-hot. Probabilities are (N, K), or (N, 1) from one
+sigmoid, which counts as two classes. Pixels and time steps (N, ..., K) count as rows. Keras passes
+`sample_weight` only to metrics in `compile(weighted_metrics=[...])`. Outputs that are not
+probabilities, such as logits, raise an error; under XLA, which cannot raise, the result is NaN.
 """
 
 import keras
@@ -20,11 +20,11 @@ from tfp_bayes.metrics.streaming import MeanOfRows, StreamingMetric, classified_
 class NegativeLogLikelihood(MeanOfRows):
     """Mean negative log likelihood of the labels, in nats; see `nll`.
 
-    Use it in `compile(metrics=[...])` beside a loss that holds more than the likelihood.
+    Use it in `compile(metrics=[...])` beside a loss with other terms than the likelihood.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
@@ -38,7 +38,7 @@ class NegativeLogLikelihood(MeanOfRows):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
+        """Adds the labels and probabilities of one batch."""
         y, p, weights = classified_rows(y_true, y_pred, sample_weight)
         chosen = tf.gather(p, y, axis=1, batch_dims=1)
         smallest = tf.constant(SMALLEST_PROBABILITY, "float64")
@@ -50,16 +50,16 @@ class NegativeLogLikelihood(MeanOfRows):
 class BrierScore(MeanOfRows):
     """Squared distance from the one-hot label, summed over classes; see `brier`.
 
-    Use it in `compile(metrics=[...])` as a proper score that no single mistake dominates.
+    Use it in `compile(metrics=[...])` as a bounded proper score, which no single mistake dominates.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
     >>> metric = tfp_bayes.metrics.BrierScore()
-    >>> metric.update_state([[1]], [[0.75]])  # one sigmoid: 0.25² for yes and as much for no
+    >>> metric.update_state([[1]], [[0.75]])  # one sigmoid: 0.25² for each class
     >>> float(metric.result())
     0.125
     """
@@ -68,18 +68,18 @@ class BrierScore(MeanOfRows):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
+        """Adds the labels and probabilities of one batch."""
         y, p, weights = classified_rows(y_true, y_pred, sample_weight)
         difference = p - tf.one_hot(y, p.shape[-1], dtype="float64")
         self.add_rows(tf.reduce_sum(tf.square(difference), axis=-1), weights)
 
 
 class _BinnedCalibration(StreamingMetric):
-    """Sums by bins of equal width: rows, weights, and weighted outcome minus forecast.
+    """Sums over equal-width bins of rows, weights, and weighted outcome minus forecast.
 
     Args:
-        num_bins: Bins (lo, hi] that divide [0, 1].
-        num_groups: Groups that are binned separately.
+        num_bins: Number of bins (lo, hi] that divide [0, 1].
+        num_groups: Number of groups that are binned separately.
     """
 
     def __init__(self, num_bins: int, num_groups: int, name: str | None, dtype: str):
@@ -92,10 +92,10 @@ class _BinnedCalibration(StreamingMetric):
         self.gap = self.add_sums(shape, "gap")
 
     def add_forecasts(self, forecast: tf.Tensor, outcome: tf.Tensor, weights: tf.Tensor) -> None:
-        """Adds forecasts (n, groups) in [0, 1], outcomes 0 or 1, and weights (n,)."""
+        """Adds forecasts in [0, 1] and outcomes 0 or 1, both (n, groups), with weights (n,)."""
         num_groups = self.count.shape[0]
         edges = tf.constant(inner_edges(self.num_bins), "float64")
-        # NaN is put into some bin, whose sum it makes NaN.
+        # A NaN falls into some bin, and makes the sum of that bin NaN.
         bin_of = tf.searchsorted(edges, tf.reshape(forecast, [-1]), side="left")
         bin_of = tf.minimum(bin_of, self.num_bins - 1)
         group = tf.tile(tf.range(num_groups), [tf.shape(forecast)[0]])
@@ -116,18 +116,18 @@ class _BinnedCalibration(StreamingMetric):
         return gaps / tf.reduce_sum(tf.convert_to_tensor(self.weight))
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {**super().get_config(), "num_bins": self.num_bins}
 
 
 class _OfGuesses(_BinnedCalibration):
-    """Bins of the confidence in the most probable class, whose outcome is whether it is right."""
+    """Bins of the confidence in the most probable class; the outcome is 1 if it is the label."""
 
     def __init__(self, num_bins: int, name: str | None, dtype: str):
         super().__init__(num_bins, 1, name, dtype)
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
+        """Adds the labels and probabilities of one batch."""
         y, p, weights = classified_rows(y_true, y_pred, sample_weight)
         guess = tf.argmax(p, -1, "int32")
         confidence = tf.gather(p, guess, axis=1, batch_dims=1)
@@ -138,13 +138,13 @@ class _OfGuesses(_BinnedCalibration):
 class ExpectedCalibrationError(_OfGuesses):
     """Mean gap between confidence and accuracy; see `expected_calibration_error`.
 
-    Use it in `compile(metrics=[...])` to see when a network becomes too sure. It keeps three sums
-    a bin, not the scores. Compare it with `calibration_floor` before you compare models by it.
+    Use it in `compile(metrics=[...])` to see when a network becomes overconfident. It stores three
+    sums per bin, not the scores. Check `calibration_floor` before you compare models by it.
 
     Args:
-        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
-        name: Of the result.
-        dtype: Of the sums.
+        num_bins: Number of equal-width bins (lo, hi] that divide [0, 1].
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Raises:
         ValueError: If `num_bins` is not a positive integer.
@@ -167,14 +167,14 @@ class ExpectedCalibrationError(_OfGuesses):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class MaximumCalibrationError(_OfGuesses):
-    """Largest gap among bins of ten rows or more; see `maximum_calibration_error`.
+    """Largest gap among bins with at least ten rows; see `maximum_calibration_error`.
 
-    Use it where the worst confidence matters.
+    Use it when the worst gap matters. The result is NaN until a bin has ten rows.
 
     Args:
-        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
-        name: Of the result; NaN as long as no bin has ten rows.
-        dtype: Of the sums.
+        num_bins: Number of equal-width bins (lo, hi] that divide [0, 1].
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Raises:
         ValueError: If `num_bins` is not a positive integer.
@@ -197,7 +197,7 @@ class MaximumCalibrationError(_OfGuesses):
         )
         large = (count >= SMALLEST_BIN) | tf.math.is_nan(gap)
         gaps = tf.where(large, tf.abs(gap) / weight, tf.zeros_like(gap))
-        # Stated, since a maximum may take NaN for the smallest number.
+        # Handled explicitly, because reduce_max may ignore NaN.
         unknown = tf.reduce_any(tf.math.is_nan(gaps)) | ~tf.reduce_any(large)
         nan = tf.constant(float("nan"), gaps.dtype)
         return tf.where(unknown, nan, tf.reduce_max(gaps))
@@ -205,19 +205,19 @@ class MaximumCalibrationError(_OfGuesses):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class ClasswiseCalibrationError(_BinnedCalibration):
-    """Mean over classes of their calibration errors; see `classwise_calibration_error`.
+    """Calibration error averaged over classes; see `classwise_calibration_error`.
 
-    Use it where all probabilities are read, not only the largest.
+    Use it when a decision reads all probabilities and not only the largest.
 
     Args:
-        num_classes: K, 2 for one sigmoid.
-        num_bins: Bins (lo, hi] of equal width that divide [0, 1].
-        name: Of the result.
-        dtype: Of the sums.
+        num_classes: Number of classes K; 2 for one sigmoid.
+        num_bins: Number of equal-width bins (lo, hi] that divide [0, 1].
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Raises:
-        ValueError: If `num_classes` or `num_bins` is no such count, or the outputs have other
-            columns.
+        ValueError: If `num_classes` is not an integer of at least 2, `num_bins` is not a positive
+            integer, or the outputs do not have `num_classes` classes.
 
     Example:
 
@@ -239,7 +239,7 @@ class ClasswiseCalibrationError(_BinnedCalibration):
         self.num_classes = num_classes
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds labels and probabilities of a batch."""
+        """Adds the labels and probabilities of one batch."""
         y, p, weights = classified_rows(y_true, y_pred, sample_weight)
         if p.shape[-1] != self.num_classes:
             raise ValueError(
@@ -253,5 +253,5 @@ class ClasswiseCalibrationError(_BinnedCalibration):
         return self.error()
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {**super().get_config(), "num_classes": self.num_classes}

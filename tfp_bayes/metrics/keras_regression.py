@@ -1,4 +1,4 @@
-"""Keras metrics of models that end in `NormalParameters`, each the stream of a plain function."""
+"""Keras metrics of models that end in `NormalParameters`: streaming forms of plain functions."""
 
 import math
 
@@ -12,29 +12,29 @@ from tfp_bayes.metrics.targets import check_level
 
 
 class _NormalMean(MeanOfRows):
-    """A mean over rows of a number made of targets and normal parameters (n, D)."""
+    """A mean over rows of a number computed from targets and normal parameters (n, D)."""
 
-    takes_parameters = True  # and not the location alone, as metrics in a `BayesianModel` do
+    takes_parameters = True  # `BayesianModel` passes other metrics the location alone
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds targets (N, D) and parameters (N, 2 D) of a batch."""
+        """Adds the targets (N, D) and parameters (N, 2 D) of one batch."""
         y, loc, scale, weights = normal_rows(y_true, y_pred, sample_weight)
         self.add_rows(self.of_rows(y, loc, scale), weights)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns the numbers (n,)."""
+        """Returns one number for each row, (n,)."""
         raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class RootMeanSquaredError(_NormalMean):
-    """Root mean squared error of the locations; see `rmse`.
+    """Root mean squared error of the predicted means; see `rmse`.
 
-    Use it in `compile(metrics=[...])` to follow the guesses alone, in the unit of the targets.
+    Use it in `compile(metrics=[...])` to follow point predictions, in the unit of the targets.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
@@ -48,7 +48,7 @@ class RootMeanSquaredError(_NormalMean):
         super().__init__(name=name, dtype=dtype)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns squared errors (n,), means over targets."""
+        """Returns squared errors (n,), averaged over targets."""
         return tf.reduce_mean(tf.square(y - loc), axis=-1)
 
     def result(self) -> tf.Tensor:
@@ -58,13 +58,13 @@ class RootMeanSquaredError(_NormalMean):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class NormalNegativeLogLikelihood(_NormalMean):
-    """Mean negative log likelihood, in nats, summed over targets; see `normal_nll`.
+    """Mean negative log likelihood in nats, summed over the targets of a row; see `normal_nll`.
 
     Use it in `compile(metrics=[...])` beside a loss with `beta`, a prior or another penalty.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
@@ -78,7 +78,7 @@ class NormalNegativeLogLikelihood(_NormalMean):
         super().__init__(name=name, dtype=dtype)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns nats (n,)."""
+        """Returns negative log likelihoods (n,), in nats, summed over targets."""
         squares = tf.square((y - loc) / scale) + math.log(2 * math.pi)
         return tf.reduce_sum(tf.math.log(scale) + squares / 2, axis=-1)
 
@@ -90,8 +90,8 @@ class NormalCRPS(_NormalMean):
     Use it in `compile(metrics=[...])` as a proper score in the unit of the targets.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
@@ -105,7 +105,7 @@ class NormalCRPS(_NormalMean):
         super().__init__(name=name, dtype=dtype)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns scores (n,), means over targets."""
+        """Returns scores (n,), averaged over targets."""
         z = (y - loc) / scale
         density = tf.exp(-tf.square(z) / 2) / math.sqrt(2 * math.pi)
         score = z * tf.math.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi)
@@ -113,10 +113,10 @@ class NormalCRPS(_NormalMean):
 
 
 class _Interval(_NormalMean):
-    """What metrics of central intervals share.
+    """The base of metrics of central intervals.
 
     Args:
-        level: Share of targets that an interval means to hold.
+        level: Nominal coverage of the intervals, in (0, 1).
     """
 
     def __init__(self, level: float, name: str | None, dtype: str):
@@ -125,12 +125,12 @@ class _Interval(_NormalMean):
         self.level = level
 
     def ends(self, loc: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the central quantiles, (n, D) each."""
+        """Returns the ends of the central intervals, (n, D) each."""
         half = scale * float(ndtri((1 + self.level) / 2))
         return loc - half, loc + half
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Returns the constructor arguments as plain JSON."""
         return {**super().get_config(), "level": self.level}
 
 
@@ -138,15 +138,15 @@ class _Interval(_NormalMean):
 class IntervalCoverage(_Interval):
     """Share of targets inside central intervals; see `interval_coverage`.
 
-    Use it in `compile(metrics=[...])`: below `level` the error bars are too narrow.
+    Use it in `compile(metrics=[...])`; a share below `level` means that intervals are too narrow.
 
     Args:
-        level: Share that the intervals mean to hold, in (0, 1).
-        name: Of the result.
-        dtype: Of the sums.
+        level: Nominal coverage of the intervals, in (0, 1).
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Raises:
-        ValueError: If the level is none.
+        ValueError: If `level` is not in (0, 1).
 
     Example:
 
@@ -160,31 +160,31 @@ class IntervalCoverage(_Interval):
         super().__init__(level, name, dtype)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns shares (n,) of the targets; NaN where parameters are."""
+        """Returns the share (n,) of targets inside; NaN where a parameter or target is NaN."""
         lower, upper = self.ends(loc, scale)
         inside = tf.cast((lower <= y) & (y <= upper), "float64")
-        beyond = upper - lower + y
-        return tf.reduce_mean(tf.where(tf.math.is_nan(beyond), beyond, inside), axis=-1)
+        total = upper - lower + y  # NaN if any of them is
+        return tf.reduce_mean(tf.where(tf.math.is_nan(total), total, inside), axis=-1)
 
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class IntervalScore(_Interval):
-    """Width of central intervals and what targets miss them by; see `interval_score`.
+    """Width of central intervals plus a penalty for missed targets; see `interval_score`.
 
-    Use it in `compile(metrics=[...])` as a proper score of the error bars.
+    Use it in `compile(metrics=[...])` as a proper score of the intervals.
 
     Args:
-        level: Share that the intervals mean to hold, in (0, 1).
-        name: Of the result.
-        dtype: Of the sums.
+        level: Nominal coverage of the intervals, in (0, 1).
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Raises:
-        ValueError: If the level is none.
+        ValueError: If `level` is not in (0, 1).
 
     Example:
 
     >>> metric = tfp_bayes.metrics.IntervalScore(level=0.9)
-    >>> metric.update_state(np.array([0.0]), np.array([[0.0, 1.0]]))  # twice 1.645
+    >>> metric.update_state(np.array([0.0]), np.array([[0.0, 1.0]]))  # 2 × 1.645
     >>> round(float(metric.result()), 2)
     3.29
     """
@@ -193,7 +193,7 @@ class IntervalScore(_Interval):
         super().__init__(level, name, dtype)
 
     def of_rows(self, y: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        """Returns scores (n,), means over targets."""
+        """Returns scores (n,), averaged over targets."""
         lower, upper = self.ends(loc, scale)
         missed = tf.nn.relu(lower - y) + tf.nn.relu(y - upper)
         return tf.reduce_mean(upper - lower + 2 / (1 - self.level) * missed, axis=-1)
@@ -201,14 +201,14 @@ class IntervalScore(_Interval):
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class PITCalibrationError(StreamingMetric):
-    """Mean gap between levels of quantiles and shares below; see `pit_calibration_error`.
+    """Mean gap between quantile levels and shares of targets below; see `pit_calibration_error`.
 
-    Use it in `compile(metrics=[...])` as one number for the calibration of all intervals. It keeps
+    Use it in `compile(metrics=[...])` as one number for the calibration of all intervals. It stores
     99 sums, not the targets.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums.
+        name: Name of the metric.
+        dtype: Data type of the sums.
 
     Example:
 
@@ -226,7 +226,7 @@ class PITCalibrationError(StreamingMetric):
         self.weight = self.add_sums((), "weight")
 
     def update_state(self, y_true, y_pred, sample_weight=None) -> None:
-        """Adds targets (N, D) and parameters (N, 2 D) of a batch."""
+        """Adds the targets (N, D) and parameters (N, 2 D) of one batch."""
         y, loc, scale, weights = normal_rows(y_true, y_pred, sample_weight)
         pit = (1 + tf.math.erf((y - loc) / scale / math.sqrt(2))) / 2
         each = weights[:, None] / pit.shape[-1]

@@ -1,6 +1,6 @@
-"""Scores of predictions of real numbers and of the error bars around them.
+"""Metrics of regression: of point predictions and of predictive distributions.
 
-Means are over all targets; shapes must agree exactly, since (N,) against (N, 1) would broadcast to
+Means are over all targets. Shapes must agree exactly, because (N,) and (N, 1) would broadcast to
 (N, N).
 """
 
@@ -12,18 +12,18 @@ from scipy.special import ndtr
 
 from tfp_bayes.metrics.targets import as_alike, as_normal, as_sampled, check_level
 
-QUANTILES = np.arange(1, 100) / 100  # of a prediction, at which calibration is judged
+QUANTILES = np.arange(1, 100) / 100  # the levels at which calibration is measured
 
 
 def rmse(y_true: ArrayLike, mean: ArrayLike) -> float:
     """Root mean squared error, in the unit of the targets.
 
-    Use it to score the guesses alone; it says nothing of the error bars. The Keras metric
+    Use it to score point predictions alone; it ignores the predicted uncertainty. The Keras metric
     `RootMeanSquaredError` streams it.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        mean: Guesses of the same shape.
+        mean: Point predictions, of the same shape.
 
     Raises:
         ValueError: If shapes differ, or a number is not finite.
@@ -40,17 +40,17 @@ def rmse(y_true: ArrayLike, mean: ArrayLike) -> float:
 def normal_nll(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
     """Mean negative log likelihood of targets under normal predictions.
 
-    Use it to compare predictive distributions; targets far outside their error bars cost most.
+    Use it to compare predictive distributions; targets many standard deviations away cost most.
     The Keras metric `NormalNegativeLogLikelihood` streams it.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        loc: Means of the same shape.
-        scale: Standard deviations of the same shape, of the whole prediction
-            (`Prediction.std`), not of its epistemic part.
+        loc: Predicted means, of the same shape.
+        scale: Predicted standard deviations, of the same shape. Pass the total one
+            (`Prediction.std`), not only its epistemic part.
 
     Returns:
-        Float, nats per example; the D targets of an example are summed.
+        Float, in nats per example, summed over the D targets of an example.
 
     Raises:
         ValueError: If shapes differ, a number is not finite, or a scale is not positive.
@@ -69,16 +69,16 @@ def normal_nll(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
 
 
 def normal_log_losses(y: np.ndarray, loc: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Returns the negative log likelihood of each target in nats, of the shape of all three."""
+    """Returns the negative log likelihood of each target in nats, of the shape of `y`."""
     return np.log(scale) + (((y - loc) / scale) ** 2 + math.log(2 * math.pi)) / 2
 
 
 def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> float:
     """Share of targets inside their intervals, ends included.
 
-    Use it to see whether 90 % intervals hold 90 %. Wide intervals of the same size everywhere can
-    do so too: `interval_score` also counts the width. The Keras metric `IntervalCoverage` streams
-    it for normal predictions.
+    Use it to check that 90 % intervals contain 90 % of the targets. Intervals of one width
+    everywhere can do so too; `interval_score` also takes the width into account. The Keras metric
+    `IntervalCoverage` streams it for normal predictions.
 
     Args:
         y_true: (N,) or (N, D) targets.
@@ -86,7 +86,8 @@ def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> 
         upper: Upper ends, of the same shape.
 
     Raises:
-        ValueError: If shapes differ, a target is not finite, or a lower end is above its upper.
+        ValueError: If shapes differ, a target is not finite, or a lower end is above its upper
+            end.
 
     Example:
 
@@ -100,20 +101,20 @@ def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> 
 def interval_score(
     y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike, level: float = 0.9
 ) -> float:
-    """Mean width of intervals, plus what targets outside miss them by, times 2 / (1 - level).
+    """Mean width of intervals, plus 2 / (1 - level) times the distance of targets outside.
 
-    Use it to compare intervals of one level: a proper score, the smaller the better, in the unit
-    of the targets. The Keras metric `IntervalScore` streams it for normal predictions.
+    Use it to compare intervals of the same level. It is a proper score in the unit of the targets;
+    smaller is better. The Keras metric `IntervalScore` streams it for normal predictions.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        lower: Quantiles (1 - level) / 2, of the same shape.
-        upper: Quantiles (1 + level) / 2, of the same shape.
-        level: Share of targets that the intervals mean to hold, in (0, 1).
+        lower: Predicted quantiles at (1 - level) / 2, of the same shape.
+        upper: Predicted quantiles at (1 + level) / 2, of the same shape.
+        level: Nominal coverage of the intervals, in (0, 1).
 
     Raises:
-        ValueError: If shapes differ, a target is not finite, a lower end is above its upper, or
-            the level is none.
+        ValueError: If shapes differ, a target is not finite, a lower end is above its upper end,
+            or `level` is not in (0, 1).
 
     Reference:
         Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation",
@@ -131,15 +132,15 @@ def interval_score(
 
 
 def normal_pit(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np.ndarray:
-    """Returns the predicted probability of a smaller target (the probability integral transform).
+    """Returns the probability integral transform: the predicted probability of a smaller target.
 
     Use it to draw a histogram, which is flat if predictions are calibrated, or for
     `pit_calibration_error`.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        loc: Means of the same shape.
-        scale: Standard deviations of the same shape.
+        loc: Predicted means, of the same shape.
+        scale: Predicted standard deviations, of the same shape.
 
     Returns:
         Float64 of the same shape, in [0, 1].
@@ -161,16 +162,16 @@ def normal_pit(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np.ndarra
 
 
 def sample_pit(y_true: ArrayLike, samples: ArrayLike, seed: int = 0) -> np.ndarray:
-    """Returns where targets rank among samples of their predictive distributions.
+    """Returns the randomized rank of targets among samples of their predictive distributions.
 
-    Use it as `normal_pit` where there are only samples, of the target and not of its mean. The rank
-    is spread at random over its cell, so that the result is uniform for any number of samples if
-    the target is one more of them; equal values are ordered at random.
+    Use it instead of `normal_pit` when predictions are given as samples. The samples must be draws
+    of the target, not of its mean. A uniform random offset within each rank, and a random order of
+    ties, make the result exactly uniform for calibrated predictions with any number of samples.
 
     Args:
         y_true: (N,) or (N, D) targets.
-        samples: (S, N) or (S, N, D).
-        seed: Of the spread.
+        samples: (S, N) or (S, N, D) samples of the targets.
+        seed: Seed of the random offsets.
 
     Returns:
         Float64 of the shape of the targets, in [0, 1].
@@ -191,20 +192,20 @@ def sample_pit(y_true: ArrayLike, samples: ArrayLike, seed: int = 0) -> np.ndarr
 
 
 def pit_calibration_error(pit: ArrayLike) -> float:
-    """Mean gap between the level of a quantile and the share of targets below it, for 99 levels.
+    """Mean gap between the level of a quantile and the share of targets below it, over 99 levels.
 
-    Use it as one number for the calibration of regression, the "miscalibration area". As with
-    classification, calibrated predictions of N targets have about 0.3 / √N, not zero. The Keras
-    metric `PITCalibrationError` streams it for normal predictions.
+    Use it as one number for the calibration of regression, also called the "miscalibration area".
+    Calibrated predictions of N targets have an error of about 0.3 / √N, not zero. The Keras metric
+    `PITCalibrationError` streams it for normal predictions.
 
     Args:
-        pit: Of `normal_pit` or `sample_pit`, any shape.
+        pit: Transforms from `normal_pit` or `sample_pit`, of any shape.
 
     Returns:
         Float in [0, 1/2].
 
     Raises:
-        ValueError: If these are not at least one number in [0, 1].
+        ValueError: If `pit` is empty, or has a number outside [0, 1].
 
     Reference:
         Kuleshov, Fenner and Ermon 2018, arXiv:1807.00263, with absolute gaps.
@@ -220,7 +221,7 @@ def pit_calibration_error(pit: ArrayLike) -> float:
             "Expected at least one number, all in [0, 1], for `pit`. "
             f"Received: {pit.size} numbers"
             + (f" from {pit.min():.4g} to {pit.max():.4g}. " if pit.size else ". ")
-            + "Hint: normal_pit or sample_pit makes them of targets and predictions."
+            + "Hint: normal_pit or sample_pit computes them from targets and predictions."
         )
     return float(np.abs(shares_below(pit) - QUANTILES).mean())
 
@@ -236,7 +237,7 @@ def _as_intervals(
     lower, upper = np.asarray(lower, "float64"), np.asarray(upper, "float64")
     if lower.shape == upper.shape and not (lower <= upper).all():  # NaN fails too
         raise ValueError(
-            "Expected each lower end at or below its upper for `lower`. "
+            "Expected each lower end at or below its upper end for `lower`. "
             f"Received: {(~(lower <= upper)).sum()} of {lower.size} that are not. "
             "Hint: lower, upper = prediction.interval(0.9)."
         )

@@ -1,9 +1,9 @@
-"""Scores of how well uncertainty tells a model's errors from what it gets right.
+"""Metrics of selective prediction: how well uncertainty separates wrong from right predictions.
 
-All of these take errors (N,), 1 where the guess is wrong, and any uncertainty (N,), higher where
-the model is less sure: `1 - p.mean.max(-1)`, `p.predictive_entropy`, `p.mutual_information`. They
-rank the examples and so keep all scores; none streams. Examples of equal uncertainty are kept or
-rejected together, since no threshold separates them.
+All of them take errors (N,), 1 where the prediction is wrong, and any uncertainty (N,) that is
+higher where the model is less sure: `1 - p.mean.max(-1)`, `p.predictive_entropy` or
+`p.mutual_information`. They rank the examples, so they need all scores at once and cannot stream.
+Examples of equal uncertainty are kept or rejected together, because no threshold separates them.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,18 @@ from numpy.typing import ArrayLike
 
 from tfp_bayes.metrics.thresholds import as_scores, auroc_of_counts, count_above
 
-_ROUNDING = 1e-12  # so that 3 of 10 reach a coverage of 1 - 0.7
+_ROUNDING = 1e-12  # lets 3 of 10 reach a coverage of 1 - 0.7
 
 
 class RetentionCurve(NamedTuple):
-    """Accuracy against the share of examples kept, see `retention_curve`.
+    """Accuracy against the share of examples retained. See `retention_curve`.
 
     Attributes:
-        retained: (T,) share of examples kept, ascending to 1, at the T distinct uncertainties.
-        accuracy: (T,) share of those kept that are right.
-        accuracy_with_oracle: (T,) share that is right if those rejected are answered correctly.
+        retained: (T,) share of examples retained at each of the T distinct uncertainties,
+            ascending to 1.
+        accuracy: (T,) accuracy on the retained examples.
+        accuracy_with_oracle: (T,) accuracy on all examples if every rejected one is answered
+            correctly.
     """
 
     retained: np.ndarray
@@ -31,17 +33,18 @@ class RetentionCurve(NamedTuple):
 
 
 def retention_curve(errors: ArrayLike, uncertainty: ArrayLike) -> RetentionCurve:
-    """Returns the accuracy of the surest examples for every share of them.
+    """Returns the accuracy on the most certain examples for every possible share of them.
 
-    Use it to draw what rejecting the unsure would gain: alone, or where a person answers what is
-    rejected. One minus the accuracy is the selective risk of a risk-coverage curve.
+    Use it to draw what rejecting uncertain examples would gain, with or without a person who
+    answers the rejected ones. One minus the accuracy is the selective risk of a risk-coverage
+    curve.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification",
@@ -58,23 +61,23 @@ def retention_curve(errors: ArrayLike, uncertainty: ArrayLike) -> RetentionCurve
 
 
 def aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
-    """Area under the risk-coverage curve, the smaller the better.
+    """Area under the risk-coverage curve; smaller is better.
 
-    Use it to compare with published figures; it weights the surest examples far more than the
-    rest, so prefer `augrc` to rank methods. It is the mean over examples of the error rate among
-    those at least as sure as the example. Others take trapezoids between the points of the curve
-    (fd-shifts, often times 1,000; divided by 1 - 1/N in torch-uncertainty): without ties that is
-    smaller by (first + last risk) / (2 N).
+    Use it to compare with published results. To rank methods prefer `augrc`, because this area
+    weights the most certain examples far more than the rest. It is the mean over examples of the
+    error rate among the examples that are at least as certain. Other libraries use the trapezoidal
+    rule (fd-shifts, often times 1,000; divided by 1 - 1/N in torch-uncertainty), which without ties
+    is smaller by (first + last risk) / (2 N).
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
 
     Returns:
-        Float in [0, 1]; the error rate if all are equally sure.
+        Float in [0, 1]; the error rate if all uncertainties are equal.
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         Geifman, Uziel and El-Yaniv 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural
@@ -90,21 +93,22 @@ def aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
 
 
 def excess_aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
-    """Area under the risk-coverage curve above that of a perfect ranking (E-AURC).
+    """Area under the risk-coverage curve minus that of a perfect ranking (E-AURC).
 
-    Use it to compare rankings of models of different accuracy; part of that difference remains,
-    see `augrc`.
+    Use it to compare the rankings of models of different accuracy. It does not remove the influence
+    of accuracy entirely; see `augrc`.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
 
     Returns:
-        Float in [0, 1], 0 if every error is less sure than every correct guess. The perfect area
-        is that of N examples, not its limit r + (1 - r) ln(1 - r) for an error rate r.
+        Float in [0, 1]; 0 if every wrong prediction is more uncertain than every right one. The
+        area of the perfect ranking is computed for N examples; its limit for large N at error rate
+        r is r + (1 - r) ln(1 - r).
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         Geifman, Uziel and El-Yaniv 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural
@@ -122,21 +126,21 @@ def excess_aurc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
 
 
 def augrc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
-    """Area under the generalized risk-coverage curve, the smaller the better.
+    """Area under the generalized risk-coverage curve; smaller is better.
 
-    Use it to rank methods by what is left undetected: it is the chance that an example is kept and
-    wrong, averaged over all coverages. With accuracy a and the `error_auroc` A it equals
-    (1 - A) a (1 - a) + (1 - a)^2 / 2, so that accuracy and ranking both count.
+    Use it to rank methods by their undetected errors. It is the probability that an example is both
+    kept and wrong, averaged over all coverages. With accuracy a and `error_auroc` A it equals
+    (1 - A) a (1 - a) + (1 - a)^2 / 2, so both accuracy and ranking count.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
 
     Returns:
-        Float in [0, 1/2]; at best half the squared error rate.
+        Float in [0, 1/2]; half the squared error rate for a perfect ranking.
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         Traub et al. 2024, "Overcoming Common Flaws in the Evaluation of Selective Classification
@@ -153,20 +157,22 @@ def augrc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
 
 
 def error_auroc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
-    """Chance that a wrong guess is less sure than a right one, ties counted half.
+    """Area under the ROC curve of detecting errors by high uncertainty.
 
-    Use it for the ranking alone, whatever the accuracy; 1/2 is chance.
+    Use it to score the ranking independently of accuracy. It is the probability that a wrong
+    prediction is more uncertain than a right one, with ties counted as one half. A random ranking
+    has 1/2.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
 
     Returns:
-        Float in [0, 1], the area under the ROC curve with errors positive.
+        Float in [0, 1].
 
     Raises:
-        ValueError: If the arrays do not match, uncertainties are NaN, or all guesses are right or
-            all wrong.
+        ValueError: If the shapes differ, an uncertainty is NaN, or all predictions are right or
+            all are wrong.
 
     Reference:
         Hendrycks and Gimpel 2017, section 2, arXiv:1610.02136.
@@ -179,28 +185,29 @@ def error_auroc(errors: ArrayLike, uncertainty: ArrayLike) -> float:
     wrong, unsure = _as_errors(errors, uncertainty)
     if wrong.min() == wrong.max():
         raise ValueError(
-            "Expected right and wrong guesses in `errors`. "
+            "Expected right and wrong predictions in `errors`. "
             f"Received: {wrong.sum()} errors in {wrong.size} examples. "
-            "Hint: augrc is defined without errors too."
+            "Hint: augrc is also defined without errors."
         )
     return auroc_of_counts(*count_above(wrong, unsure))
 
 
 def accuracy_at_coverage(errors: ArrayLike, uncertainty: ArrayLike, coverage: float) -> float:
-    """Accuracy on the surest share of the examples.
+    """Accuracy on the most certain share of the examples.
 
-    Use it where a share of the cases can be left to people.
+    Use it when people can handle a fixed share of the cases.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
-        coverage: Share to keep, in (0, 1]. Where ties or N do not allow it, the next larger one.
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
+        coverage: Share of examples to keep, in (0, 1]. If ties or N do not allow this share, the
+            next larger one is used.
 
     Returns:
         Float in [0, 1].
 
     Raises:
-        ValueError: If the arrays do not match, uncertainties are NaN, or the coverage is none.
+        ValueError: If the shapes differ, an uncertainty is NaN, or `coverage` is not in (0, 1].
 
     Example:
 
@@ -211,7 +218,7 @@ def accuracy_at_coverage(errors: ArrayLike, uncertainty: ArrayLike, coverage: fl
     if coverage <= 0:
         raise ValueError(
             f"Expected a positive number for `coverage`. Received: coverage={coverage!r}. "
-            "Hint: nothing is right or wrong where nothing is kept."
+            "Hint: without kept examples there is no accuracy."
         )
     curve = retention_curve(errors, uncertainty)
     return float(curve.accuracy[np.argmax(curve.retained >= coverage - _ROUNDING)])
@@ -220,19 +227,19 @@ def accuracy_at_coverage(errors: ArrayLike, uncertainty: ArrayLike, coverage: fl
 def coverage_at_risk(errors: ArrayLike, uncertainty: ArrayLike, risk: float) -> float:
     """Largest share of examples that can be kept with an error rate of at most `risk`.
 
-    Use it where the error rate of what the model answers is prescribed. Chosen on the examples
-    that it is reported for, it is an optimistic figure.
+    Use it when the error rate of the accepted predictions is prescribed. The result is optimistic,
+    because the threshold is chosen on the same examples that the coverage is reported for.
 
     Args:
-        errors: (N,) 0 or 1, or bool.
-        uncertainty: (N,), higher where less sure.
-        risk: Error rate in [0, 1].
+        errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
+        risk: Largest acceptable error rate, in [0, 1].
 
     Returns:
-        Float in [0, 1]; 0 if no threshold is good enough.
+        Float in [0, 1]; 0 if no threshold reaches the error rate.
 
     Raises:
-        ValueError: If the arrays do not match, uncertainties are NaN, or the risk is none.
+        ValueError: If the shapes differ, an uncertainty is NaN, or `risk` is not in [0, 1].
 
     Reference:
         Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
@@ -254,14 +261,14 @@ def _as_errors(errors: ArrayLike, uncertainty: ArrayLike) -> tuple[np.ndarray, n
     errors = np.asarray(errors)
     if errors.shape != unsure.shape or not np.isin(errors, (0, 1)).all():
         raise ValueError(
-            f"Expected 0 or 1 for each of {unsure.size} examples for `errors`. Received: "
+            f"Expected 0 or 1 for each of {unsure.size} examples in `errors`. Received: "
             f"{errors.dtype} of shape {errors.shape}. Hint: errors = p.mean.argmax(-1) != y_true."
         )
     return errors.astype("int64"), unsure
 
 
 def _kept(errors: ArrayLike, uncertainty: ArrayLike) -> tuple[np.ndarray, np.ndarray, int]:
-    """Counts examples (T,) kept at each distinct uncertainty, errors (T,) among them, and all."""
+    """Returns the numbers (T,) of examples kept and of errors among them, and the total N."""
     wrong, unsure = _as_errors(errors, uncertainty)
     kept, kept_wrong = count_above(wrong, -unsure)
     return kept, kept_wrong, len(wrong)
@@ -271,5 +278,5 @@ def _check_share(value: float, name: str, example: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(
             f"Expected a number in [0, 1] for `{name}`. Received: {name}={value!r}. "
-            f"Hint: such as {example}."
+            f"Hint: a common choice is {example}."
         )

@@ -1,4 +1,4 @@
-"""The base of the Keras metrics: rows of batches of any shape, and sums in double precision."""
+"""Base classes of the Keras metrics, and the conversion of batches of any shape to rows."""
 
 import keras
 import tensorflow as tf
@@ -9,20 +9,20 @@ from tfp_bayes._plumbing.probabilities import TOLERANCE
 class StreamingMetric(keras.metrics.Metric):
     """A metric whose state is sums over rows, so that batches and replicas add up.
 
-    Sums are in float64: a stream of batches gives what the plain function gives on all rows, to
-    the rounding of that sum. Before the first row the result is NaN, and so it is after a NaN
-    prediction. Rows of weight 0 do not count, whatever they hold.
+    Sums are float64, so the result over batches equals that of the plain function on all rows, up
+    to rounding. The result is NaN before the first row and after a NaN prediction. Rows of weight 0
+    do not count, whatever they contain.
 
     Args:
-        name: Of the result.
-        dtype: Of the sums. float64 is exact for as many rows as there are.
+        name: Name of the metric.
+        dtype: Data type of the sums. float64 counts any practical number of rows exactly.
     """
 
     def __init__(self, name: str | None = None, dtype: str = "float64"):
         super().__init__(name=name, dtype=dtype)
 
     def add_sums(self, shape: tuple[int, ...], name: str) -> keras.Variable:
-        """Returns a variable of zeros, which replicas sum."""
+        """Returns a new variable of zeros, which is summed over replicas."""
         return self.add_variable(shape, "zeros", dtype=self.dtype, name=name)
 
     def mean_of(self, total: keras.Variable, weight: keras.Variable) -> tf.Tensor:
@@ -31,7 +31,7 @@ class StreamingMetric(keras.metrics.Metric):
 
 
 class MeanOfRows(StreamingMetric):
-    """A streaming metric that is the weighted mean of one number of each row."""
+    """A streaming metric that is the weighted mean of one number per row."""
 
     def __init__(self, name: str | None = None, dtype: str = "float64"):
         super().__init__(name=name, dtype=dtype)
@@ -39,7 +39,7 @@ class MeanOfRows(StreamingMetric):
         self.weight = self.add_sums((), "weight")
 
     def add_rows(self, values: tf.Tensor, weights: tf.Tensor) -> None:
-        """Adds numbers (n,) of weights (n,)."""
+        """Adds numbers (n,) with weights (n,)."""
         self.total.assign_add(tf.cast(tf.reduce_sum(values * weights), self.dtype))
         self.weight.assign_add(tf.cast(tf.reduce_sum(weights), self.dtype))
 
@@ -49,14 +49,16 @@ class MeanOfRows(StreamingMetric):
 
 
 def row_weights(sample_weight, rows: tf.Tensor) -> tf.Tensor:
-    """Returns float64 weights of the shape of `rows`, whose axes a weight may have from the left.
+    """Returns float64 weights of the shape of `rows`.
+
+    Weights with fewer axes than `rows` match its leading axes and are broadcast over the rest.
 
     Args:
         sample_weight: None, (N,), (N, 1) or a weight for each row.
-        rows: Any tensor, one entry a row.
+        rows: Any tensor with one entry per row.
 
     Raises:
-        ValueError: If there are more axes than rows have.
+        ValueError: If the weights have more axes than `rows`.
     """
     if sample_weight is None:
         return tf.ones(tf.shape(rows), "float64")
@@ -66,14 +68,14 @@ def row_weights(sample_weight, rows: tf.Tensor) -> tf.Tensor:
     if weights.shape.rank > rows.shape.rank:
         raise ValueError(
             f"Expected at most {rows.shape.rank} axes for `sample_weight`. Received: "
-            f"sample_weight of shape {weights.shape}. Hint: one weight an example, or one for "
-            "each of its pixels or time steps."
+            f"sample_weight of shape {weights.shape}. Hint: give one weight per example, or one "
+            "for each of its pixels or time steps."
         )
     for _ in range(rows.shape.rank - weights.shape.rank):
         weights = weights[..., None]
     _check(
         weights >= 0,
-        "Expected weights of at least 0 for `sample_weight`. Received: others. "
+        "Expected weights of at least 0 for `sample_weight`. Received: negative or NaN weights. "
         "Hint: a weight is how often its row counts.",
     )
     return tf.broadcast_to(weights, tf.shape(rows))
@@ -84,13 +86,13 @@ def classified_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor
 
     Args:
         y_true: Integer labels (N, ...) or (N, ..., 1), or one-hot (N, ..., K).
-        y_pred: Probabilities (N, ..., K); of yes (N, ..., 1), which become two classes.
-        sample_weight: None, or as in `row_weights`.
+        y_pred: Probabilities (N, ..., K), or (N, ..., 1) of class 1, which become two classes.
+        sample_weight: None, or weights as in `row_weights`.
 
     Raises:
         ValueError: If shapes do not match.
-        InvalidArgumentError: If a row has no probabilities or no label. XLA drops such checks;
-            there, and where predictions are NaN, probabilities become NaN instead.
+        InvalidArgumentError: If a row has invalid probabilities or an invalid label. XLA drops
+            such checks; there, and where predictions are NaN, probabilities become NaN instead.
     """
     y, p = tf.convert_to_tensor(y_true), _outputs(y_pred)
     one_hot = p.shape[-1] > 1 and y.shape.rank == p.shape.rank and y.shape[-1] != 1
@@ -114,16 +116,16 @@ def classified_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor
     _check(
         is_probability | is_nan | ~counts,
         "Expected probabilities over the last axis for `y_pred`. Received: other values. "
-        "Hint: end the model in a softmax, or in one sigmoid.",
+        "Hint: end the model with a softmax or one sigmoid.",
     )
     _check(
         is_label | ~counts,
-        f"Expected labels in [0, {num_classes}) or one-hot for `y_true`. Received: others. "
-        "Hint: give rows without a label the weight 0, in weighted_metrics.",
+        f"Expected labels in [0, {num_classes}) or one-hot for `y_true`. Received: other values. "
+        "Hint: give unlabeled rows weight 0, and list the metric in weighted_metrics.",
     )
     valid = (is_probability & is_label)[..., None]
     p = tf.where(valid, p, tf.constant(float("nan"), "float64"))
-    # What 0 is multiplied with must be a number.
+    # Rows of weight 0 must not hold NaN, because 0 times NaN is NaN.
     p = tf.where(counts[..., None], p, tf.constant(1 / num_classes, "float64"))
     labels = tf.where(counts & is_label, labels, 0)
     weights = tf.reshape(weights, [-1])
@@ -134,9 +136,9 @@ def normal_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf
     """Returns targets, locations, scales (n, D) and weights (n,), all float64.
 
     Args:
-        y_true: (N, ..., D), or without the last axis if D is 1.
-        y_pred: Locations and scales (N, ..., 2 D), as `NormalParameters` makes them.
-        sample_weight: None, or as in `row_weights`.
+        y_true: Targets (N, ..., D); the last axis may be left out if D is 1.
+        y_pred: Locations and scales (N, ..., 2 D), as `NormalParameters` returns them.
+        sample_weight: None, or weights as in `row_weights`.
 
     Raises:
         ValueError: If outputs have an odd number of columns, or shapes do not match.
@@ -147,7 +149,7 @@ def normal_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf
     if parameters.shape[-1] % 2:
         raise ValueError(
             "Expected locations and scales, 2 D columns, for `y_pred`. Received: y_pred of shape "
-            f"{parameters.shape}. Hint: end the model in NormalParameters."
+            f"{parameters.shape}. Hint: end the model with NormalParameters."
         )
     loc, scale = tf.split(parameters, 2, axis=-1)
     _check_shapes(tf.convert_to_tensor(y_true), loc.shape, column=False)
@@ -157,11 +159,11 @@ def normal_rows(y_true, y_pred, sample_weight) -> tuple[tf.Tensor, tf.Tensor, tf
     _check(
         (scale > 0) | tf.math.is_nan(scale) | ~counts,
         "Expected positive scales in the second half of the columns of `y_pred`. Received: "
-        "others. Hint: end the model in NormalParameters.",
+        "other values. Hint: end the model with NormalParameters.",
     )
     nan = tf.constant(float("nan"), "float64")
     loc, scale = tf.where(scale > 0, loc, nan), tf.where(scale > 0, scale, nan)
-    # What 0 is multiplied with must be a number.
+    # Rows of weight 0 must not hold NaN, because 0 times NaN is NaN.
     one, zero = tf.ones_like(scale), tf.zeros_like(scale)
     rows = (tf.where(counts, y, zero), tf.where(counts, loc, zero), tf.where(counts, scale, one))
     y, loc, scale = (tf.reshape(each, [-1, loc.shape[-1]]) for each in rows)
@@ -172,29 +174,29 @@ def _outputs(y_pred) -> tf.Tensor:
     """Returns outputs (N, ..., K) as float64.
 
     Raises:
-        ValueError: If they are (N,), which would be read as one row of N columns.
+        ValueError: If their shape is (N,), which would be read as one row of N columns.
     """
     outputs = tf.cast(y_pred, "float64")
     if outputs.shape.rank in (0, 1) or outputs.shape[-1] is None:
         raise ValueError(
             "Expected outputs with an axis of columns, (N, ..., K), for `y_pred`. Received: y_pred "
-            f"of shape {outputs.shape}. Hint: a model of one output ends in (N, 1), as Dense(1) is."
+            f"of shape {outputs.shape}. Hint: a single output has shape (N, 1), as from Dense(1)."
         )
     return outputs
 
 
 def _check_shapes(y: tf.Tensor, expected: tf.TensorShape, column: bool) -> None:
-    """Raises ValueError unless targets have a shape, or one that differs by a last axis of 1."""
+    """Raises ValueError unless `y` has the expected shape, up to a last axis of size 1."""
     shorter = expected[:-1] if expected.rank and expected[-1] == 1 else None
     longer = expected.concatenate(1) if column else None
     allowed = [shape for shape in (expected, shorter, longer) if shape is not None]
     if not any(y.shape.is_compatible_with(shape) for shape in allowed):
         raise ValueError(
-            f"Expected shape {expected} for `y_true`, by the outputs. "
-            f"Received: y_true of shape {y.shape}. Hint: one label or target for each output."
+            f"Expected shape {expected} for `y_true`, to match `y_pred`. "
+            f"Received: y_true of shape {y.shape}. Hint: give one label or target per output."
         )
 
 
 def _check(holds: tf.Tensor, message: str) -> None:
-    """Raises InvalidArgumentError unless all hold, when the graph runs; XLA leaves it out."""
+    """Raises InvalidArgumentError at run time unless all hold; XLA drops this check."""
     tf.debugging.Assert(tf.reduce_all(holds), [message])

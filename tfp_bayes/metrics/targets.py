@@ -1,4 +1,4 @@
-"""Checks of real-valued targets and what is predicted of them."""
+"""Checks of real-valued targets and their predictions."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,9 +10,9 @@ def as_alike(
     """Returns targets, and predictions of the same shape, as float64.
 
     Args:
-        y_true: (N,) or (N, D).
-        infinite: Whether predictions may be infinite, as the end of an interval may.
-        **predicted: Predictions by the name of their argument.
+        y_true: (N,) or (N, D) targets.
+        infinite: Whether predictions may be infinite, as the ends of intervals may.
+        **predicted: Predictions by argument name.
 
     Raises:
         ValueError: If shapes differ, there is no target, or a number is not finite.
@@ -21,7 +21,7 @@ def as_alike(
     if y.ndim not in (1, 2) or y.size == 0:
         raise ValueError(
             "Expected (N,) or (N, D) with at least one target for `y_true`. "
-            f"Received: y_true of shape {y.shape}. Hint: one row for each example."
+            f"Received: y_true of shape {y.shape}. Hint: give one row per example."
         )
     arrays = [y]
     for name, given in predicted.items():
@@ -30,7 +30,7 @@ def as_alike(
             raise ValueError(
                 f"Expected the shape {y.shape} of `y_true` for `{name}`. "
                 f"Received: {name} of shape {array.shape}. Hint: reshape one of them; (N,) and "
-                "(N, 1) are not alike."
+                "(N, 1) differ."
             )
         arrays.append(array if infinite else _finite(array, name))
     return tuple(arrays)
@@ -39,7 +39,7 @@ def as_alike(
 def as_normal(
     y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns targets and parameters of one shape as float64.
+    """Returns targets and normal parameters of the same shape as float64.
 
     Raises:
         ValueError: If shapes differ, a number is not finite, or a scale is not positive.
@@ -49,18 +49,25 @@ def as_normal(
     return y, loc, scale
 
 
-def as_sampled(y_true: ArrayLike, samples: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns targets (N,) or (N, D), and samples (S, N) or (S, N, D) of them, as float64.
+def as_sampled(
+    y_true: ArrayLike, samples: ArrayLike, name: str = "samples"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns targets (N,) or (N, D), and samples (S, N) or (S, N, D), as float64.
+
+    Args:
+        y_true: (N,) or (N, D) targets.
+        samples: Samples of the targets, or one parameter of S mixture components.
+        name: Name of the argument `samples` in error messages.
 
     Raises:
         ValueError: If shapes do not match, or a number is not finite.
     """
     (y,) = as_alike(y_true=y_true)
-    samples = _finite(samples, "samples")
+    samples = _finite(samples, name)
     if samples.shape[1:] != y.shape or samples.shape[0] == 0:
         raise ValueError(
-            f"Expected shape (S, {', '.join(map(str, y.shape))}) for `samples`. "
-            f"Received: samples of shape {samples.shape}. Hint: the sample axis comes first."
+            f"Expected shape (S, {', '.join(map(str, y.shape))}) for `{name}`. "
+            f"Received: {name} of shape {samples.shape}. Hint: the sample axis comes first."
         )
     return y, samples
 
@@ -70,16 +77,16 @@ def check_scale(scale: np.ndarray) -> None:
     if not (scale > 0).all():
         raise ValueError(
             f"Expected positive numbers for `scale`. Received: {scale.min():.4g} as the smallest. "
-            "Hint: standard deviations, not logarithms."
+            "Hint: pass standard deviations, not their logarithms."
         )
 
 
 def check_level(level: float) -> None:
-    """Raises ValueError unless a level is between 0 and 1."""
+    """Raises ValueError unless `level` is in (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(
             f"Expected a number in (0, 1) for `level`. Received: level={level!r}. "
-            "Hint: 0.9 for intervals that hold 90 %."
+            "Hint: use 0.9 for 90 % intervals."
         )
 
 
@@ -88,6 +95,6 @@ def _finite(given: ArrayLike, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(
             f"Expected finite numbers for `{name}`. Received: {(~np.isfinite(array)).sum()} of "
-            f"{array.size} are NaN or infinite. Hint: leave out examples without a target."
+            f"{array.size} are NaN or infinite. Hint: drop examples without a target."
         )
     return array

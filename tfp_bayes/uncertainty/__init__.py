@@ -1,4 +1,4 @@
-"""Measures of uncertainty in posterior samples, calibration, conformal sets: arrays only."""
+"""Measures of uncertainty in posterior samples, recalibration and conformal prediction."""
 
 from tfp_bayes.uncertainty.calibration import apply_temperature, fit_temperature
 from tfp_bayes.uncertainty.conformal import (

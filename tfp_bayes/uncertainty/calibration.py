@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes probabilities as sure as they are right."""
+"""Temperature scaling, which recalibrates probabilities with a single number."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,15 +18,21 @@ _LARGEST = np.log(20.0)
 def fit_temperature(
     y_true: ArrayLike, probs: ArrayLike, sample_weight: ArrayLike | None = None
 ) -> float:
-    """Returns the temperature of smallest negative log likelihood on held-out examples.
+    """Returns the temperature that minimizes the negative log likelihood of held-out examples.
+
+    Use it for classifiers that are overconfident or underconfident as a whole, then pass the result
+    to `apply_temperature`.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) probabilities.
-        sample_weight: (N,) weights of the examples, or None for equal ones.
+        sample_weight: (N,) weights of the examples. None weights them equally.
 
     Returns:
-        T in [1/20, 20]; above 1 the probabilities were too sure.
+        Temperature T in [1/20, 20]. Above 1, the probabilities were overconfident.
+
+    Raises:
+        ValueError: If labels and probabilities do not match, or the weights are invalid.
 
     Reference:
         Guo et al. 2017, equation 9, arXiv:1706.04599.
@@ -34,7 +40,7 @@ def fit_temperature(
     Example:
 
     >>> p = np.array([[0.99, 0.01], [0.99, 0.01], [0.99, 0.01], [0.99, 0.01]])
-    >>> round(fit_temperature([0, 0, 0, 1], p), 1)  # sure to 99 %, right in 75 %
+    >>> round(fit_temperature([0, 0, 0, 1], p), 1)  # confidence 99 %, accuracy 75 %
     4.2
     """
     y_true, probs = as_labelled(y_true, probs)
@@ -54,10 +60,11 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
 
     Args:
         probs: (N, K) probabilities.
-        temperature: T, positive.
+        temperature: Temperature T, a positive number, for example from `fit_temperature`.
 
     Raises:
-        ValueError: If T is not positive, or these are no probabilities of two classes or more.
+        ValueError: If T is not positive and finite, or `probs` are not probabilities of at least
+            two classes.
 
     Example:
 
@@ -67,7 +74,7 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
     if not 0 < temperature < np.inf:
         raise ValueError(
             "Expected a positive, finite number for `temperature`. "
-            f"Received: temperature={temperature!r}. Hint: fit_temperature finds it."
+            f"Received: temperature={temperature!r}. Hint: use the result of fit_temperature."
         )
     probs = as_probabilities(probs)
     return softmax(np.log(np.maximum(probs, SMALLEST_PROBABILITY)) / temperature, axis=1)

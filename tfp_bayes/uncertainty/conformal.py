@@ -1,9 +1,9 @@
-"""Split conformal prediction on arrays: scores, and the order statistic that bounds them.
+"""Split conformal prediction on arrays: nonconformity scores and their quantiles.
 
-A score says how badly a label or target fits a prediction. Of n held-out examples and a new one,
-exchangeable with them, the new one's score is below the k-th smallest of the n with probability
-k / (n + 1), whatever the model. So the labels whose score is not above that are a set that holds
-the true one as often as is asked for.
+A score measures how badly a label or target fits a prediction. If a new example is exchangeable
+with n held-out examples, its score is at most the k-th smallest of their scores with probability at
+least k / (n + 1), for any model. The set of labels whose score does not exceed that quantile
+therefore contains the true label with the desired probability.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.probabilities import as_labelled, as_probabilities
 
-_ROUNDING = 1e-9  # (n + 1) * 0.9 may be just above a whole number
+_ROUNDING = 1e-9  # (n + 1) * 0.9 may be rounded to just above a whole number
 _PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
 GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
@@ -22,19 +22,19 @@ GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
     """Returns the score that a new example does not exceed with probability `coverage`.
 
-    Use it with any score of your own. It is the k-th smallest of n scores, k = ceil((n + 1)
-    coverage), never an interpolated one, and infinite if k > n. Over sets of n examples the
-    coverage that it has follows Beta(k, n + 1 - k), if no scores are equal.
+    Use it with any nonconformity score. It is the k-th smallest of n scores, k = ceil((n + 1)
+    coverage), without interpolation, and infinite if k > n. If no scores are equal, the coverage
+    given the n held-out examples is distributed as Beta(k, n + 1 - k).
 
     Args:
-        scores: (n,) scores of held-out examples; (n, D) has a quantile for each column.
-        coverage: Probability in (0, 1).
+        scores: (n,) scores of held-out examples, or (n, D) for one quantile per column.
+        coverage: Desired probability, in (0, 1).
 
     Returns:
         Float64 scalar, or (D,).
 
     Raises:
-        ValueError: If a score is NaN or `coverage` is out of range.
+        ValueError: If a score is NaN or `coverage` is not in (0, 1).
 
     Reference:
         Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World"; Angelopoulos
@@ -42,9 +42,9 @@ def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
 
     Example:
 
-    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.8))  # the 4th of 4
+    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.8))  # the 4th smallest of 4
     0.4
-    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.9))  # 4 examples cannot say
+    >>> float(conformal_quantile([0.3, 0.1, 0.4, 0.2], 0.9))  # needs more than 4 examples
     inf
     """
     scores = np.asarray(scores, dtype="float64")
@@ -52,7 +52,7 @@ def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
     if scores.ndim == 0 or np.isnan(scores).any():
         raise ValueError(
             "Expected scores (n,) or (n, D) without NaN for `scores`. Received: scores of shape "
-            f"{scores.shape} with {int(np.isnan(scores).sum())} NaN. Hint: correct or leave out "
+            f"{scores.shape} with {int(np.isnan(scores).sum())} NaN. Hint: correct or drop "
             "the examples whose prediction is NaN."
         )
     rank = math.ceil((len(scores) + 1) * coverage - _ROUNDING)
@@ -64,19 +64,23 @@ def conformal_quantile(scores: ArrayLike, coverage: float = 0.9) -> np.ndarray:
 def class_conditional_quantiles(
     scores: ArrayLike, y_true: ArrayLike, num_classes: int, coverage: float = 0.9
 ) -> np.ndarray:
-    """Returns a `conformal_quantile` for each class (K,), of the scores of its examples.
+    """Returns the `conformal_quantile` of each class, computed from the examples of that class.
 
-    Use it where every class is to be covered, not only the average (Mondrian conformal
-    prediction). A class with too few examples has an infinite quantile: it is in every set.
+    Use it for Mondrian conformal prediction, where every class must be covered and not only the
+    average. A class with too few examples has an infinite quantile, so it is in every set.
 
     Args:
         scores: (n,) scores of held-out examples at their true labels.
         y_true: (n,) integer labels.
-        num_classes: K.
-        coverage: Probability in (0, 1).
+        num_classes: Number of classes K.
+        coverage: Desired probability, in (0, 1).
+
+    Returns:
+        Float64 (K,).
 
     Raises:
-        ValueError: If labels are no class numbers, one for each score; see `conformal_quantile`.
+        ValueError: If `y_true` does not hold one class number per score. See also
+            `conformal_quantile`.
 
     Reference:
         Vovk 2012, "Conditional validity of inductive conformal predictors", arXiv:1209.2673.
@@ -92,16 +96,16 @@ def class_conditional_quantiles(
 
 
 def lac_scores(probs: ArrayLike) -> np.ndarray:
-    """Returns 1 - p_k of every class (N, K), whose sets are the smallest on average.
+    """Returns the score 1 - p_k of every class, (N, K), which gives the smallest sets on average.
 
-    Use it where small sets matter most; they are too small for hard examples, may be empty for
-    them, and too large for easy ones.
+    Use it when small sets matter most. The sets cover hard examples too rarely, and may be empty
+    for them, and cover easy examples too often.
 
     Args:
         probs: (N, K) probabilities.
 
     Raises:
-        ValueError: If these are no probabilities.
+        ValueError: If `probs` are not probabilities.
 
     Reference:
         Sadinle, Lei and Wasserman 2019, "Least ambiguous set-valued classifiers with bounded
@@ -118,20 +122,22 @@ def lac_scores(probs: ArrayLike) -> np.ndarray:
 def aps_scores(
     probs: ArrayLike, u: ArrayLike, penalty: float = 0.0, free_ranks: int = 0
 ) -> np.ndarray:
-    """Returns for every class the probability of those likelier, and (1 - u) of its own (N, K).
+    """Returns the adaptive (APS) or regularized adaptive (RAPS) score of every class, (N, K).
 
-    Use it where sets are to be large for hard examples and small for easy ones. With a penalty it
-    is RAPS, whose sets are smaller where there are many classes.
+    The score of a class is the total probability of the more probable classes plus (1 - u) times
+    its own. Use it for sets that are larger for hard examples and smaller for easy ones. A positive
+    penalty gives RAPS, whose sets are smaller when there are many classes.
 
     Args:
-        probs: (N, K) probabilities. Of equal ones the first counts as likelier.
-        u: (N,) uniform on [0, 1], one for an example, so that sets have no holes; see
-            `row_uniforms`. Zeros give sets that cover more than is asked for.
-        penalty: lambda of RAPS, for each rank above `free_ranks`; 0 is APS.
-        free_ranks: k_reg of RAPS.
+        probs: (N, K) probabilities. Among equal ones the first class counts as more probable.
+        u: (N,) uniform numbers in [0, 1], one per example and shared by its classes, so that a set
+            always holds the most probable classes; see `row_uniforms`. Zeros give sets with more
+            than the desired coverage.
+        penalty: lambda of RAPS, added for each rank above `free_ranks`; 0 is APS.
+        free_ranks: k_reg of RAPS, the number of ranks without penalty.
 
     Raises:
-        ValueError: If these are no probabilities, or `u` is none.
+        ValueError: If `probs` are not probabilities, or `u` is not (N,) numbers in [0, 1].
 
     Reference:
         Romano, Sesia and Candes 2020, equation 8, arXiv:2006.02544; Angelopoulos et al. 2021,
@@ -160,15 +166,16 @@ def aps_scores(
 def choose_raps_penalty(
     y_true: ArrayLike, probs: ArrayLike, u: ArrayLike, coverage: float = 0.9
 ) -> tuple[float, int]:
-    """Returns `penalty` and `free_ranks` of RAPS that give the smallest sets.
+    """Returns the `penalty` and `free_ranks` of RAPS that give the smallest sets.
 
-    Use it on examples that are not those of the quantile, or the coverage is no longer known.
+    Use other examples than those that the quantile is computed from; otherwise the coverage
+    guarantee is lost.
 
     Args:
         y_true: (n,) integer labels.
         probs: (n, K) probabilities.
-        u: (n,) uniform on [0, 1].
-        coverage: Probability in (0, 1).
+        u: (n,) uniform numbers in [0, 1].
+        coverage: Desired probability, in (0, 1).
 
     Raises:
         ValueError: If labels and probabilities do not match.
@@ -195,18 +202,18 @@ def choose_raps_penalty(
 
 
 def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
-    """Returns a number in [0, 1) for each row that follows from the row and the seed alone (N,).
+    """Returns one number in [0, 1) per row, (N,), as a hash of the row and the seed.
 
-    Use it to randomize `aps_scores`. A row has the same number alone, in any batch and in any
-    process, and equal rows have equal numbers. Scores then are a fixed function of example and
-    label, so the coverage holds as for any score, whatever these numbers are.
+    Use it to randomize `aps_scores`. The number of a row does not depend on the batch or the
+    process, and equal rows have equal numbers. Scores are then a fixed function of example and
+    label, so the coverage guarantee holds as it does for any such score.
 
     Args:
-        probs: (N, K).
-        seed: Integer.
+        probs: (N, K) probabilities.
+        seed: Integer seed.
 
     Raises:
-        ValueError: If these are no rows.
+        ValueError: If `probs` is not two-dimensional.
 
     Example:
 
@@ -218,7 +225,7 @@ def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
     if rows.ndim != 2:
         raise ValueError(
             f"Expected (N, K) for `probs`. Received: probs of shape {rows.shape}. "
-            "Hint: one row for each example."
+            "Hint: give one row per example."
         )
     bits = rows.view("uint64")
     state = _mix(np.full(len(bits), seed % 2**64, dtype="uint64"))
@@ -228,7 +235,7 @@ def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
-    """One step of SplitMix64 (Steele, Lea and Flood 2014), which is a bijection."""
+    """Applies one step of SplitMix64 (Steele, Lea and Flood 2014), which is a bijection."""
     state = state + np.uint64(GOLDEN)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(MIX_1)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(MIX_2)
@@ -236,9 +243,9 @@ def _mix(state: np.ndarray) -> np.ndarray:
 
 
 def normalized_scores(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np.ndarray:
-    """Returns |y - loc| / scale, whose interval is loc - q scale to loc + q scale.
+    """Returns the score |y - loc| / scale, whose intervals are [loc - q scale, loc + q scale].
 
-    Use it for regression: intervals are wide where the model is unsure.
+    Use it for regression with intervals that are wider where the model is less certain.
 
     Args:
         y_true: Targets.
@@ -260,17 +267,17 @@ def normalized_scores(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np
     if not np.all(scale > 0):
         raise ValueError(
             "Expected positive standard deviations for `scale`. "
-            f"Received: the smallest is {scale.min():.4g}. Hint: a model without noise and "
-            "without spread has none; use cqr_scores."
+            f"Received: the smallest is {scale.min():.4g}. Hint: use cqr_scores for a model that "
+            "predicts no noise and whose samples agree."
         )
     return np.abs(y_true - loc) / scale
 
 
 def cqr_scores(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> np.ndarray:
-    """Returns max(lower - y, y - upper), whose interval is lower - q to upper + q.
+    """Returns the score max(lower - y, y - upper), whose intervals are [lower - q, upper + q].
 
-    Use it for regression with predicted quantiles; it is negative inside of them, so intervals
-    that are too wide are made narrower.
+    Use it for regression with predicted quantiles. The score is negative between the quantiles, so
+    intervals that are too wide become narrower.
 
     Args:
         y_true: Targets.
@@ -294,11 +301,11 @@ def cqr_scores(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> np.ndar
 
 
 def check_coverage(coverage: float) -> None:
-    """Raises ValueError unless this is a probability between 0 and 1."""
+    """Raises ValueError unless `coverage` is in (0, 1)."""
     if not 0 < coverage < 1:
         raise ValueError(
             f"Expected a probability in (0, 1) for `coverage`. Received: coverage={coverage!r}. "
-            "Hint: coverage=0.9 misses one label in ten."
+            "Hint: coverage=0.9 misses one label in ten on average."
         )
 
 
@@ -307,13 +314,13 @@ def _same_shape(**arrays: ArrayLike) -> list[np.ndarray]:
     shapes = {name: array.shape for name, array in found.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(
-            f"Expected arrays of one shape. Received: {shapes}. "
-            "Hint: a single target is (N,) or (N, 1) everywhere."
+            f"Expected arrays of the same shape. Received: {shapes}. "
+            "Hint: use (N,) for all or (N, 1) for all if there is one target."
         )
     for name, array in found.items():
         if not np.isfinite(array).all():
             raise ValueError(
                 f"Expected finite numbers for `{name}`. Received: "
-                f"{int((~np.isfinite(array)).sum())} that are not. Hint: leave those rows out."
+                f"{int((~np.isfinite(array)).sum())} that are not. Hint: drop those rows."
             )
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Sets and intervals that hold the truth as often as is asked for, from any predictor."""
+"""Conformal prediction sets and intervals, with a desired coverage, from any predictor."""
 
 import json
 import warnings
@@ -32,41 +32,43 @@ _TUNING_SHARE = 0.2
 
 
 class Conformal:
-    """Prediction sets of classes, or intervals of real targets, with a guaranteed coverage.
+    """Prediction sets of classes, or intervals of real targets, with guaranteed coverage.
 
-    Use it where a decision needs "one of these, 9 times in 10". The guarantee holds for any model,
-    however wrong, over new examples that are exchangeable with those of `fit`: drawn alike, and
-    neither trained on nor chosen by the model. It is an average over examples, not for each one;
-    `class_conditional` makes it one for each class.
+    Use it when a decision needs a set that contains the true label, for example, 9 times in 10. The
+    guarantee holds for any model, however poor, on new examples that are exchangeable with those
+    passed to `fit`: drawn from the same distribution, not used for training and not selected by the
+    model. It is an average over examples, not a guarantee for each one; `class_conditional` makes
+    it hold within each class.
 
     Args:
-        predictor: Anything with `predict_uncertainty`, a `BayesianModel` or `Predictor`, of one
-            output: classes, a single sigmoid (two classes), or real targets.
-        method: "lac" for the smallest sets, "aps" for sets that are larger for harder examples,
-            "raps" for "aps" with many classes; "normalized" for intervals of real targets around
-            the mean, as wide as the standard deviation asks for; "cqr" for those around the
-            quantiles of the samples.
-        class_conditional: Whether each class is covered. Classes of `fit` with too few examples,
-            fewer than coverage / (1 - coverage), are in every set.
-        penalty: lambda of "raps"; None chooses it on a fifth of the data of `fit`, which then is
-            not used for the quantile.
-        allow_empty: Whether a set may be empty, as sets of exact coverage are for some examples.
-            False adds the likeliest class to those, and says so; the coverage then is higher.
-        num_samples: S, see `predict_uncertainty`.
-        seed: Integer. The predictor's functions, and the numbers that "aps" and "raps" are
-            randomized by, follow from it.
+        predictor: Any object with `predict_uncertainty`, such as a `BayesianModel` or `Predictor`,
+            with one output: classes, a single sigmoid (two classes), or real targets.
+        method: For classes, "lac" gives the smallest sets, "aps" sets that are larger for harder
+            examples, and "raps" the same for many classes. For real targets, "normalized" gives
+            intervals around the mean in proportion to the standard deviation, and "cqr" intervals
+            around the quantiles of the samples.
+        class_conditional: Whether to guarantee the coverage of each class. A class with too few
+            examples in `fit`, fewer than coverage / (1 - coverage), is in every set.
+        penalty: lambda of "raps". None chooses it on a fifth of the data passed to `fit`, which is
+            then not used for the quantile.
+        allow_empty: Whether a set may be empty, as exact coverage requires for some examples.
+            False adds the most probable class to an empty set, with a warning, because the
+            coverage is then higher.
+        num_samples: Number of posterior samples S; see `predict_uncertainty`.
+        seed: Integer seed of the posterior samples, and of the randomization of "aps" and "raps".
 
     Attributes:
-        coverage: That of `fit`.
-        quantile: () for classes, (K,) with `class_conditional`, (D,) for targets; float64.
-        num_calibration: n, number of examples behind the quantile.
+        coverage: The coverage passed to `fit`.
+        quantile: Float64 quantile of the scores: () for classes, (K,) with `class_conditional`,
+            (D,) for real targets.
+        num_calibration: Number n of examples that the quantile was computed from.
 
     Raises:
-        ValueError: If the method is unknown, or an argument does not belong to it.
+        ValueError: If the method is unknown, or an argument does not apply to it.
 
     Reference:
-        Angelopoulos and Bates 2021, arXiv:2107.07511; those of `lac_scores`, `aps_scores`,
-        `normalized_scores` and `cqr_scores`.
+        Angelopoulos and Bates 2021, arXiv:2107.07511, and the references of `lac_scores`,
+        `aps_scores`, `normalized_scores` and `cqr_scores`.
 
     Example:
 
@@ -105,7 +107,7 @@ class Conformal:
         if (class_conditional or not allow_empty) and method not in _OF_CLASSES:
             raise ValueError(
                 "Expected a method for classes with `class_conditional` or allow_empty=False. "
-                f"Received: method={method!r}. Hint: intervals have no classes; leave it out."
+                f"Received: method={method!r}. Hint: leave it out; intervals have no classes."
             )
         if penalty is not None and not (method == "raps" and 0 <= penalty < np.inf):
             raise ValueError(
@@ -124,22 +126,24 @@ class Conformal:
         self._fitted: dict[str, Any] | None = None
 
     def fit(self, x: Any, y: ArrayLike, coverage: float = 0.9) -> "Conformal":
-        """Finds the quantile on held-out examples.
+        """Computes the quantile from held-out examples.
 
         Args:
-            x: Inputs (N, ...) that the model was not trained on, see `predict_uncertainty`.
-            y: Integer labels (N,), or real targets (N,) or (N, D), where each of D is covered on
-                its own.
-            coverage: Probability that a new label is in its set.
+            x: Inputs (N, ...) that the model was not trained on; see `predict_uncertainty`.
+            y: Integer labels (N,), or real targets (N,) or (N, D). Each of D targets is covered
+                separately, not jointly.
+            coverage: Probability that the set or interval of a new example contains its label or
+                target.
 
         Returns:
             This object.
 
         Raises:
-            ValueError: If labels or targets do not fit the predictions, or these are not finite.
+            ValueError: If labels or targets do not match the predictions, or predictions are not
+                finite.
 
         Warns:
-            UserWarning: If there are too few examples, in all or of a class.
+            UserWarning: If there are too few examples, overall or of a class.
         """
         check_coverage(coverage)
         fitted: dict[str, Any] = {"coverage": float(coverage), "penalty": 0.0, "free_ranks": 0}
@@ -157,11 +161,11 @@ class Conformal:
             x: Inputs (N, ...).
 
         Raises:
-            ValueError: If this is not fitted, is for real targets, its model has changed since, or
-                a prediction is not finite.
+            ValueError: If this object is not fitted or is for real targets, if its model has
+                changed since `fit`, or if a prediction is not finite.
 
         Warns:
-            UserWarning: If `allow_empty` is False and sets were empty.
+            UserWarning: If `allow_empty` is False and some sets were empty.
         """
         self._check_fitted(self.method in _OF_CLASSES, "sets")
         probs = self._probabilities(x)
@@ -171,8 +175,8 @@ class Conformal:
         if len(empty) and not self.settings["allow_empty"]:
             members[empty, probs[empty].argmax(axis=1)] = True
             warnings.warn(
-                f"{len(empty)} of {len(members)} sets were empty and got their likeliest class: "
-                f"the coverage is above the {self.coverage:g} that was asked for.",
+                f"{len(empty)} of {len(members)} sets were empty and now hold their most probable "
+                f"class. The coverage is therefore above the requested {self.coverage:g}.",
                 stacklevel=2,
             )
         return members
@@ -184,8 +188,8 @@ class Conformal:
             x: Inputs (N, ...).
 
         Raises:
-            ValueError: If this is not fitted, is for classes, its model has changed since, or a
-                prediction is not finite.
+            ValueError: If this object is not fitted or is for classes, if its model has changed
+                since `fit`, or if a prediction is not finite.
         """
         self._check_fitted(self.method not in _OF_CLASSES, "intervals")
         prediction = self._predict(x)
@@ -194,7 +198,7 @@ class Conformal:
             _check_finite(scale)
             return loc - self.quantile * scale, loc + self.quantile * scale
         lower, upper = (each.astype("float64") for each in prediction.interval(self.coverage))
-        # A negative quantile makes intervals narrower, those of narrow ones at most a point.
+        # A negative quantile narrows intervals, at most to a point.
         middle = (lower + upper) / 2
         return (
             np.minimum(lower - self.quantile, middle),
@@ -203,18 +207,18 @@ class Conformal:
 
     @property
     def method(self) -> str:
-        """That of the constructor."""
+        """The method passed to the constructor."""
         return self.settings["method"]
 
     @property
     def penalty(self) -> tuple[float, int]:
-        """Penalty and free ranks of "raps", as `fit` has chosen them; (0, 0) for other methods."""
+        """The penalty and free ranks that `fit` chose for "raps"; (0, 0) for other methods."""
         self.check_usable()
         assert self._fitted is not None
         return self._fitted["penalty"], self._fitted["free_ranks"]
 
     def check_usable(self) -> None:
-        """Raises ValueError unless this is fitted, for the predictor as it is now."""
+        """Raises ValueError unless this object was fitted with the predictor as it is now."""
         self._check_fitted(True, "answers")
 
     # From predictions to the quantile.
@@ -265,10 +269,10 @@ class Conformal:
         is_binary = likelihood != "bernoulli" or shape[-1:] == (1,)
         if likelihood not in expected or len(shape) != 2 or not is_binary:
             raise ValueError(
-                f"Expected a predictor with one output (N, K), of {' or '.join(expected)} "
+                f"Expected a predictor with one output (N, K) and {' or '.join(expected)} "
                 f"likelihood, for method={self.method!r}. Received: likelihood={likelihood!r}, "
-                f"mean of shape {shape}. Hint: labels of one example are one class, one sigmoid, "
-                "or real targets; pixels are not exchangeable."
+                f"mean of shape {shape}. Hint: each example needs one class, one sigmoid or real "
+                "targets; pixels are not exchangeable."
             )
         _check_finite(prediction.mean)
         return prediction
@@ -281,9 +285,9 @@ class Conformal:
     def _check_fitted(self, is_right_method: bool, what: str) -> None:
         if self._fitted is None or not is_right_method:
             raise ValueError(
-                f"Expected a fitted method that gives {what}. Received: method={self.method!r}, "
+                f"Expected a fitted method that returns {what}. Received: method={self.method!r}, "
                 f"{'fitted' if self._fitted else 'not fitted'}. "
-                "Hint: 'lac', 'aps' and 'raps' give sets, 'normalized' and 'cqr' intervals."
+                "Hint: 'lac', 'aps' and 'raps' return sets, 'normalized' and 'cqr' intervals."
             )
         check_unchanged(self.predictor, self._fitted["weights"], "coverage")
 
@@ -297,7 +301,7 @@ class Conformal:
             kind = (
                 "sets hold every class" if self.method in _OF_CLASSES else "intervals are infinite"
             )
-            what = f"in `fit`, so that all {kind}"
+            what = f"in `fit`, so all {kind}"
         least = int(np.ceil(self.coverage / (1 - self.coverage) - 1e-9))
         warnings.warn(
             f"Too few examples {what}: a coverage of {self.coverage:g} needs at least {least}.",
@@ -307,18 +311,20 @@ class Conformal:
     # Saving.
 
     def save(self, path: str | Path) -> None:
-        """Writes quantile and settings to one .npz file, atomically; save the model beside it.
+        """Writes the quantile and the settings to one .npz file, atomically.
+
+        The model is not included; save it separately.
 
         Args:
-            path: The file.
+            path: Path of the file.
 
         Raises:
-            ValueError: If this is not fitted.
+            ValueError: If this object is not fitted.
         """
         if self._fitted is None:
             raise ValueError(
                 "Expected a fitted object to save. Received: one without a quantile. "
-                "Hint: fit(x, y) first."
+                "Hint: call fit(x, y) first."
             )
         record = {
             "format": _FORMAT,
@@ -332,15 +338,15 @@ class Conformal:
 
     @classmethod
     def load(cls, path: str | Path, predictor: Any) -> "Conformal":
-        """Reads what `save` wrote, for the same predictor.
+        """Reads a file that `save` wrote, for the same predictor.
 
         Args:
-            path: The file.
-            predictor: That of `fit`, such as from `keras.models.load_model`.
+            path: Path of the file.
+            predictor: The predictor that was fitted, for example from `keras.models.load_model`.
 
         Raises:
-            ValueError: If the file is none that `save` wrote. A predictor with other weights is
-                refused where it is used.
+            ValueError: If `save` did not write the file. A predictor with other weights raises
+                only when it is used.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -350,8 +356,8 @@ class Conformal:
                 raise ValueError(f"format {record['format']!r}")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"Expected a file of Conformal.save for `path`. Received: path={str(path)!r}, "
-                f"{error}. Hint: the .npz file, beside the .keras file of its model."
+                f"Expected a file from Conformal.save for `path`. Received: path={str(path)!r}, "
+                f"{error}. Hint: pass the .npz file, not the .keras file of the model."
             ) from error
         loaded = cls(predictor, **record["settings"])
         loaded.quantile, loaded.num_calibration = quantile, record["num_calibration"]
@@ -365,5 +371,5 @@ def _check_finite(numbers: np.ndarray) -> None:
     if len(rows):
         raise ValueError(
             f"Expected finite predictions. Received: NaN or infinity in rows {rows[:5].tolist()}, "
-            f"{len(rows)} of {len(numbers)}. Hint: their inputs are not finite; leave them out."
+            f"{len(rows)} of {len(numbers)}. Hint: drop rows whose inputs are not finite."
         )

@@ -1,4 +1,4 @@
-"""Isotonic regression of each class: any increasing curve from confidence to frequency."""
+"""Isotonic calibration, which maps each class's probability through a fitted increasing curve."""
 
 from dataclasses import dataclass
 
@@ -17,20 +17,21 @@ _FEWEST_ROWS = 1000
 
 @dataclass(frozen=True)
 class Isotonic:
-    """Probabilities of each class through an increasing curve of its own, made to sum to 1.
+    """A calibration that maps the probability of each class through its own increasing curve.
 
-    Use it where thousands of held-out examples show that the reliability diagram is bent in a way
-    that no temperature mends. It can change which class is the likeliest, and gives all examples on
-    a level stretch of its curve the same probability, so it may rank them worse.
+    Use it if thousands of held-out examples show a reliability diagram with a shape that no
+    temperature corrects. It can change the most probable class. All examples on a flat part of a
+    curve get the same probability, so it may rank them worse.
 
-    A curve is linear between its knots and level beyond them. Nothing is made less likely than
-    1 / (N + 2) before the sum is made 1: N examples without a case are no proof that there is none,
-    and one such case would cost the mean log likelihood more than the curve gains.
+    A curve is linear between its knots and constant beyond them. The mapped probabilities are
+    normalized to sum to 1. Before that, none is below 1 / (N + 2): N examples without a case do not
+    prove that there is none, and a single such case would cost the mean log likelihood more than
+    the curve gains.
 
     Args:
-        inputs: (K, M) probabilities of a class at its knots, increasing; the last ones repeat the
-            last knot where a class has fewer.
-        outputs: (K, M) frequencies at these.
+        inputs: (K, M) probabilities of each class at its knots, increasing. If a class has fewer
+            knots, its last one is repeated.
+        outputs: (K, M) frequencies at the knots.
 
     Reference:
         Zadrozny and Elkan 2002, "Transforming classifier scores into accurate multiclass
@@ -41,7 +42,7 @@ class Isotonic:
     >>> from tfp_bayes.uncertainty import Isotonic
     >>> sure = np.arange(1000) % 2
     >>> probs = np.where(sure[:, None], [[0.9, 0.1]], [[0.6, 0.4]])
-    >>> labels = np.arange(1000) % 5 == 0  # one in five is of the class 1
+    >>> labels = np.arange(1000) % 5 == 0  # one in five is of class 1
     >>> Isotonic.fit(labels.astype("int64"), probs)(probs[:2]).round(2)
     array([[0.8, 0.2],
            [0.8, 0.2]])
@@ -54,16 +55,16 @@ class Isotonic:
     def fit(
         cls, y_true: ArrayLike, probs: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> "Isotonic":
-        """Finds the increasing curves of least squares on held-out examples, one class at a time.
+        """Fits an increasing curve per class to held-out examples, by least squares.
 
         Args:
-            y_true: (N,) integer labels, each class among them.
+            y_true: (N,) integer labels, with at least one of each class.
             probs: (N, K) probabilities.
-            sample_weight: (N,) weights of the examples, or None for equal ones.
+            sample_weight: (N,) weights of the examples. None weights them equally.
 
         Raises:
-            ValueError: If there are fewer than 1,000 examples of a weight above 0, a class is
-                missing, or labels and probabilities do not match.
+            ValueError: If fewer than 1,000 examples have a positive weight, a class is missing, or
+                labels and probabilities do not match.
         """
         y_true, probs = as_labelled(y_true, probs)
         weights = as_weights(sample_weight, len(y_true))
@@ -78,7 +79,7 @@ class Isotonic:
 
     @classmethod
     def from_rows(cls, y_true: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> "Isotonic":
-        """Fits as `fit` does, of arguments that were checked; rows may be few."""
+        """Does the work of `fit` on checked arguments, without a minimum number of rows."""
         from sklearn.isotonic import IsotonicRegression  # takes a second to import
 
         least = 1 / (np.count_nonzero(weights) + 2)

@@ -1,7 +1,7 @@
 """Measures of uncertainty from posterior samples (S, N, K) of class probabilities.
 
-`Predictor` streams the same measures without keeping samples; these are for samples in hand.
-Everything is computed in float64, entropies are in nats, 0 log 0 = 0.
+`Predictor` streams the same measures without storing samples; these functions take stored samples.
+Everything is computed in float64, entropies are in nats, and 0 log 0 = 0.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from tfp_bayes._plumbing.probabilities import as_samples
 
 
 def predictive_mean(samples: ArrayLike) -> np.ndarray:
-    """Averages the samples: the posterior predictive distribution.
+    """Mean of the samples: the posterior predictive distribution.
 
-    Use it as the prediction, and to score one with `nll`, `brier` and the other metrics.
+    Use it as the prediction, for example in `nll`, `brier` and the other metrics.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -39,7 +39,7 @@ def predictive_mean(samples: ArrayLike) -> np.ndarray:
 def predictive_entropy(samples: ArrayLike) -> np.ndarray:
     """Entropy of the mean, H[mean_s p_s]: total uncertainty.
 
-    Use it to find whatever the model is unsure of, for lack of data or because of noise.
+    Use it to find examples that the model is unsure of, for lack of data or because of noise.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -64,7 +64,7 @@ def predictive_entropy(samples: ArrayLike) -> np.ndarray:
 def expected_entropy(samples: ArrayLike) -> np.ndarray:
     """Mean of the samples' entropies, mean_s H[p_s]: aleatoric uncertainty.
 
-    Use it to find noise that no further label can remove.
+    Use it to find label noise that more training data cannot reduce.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -89,7 +89,7 @@ def expected_entropy(samples: ArrayLike) -> np.ndarray:
 def mutual_information(samples: ArrayLike) -> np.ndarray:
     """Mutual information of label and weights: epistemic uncertainty, the BALD score.
 
-    Use it to find inputs whose label would teach the model most.
+    Use it to find inputs whose label would be most informative about the weights.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -112,15 +112,15 @@ def mutual_information(samples: ArrayLike) -> np.ndarray:
 
 
 def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
-    """Compute one minus the probability of the most probable class.
+    """One minus the probability of the most probable class.
 
-    Use it as the probability that the best guess is wrong, noise included.
+    Use it as the probability that the predicted class is wrong, including label noise.
 
     Args:
         samples: (S, N, K) probabilities.
-        votes: False uses the mean, 1 - max_k mean_s p_sk. True counts each sample's best class
-            as one vote, 1 - max_k votes_k / S, which takes few values and so ties often. A
-            sample whose best classes are equal splits its vote among them.
+        votes: False uses the mean, 1 - max_k mean_s p_sk. True counts each sample's most probable
+            class as one vote, 1 - max_k votes_k / S, which takes few values and therefore often
+            ties. A sample with several most probable classes splits its vote among them.
 
     Returns:
         (N,) float64 in [0, 1 - 1/K].
@@ -147,7 +147,7 @@ def variation_ratio(samples: ArrayLike, votes: bool = False) -> np.ndarray:
 def mean_std(samples: ArrayLike) -> np.ndarray:
     """Standard deviation over samples, averaged over classes: (1/K) sum_k std_s(p_sk).
 
-    Use it where disagreement should be read as a difference of probabilities, not in nats.
+    Use it to express disagreement as a difference of probabilities, not in nats.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -170,10 +170,10 @@ def mean_std(samples: ArrayLike) -> np.ndarray:
 
 
 def variance(samples: ArrayLike) -> np.ndarray:
-    """Variance of a one-hot label under the mean of the samples: total uncertainty.
+    """Variance of the one-hot label under the predictive mean: total uncertainty.
 
-    Use it as the variance of the target; `epistemic_variance` and `aleatoric_variance` are its
-    two parts.
+    Use it as the variance of the target. It is the sum of `epistemic_variance` and
+    `aleatoric_variance`.
 
     Args:
         samples: (S, N, K) probabilities.
@@ -208,7 +208,7 @@ def epistemic_variance(samples: ArrayLike) -> np.ndarray:
         ValueError: If `samples` are not probabilities of that shape.
 
     Reference:
-        Gal et al. 2017, arXiv:1703.02910: the square of the sigma in mean standard deviation.
+        Gal et al. 2017, arXiv:1703.02910: the square of the sigma in the mean standard deviation.
 
     Example:
 
@@ -219,9 +219,10 @@ def epistemic_variance(samples: ArrayLike) -> np.ndarray:
 
 
 def aleatoric_variance(samples: ArrayLike) -> np.ndarray:
-    """Variance of a one-hot label within a sample, averaged over samples.
+    """Variance of the one-hot label within a sample, averaged over samples.
 
-    With `epistemic_variance`, that between samples, it adds up to `variance`.
+    Use it to see the part of `variance` that is label noise. `epistemic_variance`, the variance
+    between samples, is the other part.
 
     Args:
         samples: (S, N, K) probabilities.

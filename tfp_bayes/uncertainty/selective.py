@@ -1,4 +1,4 @@
-"""Labels that a model trusts itself with, and those that it leaves to somebody else."""
+"""Selective classification: which labels of a model can be trusted, and which need a person."""
 
 import json
 import warnings
@@ -19,12 +19,12 @@ _SELECTED = ("threshold", "coverage", "risk")
 
 
 class Selected(NamedTuple):
-    """What `SelectiveClassifier.predict` returns.
+    """The result of `SelectiveClassifier.predict`.
 
     Attributes:
-        labels: (N,) likeliest class of each example, int64.
-        trusted: (N,) bool, False where the label is not to be used without a look.
-        uncertainty: (N,) what is compared with the threshold.
+        labels: (N,) most probable class of each example, int64.
+        trusted: (N,) bool, False where a person should check the label.
+        uncertainty: (N,) uncertainty that is compared with the threshold.
     """
 
     labels: np.ndarray
@@ -33,19 +33,20 @@ class Selected(NamedTuple):
 
 
 def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -> np.ndarray:
-    """Returns an upper bound of an error rate, which is above it with probability `confidence`.
+    """Returns an upper confidence bound on an error rate.
+
+    Use it to state how large an error rate may be, given the errors on held-out examples.
 
     Args:
         errors: Number of errors.
         trials: Number of examples; 0 gives the bound 1.
-        confidence: In (0, 1).
+        confidence: Probability, in (0, 1), that the bound is at or above the true error rate.
 
     Returns:
         Float64, of the shape of the arguments.
 
     Raises:
-        ValueError: If these are not numbers of errors among as many trials or more, or
-            `confidence` is out of range.
+        ValueError: If `errors` is not between 0 and `trials`, or `confidence` is not in (0, 1).
 
     Reference:
         Clopper and Pearson 1934, "The Use of Confidence or Fiducial Limits Illustrated in the Case
@@ -60,7 +61,7 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
     if not np.all((errors >= 0) & (errors <= trials)):  # NaN fails too
         raise ValueError(
             "Expected from 0 to `trials` for `errors`. "
-            f"Received: errors={errors}, trials={trials}. Hint: numbers of examples, not shares."
+            f"Received: errors={errors}, trials={trials}. Hint: pass counts, not rates."
         )
     if not 0 < confidence < 1:
         raise ValueError(
@@ -72,26 +73,27 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
 
 
 class SelectiveClassifier:
-    """A classifier that says which of its labels can be trusted.
+    """A classifier that tells which of its labels can be trusted.
 
-    Use it where an error costs more than a question: labels below a threshold of uncertainty are
-    used, the others go to a person. The threshold is chosen on validation examples that the model
-    was not trained on, and holds for new ones that are drawn alike, not for other data.
+    Use it when an error costs more than asking a person: labels with an uncertainty below a
+    threshold are trusted, and the others go to a person. The threshold is chosen on validation
+    examples that the model was not trained on. It holds for new examples from the same
+    distribution, not for other data.
 
     Args:
-        predictor: Anything with `predict_uncertainty`, of one softmax or one sigmoid.
-        score: Uncertainty: "confidence" (1 - max p), "predictive_entropy" or
+        predictor: Any object with `predict_uncertainty` that has one softmax or one sigmoid.
+        score: Measure of uncertainty: "confidence" (1 - max p), "predictive_entropy" or
             "mutual_information".
-        num_samples: S, see `predict_uncertainty`.
-        seed: Integer; the predictor's functions follow from it.
+        num_samples: Number of posterior samples S; see `predict_uncertainty`.
+        seed: Integer seed of the posterior samples.
 
     Attributes:
-        threshold: Uncertainties below it are trusted; -inf trusts nothing, inf everything.
-        coverage: Share of the validation examples that is trusted.
-        risk: Error rate among these; NaN without any.
+        threshold: Labels with an uncertainty below it are trusted; -inf trusts none, inf all.
+        coverage: Share of the validation examples whose labels are trusted.
+        risk: Error rate among these; NaN if there are none.
 
     Raises:
-        ValueError: If the score is unknown.
+        ValueError: If `score` is unknown.
 
     Reference:
         Geifman and El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
@@ -141,31 +143,31 @@ class SelectiveClassifier:
         coverage: float | None = None,
         confidence: float = 0.95,
     ) -> "SelectiveClassifier":
-        """Chooses the threshold, for a wanted risk or a wanted coverage.
+        """Chooses the threshold for a desired risk or a desired coverage.
 
-        With `risk`, the error rate among new examples that are trusted is at most `risk`, except
-        with probability 1 - `confidence` over the validation examples, where errors are the more
-        frequent the less sure the model is. Thresholds are tested from the strictest on, by the
-        Clopper-Pearson bound, until one fails, so that choosing the largest that passed needs no
-        correction. The first has log(1 - confidence) / log(1 - risk) examples below it, the fewest
-        that can pass.
+        With `risk`, the error rate among trusted new examples is at most `risk`, with probability
+        `confidence` over the draw of the validation examples, provided that errors become more
+        frequent with uncertainty. Thresholds are tested with the Clopper-Pearson bound, strictest
+        first, until one fails; in this fixed order, taking the last one that passed needs no
+        correction for multiple tests. The first threshold tested has log(1 - confidence) /
+        log(1 - risk) examples below it, the smallest number that can pass.
 
         Args:
-            x: Validation inputs (N, ...), that the model was not trained on.
+            x: Validation inputs (N, ...) that the model was not trained on.
             y: (N,) integer labels.
-            risk: Wanted error rate among trusted labels, in (0, 1).
-            coverage: Wanted share of trusted labels, in (0, 1]; instead of `risk`.
-            confidence: Of the guarantee on `risk`, in (0, 1).
+            risk: Desired error rate among trusted labels, in (0, 1).
+            coverage: Desired share of trusted labels, in (0, 1]. Give this or `risk`.
+            confidence: Probability with which the guarantee on `risk` holds, in (0, 1).
 
         Returns:
             This object.
 
         Raises:
-            ValueError: If not exactly one of `risk` and `coverage` is given or in range, or labels
-                do not fit the predictions.
+            ValueError: If not exactly one of `risk` and `coverage` is given, a value is out of
+                range, or labels do not match the predictions.
 
         Warns:
-            UserWarning: If no threshold has the risk, so that nothing is trusted.
+            UserWarning: If no threshold reaches the target, so no label is trusted.
         """
         _check_target(risk, coverage, confidence)
         probs, uncertainty = self._predict(x)
@@ -173,21 +175,22 @@ class SelectiveClassifier:
         self._weights = fingerprint(self.predictor)
         order = np.argsort(uncertainty, kind="stable")
         ordered = uncertainty[order]
-        # Each threshold is an example's uncertainty, the examples below it are those it is judged
-        # by: they are a sample of what it will trust, which the example itself is not.
+        # Each threshold is the uncertainty of an example and is tested on the examples below it.
+        # Those are a sample of what it will trust; the example itself is not.
         last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         thresholds = np.append(ordered, np.inf)[last + 1]
         trials = last + 1
         errors = np.cumsum((probs.argmax(axis=1) != y)[order])[last]
         if risk is not None:
             passed = _passed(errors, trials, risk, confidence)
-        elif coverage is not None:  # no more than that share, up to rounding
+        elif coverage is not None:  # at most that share, up to rounding
             passed = int(np.sum(trials <= coverage * len(y) + 1e-9))
         if passed == 0:
             self.threshold, self.coverage, self.risk = -np.inf, 0.0, float("nan")
             warnings.warn(
                 f"No label is trusted: no threshold has risk={risk}, coverage={coverage} on "
-                f"{len(y)} examples at confidence={confidence}. Ask for less, or give more.",
+                f"{len(y)} examples at confidence={confidence}. Relax the target or give more "
+                "examples.",
                 stacklevel=2,
             )
             return self
@@ -197,36 +200,38 @@ class SelectiveClassifier:
         return self
 
     def predict(self, x: Any) -> Selected:
-        """Returns labels, and which of them are trusted; NaN in the inputs never is.
+        """Returns labels and which of them are trusted; NaN predictions never are.
 
         Args:
             x: Inputs (N, ...).
 
         Raises:
-            ValueError: If this is not fitted, or its model has changed since.
+            ValueError: If this object is not fitted, or its model has changed since `fit`.
         """
         self.check_usable()
         probs, uncertainty = self._predict(x, allow_nan=True)
         return Selected(probs.argmax(axis=1), uncertainty < self.threshold, uncertainty)
 
     def save(self, path: str | Path) -> None:
-        """Writes threshold and settings as JSON, atomically; save the model beside it.
+        """Writes the threshold and the settings to a JSON file, atomically.
+
+        The model is not included; save it separately.
 
         Raises:
-            ValueError: If this is not fitted.
+            ValueError: If this object is not fitted.
         """
         self._check_fitted()
-        # As text, since JSON has no word for infinity.
+        # As text, because JSON cannot represent infinity.
         selected = {name: repr(getattr(self, name)) for name in _SELECTED}
         record = {"format": _FORMAT, "settings": self.settings, "weights": self._weights}
         write_json(Path(path), {**record, **selected})
 
     @classmethod
     def load(cls, path: str | Path, predictor: Any) -> "SelectiveClassifier":
-        """Reads what `save` wrote, for the same predictor.
+        """Reads a file that `save` wrote, for the same predictor.
 
         Raises:
-            ValueError: If the file is none that `save` wrote.
+            ValueError: If `save` did not write the file.
         """
         try:
             record = json.loads(Path(path).read_text())
@@ -234,8 +239,8 @@ class SelectiveClassifier:
                 raise ValueError(f"format {record['format']!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                "Expected a file of SelectiveClassifier.save for `path`. "
-                f"Received: path={str(path)!r}, {error}. Hint: the JSON file beside its model."
+                "Expected a file from SelectiveClassifier.save for `path`. "
+                f"Received: path={str(path)!r}, {error}. Hint: pass the JSON file, not the model."
             ) from error
         loaded = cls(predictor, **record["settings"])
         for name in _SELECTED:
@@ -244,7 +249,7 @@ class SelectiveClassifier:
         return loaded
 
     def check_usable(self) -> None:
-        """Raises ValueError unless this is fitted, for the predictor as it is now."""
+        """Raises ValueError unless this object was fitted with the predictor as it is now."""
         self._check_fitted()
         check_unchanged(self.predictor, self._weights, "risk")
 
@@ -252,11 +257,11 @@ class SelectiveClassifier:
         if not hasattr(self, "threshold"):
             raise ValueError(
                 "Expected a threshold. Received: an object that is not fitted. "
-                "Hint: fit(x, y, risk=0.01) on validation examples first."
+                "Hint: call fit(x, y, risk=0.01) on validation examples first."
             )
 
     def _predict(self, x: Any, allow_nan: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probabilities (N, K) and uncertainty (N,), infinite where allowed to be NaN."""
+        """Returns probabilities (N, K) and uncertainties (N,), infinite for NaN predictions."""
         settings = {name: self.settings[name] for name in ("num_samples", "seed")}
         prediction = self.predictor.predict_uncertainty(x, **settings)
         mean = np.asarray(getattr(prediction, "mean", np.empty(0)), dtype="float64")
@@ -266,7 +271,7 @@ class SelectiveClassifier:
             raise ValueError(
                 "Expected a predictor with one softmax (N, K) or one sigmoid (N, 1). Received: "
                 f"likelihood={likelihood!r}, mean of shape {mean.shape}. "
-                "Hint: uncertainty.Conformal gives intervals of real targets."
+                "Hint: for real targets use the intervals of uncertainty.Conformal."
             )
         probs = two_classes(mean) if is_binary else mean
         known = np.isfinite(probs).all(axis=1)
@@ -280,7 +285,10 @@ class SelectiveClassifier:
 
 
 def _passed(errors: np.ndarray, trials: np.ndarray, risk: float, confidence: float) -> int:
-    """Returns how many thresholds, from the strictest on, pass before the first that fails."""
+    """Returns how many thresholds, strictest first, come before the first that fails its test.
+
+    Thresholds with too few examples to pass are not tested. The result is 0 if none passes.
+    """
     fewest = int(np.ceil(np.log(1 - confidence) / np.log(1 - risk) - 1e-9))
     first = int(np.searchsorted(trials, fewest))
     fails = risk_bound(errors[first:], trials[first:], confidence) > risk
@@ -291,7 +299,7 @@ def _passed(errors: np.ndarray, trials: np.ndarray, risk: float, confidence: flo
 def _check_target(risk: float | None, coverage: float | None, confidence: float) -> None:
     if (risk is None) == (coverage is None):
         raise ValueError(
-            "Expected one of `risk` and `coverage`. "
+            "Expected exactly one of `risk` and `coverage`. "
             f"Received: risk={risk!r}, coverage={coverage!r}. Hint: risk=0.01."
         )
     in_range = 0 < risk < 1 if risk is not None else 0 < coverage <= 1  # type: ignore[operator]

@@ -16,21 +16,21 @@ from tfp_bayes._plumbing.probabilities import (
     check_every_class,
 )
 
-_LARGEST = 20.0  # of scales, whose inverse is a temperature
+_LARGEST = 20.0  # largest scale; a scale is an inverse temperature
 
 
 @dataclass(frozen=True)
 class VectorScaling:
-    """Probabilities proportional to exp(offset_k) p_k^(scale_k).
+    """A calibration to probabilities proportional to exp(offset_k) p_k^(scale_k).
 
-    Use it where a model is too sure of some classes and not of others, or takes a class for more
-    frequent than it is, and there are some hundreds of held-out examples with each class among
-    them. Unlike a temperature it can change which class is the likeliest. Of two classes it is
-    beta calibration.
+    Use it if a model is overconfident for some classes and not for others, or overestimates the
+    frequency of a class, and there are a few hundred held-out examples with at least one of each
+    class. Unlike a temperature it can change the most probable class. For two classes it is beta
+    calibration.
 
     Args:
-        scale: (K,), at least 0; 1 leaves the class as it is.
-        offset: (K,).
+        scale: (K,) exponents, at least 0; 1 leaves a class unchanged.
+        offset: (K,) offsets of the log probabilities.
 
     Reference:
         Guo et al. 2017, section 4.2, arXiv:1706.04599; Kull, Silva Filho and Flach 2017, "Beta
@@ -40,7 +40,7 @@ class VectorScaling:
 
     >>> from tfp_bayes.uncertainty import VectorScaling
     >>> probs = np.tile([[0.8, 0.2]], (100, 1))
-    >>> scaling = VectorScaling.fit(np.arange(100) % 2, probs)  # either class is right in half
+    >>> scaling = VectorScaling.fit(np.arange(100) % 2, probs)  # each class is right half the time
     >>> scaling(probs)[0].round(2)
     array([0.5, 0.5])
     """
@@ -56,21 +56,22 @@ class VectorScaling:
         sample_weight: ArrayLike | None = None,
         l2: float = 1.0,
     ) -> "VectorScaling":
-        """Minimizes the negative log likelihood on held-out examples, plus a penalty.
+        """Minimizes the negative log likelihood of held-out examples plus a penalty.
 
-        The penalty is l2 / 2 times the squares of scale - 1 and offset, against the sum of losses:
-        standard normal priors, which matter where examples are few.
+        The penalty is l2 / 2 times the sum of squares of scale - 1 and offset, and is added to the
+        sum of the losses. With l2 = 1 these are standard normal priors, which matter if there are
+        few examples.
 
         Args:
-            y_true: (N,) integer labels, each class among them.
+            y_true: (N,) integer labels, with at least one of each class.
             probs: (N, K) probabilities.
-            sample_weight: (N,) weights of the examples, or None for equal ones; only their ratios
-                matter.
-            l2: Precision of the priors, above 0: only with them are the offsets determined.
+            sample_weight: (N,) weights of the examples. None weights them equally. Only ratios of
+                weights matter.
+            l2: Precision of the priors, above 0. Without priors the offsets are not identifiable.
 
         Raises:
-            ValueError: If labels and probabilities do not match, a class is missing, whose
-                probability would become as small as the penalty lets it, or `l2` is not positive.
+            ValueError: If labels and probabilities do not match, `l2` is not positive, or a class
+                is missing, whose probability only the penalty would keep above 0.
         """
         check_positive(l2=l2)
         y_true, probs = as_labelled(y_true, probs)
@@ -82,7 +83,7 @@ class VectorScaling:
     def from_rows(
         cls, y_true: np.ndarray, probs: np.ndarray, weights: np.ndarray, l2: float = 1.0
     ) -> "VectorScaling":
-        """Minimizes as `fit` does, of arguments that were checked; a class may be missing."""
+        """Does the work of `fit` on checked arguments; a class may be missing."""
         log_p = np.log(np.maximum(probs, SMALLEST_PROBABILITY))
         num_rows, num_classes = log_p.shape
         one_hot = np.eye(num_classes)[y_true]

@@ -1,6 +1,6 @@
-"""Resampled metrics equal those of copied rows, and intervals hold the truth as often as they say.
+"""Resampled metrics equal those of copied rows, and intervals have their nominal coverage.
 
-Copies of rows are the oracle: `metrics` of x[drawn] is what counts of `drawn` must give.
+Copied rows are the oracle: counts of `drawn` must give what `metrics` compute from x[drawn].
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ from tfp_bayes.prediction import Prediction
 
 
 def classes(probs, likelihood="categorical"):
-    """A prediction of one sample."""
+    """A prediction of classes with one sample."""
     zeros = np.zeros_like(probs)
     entropy = -(probs * np.log(probs)).sum(-1)
     nothing = np.zeros(len(probs))
@@ -25,7 +25,7 @@ def classes(probs, likelihood="categorical"):
 
 
 def real(loc, scale):
-    """A prediction of real targets of one sample."""
+    """A prediction of real targets with one sample."""
     nothing = np.zeros(len(loc))
     return Prediction(
         loc, nothing, nothing, nothing, nothing, nothing, np.zeros_like(loc), scale**2, "normal"
@@ -33,7 +33,7 @@ def real(loc, scale):
 
 
 def simulate(rng, num_rows, sharpness=1.0):
-    """Returns calibrated probabilities (N, 3), to a power, and labels."""
+    """Returns calibrated probabilities (N, 3), raised to a power, and labels."""
     probs = rng.dirichlet(np.ones(3) * 0.5, num_rows) * 0.97 + 0.01
     labels = (rng.random((num_rows, 1)) > probs.cumsum(-1)).sum(-1).clip(0, 2)
     probs = probs**sharpness
@@ -109,8 +109,8 @@ def test_real_targets_of_counts_are_those_of_copies(num_targets):
 
 
 def test_intervals_cover(monkeypatch):
-    """Of 120 sets of examples; the truth is that of 100,000."""
-    monkeypatch.setattr(scored_module, "fit_temperature", lambda labels, probs: 1.0)  # is slow
+    """Intervals from 120 sets of examples cover the metrics of 100,000 examples."""
+    monkeypatch.setattr(scored_module, "fit_temperature", lambda labels, probs: 1.0)  # for speed
     rng = np.random.default_rng(3)
     probs, labels = simulate(rng, 100_000, sharpness=1.6)
     halves, repeats = np.arange(200) < 100, 120
@@ -148,14 +148,14 @@ def test_differences_are_paired():
     difference = draws["b"]["nll"] - draws["a"]["nll"]
     assert difference.var() < apart / 10
     loss = [-np.log(p[np.arange(500), labels]) for p in (probs, other)]
-    error = (loss[1] - loss[0]).std() / np.sqrt(500)  # of the mean of paired differences
+    error = (loss[1] - loss[0]).std() / np.sqrt(500)  # standard error of the mean difference
     value, low, high = difference_interval(loss[1].mean() - loss[0].mean(), difference, False)
     assert low < value < high
     np.testing.assert_allclose(high - low, 2 * 1.96 * error, rtol=0.15)
 
 
 def test_calibrated_probabilities_may_have_no_error_of_calibration():
-    """The plain quantiles never hold 0, which is the truth, and reflected ones half the time."""
+    """The true error is 0: plain quantiles never hold it, and reflected ones half the time."""
     rng = np.random.default_rng(5)
     repeats, held = 60, np.zeros(3)
     for repeat in range(repeats):

@@ -1,4 +1,4 @@
-"""One table of every metric, with intervals, of one model or of several on the same examples."""
+"""Evaluation of one or several models on the same examples by every metric, with intervals."""
 
 from tfp_bayes.evaluation.evaluator import evaluate
 from tfp_bayes.evaluation.report import Evaluation

@@ -1,8 +1,8 @@
-"""Bootstrap over examples: metrics of resampled rows, from how often each row was drawn.
+"""Bootstrap over examples: metrics of resampled rows, computed from how often each row was drawn.
 
-No row is copied and nothing is sorted anew. Means, and bins of fixed edges, are products of the
-counts with a matrix; what ranks examples needs running sums of the counts in the order of the
-ranks, which is the same in every resample.
+No row is copied and nothing is sorted again. Means and fixed bins are products of the counts with a
+matrix. Metrics that rank examples use running sums of the counts in rank order, which is the same
+in every resample.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,22 +11,22 @@ from typing import NamedTuple
 import numpy as np
 
 NUM_RESAMPLES = 1000
-_NUMBERS_AT_ONCE = 2**18  # counts in memory, so that running sums stay in the cache
+_NUMBERS_AT_ONCE = 2**18  # counts in memory at once; few enough that running sums stay in cache
 
 
 class Counts(NamedTuple):
-    """How often each row is in each of b resamples.
+    """How often each row occurs in each of b resamples.
 
     Attributes:
-        rows: (b, N) float64, of the examples.
-        others: (b, M) of the out-of-distribution examples, M = 0 without any.
+        rows: (b, N) float64 counts of the examples.
+        others: (b, M) counts of the out-of-distribution examples; M = 0 if there are none.
     """
 
     rows: np.ndarray
     others: np.ndarray
 
 
-# From counts to metrics (b,) by name.
+# A function from counts to metrics (b,) by name.
 Resampler = Callable[[Counts], dict[str, np.ndarray]]
 
 
@@ -40,17 +40,17 @@ def resample(
     """Computes metrics of several models on the same resamples.
 
     Args:
-        resamplers: Those of each model, by its name.
-        num_rows: N, examples.
-        num_others: M, out-of-distribution examples; drawn apart.
-        num_resamples: B.
+        resamplers: Resamplers of each model, by model name.
+        num_rows: Number of examples N.
+        num_others: Number of out-of-distribution examples M, which are resampled separately.
+        num_resamples: Number of resamples B.
         seed: Seed of the resamples.
 
     Returns:
-        By model and metric, (B,) values; NaN where a resample leaves a metric undefined.
+        Values (B,) by model and metric; NaN where a metric is undefined for a resample.
     """
     found: dict[str, dict[str, list[np.ndarray]]] = {name: {} for name in resamplers}
-    with np.errstate(invalid="ignore", divide="ignore"):  # such as a resample without errors
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may have no errors
         for counts in _draw(num_rows, num_others, num_resamples, seed):
             for name, functions in resamplers.items():
                 for function in functions:
@@ -71,7 +71,7 @@ def _draw(num_rows: int, num_others: int, num_resamples: int, seed: int) -> Iter
 
 
 def _multinomial(rng: np.random.Generator, number: int, size: int) -> np.ndarray:
-    """Draws counts (number, size) of `size` rows with replacement out of as many."""
+    """Resamples `size` rows with replacement, `number` times; returns counts (number, size)."""
     if size == 0:
         return np.zeros((number, 0))
     drawn = rng.integers(0, size, (number, size))
@@ -81,11 +81,11 @@ def _multinomial(rng: np.random.Generator, number: int, size: int) -> np.ndarray
 def averages(
     values: np.ndarray, metrics: Mapping[str, tuple[slice, Callable[[np.ndarray], np.ndarray]]]
 ) -> Resampler:
-    """Returns what computes functions of the means of columns.
+    """Returns a resampler of metrics that are functions of column means.
 
     Args:
         values: (N, M) numbers.
-        metrics: By name the columns, and a function from their means (b, m) to (b,).
+        metrics: By metric name, the columns and a function from their means (b, m) to (b,).
     """
 
     def function(counts: Counts) -> dict[str, np.ndarray]:
@@ -96,15 +96,17 @@ def averages(
 
 
 def selective(errors: np.ndarray, uncertainty: np.ndarray, names: Mapping[str, str]) -> Resampler:
-    """Returns what computes metrics of the ranking of one's own errors.
+    """Returns a resampler of selective metrics: how well uncertainty ranks a model's errors.
 
-    An error costs what is kept after it, so that sums go over the few errors, and one running sum
-    over all examples: AUGRC = sum_e c_e (N - (kept before e + kept with e) / 2) / N^2.
+    An error e with count c_e contributes through the examples that are kept after it. So the sums
+    go over the few errors only, plus one running sum over all examples:
+    AUGRC = sum_e c_e (N - (kept before e + kept with e) / 2) / N^2.
 
     Args:
         errors: (N,) 0 or 1.
-        uncertainty: (N,), higher where less sure.
-        names: What "aurc", "augrc" and "auroc" are called; those not there are not computed.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
+        names: Metric names for the keys "aurc", "augrc" and "auroc". A metric without a name is not
+            computed.
     """
     order = np.argsort(uncertainty, kind="stable")
     ascending = uncertainty[order]
@@ -122,7 +124,7 @@ def selective(errors: np.ndarray, uncertainty: np.ndarray, names: Mapping[str, s
         generalized = np.einsum("be,be->b", weights, size - passed / 2) / size**2
         found = {}
         if "aurc" in names:
-            # A threshold that a resample has nothing below is no point of its curve.
+            # A threshold with nothing below it in a resample is not a point of its curve.
             kept = kept[:, np.append(0, ends)]
             risk_of_error = np.diff(kept, axis=1) / np.maximum(kept[:, 1:], 1)
             passed = _running_sums(risk_of_error)
@@ -142,19 +144,19 @@ def selective(errors: np.ndarray, uncertainty: np.ndarray, names: Mapping[str, s
 def detection(
     uncertainty_in: np.ndarray, uncertainty_out: np.ndarray, auroc: str, fpr95: str
 ) -> Resampler:
-    """Returns what computes AUROC and FPR95 of out-of-distribution detection.
+    """Returns a resampler of the AUROC and FPR95 of out-of-distribution detection.
 
     Args:
-        uncertainty_in: (N,) of familiar examples, higher where less sure.
-        uncertainty_out: (M,) of others.
-        auroc: Name of the first.
-        fpr95: Name of the second.
+        uncertainty_in: (N,) uncertainties of in-distribution examples; higher is less sure.
+        uncertainty_out: (M,) uncertainties of out-of-distribution examples.
+        auroc: Metric name of the AUROC.
+        fpr95: Metric name of the FPR95.
     """
     order_in, order_out = (np.argsort(-u, kind="stable") for u in (uncertainty_in, uncertainty_out))
     minus_in, minus_out = -uncertainty_in[order_in], -uncertainty_out[order_out]  # ascending
     above = np.searchsorted(minus_out, minus_in, "left")
     at_least = np.searchsorted(minus_out, minus_in, "right")
-    # Familiar ones that are rejected at the threshold of each of the others.
+    # In-distribution examples rejected at the threshold of each out-of-distribution example.
     rejected = np.searchsorted(minus_in, minus_out, "right")
 
     def function(counts: Counts) -> dict[str, np.ndarray]:
@@ -173,7 +175,7 @@ def detection(
 
 
 def _running_sums(values: np.ndarray) -> np.ndarray:
-    """Returns sums (b, n + 1) of the first 0 to n of values (b, n)."""
+    """Returns the sums (b, n + 1) of the first 0, 1, ..., n columns of values (b, n)."""
     sums = np.zeros((len(values), values.shape[1] + 1))
     np.cumsum(values, axis=1, out=sums[:, 1:])
     return sums

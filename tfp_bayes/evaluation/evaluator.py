@@ -1,4 +1,4 @@
-"""The function `evaluate`: predicts, scores and resamples."""
+"""The function `evaluate`, which predicts, scores and resamples."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,40 +35,44 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     on_rows: OnRows | None = None,
 ) -> Evaluation:
-    """Judges a model, or compares several on the same examples, by every metric with intervals.
+    """Evaluates one or several models on the same examples by every metric, with intervals.
 
-    Use it to decide between methods, or to say how far a number can be trusted. Several models
-    see the same rows in the same order and share their bootstrap resamples, so that the interval
-    of a difference is that of paired comparison, narrower than those of both models suggest.
+    Use it to choose between methods, or to see how reliable a number is. Several models see the
+    same rows in the same order and share their bootstrap resamples. The interval of a difference is
+    therefore one of a paired comparison, and narrower than the intervals of both models suggest.
 
-    Intervals of 95 % are those of other examples of the same kind: quantiles over 1,000 bootstrap
-    resamples, reflected for calibration errors, which resampling inflates; exact binomial ones for
-    shares of examples. They say nothing of other seeds of training, nor of the samples drawn.
+    The 95 % intervals are for other examples from the same distribution. They are quantiles over
+    1,000 bootstrap resamples, reflected for calibration errors because resampling inflates those,
+    and exact binomial intervals for shares of examples. They do not cover the variation between
+    training seeds or between posterior samples.
 
     Args:
-        models: A `BayesianModel`, a `Predictor` (with a weight posterior, or a likelihood to
-            state), a plain Keras classifier, which has one sample, or the path of a .keras file,
-            "model.keras+posterior.npz" with a saved posterior; or a list of these, or a dictionary
-            by name.
-        data: Held-out examples: (x, y), a `datasets.Dataset`, whose test set is taken, or a
+        models: A `BayesianModel`; a `Predictor` (for a weight posterior, or to state a
+            likelihood); a plain Keras classifier, which has one sample; or the path of a .keras
+            file, or "model.keras+posterior.npz" for a model with a saved posterior. Pass a list of
+            these or a dictionary by name to compare several.
+        data: Held-out examples: (x, y), a `datasets.Dataset`, whose test set is used, or a
             `tf.data.Dataset` or `keras.utils.PyDataset` of such pairs. Labels are class numbers
-            (N,) or (N, 1), or one-hot (N, K); real targets (N,) or (N, D).
-        ood: Inputs of another kind, preprocessed alike, to be told from those of `data`; None
-            leaves out those metrics.
-        calibration: Examples as `data`, of a `Dataset` the validation set, on which the best
-            temperature is fitted. None fits it on one half of `data` for the other, and says so.
-        num_samples: S; None takes each model's own. A model that is not random has one sample,
-            and a finite posterior its draws.
-        seed: Decides samples, resamples and halves.
-        class_names: K names for pictures; those of a `Dataset` are known.
-        on_rows: Called with what is predicted, rows done, and their total or None.
+            (N,) or (N, 1), or one-hot (N, K); real targets are (N,) or (N, D).
+        ood: Out-of-distribution inputs, preprocessed like those of `data`. None leaves out the
+            metrics of out-of-distribution detection.
+        calibration: Examples in any form that `data` takes, to fit the best temperature on; of a
+            `Dataset`, the validation set is used. None fits it on one half of `data` for the other
+            half, and notes this in the report.
+        num_samples: Number of posterior samples S. None uses the default of each model. A
+            deterministic model has one sample, and a finite posterior has its stored draws.
+        seed: Seed of the posterior samples, the resamples and the halves.
+        class_names: K class names for the pictures. None uses those of a `Dataset`.
+        on_rows: Function called with the name of the argument being predicted, the number of rows
+            done, and their total or None.
 
     Returns:
-        An `Evaluation`: `table()`, `to_csv`, `to_html`, `estimate`, `difference`.
+        An `Evaluation` with `table()`, `to_csv`, `to_html`, `estimate` and `difference`.
 
     Raises:
-        ValueError: If there are no examples, labels do not fit, rows are not finite (they are
-            named), sample weights are given, or models predict different things.
+        ValueError: If there are no examples, labels do not match the predictions, rows are not
+            finite (the message lists them), sample weights are given, or models predict different
+            things.
 
     Reference:
         Ashukha et al. 2020, "Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep
@@ -121,7 +125,7 @@ def evaluate(
 def _report(
     scored: dict[str, Scored], pictured: Pictured, is_calibrated: bool, seed: int
 ) -> Evaluation:
-    """Resamples the examples and gathers the result."""
+    """Resamples the examples and assembles the result."""
     first, *_ = scored.values()
     num_rows = len(pictured.labels)
     num_others = max(map(len, pictured.ood_predictions.values()), default=0)
@@ -141,7 +145,7 @@ def _report(
 
 
 def _class_names(given: Sequence[str] | None, data: Any, p: Prediction) -> tuple[str, ...] | None:
-    """Returns K names, those given or of a `Dataset`, or None."""
+    """Returns the K class names that were given or that a `Dataset` has, or None."""
     if given is None and isinstance(data, Dataset):
         given = data.class_names
     if not given or p.likelihood == "normal":
@@ -149,7 +153,7 @@ def _class_names(given: Sequence[str] | None, data: Any, p: Prediction) -> tuple
     if len(given) != _width(p):
         raise ValueError(
             f"Expected {_width(p)} names for `class_names`. Received: {list(given)}. "
-            "Hint: one for each class, in the order of the model's outputs."
+            "Hint: give one per class, in the order of the model's outputs."
         )
     return tuple(given)
 
@@ -166,7 +170,7 @@ def _common_labels(
     if len(set(kinds.values())) > 1:
         raise ValueError(
             f"Expected models that predict the same thing. Received: {kinds}. "
-            "Hint: evaluate them apart."
+            "Hint: evaluate them separately."
         )
     for p in predictions:
         labels = as_labels(given, p, what)
@@ -184,12 +188,12 @@ def _calibrations(
     seed: int,
     on_rows: OnRows | None,
 ) -> list[tuple[np.ndarray, Prediction] | None]:
-    """Returns labels and prediction of the calibration examples of each model, if there are any."""
+    """Returns each model's labels and prediction of the calibration examples, or None if none."""
     if held is None:
         return [None] * len(sources)
     if predictions[0].likelihood == "normal":
         raise ValueError(
-            "Expected no `calibration` for real targets, which have no temperature. "
+            "Expected no `calibration` for real targets, because they have no temperature. "
             "Received: calibration examples. Hint: leave it out."
         )
     given, found = predict(sources, *held, seed, "calibration", on_rows)
@@ -222,33 +226,33 @@ def _notes(
     num_rows: int, num_others: int, is_calibrated: bool, is_regression: bool, num_models: int
 ) -> Iterator[str]:
     yield (
-        f"{num_rows:,} examples. In brackets intervals of 95 % over other examples of the same "
-        "kind, by 1,000 bootstrap resamples; exact for shares. They do not count that another "
-        "training seed gives another model."
+        f"{num_rows:,} examples. Brackets hold 95 % intervals for other examples from the same "
+        "distribution, from 1,000 bootstrap resamples, or exact for shares of examples. They do "
+        "not include the variation between training seeds."
     )
     if num_rows < 100:
         yield "Fewer than 100 examples: bootstrap intervals are too narrow."
     if is_regression:
         yield (
-            "A prediction is scored as the normal of its mean and total variance; mixtures of "
-            "several modes are better than that says. A PIT error below the figure under it, which "
-            "95 % of calibrated models stay below, is no evidence of miscalibration."
+            "A prediction is scored as a normal distribution with its mean and total variance, "
+            "which underrates mixtures of several modes. A PIT error below its floor, the 95 % "
+            "quantile for calibrated models, is no evidence of miscalibration."
         )
     else:
         where = (
             "on `calibration`"
             if is_calibrated
             else (
-                "on one half of the examples for the other, since no `calibration` was given; the "
-                "figure is the geometric mean"
+                "on one half of the examples for the other, because no `calibration` was given; "
+                "the table shows the geometric mean of both temperatures"
             )
         )
         yield f"The best temperature was fitted {where}."
         yield (
-            "An ECE below the figure under it, which 95 % of calibrated models stay below, is no "
-            "evidence of miscalibration, and two such do not rank models."
+            "An ECE below its floor, the 95 % quantile for calibrated models, is no evidence of "
+            "miscalibration, and two such values do not rank models."
         )
     if num_others:
         yield f"OOD: {num_others:,} examples, which are positive; the score is the uncertainty."
     if num_models > 1:
-        yield "Differences are to the first model on the same resamples (paired)."
+        yield "Differences are relative to the first model, on the same resamples (paired)."

@@ -1,4 +1,4 @@
-"""The page of an evaluation: one HTML file with its pictures inside, without scripts."""
+"""The HTML page of an evaluation: one file with embedded pictures and without scripts."""
 
 import base64
 import html
@@ -52,7 +52,7 @@ def page(evaluation: "Evaluation") -> str:
 
 
 def _sorted(evaluation: "Evaluation") -> list[Picture]:
-    """Returns pictures of all models first, then those of each, in the order of the table."""
+    """Returns the pictures of all models first, then those of each model in table order."""
     order = ("", *evaluation.models)
     return sorted(pictures(evaluation.pictured), key=lambda picture: order.index(picture.model))
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: those of `plots`, one figure each."""
+"""Pictures of an evaluation, drawn by `plots`, one figure each."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NUM_IMAGES = 8  # certain ones, and as many uncertain ones
+_NUM_IMAGES = 8  # of the most certain images, and as many of the most uncertain
 
 
 class Pictured(NamedTuple):
-    """What pictures are drawn from.
+    """The data that pictures are drawn from.
 
     Attributes:
         labels: (N,) class numbers or (N, D) targets.
-        predictions: Of each model.
-        ood_predictions: Of each model; none without out-of-distribution examples.
-        images: (N, H, W, C), or None if the inputs are no images in memory or files.
+        predictions: Prediction of each model by name.
+        ood_predictions: Prediction of the out-of-distribution examples of each model by name; empty
+            if there are none.
+        images: (N, H, W, C) images, or None if the inputs are not images in memory or in files.
         class_names: K names, or None.
-        num_samples: S of each model.
+        num_samples: Number of posterior samples S of each model by name.
     """
 
     labels: np.ndarray
@@ -38,7 +39,7 @@ class Pictured(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure with what it shows, and the model it is of, "" if of all."""
+    """A figure with a caption and the name of its model, "" if it shows all models."""
 
     model: str
     caption: str
@@ -46,7 +47,7 @@ class Picture(NamedTuple):
 
 
 def images_of(x: Any, p: Prediction) -> Any:
-    """Returns inputs that can be shown beside a prediction of classes, or None."""
+    """Returns the inputs if they are images with predicted classes, else None."""
     is_array = isinstance(x, np.ndarray) and x.ndim == 4 and x.shape[-1] in (1, 3)
     if p.likelihood == "normal" or not (is_array or isinstance(x, ImageFiles)):
         return None
@@ -54,7 +55,7 @@ def images_of(x: Any, p: Prediction) -> Any:
 
 
 def pictures(pictured: Pictured) -> Iterator[Picture]:
-    """Yields every picture that the predictions allow, those of all models first."""
+    """Yields every picture that the predictions allow, starting with those of all models."""
     first = next(iter(pictured.predictions.values()))
     if first.likelihood == "normal":
         yield _quantiles(pictured)
@@ -78,8 +79,8 @@ def _ranking(pictured: Pictured) -> Iterator[Picture]:
     from tfp_bayes import plots
 
     drawn = {
-        "Accuracy of the surest examples, by 1 - max p": plots.retention_curve,
-        "Error rate of the surest examples; the area below is the AURC": plots.risk_coverage_curve,
+        "Accuracy on the most certain examples, by 1 - max p": plots.retention_curve,
+        "Error rate on the most certain examples (area: AURC)": plots.risk_coverage_curve,
     }
     for caption, draw in drawn.items():
         figure, ax = _figure()
@@ -103,7 +104,7 @@ def _quantiles(pictured: Pictured) -> Picture:
         ax.plot(QUANTILES, shares, label=_plain(name), markevery=[49], markersize=4, **style)
     ax.set(xlabel="predicted quantile", ylabel="share of targets below", xlim=(0, 1), ylim=(0, 1))
     legend_above(ax)
-    return Picture("", "Calibration of quantiles: on the diagonal if calibrated", figure)
+    return Picture("", "Calibration of quantiles (diagonal: calibrated)", figure)
 
 
 def _histograms(pictured: Pictured, name: str) -> Iterator[Picture]:
@@ -116,7 +117,7 @@ def _histograms(pictured: Pictured, name: str) -> Iterator[Picture]:
         plots.score_histograms({"data": values, "OOD": others[score]}, ax=ax)
         in_nats = "" if score == "max_probability" else " (nats)"
         ax.set_xlabel(SCORES[score] + in_nats)
-        yield Picture(name, f"Examples of another kind by {SCORES[score]}", figure)
+        yield Picture(name, f"Out-of-distribution examples by {SCORES[score]}", figure)
 
 
 def _of_one(pictured: Pictured, name: str) -> Iterator[Picture]:
@@ -135,7 +136,7 @@ def _of_one(pictured: Pictured, name: str) -> Iterator[Picture]:
         plots.entropy_against_information(
             p.predictive_entropy, p.mutual_information, probs.argmax(-1) != labels, ax=ax
         )
-        yield Picture(name, "Why examples are uncertain", figure)
+        yield Picture(name, "Total against epistemic uncertainty", figure)
     if pictured.images is not None:
         yield _images(pictured, name, probs)
 
@@ -158,11 +159,13 @@ def _images(pictured: Pictured, name: str, probs: np.ndarray) -> Picture:
         num_images=count,
         class_names=pictured.class_names if named else None,
     )
-    return Picture(name, "Surest and least sure images by entropy (nats); errors framed", figure)
+    return Picture(
+        name, "Most certain and most uncertain images by entropy (nats); errors framed", figure
+    )
 
 
 def _shown(images: np.ndarray) -> np.ndarray:
-    """Returns images in [0, 1] or uint8: what was scaled otherwise is stretched to all grays."""
+    """Returns images as uint8 or in [0, 1]; other ranges are rescaled to [0, 1]."""
     if images.dtype == np.uint8 or (images.min() >= 0 and images.max() <= 1):
         return images
     images = images.astype("float64")
@@ -170,5 +173,5 @@ def _shown(images: np.ndarray) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
-    """Returns text that Matplotlib draws as it is: no formula, and shown in legends."""
+    """Returns text that Matplotlib shows literally: not as a formula, and not hidden in legends."""
     return name.replace("$", r"\$").lstrip("_") or name

@@ -1,4 +1,4 @@
-"""The result of `evaluate`: estimates, differences, and the table in three forms."""
+"""The result of `evaluate`: estimates, differences, and the table as Markdown, CSV and HTML."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,16 +34,18 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every metric of one model or several, see `evaluate`.
+    """Every metric of one or several models. See `evaluate`.
 
     Attributes:
-        models: Names; differences are to the first.
+        models: Names of the models; differences are relative to the first.
         metrics: Rows of the table by name, such as "nll".
-        values: By model and metric; NaN where a metric is not defined for a model.
-        draws: By model and metric, (B,) bootstrap resamples, the same for all models.
-        exact: Metrics that are shares of independent examples.
-        num_rows: N examples.
-        notes: What a reader has to know.
+        values: Values by model and metric; NaN where a metric is undefined for a model.
+        draws: Values (B,) of the bootstrap resamples by model and metric. All models share the
+            resamples.
+        exact: Metrics that are shares of independent examples, with exact intervals.
+        num_rows: Number of examples N.
+        notes: Sentences that explain the table.
+        pictured: The data that pictures are drawn from.
     """
 
     models: tuple[str, ...]
@@ -59,8 +61,8 @@ class Evaluation:
         """Returns a metric of a model with its interval.
 
         Args:
-            metric: Its name, one of `metrics`.
-            model: Name of the model; None is the first.
+            metric: Name of the metric, one of `metrics`.
+            model: Name of the model. None is the first.
 
         Raises:
             ValueError: If there is no such metric or model.
@@ -76,15 +78,15 @@ class Evaluation:
         return bootstrap_interval(value, draws, self.metrics[metric].biased, floor)
 
     def difference(self, metric: str, model: str, reference: str | None = None) -> Estimate:
-        """Returns what a model has more of a metric than another, with its paired interval.
+        """Returns a metric of a model minus that of a reference, with its paired interval.
 
-        An interval without 0 is evidence of a difference, one at a time: of twenty metrics that
-        do not differ, one is expected to look so.
+        An interval without 0 is evidence of a difference in that one metric. Among twenty metrics
+        without a difference, one such interval is expected by chance.
 
         Args:
-            metric: Its name, one of `metrics`.
+            metric: Name of the metric, one of `metrics`.
             model: Name of the model.
-            reference: Name of the other; None is the first.
+            reference: Name of the model to subtract. None is the first.
 
         Raises:
             ValueError: If there is no such metric or model.
@@ -99,7 +101,8 @@ class Evaluation:
     def table(self) -> str:
         """Returns the table as Markdown, with notes below it.
 
-        An arrow says which way is better. A model beside the first has its difference to it.
+        Arrows show which direction is better. Every model but the first has a column with its
+        difference from the first.
         """
         header, rows = self.cells()
         lines = [header, ["---"] * len(header), *rows]
@@ -119,12 +122,12 @@ class Evaluation:
         return header, rows
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes one row for each model and metric, with its difference to the first model.
+        """Writes one row per model and metric, with its difference from the first model.
 
-        Cells of what is not defined are empty.
+        Undefined values are empty cells.
 
         Args:
-            path: The file.
+            path: Path of the CSV file.
         """
         rows = [
             [name, key, *map(_number, self.estimate(key, name)), *self._difference_cells(key, name)]
@@ -134,10 +137,10 @@ class Evaluation:
         write_csv(Path(path), _FIELDS, rows)
 
     def to_html(self, path: str | Path) -> None:
-        """Writes the table and the pictures as one page, which opens without a network.
+        """Writes the table and the pictures as one HTML page that needs no network.
 
         Args:
-            path: The file.
+            path: Path of the HTML file.
         """
         from tfp_bayes.evaluation.page import page  # Matplotlib is slow to import
 
@@ -157,7 +160,7 @@ class Evaluation:
             if value not in known:
                 raise ValueError(
                     f"Expected one of {known} for `{name}`. Received: {name}={value!r}. "
-                    "Hint: report.table() shows them all."
+                    "Hint: report.table() shows all of them."
                 )
         return model
 
@@ -171,7 +174,7 @@ def _cell(estimate: Estimate, sign: str = "") -> str:
         return "-"
     if not np.isfinite(estimate.low):
         return f"{estimate.value:{sign}.4g}"
-    # As many decimals as the width of the interval makes sense of, two of its digits.
+    # Enough decimals to show two significant digits of the interval's width.
     width = estimate.high - estimate.low
     decimals = int(np.clip(1 - np.floor(np.log10(width)), 1, 6)) if width > 0 else 4
     value, low, high = (f"{each:{sign}.{decimals}f}" for each in estimate)

@@ -1,4 +1,4 @@
-"""Metrics of one model, and what computes them of resampled examples."""
+"""Metrics of one model, and the functions that compute them for resampled examples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from tfp_bayes.prediction import Prediction
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
 _FLOOR_DRAWS = 1000
-_FEWEST = 2  # rows of which each half has one
+_FEWEST = 2  # rows, so that each half has one
 
 
 @dataclass
 class Scored:
-    """What one model scores.
+    """The metrics of one model.
 
     Attributes:
-        values: Metrics by name; NaN where one is not defined, such as the AUROC of no errors.
-        resamplers: What computes those that have an interval.
-        exact: Names of those that are shares of examples.
+        values: Metrics by name; NaN if undefined, such as the AUROC of errors without errors.
+        resamplers: Functions that compute the metrics with intervals for resampled examples.
+        exact: Names of the metrics that are shares of independent examples.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -41,9 +41,9 @@ def class_probabilities(p: Prediction) -> np.ndarray:
 
 
 def uncertainty_scores(p: Prediction, num_samples: int) -> dict[str, np.ndarray]:
-    """Returns the scores (N,) of `SCORES` that a prediction has.
+    """Returns those uncertainties (N,) of `SCORES` that a prediction has.
 
-    A single sample has no mutual information, and real targets no largest probability.
+    A single sample has no mutual information, and real targets have no largest probability.
     """
     scores = {"entropy": p.predictive_entropy, "mutual_information": p.mutual_information}
     if num_samples == 1:
@@ -65,12 +65,12 @@ def score_classes(
 
     Args:
         labels: (N,) class numbers.
-        p: Of N examples.
-        num_samples: S.
+        p: Prediction of the N examples.
+        num_samples: Number of posterior samples S.
         calibration: Labels and prediction of other examples, to fit the temperature on.
         halves: (N,) bool. Without `calibration`, the temperature of each half is fitted on the
-            other.
-        seed: Seed of the labels that tell what calibrated models score.
+            other half.
+        seed: Seed of the simulated labels behind the floor of the calibration error.
     """
     probs = class_probabilities(p)
     wrong = (probs.argmax(-1) != labels).astype("float64")
@@ -121,7 +121,7 @@ def _add_selective(scored: Scored, wrong: np.ndarray, scores: dict[str, np.ndarr
 
 
 def add_detection(scored: Scored, p: Prediction, q: Prediction, num_samples: int) -> None:
-    """Adds how well each uncertainty of p tells the examples of q from those of p."""
+    """Adds how well each uncertainty separates the examples of q from those of p."""
     familiar, others = (uncertainty_scores(each, num_samples) for each in (p, q))
     for name in SCORES:
         names = f"ood_auroc_{name}", f"ood_fpr95_{name}"
@@ -133,12 +133,12 @@ def add_detection(scored: Scored, p: Prediction, q: Prediction, num_samples: int
 
 
 def score_targets(targets: np.ndarray, p: Prediction, seed: int) -> Scored:
-    """Scores a prediction of real targets by the normal of its mean and total variance.
+    """Scores a prediction of real targets as a normal with its mean and total variance.
 
     Args:
-        targets: (N, D).
-        p: Of N examples.
-        seed: Seed of what calibrated models score.
+        targets: (N, D) targets.
+        p: Prediction of the N examples.
+        seed: Seed of the simulation behind the floor of the PIT error.
     """
     loc, scale = p.mean.astype("float64"), p.std.astype("float64")
     normal = targets, loc, scale
@@ -170,10 +170,10 @@ def score_targets(targets: np.ndarray, p: Prediction, seed: int) -> Scored:
 
 
 def _pit_floor(num_rows: int, seed: int) -> float:
-    """Returns what the PIT error of 95 % of calibrated predictions of N examples is below.
+    """Returns the 95 % quantile of the PIT error of calibrated predictions of N examples.
 
-    Their targets are uniform between 99 quantiles. Several targets of an example count as one, as
-    if they moved together.
+    Calibrated targets are uniform over the cells between the 99 quantiles. Several targets of an
+    example count as one, as if they were fully dependent.
     """
     cells = np.full(100, 0.01)
     drawn = np.random.default_rng(seed).multinomial(num_rows, cells, size=_FLOOR_DRAWS)
@@ -187,7 +187,7 @@ def _at_best_temperature(
     calibration: tuple[np.ndarray, Prediction] | None,
     halves: np.ndarray,
 ) -> tuple[np.ndarray | None, float]:
-    """Returns calibrated probabilities, None of a single row, and the (mean) temperature."""
+    """Returns calibrated probabilities (None for a single row) and the (mean) temperature."""
     if calibration is not None:
         temperature = fit_temperature(calibration[0], class_probabilities(calibration[1]))
         return apply_temperature(probs, temperature), temperature
@@ -216,9 +216,9 @@ def _absolute_sum(means: np.ndarray) -> np.ndarray:
 
 
 def _gaps(probs: np.ndarray, wrong: np.ndarray, num_bins: int) -> np.ndarray:
-    """Returns (N, num_bins): right minus confidence in the column of a row's bin, else 0.
+    """Returns (N, num_bins): correctness minus confidence in the column of a row's bin, else 0.
 
-    The error of calibration is the sum of the absolute means of the columns.
+    The calibration error is the sum of the absolute column means.
     """
     confidence = probs.max(-1)
     gaps = np.zeros((len(probs), num_bins))

@@ -1,4 +1,4 @@
-"""Models to judge: Bayesian ones, plain ones, predictors and files, each as one that predicts."""
+"""Conversion of the models to evaluate (Bayesian or plain models, predictors, files)."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,15 @@ from tfp_bayes.prediction.prediction import concatenate
 
 @dataclass
 class Source:
-    """One model under its name, with what it has predicted so far.
+    """A named model with the predictions that it has made so far.
 
     Attributes:
-        name: What tables call it.
-        model: What has `predict_uncertainty`.
-        num_samples: S of each prediction.
-        seconds: Spent on predictions, tracing left out.
-        rows: Predicted in that time.
+        name: Name in tables.
+        model: Object with `predict_uncertainty`.
+        num_samples: Number of posterior samples S of each prediction.
+        seconds: Time spent on predictions, without tracing.
+        rows: Number of rows predicted in that time.
+        is_traced: Whether the graph has been traced.
     """
 
     name: str
@@ -60,22 +61,22 @@ class Source:
             if isinstance(p, Prediction):
                 received = f"a mean of shape {p.mean.shape}"
             raise ValueError(
-                f"Expected one prediction for each example, (N, K). Received: {received} from "
+                f"Expected one prediction per example, (N, K). Received: {received} from "
                 f"{self.name!r}. Hint: keras.Model(model.inputs, model.outputs[0]) has one output; "
-                "tfp_bayes.metrics scores pixels, reshaped to rows."
+                "for pixels, reshape them to rows and use tfp_bayes.metrics."
             )
         return p
 
 
 def as_sources(models: Any, num_samples: int | None) -> list[Source]:
-    """Returns what predicts, by names that differ.
+    """Returns the models as predictors with unique names.
 
     Args:
-        models: A model or several, see `evaluate`.
-        num_samples: S asked for.
+        models: One or several models in any form that `evaluate` takes.
+        num_samples: Requested number of samples S, or None.
 
     Raises:
-        ValueError: If one is no model, or there is none.
+        ValueError: If there is no model, or one of the objects is not a model.
     """
     if isinstance(models, Mapping):
         named = list(models.items())
@@ -97,8 +98,8 @@ def as_sources(models: Any, num_samples: int | None) -> list[Source]:
         sources.append(Source(unique, predictor, _num_samples(predictor, num_samples)))
     if len({source.name for source in sources}) < len(sources):
         raise ValueError(
-            f"Expected names that differ. Received: {[s.name for s in sources]}. "
-            "Hint: a dictionary of models by name."
+            f"Expected unique names. Received: {[s.name for s in sources]}. "
+            "Hint: pass a dictionary of models by name."
         )
     return sources
 
@@ -111,14 +112,14 @@ def _name(model: Any) -> str:
 
 
 def as_predictor(model: Any, name: str) -> Any:
-    """Returns what has `predict_uncertainty`, loaded if it is a file.
+    """Returns an object with `predict_uncertainty` for a model, loading it if it is a file.
 
     Args:
-        model: One of the models that `evaluate` takes.
-        name: What errors call it.
+        model: A model in any form that `evaluate` takes.
+        name: Name of the model in errors.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the object is not a model.
     """
     if isinstance(model, str | Path):
         model_file, *posterior = model_files(model)
@@ -132,14 +133,14 @@ def as_predictor(model: Any, name: str) -> Any:
     if isinstance(model, keras.Model):
         return Predictor(model)
     raise ValueError(
-        "Expected a Keras model, what has predict_uncertainty, or the path of a .keras file. "
+        "Expected a Keras model, an object with predict_uncertainty, or the path of a .keras file. "
         f"Received: {type(model).__name__} for {name!r}. "
-        "Hint: Predictor(model, posterior=posterior) for a weight posterior."
+        "Hint: use Predictor(model, posterior=posterior) for a weight posterior."
     )
 
 
 def _load(path: Path) -> keras.Model:
-    # Keras finds the classes of a saved model once their modules are imported.
+    # Keras finds the classes of a saved model only after their modules are imported.
     import tfp_bayes.losses
     import tfp_bayes.metrics
     import tfp_bayes.networks  # noqa: F401
@@ -148,10 +149,10 @@ def _load(path: Path) -> keras.Model:
 
 
 def _num_samples(model: Any, num_samples: int | None) -> int:
-    """Returns S: what was asked for, where a model has as many different samples.
+    """Returns the number of samples S: the requested one, if the model has that many samples.
 
-    A model that is not random has one, and a finite posterior its draws, unless the noise of
-    layers comes on top.
+    A deterministic model has one sample. A finite posterior has its stored draws, unless random
+    layers add noise to them.
     """
     predictor = getattr(model, "predictor", model)
     if not isinstance(predictor, Predictor):

@@ -1,4 +1,4 @@
-"""Metrics of the table: their names, which way is better, and how their intervals are made."""
+"""Metrics in the table: their titles, which direction is better, and their intervals."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class Metric(NamedTuple):
     """One row of the table.
 
     Attributes:
-        title: What it is called.
-        better: "higher" or "lower", or "" where a number is not to be ranked by.
-        biased: Whether it is a sum of absolute values, which chance makes larger, so that its
+        title: Title of the row.
+        better: "higher" or "lower", or "" if models cannot be ranked by the number.
+        biased: Whether the metric is a sum of absolute values. Chance makes those larger, so the
             interval is reflected.
     """
 
@@ -26,12 +26,12 @@ class Metric(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A number with its interval of 95 %; both ends are NaN where there is none.
+    """A number with its 95 % interval; both ends are NaN if there is no interval.
 
     Attributes:
-        value: The metric of the examples.
-        low: Lower end.
-        high: Upper end.
+        value: The metric on the examples.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     high: float = float("nan")
 
 
-SCORES = {  # what is called uncertainty, of a prediction of classes
+SCORES = {  # measures of uncertainty of predicted classes, with titles
     "entropy": "entropy",
     "mutual_information": "mutual information",
     "max_probability": "1 - max p",
@@ -57,9 +57,9 @@ CLASSIFICATION: Mapping[str, Metric] = {
     "temperature": Metric("best temperature", ""),
     "brier": Metric("Brier score", "lower"),
     "ece_10": Metric("ECE, 10 bins", "lower", biased=True),
-    "ece_10_floor": Metric("95 % of calibrated models below, 10 bins", ""),
+    "ece_10_floor": Metric("ECE floor, 10 bins", ""),
     "ece_15": Metric("ECE, 15 bins", "lower", biased=True),
-    "ece_15_floor": Metric("95 % of calibrated models below, 15 bins", ""),
+    "ece_15_floor": Metric("ECE floor, 15 bins", ""),
     "aurc": Metric("AURC, 1 - max p", "lower"),
     "augrc": Metric("AUGRC, 1 - max p", "lower"),
     **_by_score("error_auroc", "AUROC of errors", "higher"),
@@ -75,7 +75,7 @@ REGRESSION: Mapping[str, Metric] = {
     "crps": Metric("CRPS", "lower"),
     **{key: Metric(f"coverage of {level:.0%} intervals", "") for key, level in COVERAGES.items()},
     "pit_error": Metric("PIT calibration error", "lower", biased=True),
-    "pit_error_floor": Metric("95 % of calibrated models below", ""),
+    "pit_error_floor": Metric("PIT calibration error floor", ""),
     **{
         key: metric
         for key, metric in CLASSIFICATION.items()
@@ -92,16 +92,18 @@ COST: Mapping[str, Metric] = {
 def bootstrap_interval(
     value: float, draws: np.ndarray, biased: bool, floor: float = float("nan")
 ) -> Estimate:
-    """Returns a metric with the interval that its resamples give.
+    """Returns a metric with its bootstrap interval.
 
     Args:
-        value: The metric.
-        draws: (B,) of resamples; those that are NaN are left out.
-        biased: Whether to reflect the quantiles about the value. Resampling adds to a sum of
-            absolute values what sampling has added already, so that its quantiles lie too high
-            by twice that. The interval is widened to hold the value, where it would not.
-        floor: What 95 % of calibrated models stay below. A value that does so too may be 0, near
-            which reflection alone is wrong in half of the cases.
+        value: The metric on the examples.
+        draws: (B,) values of the metric on resamples; NaN values are ignored.
+        biased: Whether to reflect the quantiles about the value. Sampling inflates a sum of
+            absolute values, and resampling inflates it again by the same amount, so the quantiles
+            lie too high by twice that amount. The interval is widened if it does not hold the
+            value.
+        floor: The 95 % quantile of the metric for calibrated models. The true value behind a
+            smaller value may be 0, so the interval then starts at 0; reflection alone would miss 0
+            in half of the cases.
     """
     found = _quantiles(value, draws, biased)
     if biased and np.isfinite(found.low):
@@ -111,7 +113,7 @@ def bootstrap_interval(
 
 
 def difference_interval(value: float, draws: np.ndarray, biased: bool) -> Estimate:
-    """Returns a difference of two metrics with its interval, arguments as `bootstrap_interval`."""
+    """Returns a difference of two metrics with its interval; see `bootstrap_interval`."""
     return _quantiles(value, draws, biased)
 
 
@@ -130,7 +132,7 @@ def _quantiles(value: float, draws: np.ndarray, reflect: bool) -> Estimate:
 def exact_interval(share: float, num_rows: int) -> Estimate:
     """Returns a share of independent examples with its exact binomial interval.
 
-    A bootstrap of 100 right answers of 100 would say that the next is right for certain.
+    Use it instead of the bootstrap, whose interval has width 0 if all predictions are right.
 
     Reference:
         Clopper and Pearson 1934.

@@ -1,4 +1,4 @@
-"""Both statistics against worked examples and other libraries, and their laws without drift."""
+"""Both statistics against worked examples, other libraries and their null distributions."""
 
 import math
 
@@ -11,7 +11,7 @@ from tfp_bayes.monitor.drift import count_in_bins, quantile_edges
 
 
 def counts_without_drift(num_rows, window, repetitions, num_bins=10):
-    """Counts of windows by the exact law: bins between order statistics of the reference."""
+    """Draws window counts from their exact distribution, with order statistics as bin edges."""
     rng = np.random.default_rng(0)
     reference = np.full(num_bins, num_rows // num_bins)
     spacings = reference + (np.arange(num_bins) == num_bins - 1)
@@ -19,7 +19,7 @@ def counts_without_drift(num_rows, window, repetitions, num_bins=10):
 
 
 def test_index_of_a_worked_example():
-    # Shares with half a row more each: 10.5, 20.5, 70.5 of 101.5 and 30.5, 30.5, 40.5 of 101.5.
+    # Shares after adding 1/2 per bin: 10.5, 20.5, 70.5 of 101.5 and 30.5, 30.5, 40.5 of 101.5.
     expected = (
         (10.5 - 30.5) / 101.5 * math.log(10.5 / 30.5)
         + (20.5 - 30.5) / 101.5 * math.log(20.5 / 30.5)
@@ -53,7 +53,7 @@ def test_distance_is_that_of_the_distinct_values():
     mine = binned_kolmogorov_smirnov(np.bincount(a, minlength=7), np.bincount(b, minlength=7))
     other = ks_2samp(a, b, method="asymp")
     assert mine.value == pytest.approx(other.statistic, abs=1e-12)
-    # SciPy's law for finite samples has a correction of its own.
+    # SciPy adds a finite-sample correction.
     assert mine.p_value == pytest.approx(other.pvalue, rel=0.15)
 
 
@@ -82,7 +82,7 @@ def test_bins_have_equal_mass_and_keep_ties_together():
     counts = np.bincount(count_in_bins(ones, edges))
     assert counts.tolist() == [100, 100, 100, 700]
     assert len(quantile_edges(np.ones(500), 10, 20)) == 0
-    # An atom whose end is one value below a quantile leaves no bin of one value.
+    # Ties that end one value below a quantile do not leave a bin with a single value.
     atom = np.r_[np.full(199, 0.0), 0.5, np.arange(1, 801)]
     assert np.bincount(count_in_bins(atom, quantile_edges(atom, 10, 20))).min() >= 20
 

@@ -1,4 +1,4 @@
-"""False alarms at the level asked for, drifts seen at once, and a state that forgets nothing."""
+"""Rates of false alarms, detection of drift, and exact continuation from a saved state."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def probabilities(n, sureness=12.0, rng=RNG):
-    """Predictions of three classes; the surest ones are exactly 1, as those of networks are."""
+    """Predictions of three classes; the most certain ones are exactly 1, as for real networks."""
     probs = rng.dirichlet([sureness, 1.0, 1.0], n)
     probs[probs[:, 0] > 0.95] = 1.0, 0.0, 0.0
     return probs
@@ -27,7 +27,7 @@ def alarms(windows):
 
 
 def false_alarms(alpha, sureness, repetitions=150, num_windows=200):
-    """Monitors that raise an alarm within 200 windows of 100 rows, and within the first."""
+    """Counts monitors with an alarm in the first window of 100 rows, and in any window."""
     rng = np.random.default_rng(3)
     values = rng.gamma(2, size=(repetitions, 600 + num_windows * 100)).astype("float32")
     values[:, 600:] *= sureness
@@ -43,7 +43,7 @@ def false_alarms(alpha, sureness, repetitions=150, num_windows=200):
 
 def test_false_alarms_are_at_most_at_the_level_asked_for():
     first, ever = false_alarms(alpha=0.3, sureness=1.0)
-    # Four tests go together, and two of them are conservative: fewer, but not none.
+    # The four tests are correlated and two are conservative, so there are fewer alarms, but some.
     assert binom.isf(1 - 1e-6, 150, 0.3 / 4) <= ever <= binom.isf(1e-6, 150, 0.3)
     assert 0 < first <= binom.isf(1e-6, 150, 0.15)
 
@@ -100,7 +100,7 @@ def test_the_order_of_rows_in_a_window_does_not_matter():
 
 
 def test_rounding_is_no_drift():
-    # Softmaxes of sure networks are 1 or 1 - 1e-7, by the machine; votes are multiples of 0.1.
+    # Machines round a certain softmax output to 1 or 1 - 1e-7; votes are multiples of 0.1.
     votes = RNG.multinomial(10, [0.9, 0.1], 3000) / 10
     monitor = UncertaintyMonitor.from_reference(votes[:2000], window=500)
     other = votes[2000:].astype("float32") * np.float32(1 - 1.2e-7)
@@ -135,7 +135,7 @@ def test_memory_is_bounded():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "null"])
 def test_another_state_is_refused(text):
-    with pytest.raises(ValueError, match="Expected what `to_json` has returned"):
+    with pytest.raises(ValueError, match="Expected a result of `to_json`"):
         UncertaintyMonitor.from_json(text)
     broken = json.loads(UncertaintyMonitor.from_reference(probabilities(500)).to_json())
     del broken["measures"]["confidence"]["counts"]
@@ -173,7 +173,7 @@ def test_old_labels_are_forgotten():
     monitor = UncertaintyMonitor.from_reference(probabilities(500), half_life=100)
     monitor.add_labels(probs, np.zeros(400, int))
     monitor.add_labels(probs[:100], np.ones(100, int))
-    # Of all weight the last hundred rows have 1/2, but for what lies 500 rows back.
+    # The last hundred rows have half of the total weight, up to the finite length of the stream.
     assert monitor.calibration.accuracy == pytest.approx((0.5 - 0.5**5) / (1 - 0.5**5), rel=1e-9)
 
 
@@ -202,12 +202,12 @@ def test_a_prediction_and_a_served_answer_are_read_alike():
 
 
 def test_of_a_regression_entropies_are_watched():
-    entropies = RNG.normal(size=600)  # differential ones may be negative
+    entropies = RNG.normal(size=600)  # differential entropies may be negative
     arrays = {"predictive_entropy": entropies, "mutual_information": RNG.random(600)}
     prediction = SimpleNamespace(mean=RNG.normal(size=(600, 1)), likelihood="normal", **arrays)
     monitor = UncertaintyMonitor.from_reference(prediction)
     before = monitor.to_json()
-    with pytest.raises(ValueError, match="only entropies are watched"):
+    with pytest.raises(ValueError, match="only entropies are monitored"):
         monitor.update(prediction, np.zeros(600, int))
     assert monitor.to_json() == before
     assert len(monitor.update(prediction)[0].tests) == 4
@@ -223,10 +223,10 @@ def test_of_a_regression_entropies_are_watched():
         ({"alpha": 1}, "`alpha`"),
         ({"alpha": float("nan")}, "`alpha`"),
         ({"half_life": 0}, "`half_life`"),
-        ({"prediction": np.ones((500, 3)) / 3}, "nearly all alike"),
+        ({"prediction": np.ones((500, 3)) / 3}, "nearly all equal"),
         ({"prediction": np.full((500, 3), np.nan)}, "finite predictive_entropy"),
         ({"prediction": RNG.normal(size=(500, 3))}, "probabilities over the last axis"),
-        ({"prediction": RNG.random((500, 1))}, "K of at least 2"),
+        ({"prediction": RNG.random((500, 1))}, "with K of at least 2"),
         ({"prediction": RNG.dirichlet([1, 1], (500, 4))}, "averages over an example"),
         ({"prediction": {"entropy": RNG.random(500)}}, "Received: ..entropy"),
         ({"prediction": {"confidence": RNG.random(500) * 9}}, "from 0 to 1 for `confidence`"),
@@ -234,7 +234,7 @@ def test_of_a_regression_entropies_are_watched():
         ({"prediction": {"predictive_entropy": RNG.random((500, 8))}}, "not independent"),
         (
             {"prediction": {"predictive_entropy": RNG.random(500), "confidence": RNG.random(9)}},
-            "one number an example",
+            "one number per example",
         ),
     ],
 )

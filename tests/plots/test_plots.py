@@ -1,4 +1,4 @@
-"""The artists that each plot draws hold the numbers that NumPy finds."""
+"""The artists of each plot hold the numbers that NumPy computes."""
 
 import keras
 import matplotlib
@@ -65,14 +65,14 @@ def test_reliability_diagram_shows_each_bin(guesses):
 
 
 def test_band_is_the_accuracy_of_labels_drawn_from_one_probability():
-    # 400 rows of confidence .8: the accuracy of calibrated guesses is a binomial share.
+    # 400 rows of confidence 0.8: the accuracy under calibration is a binomial share.
     probs = np.tile([0.8, 0.2], (400, 1))
     ax = plots.reliability_diagram(np.zeros(400, int), probs, ax=axes())
     (bar,) = ax.patches
     low, high = scipy.stats.binom.ppf((0.025, 0.975), 400, 0.8) / 400
     assert bar.get_y() == pytest.approx(low, abs=2 / 400)
     assert bar.get_y() + bar.get_height() == pytest.approx(high, abs=2 / 400)
-    # |share - .8| stays below 1.96 standard deviations in 95 of 100.
+    # |share - 0.8| is below 1.96 standard deviations with probability 95 %.
     assert any("ECE up to 0.039" in label or "ECE up to 0.040" in label for label in labels(ax))
     assert "observed (ECE 0.200)" in labels(ax)
 
@@ -244,7 +244,7 @@ def test_learning_curve_has_the_t_interval_of_scipy():
     np.testing.assert_allclose(band[1:5, 1], expected[0])
     np.testing.assert_allclose(band[6:10, 1][::-1], expected[1])
     plots.learning_curve([0, 10], [0.1, 0.2], ax=ax, label="random")
-    assert len(ax.collections) == 1  # of one seed none
+    assert len(ax.collections) == 1  # one seed has no band
     assert [line.get_color() for line in ax.lines] == list(COLORS[:2])
     assert ax.lines[0].get_marker() != ax.lines[1].get_marker()
 
@@ -290,7 +290,7 @@ ARGUMENTS = {
 
 
 def spoiled(argument):
-    """The same argument with a NaN in each of its arrays."""
+    """Returns the same argument with a NaN in each of its arrays."""
     if isinstance(argument, dict):
         name, value = next(iter(argument.items()))
         return {name: tuple(map(spoiled, value)) if isinstance(value, tuple) else spoiled(value)}
@@ -330,7 +330,7 @@ def test_nan_is_refused_in_every_argument(name):
         ("retention_curve", ([0, 1, 1], [1, 2]), {}, "for each of 2 examples"),
         ("retention_curve", ([0, 2], [1, 2]), {}, "Expected 0 or 1 for each"),
         ("retention_curve", ([0, 1], np.ones((2, 3))), {}, r"shape \(2, 3\)"),
-        ("entropy_against_information", ([1, 2], [0, 1], [0]), {}, r"one row an example .*: 1"),
+        ("entropy_against_information", ([1, 2], [0, 1], [0]), {}, r"one row per example .*: 1"),
         ("entropy_against_information", ([1, 2], [0, 1], [0, 2]), {}, "Expected 0 or 1"),
         ("reliability_diagram", ([0], np.full((1, 4, 4, 2), 0.5)), {}, r"p.mean.reshape\(-1, K\)"),
         ("reliability_diagram", ([0], [[0.5, 0.5]]), {"num_bins": 0}, "for `num_bins`"),
@@ -349,10 +349,16 @@ def test_nan_is_refused_in_every_argument(name):
         ("signal_to_noise", ({"a": ([1], [0])},), {}, "Expected positive standard deviations"),
         ("signal_to_noise", ({"a": [1, 2, 3]},), {}, "a pair of means and standard deviations"),
         ("signal_to_noise", ({"a": ([1], [1])},), {"num_bins": 0}, "for `num_bins`"),
-        ("uncertainty_maps", (np.zeros((4, 4)), {"a": np.zeros((2, 2))}), {}, "one value a pixel"),
+        ("uncertainty_maps", (np.zeros((4, 4)), {"a": np.zeros((2, 2))}), {}, "value per pixel"),
         ("uncertainty_maps", (np.zeros((4, 4, 2)), {"a": np.zeros((4, 4))}), {}, "one channel"),
         ("uncertainty_maps", (np.full((4, 4, 3), 255), {"a": np.zeros((4, 4))}), {}, r"x / 255"),
         ("uncertainty_maps", (np.zeros((4, 4)), prediction([[0.5, 0.5]])), {}, r"p\[\[i\]\]"),
+        (
+            "uncertainty_maps",
+            (np.zeros((4, 4)), prediction(np.zeros((1, 4, 4, 2)), "normal")),
+            {},
+            "Received: 2 targets",
+        ),
         (
             "certain_and_uncertain_images",
             (np.zeros((2, 4, 4)), [[0.5, 0.5]] * 2, [1, 2]),

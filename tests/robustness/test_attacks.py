@@ -1,4 +1,4 @@
-"""Attacks against analytic gradients, finite differences and what an attack must be."""
+"""Attacks against analytic gradients and finite differences, and the constraints that they keep."""
 
 import keras
 import numpy as np
@@ -71,7 +71,7 @@ def test_fgsm_of_logistic_regression_is_the_analytic_sign(targeted):
 
 
 def test_the_gradient_is_that_of_the_mean_of_the_same_draws():
-    """A network with one hidden layer and five stored draws of its weights, in NumPy."""
+    """The oracle is NumPy: a network with one hidden layer and five stored draws of its weights."""
     model = keras.Sequential([keras.Input((4,)), L.Dense(5, "tanh"), L.Dense(3, "softmax")])
     draws = [RNG.normal(size=(5, *w.shape)) for w in model.get_weights()]
     predictor = Predictor(model, posterior=StoredPosterior(model, draws))
@@ -95,7 +95,7 @@ def test_the_gradient_through_dropout_and_a_shared_prefix(dropout_network):
     x, y = images(3), np.eye(3, dtype="float32")[labels(3)]
     gradient = MeanGradient(predictor, nll)
     losses, slopes = gradient(x, y, 6, SEED)
-    mean = predictor.predict(x, 6, seed=0)  # the same theta_s
+    mean = predictor.predict(x, 6, seed=0)  # the same posterior samples
     np.testing.assert_allclose(losses, -np.log((mean * y).sum(1)), rtol=1e-6)
     for direction in RNG.normal(size=(3, *x.shape)).astype("float32"):
         step = 1e-2
@@ -127,7 +127,7 @@ def test_pgd_stays_in_the_box_and_beats_fgsm(posterior, dropout_network):
 
 def test_pgd_keeps_the_best_image_on_the_way():
     kernels = [keras.initializers.RandomNormal(stddev=0.5, seed=i) for i in (0, 1)]
-    waves = L.Dense(8, keras.ops.sin, kernel_initializer=kernels[0])  # steps overshoot
+    waves = L.Dense(8, keras.ops.sin, kernel_initializer=kernels[0])  # so that steps overshoot
     last = L.Dense(3, "softmax", kernel_initializer=kernels[1])
     predictor = Predictor(keras.Sequential([keras.Input(SHAPE), L.Flatten(), waves, last]))
     x, y = images(20), labels(20)
@@ -140,7 +140,7 @@ def test_pgd_keeps_the_best_image_on_the_way():
 
 
 def test_a_targeted_attack_leads_to_the_target(dropout_network):
-    x, y = images(8), np.full((8, 1), 2)  # a column of labels, as some data sets have
+    x, y = images(8), np.full((8, 1), 2)  # labels as a column
     found = pgd(dropout_network, x, y, 0.3, 1, num_samples=8, steps=5, targeted=True)
     before, after = (dropout_network.predict_uncertainty(a, 8, seed=0).mean for a in (x, found))
     assert (after[:, 2] > before[:, 2]).all()
@@ -155,7 +155,7 @@ def test_integer_images_stay_integers_in_the_box(attack):
     change = found.astype(int) - x
     assert np.abs(change).max() == 8
     inside = (x >= 8) & (x <= 247)
-    assert (np.abs(change)[inside] == 8).mean() > 0.9  # of a linear model, corners are best
+    assert (np.abs(change)[inside] == 8).mean() > 0.9  # corners are best for a linear model
     assert attack(predictor, x[:0], [], 8, num_samples=1).shape == (0, *SHAPE)
     assert attack(predictor, x[:1], [0], 8, num_samples=1).shape == (1, *SHAPE)
 
@@ -176,7 +176,7 @@ def test_a_random_start_belongs_to_the_image():
     predictor, x, y = logistic_regression(), images(), labels()
     whole = pgd(predictor, x, y, 0.3, 1, num_samples=1, steps=1, step_size=0.01)
     parts = pgd(predictor, x, y, 0.3, 1, num_samples=1, steps=1, step_size=0.01, batch_size=4)
-    np.testing.assert_allclose(whole, parts, atol=1e-6)  # the same seed, the same images
+    np.testing.assert_allclose(whole, parts, atol=1e-6)  # independent of the batch size
     other = pgd(predictor, x, y, 0.3, 1, num_samples=1, steps=1, step_size=0.01, seed=1)
     assert np.abs(whole - other).max() > 0.1
 
@@ -190,9 +190,9 @@ def test_images_without_a_direction_are_counted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": images(max_pixel=0.9), "max_pixel": 255}, "Hint: say max_pixel=1"),
+        ({"x": images(max_pixel=0.9), "max_pixel": 255}, "Hint: pass max_pixel=1"),
         ({"x": images() * np.nan}, "finite images"),
-        ({"x": images()[..., 0]}, r"Hint: x\[..., None\]"),
+        ({"x": images()[..., 0]}, r"Hint: use x\[..., None\]"),
         ({"x": (images() * 255).astype("uint8"), "max_pixel": 255, "eps": 8 / 255}, "at least 1"),
         ({"eps": 0}, "for `eps`"),
         ({"eps": np.inf}, "for `eps`"),
@@ -224,12 +224,12 @@ def test_models_without_a_gradient_are_refused():
 def test_other_models_are_refused():
     x, y = images(), labels()
     model = logistic_regression().model
-    with pytest.raises(ValueError, match=r"Hint: Predictor\(model\)"):
+    with pytest.raises(ValueError, match=r"Hint: use Predictor\(model\)"):
         fgsm(model, x, y, 0.1, 1)
     with pytest.raises(ValueError, match="likelihood='normal'"):
         fgsm(Predictor(model, "normal"), x, y, 0.1, 1, num_samples=1)
     two = keras.Model(model.inputs, [model.outputs[0], model.outputs[0]])
-    with pytest.raises(ValueError, match="model of one output"):
+    with pytest.raises(ValueError, match="model with one output"):
         fgsm(Predictor(two), x, y, 0.1, 1, num_samples=1)
     with pytest.raises(ValueError, match="at least 1 for `steps`"):
         pgd(Predictor(model), x, y, 0.1, 1, num_samples=1, steps=0)

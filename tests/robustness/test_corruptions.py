@@ -1,4 +1,4 @@
-"""Corruptions against other libraries, closed forms and the statistics they had when checked."""
+"""Corruptions against other libraries, closed forms and recorded statistics."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tfp_bayes.robustness import CIFAR_C, MNIST_C, blur, corrupt, corruptions, n
 
 CASES = [*(("mnist_c", kind) for kind in MNIST_C), *(("cifar_c", kind) for kind in CIFAR_C)]
 GOLDEN = Path(__file__).with_name("golden_statistics.json")
-# Kinds whose published constants do not go one way, with the severities that step back.
+# Kinds whose published constants are not monotonic, with the severities that are weaker.
 STEPS_BACK = {
     ("mnist_c", "spatter"): [4],
     ("mnist_c", "pixelate"): [2, 5],
@@ -30,7 +30,7 @@ def generators(count, seed=0):
 
 @pytest.fixture(scope="module")
 def batches():
-    """Twenty digits, and 32 x 32 images of three channels made from them."""
+    """Twenty digits, and 32 x 32 images with three channels made from them."""
     x = datasets.load("mnist").x_test[:20]
     padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
     turned = [padded, np.rot90(padded, axes=(1, 2)), padded[::-1]]
@@ -48,7 +48,7 @@ def corrupted(batches):
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_golden_statistics(case, corrupted):
-    """Mean and standard deviation; `json.dump` of what is computed here makes the file."""
+    """Compares mean and standard deviation; `json.dump` of `found` for each case made the file."""
     found = [[each.mean(), each.std()] for each in corrupted[case]]
     np.testing.assert_allclose(found, json.loads(GOLDEN.read_text())["-".join(case)], atol=0.05)
 
@@ -94,7 +94,7 @@ def test_other_types_are_the_same_images(kind, dtype, batches):
     found = corrupt(given, kind, 2, max_pixel=max_pixel)
     assert found.dtype == given.dtype
     expected = corrupt(x, kind, 2).astype(float)
-    # uint8 is rounded down.
+    # uint8 images are rounded down.
     difference = found.astype(float) * (255 / max_pixel) - expected
     slack = 0.3 if dtype == "float16" else 1e-3
     assert -slack <= difference.min() <= difference.max() < 1 + slack
@@ -164,11 +164,11 @@ class TestAgainstOthers:
         ("kind", "angle"), [("rotate", 0.6), ("scale", 0), ("shear", 0.6), ("translate", 3)]
     )
     def test_moved_pixels(self, kind, angle):
-        """A smooth function of the place is known where its pixels have come from."""
+        """The oracle evaluates a linear image at the source positions of the pixels."""
         rows, columns = np.indices((28, 28)) - 13.5
 
         def picture(r, c):
-            return 0.5 + 0.01 * r + 0.007 * c  # linear, so that interpolation is exact
+            return 0.5 + 0.01 * r + 0.007 * c  # linear, so interpolation is exact
 
         x = picture(rows, columns)[None, ..., None].repeat(8, 0)
         found = corrupt(x, kind, 3, max_pixel=1)[:, 10:18, 10:18, 0]
@@ -191,7 +191,7 @@ class TestAgainstOthers:
         near = [[np.allclose(each, e, atol=1e-6) for e in expected] for each in found]
         assert np.any(near, 1).all()
         if kind != "scale":
-            assert np.any(near, 0).all()  # either way
+            assert np.any(near, 0).all()  # both directions occur
 
 
 class TestClosedForms:
@@ -205,7 +205,7 @@ class TestClosedForms:
         ]:
             found = function(x, generators(40), constant)
             assert abs(found.mean() - 0.5) < 5.5 * np.sqrt(variance / count)
-            # Kurtosis is at most 3 + 1 / 6 here.
+            # The kurtosis is at most 3 + 1 / 6 here.
             assert abs(found.var() / variance - 1) < 5.5 * np.sqrt(2.2 / count)
 
     def test_impulses_are_salt_and_pepper_alike(self):
@@ -233,7 +233,7 @@ class TestClosedForms:
             angle = np.deg2rad(generator.uniform(-45, 45))
             mean = (np.indices((29, 29)) * image[..., 0]).sum((1, 2)) - 14
             far = weights @ np.arange(9) / weights.sum()
-            # Each of the weights is off by half a pixel at most.
+            # Each weight is off by at most half a pixel.
             assert np.abs(mean + far * np.array([np.sin(angle), np.cos(angle)])).max() < 0.3
 
     def test_fog_keeps_the_brightest_value(self, batches):
@@ -247,7 +247,7 @@ class TestClosedForms:
             maps = np.stack([noise._plasma(g, 64, decay) for g in generators(5)])
             assert (maps.min((1, 2)) == 0).all()
             assert (maps.max((1, 2)) == 1).all()
-            # A torus: the seam is as smooth as what is beside it.
+            # The map wraps around, so its seam is as smooth as the rest.
             seam = np.abs(maps[:, 0] - maps[:, -1]).mean()
             steps = np.abs(np.diff(maps, axis=1)).mean()
             assert seam < 2 * steps
@@ -259,9 +259,9 @@ class TestClosedForms:
 @pytest.mark.parametrize(
     ("x", "arguments", "message"),
     [
-        (np.full((2, 28, 28, 1), 0.5), {}, "Hint: say max_pixel=1"),
-        (np.zeros((2, 28, 28, 1)), {}, "Hint: say max_pixel=1"),
-        (np.ones((2, 28, 28, 1), "uint8"), {}, "Hint: say max_pixel=1"),
+        (np.full((2, 28, 28, 1), 0.5), {}, "Hint: pass max_pixel=1"),
+        (np.zeros((2, 28, 28, 1)), {}, "Hint: pass max_pixel=1"),
+        (np.ones((2, 28, 28, 1), "uint8"), {}, "Hint: pass max_pixel=1"),
         (np.full((2, 28, 28, 1), 2.0), {"max_pixel": 1}, r"in \[0, 1\] for `x`"),
         (np.full((2, 28, 28, 1), -3.0), {}, r"in \[0, 255\] for `x`"),
         (np.full((2, 28, 28, 1), np.nan), {}, "finite images"),
@@ -269,7 +269,7 @@ class TestClosedForms:
         (np.zeros((2, 28, 28), "uint8"), {}, r"x\[..., None\]"),
         (np.zeros((28, 28), "uint8"), {}, r"x\[None, :, :, None\]"),
         (np.zeros((28, 28, 1), "uint8"), {}, r"x\[None\] for one"),
-        (np.zeros((2, 1, 28, 28), "uint8"), {}, "channels come last"),
+        (np.zeros((2, 1, 28, 28), "uint8"), {}, "channel axis comes last"),
         (np.zeros((2, 28, 28, 1), bool), {}, "dtype bool"),
         (np.zeros((2, 28, 28, 1), "uint8"), {"severity": 6}, "1 to 5 for `severity`"),
         (np.zeros((2, 28, 28, 1), "uint8"), {"severity": 0}, "at least 1 for `severity`"),
@@ -281,7 +281,7 @@ class TestClosedForms:
         (
             np.zeros((2, 28, 28, 1), "uint8"),
             {"kind": "saturate", "suite": "cifar_c"},
-            "3 channels for kind='saturate'",
+            "with 3 channels for kind='saturate'",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Watching a deployed model: drift of its uncertainty, and its calibration as labels arrive."""
+"""Monitoring of a deployed model: drift of its uncertainty, and calibration as labels arrive."""
 
 from tfp_bayes.monitor.drift import (
     DriftStatistic,

@@ -1,4 +1,4 @@
-"""Accuracy, likelihood and calibration over a stream of labels, old ones forgotten."""
+"""Accuracy, likelihood and calibration over a stream of labels, with exponential forgetting."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,17 +13,19 @@ _NUM_BINS = 15
 
 
 class Calibration(NamedTuple):
-    """Figures of the labels of late; NaN before the first.
+    """Metrics of the recent labels; NaN before the first label.
 
     Attributes:
-        accuracy: Share of correct guesses.
-        confidence: Mean probability of the guess; above `accuracy`: overconfident.
-        nll: Negative log likelihood, nats.
-        ece: Expected calibration error, 15 bins of equal width. It is not 0 by chance, see
-            `metrics.calibration_floor` with `num_effective` rows.
-        num_effective: Labels that these figures rest on: the sum of weights, in the long
-            run 1.44 `half_life`.
-        num_invalid: Labelled rows without a finite prediction, which count nowhere else.
+        accuracy: Share of correct predictions.
+        confidence: Mean probability of the predicted class; the model is overconfident if it is
+            above `accuracy`.
+        nll: Negative log likelihood in nats.
+        ece: Expected calibration error with 15 equal-width bins. It is positive even under
+            calibration; see `metrics.calibration_floor` with `num_effective` rows.
+        num_effective: Effective number of labels, the sum of their weights; in the long run
+            1.44 `half_life`.
+        num_invalid: Number of labeled rows without a finite prediction, which are not counted in
+            the other metrics.
     """
 
     accuracy: float
@@ -35,32 +37,32 @@ class Calibration(NamedTuple):
 
 
 class LabelledStream:
-    """Sums over labelled rows, in which the weight of a row halves every `half_life` rows."""
+    """Sums over labeled rows, where the weight of a row halves every `half_life` rows."""
 
     def __init__(self, half_life: float):
         self.half_life = half_life
         self.num_invalid = 0
-        # By bin of confidence: weight, confidence, correct guesses, NLL.
+        # By bin of confidence: sums of weight, confidence, correct predictions and NLL.
         self.sums = np.zeros((4, _NUM_BINS))
 
     def check(self, probs: np.ndarray, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Returns labels (n,) and probabilities (n, K) of the rows with a prediction.
+        """Returns labels (n,) and probabilities (n, K) of the rows with a finite prediction.
 
         Raises:
-            ValueError: If labels are not class numbers, one a row.
+            ValueError: If labels are not class numbers, one per row.
         """
         labels = np.asarray(labels)
         if labels.shape == (len(probs), 1):
             labels = labels[:, 0]
-        if len(probs) == 0 and labels.shape == (0,):  # a list of none has no integers
+        if len(probs) == 0 and labels.shape == (0,):  # an empty list is not of integer type
             return labels.astype("int64"), probs
         finite = np.isfinite(probs).all(-1)
-        # A label is checked even where there is no prediction to score.
+        # Labels are checked even for rows without a finite prediction.
         checked, _ = as_labelled(labels, np.where(finite[:, None], probs, 1 / probs.shape[1]))
         return checked[finite], probs[finite]
 
     def add(self, labels: np.ndarray, probs: np.ndarray, num_invalid: int) -> None:
-        """Adds rows that `check` has returned, in their order."""
+        """Adds the rows that `check` returned, in order."""
         self.num_invalid += num_invalid
         confidence = probs.max(-1)
         decay = 0.5 ** (1 / self.half_life)
@@ -72,7 +74,7 @@ class LabelledStream:
         self.sums = self.sums * decay ** len(probs) + np.array(new)
 
     def result(self) -> Calibration:
-        """Returns the figures of the rows so far."""
+        """Returns the metrics of the rows so far."""
         total = self.sums.sum(1)
         if total[0] == 0:
             nan = float("nan")
@@ -82,10 +84,10 @@ class LabelledStream:
         return Calibration(accuracy, confidence, nll, float(ece), float(total[0]), self.num_invalid)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns everything that changes, as plain JSON."""
+        """Returns the changing state as plain JSON."""
         return {"num_invalid": self.num_invalid, "sums": self.sums.tolist()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Takes what `get_state` has returned."""
+        """Restores a state from `get_state`."""
         self.num_invalid = int(state["num_invalid"])
         self.sums = np.array(state["sums"], "float64").reshape(4, _NUM_BINS)

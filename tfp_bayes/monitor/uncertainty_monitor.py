@@ -1,4 +1,4 @@
-"""The monitor: windows of a stream against a reference, in bounded memory."""
+"""The monitor, which compares windows of a stream with a reference in bounded memory."""
 
 import json
 from collections.abc import Mapping
@@ -30,8 +30,8 @@ class DriftTest(NamedTuple):
     Attributes:
         measure: "predictive_entropy", "confidence" or "mutual_information".
         statistic: "psi" or "ks".
-        value: The statistic.
-        p_value: Probability of one as large without drift.
+        value: Value of the statistic.
+        p_value: Probability of a value at least as large without drift.
     """
 
     measure: str
@@ -41,14 +41,14 @@ class DriftTest(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A complete window of the stream, and whether it raises an alarm.
+    """A complete window of the stream with its drift tests and alarms.
 
     Attributes:
-        number: From 1.
-        num_rows: Predictions in it.
-        num_invalid: Those that are NaN or infinite; the tests are of the others.
-        level: Below it a p-value is an alarm.
-        tests: One for each measure and statistic; none if more than half of the rows are invalid.
+        number: Number of the window, starting at 1.
+        num_rows: Number of predictions in the window.
+        num_invalid: Number of predictions that are NaN or infinite; the tests leave them out.
+        level: A p-value below this level is an alarm.
+        tests: One test per measure and statistic; empty if more than half of the rows are invalid.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Window(NamedTuple):
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """One sentence for each alarm; empty without."""
+        """One sentence per alarm; empty if there is none."""
         drift = [
             f"{test.statistic.upper()} of {test.measure} is {test.value:.3g}, "
             f"p-value {test.p_value:.2g} below {self.level:.2g}"
@@ -72,31 +72,31 @@ class Window(NamedTuple):
 
 
 class UncertaintyMonitor:
-    """A watch over the uncertainty of a deployed model, which needs no labels.
+    """A monitor of the uncertainty of a deployed model, which needs no labels.
 
-    Use it where a model answers: give it every answer, and it says when predictive entropy,
-    confidence and mutual information are no longer distributed as they were on reference data. It
-    keeps counts in ten bins, not the stream, reads plain arrays, such as the answers of a
-    SavedModel, and its state is JSON.
+    Use it where a model serves predictions. Pass it every prediction, and it raises an alarm when
+    the distribution of predictive entropy, confidence or mutual information differs from that on
+    reference data. It reads plain arrays, such as the outputs of a SavedModel, stores counts in ten
+    bins instead of the stream, and its state is JSON.
 
-    The stream is cut into windows of equally many rows, whatever the sizes of updates. Each
-    complete window j = 1, 2, ... is tested by the population stability index and the
+    The stream is cut into windows of equal numbers of rows, independent of the sizes of updates.
+    Each complete window j = 1, 2, ... is tested with the population stability index and the
     Kolmogorov-Smirnov distance of each measure, all at the level
 
-        alpha / (j (j + 1)) / (2 number of measures),
+        alpha / (j (j + 1)) / (2 number of measures).
 
-    so that the probability of any false alarm, ever, is at most about `alpha`, and it is less where
-    measures go together. A window with a prediction that is NaN or infinite is always an alarm: the
-    reference has none. As labels arrive, `calibration` follows accuracy, likelihood and
-    calibration, of which uncertainty without labels says nothing.
+    The probability of any false alarm over all time is therefore at most about `alpha`, and less if
+    measures are correlated. A window with a NaN or infinite prediction always raises an alarm,
+    because the reference has none. As labels arrive, `calibration` tracks accuracy, likelihood and
+    calibration, which cannot be derived from uncertainty without labels.
 
-    Rows are taken to be independent, as those of the reference are. Frames of one video, or the
-    hours of a day, are not: take reference data from whole days, and windows as long.
+    The tests assume independent rows. Frames of one video, or the hours of a day, are not
+    independent: use reference data from whole days, and windows of that length.
 
-    Make one by `from_reference`, `from_json` or `load`.
+    Create a monitor with `from_reference`, `from_json` or `load`.
 
     Reference:
-        The sum of 1 / (j (j + 1)) over all j is 1; Foster and Stine 2008, alpha-investing,
+        The sum of 1 / (j (j + 1)) over all j is 1. Foster and Stine 2008, "alpha-investing",
         J. R. Statist. Soc. B 70(2), for levels that are spent over a sequence of tests.
 
     Example:
@@ -129,23 +129,25 @@ class UncertaintyMonitor:
         alpha: float = 0.05,
         half_life: float = 5000,
     ) -> "UncertaintyMonitor":
-        """Makes a monitor from predictions of data on which the model is known to do well.
+        """Creates a monitor from predictions on data on which the model is known to do well.
 
         Args:
-            prediction: Of m independent rows, at least `window`, that the model was not trained on:
-                a `Prediction`, or arrays by name as a SavedModel answers, of which `mean` (m, K)
-                probabilities, `predictive_entropy`, `confidence` and `mutual_information` (m,)
-                are read; or probabilities (m, K). Entropies are in nats. What the reference has is
-                watched. Of regression and independent labels, entropies alone are.
-            window: Rows of a window. More of them show smaller drifts, later.
-            num_bins: Bins of equal mass, at most; ties, and bins in which fewer than 20 rows of a
-                window are expected, leave fewer.
-            alpha: Probability of a false alarm, in (0, 1), over all windows there will ever be.
-            half_life: Labelled rows after which the weight of a label is 1/2 in `calibration`.
+            prediction: Prediction of m independent rows that the model was not trained on, with m
+                at least `window`. A `Prediction`, probabilities (m, K), or arrays by name as a
+                SavedModel returns them. Of those, the probabilities `mean` (m, K), and
+                `predictive_entropy`, `confidence` and `mutual_information` (m,) are read. Entropies
+                are in nats. The monitor tests the measures that the reference has; for regression
+                and independent labels these are entropies only.
+            window: Number of rows in a window. Larger windows detect smaller drifts, but later.
+            num_bins: Largest number of equal-mass bins. Bins are merged if there are ties, or if
+                fewer than 20 rows of a window are expected in a bin.
+            alpha: Probability of a false alarm over all windows ever tested, in (0, 1).
+            half_life: Number of labeled rows after which the weight of a label in `calibration` has
+                halved.
 
         Raises:
             ValueError: If an argument is out of range, or the reference is too small, not finite,
-                or the same throughout.
+                or nearly constant.
         """
         check_integers(2, num_bins=num_bins)
         check_integers(1, window=window)
@@ -154,16 +156,16 @@ class UncertaintyMonitor:
         if window < 2 * SMALLEST_EXPECTED:
             raise ValueError(
                 f"Expected at least {2 * SMALLEST_EXPECTED} for `window`. Received: "
-                f"window={window}. Hint: the law of the tests needs {SMALLEST_EXPECTED} rows in "
-                "each of two bins; some hundreds see more."
+                f"window={window}. Hint: the tests need {SMALLEST_EXPECTED} rows in each of two "
+                "bins; use a few hundred rows to detect smaller drifts."
             )
         values = read_measures(prediction)
         num_rows = len(next(iter(values.values())))
         if num_rows < window:
             raise ValueError(
                 f"Expected at least `window`={window} rows for `prediction`. Received: {num_rows}. "
-                "Hint: with a smaller reference its own chance hides the drift; several times "
-                "`window` is good."
+                "Hint: the sampling noise of a smaller reference would hide drift; use several "
+                "times `window`."
             )
         measures = {
             name: _bins_of(name, each, num_bins, SMALLEST_EXPECTED * num_rows // window)
@@ -173,25 +175,25 @@ class UncertaintyMonitor:
         return cls(settings, measures)
 
     def update(self, prediction: Any, labels: ArrayLike | None = None) -> list[Window]:
-        """Takes the next rows of the stream.
+        """Adds the next rows of the stream.
 
         Args:
-            prediction: Of n rows, n of at least 0, as in `from_reference`.
-            labels: (n,) class numbers, where they are known at once; see `add_labels`.
+            prediction: Prediction of n >= 0 rows, in any form that `from_reference` takes.
+            labels: (n,) class numbers if they are already known. Use `add_labels` for later ones.
 
         Returns:
             The windows that these rows complete, often none. See `Window.alarms`.
 
         Raises:
-            ValueError: If a measure is missing, or values are not what they are taken for. The
-                state is then as before.
+            ValueError: If a measure is missing, or values are out of range. The state is then
+                unchanged.
         """
         values = read_measures(prediction)
         missing = [name for name in self._reference if name not in values]
         if missing:
             raise ValueError(
-                f"Expected {', '.join(self._reference)}, as the reference had, in `prediction`. "
-                f"Received: {', '.join(values)}. Hint: make the reference of what is served."
+                f"Expected {', '.join(self._reference)}, as in the reference, in `prediction`. "
+                f"Received: {', '.join(values)}. Hint: create the reference from served outputs."
             )
         if labels is not None:
             self.add_labels(prediction, labels)
@@ -201,7 +203,7 @@ class UncertaintyMonitor:
         num_complete = (self._num_rows + len(invalid)) // window
 
         def tally(bins: np.ndarray, of_rows: np.ndarray, before: ArrayLike) -> np.ndarray:
-            """Counts rows by window and bin; the last window is not complete."""
+            """Counts rows by window and bin; the last window is incomplete."""
             num_bins = np.size(before)
             flat = (window_of * num_bins + bins)[of_rows]
             counts = np.bincount(flat, minlength=(num_complete + 1) * num_bins)
@@ -219,7 +221,7 @@ class UncertaintyMonitor:
         return self._test(complete, num_invalid[:-1])
 
     def _test(self, complete: Mapping[str, np.ndarray], num_invalid: np.ndarray) -> list[Window]:
-        """Tests windows (W,), given their counts (W, B) and invalid rows (W,)."""
+        """Tests W complete windows, given their counts (W, B) and numbers of invalid rows (W,)."""
         size = self._settings["window"]
         tested = np.flatnonzero(2 * num_invalid <= size)
         tests: list[list[DriftTest]] = [[] for _ in num_invalid]
@@ -238,15 +240,15 @@ class UncertaintyMonitor:
         return windows
 
     def add_labels(self, prediction: Any, labels: ArrayLike) -> None:
-        """Takes labels of predictions that `update` has seen, however late, oldest first.
+        """Adds labels of earlier predictions, oldest first; any delay is allowed.
 
         Args:
-            prediction: Of the n rows whose labels are known: a `Prediction` of classes, arrays by
-                name with `mean`, or probabilities (n, K).
+            prediction: Prediction of the n rows whose labels are known: a `Prediction` of classes,
+                arrays by name with `mean`, or probabilities (n, K).
             labels: (n,) class numbers.
 
         Raises:
-            ValueError: If these are not probabilities and class numbers, one a row.
+            ValueError: If the arguments are not probabilities and class numbers, one per row.
         """
         probs = read_probabilities(prediction)
         checked, finite = self._labelled.check(probs, labels)
@@ -254,16 +256,16 @@ class UncertaintyMonitor:
 
     @property
     def calibration(self) -> Calibration:
-        """Accuracy, likelihood and calibration on the labels of late, see `Calibration`."""
+        """Accuracy, likelihood and calibration on the recent labels. See `Calibration`."""
         return self._labelled.result()
 
     @property
     def num_windows(self) -> int:
-        """Windows completed so far."""
+        """The number of windows completed so far."""
         return self._num_windows
 
     def to_json(self) -> str:
-        """Returns the whole state, from which `from_json` goes on to the same bits."""
+        """Returns the whole state as JSON; a monitor from `from_json` continues bit for bit."""
         measures = {
             name: {
                 "edges": self._edges[name].tolist(),
@@ -285,10 +287,10 @@ class UncertaintyMonitor:
 
     @classmethod
     def from_json(cls, text: str) -> "UncertaintyMonitor":
-        """Makes the monitor whose state `to_json` has returned.
+        """Restores a monitor from a state that `to_json` returned.
 
         Raises:
-            ValueError: If it is not such a state.
+            ValueError: If `text` is not such a state.
         """
         try:
             state = json.loads(text)
@@ -303,19 +305,19 @@ class UncertaintyMonitor:
             monitor._labelled.set_state(state["labelled"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"Expected what `to_json` has returned, of format {_FORMAT}, for `text`. "
+                f"Expected a result of `to_json` in format {_FORMAT} for `text`. "
                 f"Received: {text[:40]!r}, {type(error).__name__}: {error}. "
-                "Hint: make a new monitor from the reference."
+                "Hint: create a new monitor from the reference."
             ) from error
         return monitor
 
     def save(self, path: str | Path) -> None:
-        """Writes `to_json` to a file, which is the old or the new one even after a power cut."""
+        """Writes `to_json` to a file atomically: a power failure leaves the old or the new one."""
         write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> "UncertaintyMonitor":
-        """Reads a monitor that `save` has written."""
+        """Reads a monitor from a file that `save` wrote."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
@@ -331,20 +333,21 @@ def _bins_of(name: str, values: np.ndarray, num_bins: int, smallest: int) -> dic
     """Returns edges and reference counts of one measure.
 
     Raises:
-        ValueError: If a value is not finite, or fewer than two bins are left.
+        ValueError: If a value is not finite, or there are fewer than two bins.
     """
     if not np.isfinite(values).all():
         raise ValueError(
             f"Expected finite {name} for the reference. Received: {(~np.isfinite(values)).sum()} "
-            f"of {len(values)} rows NaN or infinite. Hint: find out why before it counts as normal."
+            f"of {len(values)} rows NaN or infinite. Hint: find the cause before you use them as a "
+            "reference."
         )
     edges = quantile_edges(values, num_bins, max(smallest, SMALLEST_EXPECTED))
     if len(edges) == 0:
         raise ValueError(
-            f"Expected a reference of which a window has {SMALLEST_EXPECTED} rows or more with "
-            f"another {name} than most. Received: {len(values)} rows from {values.min():g} to "
-            f"{values.max():g}, nearly all alike. Hint: a larger window, or leave the measure out, "
-            'as in {"mean": p.mean}.'
+            f"Expected values of {name} in the reference that vary enough for two bins of "
+            f"{SMALLEST_EXPECTED} rows in a window. Received: {len(values)} rows from "
+            f"{values.min():g} to {values.max():g}, nearly all equal. Hint: use a larger window, "
+            'or leave the measure out, as in {"mean": p.mean}.'
         )
     return {
         "edges": edges,

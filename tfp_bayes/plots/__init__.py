@@ -1,6 +1,6 @@
-"""Plots for papers, each on Axes of Matplotlib that are given and returned; none is shown.
+"""Plots for papers. Each function draws on the Matplotlib Axes that it is given and returns them.
 
-Make figures with `layout="constrained"`, which makes room for the legends above the frames.
+Create figures with `layout="constrained"`, which makes room for the legends above the frames.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Confidences against frequencies."""
+"""Reliability diagrams and confidence histograms."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,21 +25,21 @@ def reliability_diagram(
     seed: int = 0,
     legend: bool = True,
 ) -> Axes:
-    """Draws accuracy against confidence by bins, and where it would lie by chance if calibrated.
+    """Draws accuracy against confidence in bins, with the range expected under calibration.
 
-    Use it to see whether confidences can be read as frequencies. Gray bars hold the accuracy of
-    each bin in 95 of 100 sets of labels that are drawn from the probabilities themselves; a point
-    within its bar is no evidence of miscalibration, however far from the diagonal. The legend has
-    the expected calibration error, and the value that 95 of 100 calibrated ones stay below. The
-    number of examples in each bin is above the frame.
+    Use it to see whether confidences can be read as frequencies. A gray bar spans the central 95 %
+    of the accuracies of its bin over label sets drawn from the probabilities themselves. A point
+    within its bar is no evidence of miscalibration, however far it is from the diagonal. The legend
+    shows the expected calibration error, and its 95 % quantile under calibration. The number of
+    examples in each bin is above the frame.
 
     Args:
         y_true: (N,) integer labels.
-        probs: (N, K) predictive mean, or the `Prediction`; the largest of a row is its confidence.
+        probs: (N, K) predictive mean, or the `Prediction`; the largest in a row is its confidence.
         ax: Axes to draw on.
-        num_bins: Bins (lo, hi] that divide [0, 1]; empty ones have no point.
-        seed: Seed of the labels that are drawn.
-        legend: Whether to add a legend, above the counts.
+        num_bins: Number of bins (lo, hi] that divide [0, 1]; empty bins have no point.
+        seed: Seed of the simulated labels.
+        legend: Whether to add a legend above the counts.
 
     Returns:
         `ax`.
@@ -48,8 +48,9 @@ def reliability_diagram(
         ValueError: If labels and probabilities do not match, or `num_bins` is below 1.
 
     Reference:
-        Bröcker and Smith 2007, "Increasing the Reliability of Reliability Diagrams", consistency
-        bars, with the probabilities fixed; Guo et al. 2017, figure 1, arXiv:1706.04599.
+        Bröcker and Smith 2007, "Increasing the Reliability of Reliability Diagrams", for the
+        consistency bars, here with fixed probabilities; Guo et al. 2017, figure 1,
+        arXiv:1706.04599.
 
     Example:
 
@@ -81,7 +82,7 @@ def reliability_diagram(
     )
     label = f"observed (ECE {error:.3f})"
     ax.plot(table.confidence[shown], table.accuracy[shown], "o-", color=RIGHT, ms=4, label=label)
-    ax.set(xlabel="confidence (largest probability)", ylabel="accuracy (share right)")
+    ax.set(xlabel="confidence (largest probability)", ylabel="accuracy")
     ax.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     counts = [f"{count:,}" for count in table.counts[shown]]
     top = ax.secondary_xaxis("top")
@@ -103,15 +104,15 @@ def confidence_histogram(
 ) -> Axes:
     """Draws the histogram of confidences, with their mean and the accuracy.
 
-    Use it beside a reliability diagram: the two lines fall together where confidences are right on
-    average, which the average of a calibrated network is.
+    Use it beside a reliability diagram. The two lines coincide if the mean confidence equals the
+    accuracy, as it does for a calibrated model.
 
     Args:
         y_true: (N,) integer labels.
         probs: (N, K) predictive mean, or the `Prediction`.
         ax: Axes to draw on.
-        num_bins: Bins (lo, hi] that divide [0, 1].
-        legend: Whether to add a legend, above the frame.
+        num_bins: Number of bins (lo, hi] that divide [0, 1].
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
@@ -155,13 +156,13 @@ def _labelled(y_true: ArrayLike, probs: ArrayLike | Prediction) -> tuple[np.ndar
         if probs.likelihood != "categorical":
             raise ValueError(
                 f"Expected a prediction of classes for `probs`. Received: likelihood="
-                f"{probs.likelihood!r}. Hint: sigmoids p (N, 1) become two classes by "
-                "np.hstack([1 - p, p]); regression_bands shows real targets."
+                f"{probs.likelihood!r}. Hint: np.hstack([1 - p, p]) converts sigmoids p (N, 1) to "
+                "two classes; for real targets use regression_bands."
             )
         probs = probs.mean
     if np.ndim(probs) > 2:
         raise ValueError(
             f"Expected (N, K) for `probs`. Received: shape {np.shape(probs)}. "
-            "Hint: of pixels, p.mean.reshape(-1, K) and y_true.reshape(-1)."
+            "Hint: for pixels, pass p.mean.reshape(-1, K) and y_true.reshape(-1)."
         )
     return as_labelled(y_true, probs)

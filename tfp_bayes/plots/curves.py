@@ -18,23 +18,23 @@ def learning_curve(
 ) -> Axes:
     """Draws the mean learning curve of one method over seeds, with a 95 % band of the mean.
 
-    Use it once for each method on the same axes. The band is Student's t interval of the mean at
-    each round; one seed has none. Bands that overlap do not show that methods are equal: with
-    paired seeds, see `studies.curves.paired_difference`.
+    Call it once per method on the same axes. The band is Student's t interval of the mean at each
+    round; a single seed has no band. Overlapping bands do not show that methods are equal. With
+    paired seeds, use `studies.curves.paired_difference`.
 
     Args:
-        acquired: (R,) labels acquired, ascending.
-        accuracy: (M, R) test accuracies of M seeds, or (R,) of one; or any other figure of each
-            round, then set the axis' label.
+        acquired: (R,) numbers of labels acquired, ascending.
+        accuracy: (M, R) test accuracies of M seeds, or (R,) of one seed. For another quantity, also
+            set the label of the y axis.
         ax: Axes to draw on.
         label: Name of the method.
-        legend: Whether to add a legend, above the frame.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
 
     Raises:
-        ValueError: If shapes do not match, values are not finite, or `acquired` falls.
+        ValueError: If shapes do not match, values are not finite, or `acquired` decreases.
 
     Example:
 
@@ -51,7 +51,7 @@ def learning_curve(
         raise ValueError(
             f"Expected ascending `acquired` (R,) and `accuracy` (M, R). Received: shapes "
             f"{acquired.shape} and {values.shape}, `acquired` from {acquired[0]:g} to "
-            f"{acquired[-1]:g}. Hint: one row for each seed, cut to rounds that all have."
+            f"{acquired[-1]:g}. Hint: give one row per seed, cut to the rounds that all have."
         )
     mean, margin = values.mean(0), t_margin(values)
     style = next_style(ax)
@@ -59,7 +59,7 @@ def learning_curve(
     if len(values) > 1:
         low, high = mean - margin, mean + margin
         ax.fill_between(acquired, low, high, color=style["color"], alpha=0.2, lw=0)
-    ax.set(xlabel="labels acquired", ylabel="test accuracy (share right)")
+    ax.set(xlabel="labels acquired", ylabel="test accuracy")
     if legend:
         legend_above(ax)
     return ax

@@ -1,4 +1,4 @@
-"""Images beside the uncertainty of what is said about them."""
+"""Images with the uncertainty of their predictions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,9 +19,10 @@ from tfp_bayes.plots.canvas import (
 )
 from tfp_bayes.prediction import Prediction
 
-_MARGIN = 0.08  # around an image, in widths of it
-_CAPTION, _LONG_CAPTION = 0.45, 0.65  # above it, of two lines and of three
-_EDGE = 0.02  # around everything, for the lines of frames
+# Lengths in units of the width of an image.
+_MARGIN = 0.08  # around an image
+_CAPTION, _LONG_CAPTION = 0.45, 0.65  # height of a caption with two lines and with three
+_EDGE = 0.02  # around the whole plot, for the lines of frames
 
 
 def certain_and_uncertain_images(
@@ -34,21 +35,21 @@ def certain_and_uncertain_images(
     num_images: int = 8,
     class_names: Sequence[str] | None = None,
 ) -> Axes:
-    """Draws the images of least uncertainty above those of most, and marks what is wrong.
+    """Draws the images of lowest uncertainty above those of highest, and marks wrong predictions.
 
-    Use it to see what a model finds hard. Each image has its guess above it, with its uncertainty;
-    a wrong guess has a thick frame and the label too. Allow an inch and a quarter in width for
-    each image, and twice that in height for both rows, half an inch more with names.
+    Use it to see what a model finds difficult. The caption of an image is the predicted class and
+    the uncertainty; a wrong prediction also has the label and a thick frame. Allow a width of 1.25
+    inches per image and a height of 2.5 inches for both rows, or 3 inches with class names.
 
     Args:
         images: (N, H, W), (N, H, W, 1) or (N, H, W, 3); colors are in [0, 1] or uint8.
         probs: (N, K) predictive mean, or the `Prediction`.
-        uncertainty: (N,), higher where less sure, such as `p.mutual_information` in nats. Of equal
-            ones the first come first.
-        y_true: (N,) integer labels; None marks nothing.
+        uncertainty: (N,) uncertainties, higher where the model is less sure, such as
+            `p.mutual_information` in nats. Ties keep the order of the examples.
+        y_true: (N,) integer labels. None marks nothing.
         ax: Axes to draw on; its frame and ticks are removed.
-        num_images: Images in each row, at most N.
-        class_names: K names; None shows class numbers.
+        num_images: Number of images in each row, at most N.
+        class_names: K names. None shows class numbers.
 
     Returns:
         `ax`.
@@ -76,7 +77,7 @@ def certain_and_uncertain_images(
     if class_names is not None and len(class_names) != probs.shape[1]:
         raise ValueError(
             f"Expected {probs.shape[1]} names for `class_names`. Received: {len(class_names)}. "
-            "Hint: one for each class, in the order of the probabilities."
+            "Hint: give one per class, in the order of the probabilities."
         )
     order = np.argsort(uncertainty, kind="stable")
     most = np.argsort(-uncertainty, kind="stable")
@@ -113,24 +114,24 @@ def certain_and_uncertain_images(
 def uncertainty_maps(
     image: ArrayLike, maps: Mapping[str, ArrayLike] | Prediction, *, ax: Axes
 ) -> Axes:
-    """Draws an image, and maps of the uncertainty of its pixels beside it.
+    """Draws an image with maps of its per-pixel uncertainty beside it.
 
-    Use it to see where in an image a dense prediction is unsure. Each map has a color bar of its
-    own below it. Allow two inches in width for each panel.
+    Use it to see where in an image a dense prediction is uncertain. Each map has its own color bar
+    below. Allow a width of two inches per panel.
 
     Args:
         image: (H, W), (H, W, 1) or (H, W, 3); colors are in [0, 1] or uint8.
-        maps: (H, W) maps by name and unit, such as `{"mutual information (nats)": ...}`; or the
-            `Prediction` of this one image, which shows entropy and mutual information of classes,
-            or the standard deviations of one real target.
+        maps: (H, W) maps by name and unit, such as `{"mutual information (nats)": ...}`. Or the
+            `Prediction` of this one image, which draws entropy and mutual information for classes,
+            and the aleatoric and epistemic standard deviations for one real target.
         ax: Axes to draw on; its frame and ticks are removed.
 
     Returns:
         `ax`.
 
     Raises:
-        ValueError: If shapes do not match, values are not finite, or the prediction is of several
-            images.
+        ValueError: If shapes do not match, values are not finite, or the prediction has several
+            images or several real targets.
 
     Example:
 
@@ -146,15 +147,15 @@ def uncertainty_maps(
     maps = _maps_of(maps) if isinstance(maps, Prediction) else named(maps, "maps")
     height = picture.shape[0] / picture.shape[1]
     step = 1 + 2 * _MARGIN
-    bottom = height + 0.12  # with room for the color bars
+    bottom = height + 0.12  # leaves room for the color bars
     whole = bottom + 2 * _EDGE
     _draw(ax, picture, 0, 0, height)
     for panel, (name, values) in enumerate(maps.items(), start=1):
         values = as_numbers(values, f"maps[{name!r}]", num_axes=2)
         if values.shape != picture.shape[:2]:
             raise ValueError(
-                f"Expected {picture.shape[:2]} for `maps[{name!r}]`, one value a pixel. "
-                f"Received: shape {values.shape}. Hint: p.mutual_information[i] of image i."
+                f"Expected {picture.shape[:2]} for `maps[{name!r}]`, one value per pixel. "
+                f"Received: shape {values.shape}. Hint: pass p.mutual_information[i] for image i."
             )
         left = panel * step
         drawn = _draw(ax, values, left, 0, height, cmap="viridis")
@@ -174,9 +175,14 @@ def _maps_of(prediction: Prediction) -> dict[str, np.ndarray]:
     if prediction.mean.ndim != 4 or len(prediction) != 1:
         raise ValueError(
             "Expected a prediction of the pixels of one image for `maps`. "
-            f"Received: mean of shape {prediction.mean.shape}. Hint: p[[i]] of image i."
+            f"Received: mean of shape {prediction.mean.shape}. Hint: pass p[[i]] for image i."
         )
     if prediction.likelihood == "normal":
+        if prediction.mean.shape[-1] != 1:
+            raise ValueError(
+                f"Expected one real target for `maps`. Received: {prediction.mean.shape[-1]} "
+                "targets. Hint: pass {name: np.sqrt(p.variance[0, ..., k])} for target k."
+            )
         return {
             f"{name} std": np.sqrt(getattr(prediction, f"{name}_variance")[0, ..., 0])
             for name in ("aleatoric", "epistemic")
@@ -188,24 +194,25 @@ def _maps_of(prediction: Prediction) -> dict[str, np.ndarray]:
 
 
 def _as_images(images: ArrayLike, name: str) -> np.ndarray:
-    """Returns images (N, H, W) or (N, H, W, 3) that Matplotlib draws as they are."""
+    """Returns images (N, H, W) or (N, H, W, 3) that Matplotlib draws without conversion."""
     images = np.asarray(images)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or images.size == 0 or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(
             f"Expected images of one channel or three for `{name}`. Received: shape "
-            f"{images.shape}. Hint: choose three of more channels, the channel axis last."
+            f"{images.shape}. Hint: put the channel axis last, and select three channels if there "
+            "are more."
         )
     if images.dtype.kind not in "fiub" or not np.isfinite(images).all():
         raise ValueError(
-            f"Expected finite numbers for `{name}`. Received: {images.dtype}, NaN or infinity "
-            "among them. Hint: the images before they are prepared for the network."
+            f"Expected finite numbers for `{name}`. Received: {images.dtype}, not numeric or with "
+            "NaN or infinity. Hint: pass the images before preprocessing for the network."
         )
     if images.ndim == 4 and images.dtype != np.uint8 and not 0 <= images.min() <= images.max() <= 1:
         raise ValueError(
             f"Expected colors in [0, 1] or uint8 for `{name}`. Received: {images.dtype} from "
-            f"{images.min():.4g} to {images.max():.4g}. Hint: x / 255, or undo the scaling."
+            f"{images.min():.4g} to {images.max():.4g}. Hint: pass x / 255, or undo the scaling."
         )
     return images
 

@@ -1,4 +1,4 @@
-"""Predictive bands of regression on one input."""
+"""Predictive bands of regression with one input."""
 
 from typing import Literal
 
@@ -22,23 +22,24 @@ def regression_bands(
     num_stds: float = 2.0,
     legend: bool = True,
 ) -> Axes:
-    """Draws the predictive mean of one target, and bands of its uncertainty around it.
+    """Draws the predictive mean of one target with bands of its uncertainty.
 
-    Use it to see where the band of a new observation is wide, and why. The outer band is total:
-    the variances of both parts add up, the standard deviations do not. What it is wider than the
-    inner band is the share of the other part.
+    Use it to see where predictions are uncertain, and why. The outer band is the total uncertainty,
+    whose variance is the sum of the epistemic and the aleatoric variance; standard deviations do
+    not add up. The inner band is one of the two parts, and the extra width of the outer band is due
+    to the other part.
 
     Args:
         x: (N,) or (N, 1) inputs, in any order.
-        mean: (N,) or (N, 1) predictive mean, or a `Prediction` of one real target, which has all
-            three.
-        epistemic_std: (N,) standard deviation of the function; None for 0.
-        aleatoric_std: (N,) standard deviation of the noise; None for 0.
+        mean: (N,) or (N, 1) predictive mean. Or a `Prediction` of one real target, which includes
+            both standard deviations.
+        epistemic_std: (N,) standard deviation of the function. None means 0.
+        aleatoric_std: (N,) standard deviation of the noise. None means 0.
         ax: Axes to draw on.
-        data: Inputs (M,) and targets (M,) to mark, such as those trained on.
+        data: Inputs (M,) and targets (M,) to mark, such as the training data.
         inner: The part that the inner band shows, "aleatoric" or "epistemic".
-        num_stds: Half the width of the bands in standard deviations; 2 hold 95 % of a normal.
-        legend: Whether to add a legend, above the frame.
+        num_stds: Half the width of the bands in standard deviations; 2 holds 95 % of a normal.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
@@ -49,7 +50,7 @@ def regression_bands(
 
     Reference:
         Kendall and Gal 2017, "What Uncertainties Do We Need in Bayesian Deep Learning for Computer
-        Vision?", equation 9, arXiv:1703.04977: total variance as the sum of both parts.
+        Vision?", equation 9, arXiv:1703.04977, for the total variance as the sum of both parts.
 
     Example:
 
@@ -78,7 +79,7 @@ def regression_bands(
     if not 0 < num_stds < np.inf:
         raise ValueError(
             f"Expected a positive number for `num_stds`. Received: num_stds={num_stds!r}. "
-            "Hint: 2 standard deviations hold 95 % of a normal."
+            "Hint: 2 standard deviations hold about 95 % of a normal."
         )
     order = np.argsort(x, kind="stable")
     bands = {"total": np.hypot(stds["epistemic"], stds["aleatoric"]), inner: stds[inner]}
@@ -109,7 +110,7 @@ def _as_std(std: ArrayLike | None, name: str, mean: np.ndarray) -> np.ndarray:
     if std.min() < 0:
         raise ValueError(
             f"Expected standard deviations for `{name}`. Received: {std.min():.4g} among them. "
-            "Hint: the square root of a variance."
+            "Hint: pass the square root of a variance."
         )
     return std
 
@@ -120,13 +121,13 @@ def _of_one_target(prediction: Prediction) -> tuple[np.ndarray, np.ndarray, np.n
         raise ValueError(
             "Expected a prediction of real targets for `mean`. Received: likelihood="
             f"{prediction.likelihood!r}, mean of shape {prediction.mean.shape}. "
-            "Hint: reliability_diagram shows predictions of classes."
+            "Hint: use reliability_diagram for predictions of classes."
         )
     if prediction.mean.shape[1] != 1:
         raise ValueError(
             f"Expected one target for `mean`. Received: {prediction.mean.shape[1]} targets. "
-            "Hint: p.mean[:, k], np.sqrt(p.epistemic_variance[:, k]) and "
-            "np.sqrt(p.aleatoric_variance[:, k]) of target k."
+            "Hint: pass p.mean[:, k], np.sqrt(p.epistemic_variance[:, k]) and "
+            "np.sqrt(p.aleatoric_variance[:, k]) for target k."
         )
     variances = prediction.epistemic_variance, prediction.aleatoric_variance
     return prediction.mean[:, 0], *(np.sqrt(variance[:, 0]) for variance in variances)

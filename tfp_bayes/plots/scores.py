@@ -25,23 +25,24 @@ def score_histograms(
     num_bins: int = 40,
     legend: bool = True,
 ) -> Axes:
-    """Draws histograms of one score on several sets of examples, in the same bins.
+    """Draws histograms of one score on several sets of examples, with the same bins.
 
-    Use it to see whether a score tells inputs of another kind from those of the training data:
+    Use it to see whether a score separates out-of-distribution inputs from in-distribution ones:
     `{"MNIST": p_in.predictive_entropy, "Fashion-MNIST": p_out.predictive_entropy}`. Heights are
-    shares of each set, so that sets of different size compare.
+    shares of each set, so sets of different sizes are comparable.
 
     Args:
-        scores: (N,) scores of each set, by its name; N may differ.
-        ax: Axes to draw on. Its x axis says "predictive entropy (nats)"; set it for other scores.
-        num_bins: Bins of equal width from the smallest score of all sets to the largest.
-        legend: Whether to add a legend, above the frame.
+        scores: (N,) scores of each set, by name; N may differ between sets.
+        ax: Axes to draw on. The label of its x axis becomes "predictive entropy (nats)"; change it
+            for other scores.
+        num_bins: Number of equal-width bins from the smallest to the largest score of all sets.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
 
     Raises:
-        ValueError: If `scores` is no dictionary of finite numbers, or has more sets than colors.
+        ValueError: If `scores` is not a dictionary of finite numbers, or has more sets than colors.
 
     Example:
 
@@ -59,7 +60,7 @@ def score_histograms(
     if len(checked) > len(COLORS):
         raise ValueError(
             f"Expected at most {len(COLORS)} sets for `scores`. Received: {len(checked)}. "
-            "Hint: histograms of more cannot be told apart."
+            "Hint: more histograms cannot be told apart; use several plots."
         )
     edges = np.histogram_bin_edges(np.concatenate(list(checked.values())), num_bins)
     for (name, values), color in zip(checked.items(), COLORS):
@@ -84,17 +85,17 @@ def entropy_against_information(
 ) -> Axes:
     """Draws the mutual information of each example against its predictive entropy.
 
-    Use it to see why examples are uncertain: those near the diagonal because posterior samples
-    disagree, which more data would change; those near the x axis because each sample is unsure,
-    which more data would not. Mutual information cannot exceed the entropy, so nothing lies above
-    the line.
+    Use it to see why examples are uncertain. Near the diagonal, posterior samples disagree, which
+    more training data would reduce. Near the x axis, each sample is uncertain, which more data
+    would not change. Mutual information cannot exceed the entropy, so no point is above the line.
 
     Args:
-        predictive_entropy: (N,) nats, `p.predictive_entropy`.
-        mutual_information: (N,) nats, `p.mutual_information`.
-        errors: (N,) 0 or 1, such as `p.mean.argmax(-1) != y_true`, to mark what is wrong.
+        predictive_entropy: (N,) entropies in nats, `p.predictive_entropy`.
+        mutual_information: (N,) mutual information in nats, `p.mutual_information`.
+        errors: (N,) 0 or 1, such as `p.mean.argmax(-1) != y_true`, to mark wrong predictions. None
+            marks nothing.
         ax: Axes to draw on.
-        legend: Whether to add a legend, above the frame.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
@@ -131,7 +132,7 @@ def entropy_against_information(
             marker=marker,
             linewidths=0.8,
             alpha=0.7,
-            rasterized=True,  # a PDF of 10,000 vector markers is slow to show
+            rasterized=True,  # a PDF with 10,000 vector markers is slow to display
             label=f"{label} ({rows.sum():,})" if errors is not None else None,
         )
     ax.axline((0, 0), slope=1, color="gray", lw=0.8, ls="--", label="information = entropy")

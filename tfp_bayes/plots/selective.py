@@ -1,4 +1,4 @@
-"""Accuracy of what is answered where the unsure is left to someone else."""
+"""Retention and risk-coverage curves of selective prediction."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,24 +17,25 @@ def retention_curve(
     oracle: bool = False,
     legend: bool = True,
 ) -> Axes:
-    """Draws the accuracy of the surest examples against the share of them that is kept.
+    """Draws the accuracy on the most certain examples against the share of examples kept.
 
-    Use it to see what rejecting the unsure gains, once for each method on the same axes. Examples
-    of equal uncertainty are kept or rejected together.
+    Use it to see what rejecting uncertain examples gains. Call it once per method on the same axes.
+    Examples of equal uncertainty are kept or rejected together.
 
     Args:
         errors: (N,) 0 or 1, such as `p.mean.argmax(-1) != y_true`.
-        uncertainty: (N,), higher where less sure, such as `p.mutual_information`.
+        uncertainty: (N,) uncertainties, higher where the model is less sure, such as
+            `p.mutual_information`.
         ax: Axes to draw on.
         label: Name of the method.
-        oracle: Whether what is rejected counts as right, as if a person answered it.
-        legend: Whether to add a legend, above the frame.
+        oracle: Whether rejected examples count as right, as if a person answered them.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         Malinin et al. 2021, "Shifts: A Dataset of Real Distributional Shift Across Multiple
@@ -50,8 +51,8 @@ def retention_curve(
     check_axes(ax)
     curve = metrics.retention_curve(errors, uncertainty)
     _draw(ax, curve.retained, curve.accuracy_with_oracle if oracle else curve.accuracy, label)
-    answered = "accuracy, rejected counted right" if oracle else "accuracy of those kept"
-    ax.set(xlabel="share of examples kept", ylabel=answered, xlim=(0, 1.01))
+    ylabel = "accuracy, rejected counted right" if oracle else "accuracy on examples kept"
+    ax.set(xlabel="share of examples kept", ylabel=ylabel, xlim=(0, 1.01))
     if legend:
         legend_above(ax)
     return ax
@@ -65,23 +66,23 @@ def risk_coverage_curve(
     label: str | None = None,
     legend: bool = True,
 ) -> Axes:
-    """Draws the error rate of the surest examples (risk) against their share (coverage).
+    """Draws the error rate on the most certain examples (risk) against their share (coverage).
 
-    Use it where published figures do, once for each method on the same axes; the area under it is
-    the AURC. It is one minus the accuracy of `retention_curve`.
+    Use it to compare with published curves. Call it once per method on the same axes. The area
+    under the curve is the AURC. The risk is one minus the accuracy of `retention_curve`.
 
     Args:
         errors: (N,) 0 or 1, such as `p.mean.argmax(-1) != y_true`.
-        uncertainty: (N,), higher where less sure.
+        uncertainty: (N,) uncertainties, higher where the model is less sure.
         ax: Axes to draw on.
         label: Name of the method.
-        legend: Whether to add a legend, above the frame.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
 
     Raises:
-        ValueError: If the arrays do not match, or uncertainties are NaN.
+        ValueError: If the shapes differ, or an uncertainty is NaN.
 
     Reference:
         El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification",
@@ -97,7 +98,7 @@ def risk_coverage_curve(
     check_axes(ax)
     curve = metrics.retention_curve(errors, uncertainty)
     _draw(ax, curve.retained, 1 - curve.accuracy, label)
-    ax.set(xlabel="coverage (share of examples kept)", ylabel="risk (share wrong of those kept)")
+    ax.set(xlabel="coverage (share of examples kept)", ylabel="risk (error rate on examples kept)")
     ax.set(xlim=(0, 1.01))
     if legend:
         legend_above(ax)

@@ -1,4 +1,4 @@
-"""Posteriors of the weights of variational layers."""
+"""Plots of the weight posteriors of variational layers."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
@@ -22,12 +22,12 @@ from tfp_bayes.plots.canvas import (
 )
 from tfp_bayes.posteriors import Deterministic
 
-_NUM_DRAWS = 200  # where a family has no closed form
-_MOST_WEIGHTS = 2000  # of a tensor, whose densities are averaged
+_NUM_DRAWS = 200  # for posterior families without closed-form moments
+_MOST_WEIGHTS = 2000  # largest number of densities to average per tensor
 
 
 class WeightMoments(NamedTuple):
-    """Mean and standard deviation of each weight of a tensor, see `weight_moments`.
+    """Mean and standard deviation of each weight of a tensor. See `weight_moments`.
 
     Attributes:
         mean: (P,) means.
@@ -42,17 +42,18 @@ Weights: TypeAlias = keras.Model | VariationalLayer | Mapping[str, tuple[ArrayLi
 
 
 def weight_moments(model: keras.Model | VariationalLayer) -> dict[str, WeightMoments]:
-    """Returns mean and standard deviation of every random weight of a model or layer.
+    """Returns the mean and standard deviation of every random weight of a model or layer.
 
-    Use it to plot or to prune. Weights of which there is only a point estimate are left out. Where
-    a posterior family has no closed form, both are estimates from 200 draws, the same at each call.
+    Use it to plot or to prune weights. Weights with only a point estimate are left out. If a
+    posterior family has no closed form, the moments are estimated from 200 draws, with the same
+    result at each call.
 
     Args:
-        model: A model with variational layers, or one such layer, built.
+        model: A built model with variational layers, or one such layer.
 
     Returns:
-        Moments by the tensor's name, such as "dense_flipout/kernel", in the order of the graph;
-        where layers of nested models share a name, the second is "dense_flipout/kernel (2)".
+        Moments by tensor name, such as "dense_flipout/kernel", in graph order. If layers of nested
+        models share a name, the second is "dense_flipout/kernel (2)".
 
     Raises:
         ValueError: If no weight is random.
@@ -71,29 +72,31 @@ def weight_moments(model: keras.Model | VariationalLayer) -> dict[str, WeightMom
         for name, weight in getattr(layer, "random_weights", {}).items():
             if isinstance(weight.posterior, Deterministic):
                 continue
-            # The path tells the projections of one attention from those of another.
+            # The path distinguishes the projections of different attention layers.
             key = f"{weight.variables['loc'].path.rpartition('/')[0]}/{name}"
-            twins = sum(each.partition(" (")[0] == key for each in found)  # of nested models
+            twins = sum(each.partition(" (")[0] == key for each in found)  # in nested models
             found[f"{key} ({twins + 1})" if twins else key] = _moments(weight)
     if not found:
         raise ValueError(
-            f"Expected a model with random weights. Received: {model.name!r} without. "
-            'Hint: to_bayesian(model, "flipout"), and build it.'
+            f"Expected a model with random weights. Received: {model.name!r} without any. "
+            'Hint: convert it by to_bayesian(model, "flipout"), and build it.'
         )
     return found
 
 
 def weight_posteriors(weights: Weights, *, ax: Axes, legend: bool = True) -> Axes:
-    """Draws, for each tensor, the density of a weight drawn from its posterior.
+    """Draws, for each tensor, the posterior density of its weights.
 
-    Use it to see whether training moved posteriors away from their start, and which layers use
-    large weights. The density is that of a draw of a weight picked at random: the average of the
-    normals of all weights, of 2,000 evenly spaced ones where there are more.
+    Use it to see whether training moved the posteriors away from their initial values, and which
+    layers use large weights. The density is that of a posterior draw of a randomly picked weight:
+    the average of normal densities over all weights, or over 2,000 evenly spaced ones if there are
+    more.
 
     Args:
-        weights: A model or layer, or (mean, std) of each tensor by name, as `weight_moments` gives.
+        weights: A model or layer, or (mean, std) of each tensor by name, as returned by
+            `weight_moments`.
         ax: Axes to draw on.
-        legend: Whether to add a legend, above the frame.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
@@ -128,16 +131,17 @@ def weight_posteriors(weights: Weights, *, ax: Axes, legend: bool = True) -> Axe
 
 
 def signal_to_noise(weights: Weights, *, ax: Axes, num_bins: int = 50, legend: bool = True) -> Axes:
-    """Draws, for each tensor, the histogram of its weights' signal-to-noise ratio |mean| / std.
+    """Draws, for each tensor, the histogram of its weights' signal-to-noise ratios |mean| / std.
 
-    Use it to see how many weights the data speak for: those far below 1 can be pruned, as their
-    sign is not known.
+    Use it to see how many weights the data determine. Weights with a ratio far below 1 can be
+    pruned, because even their sign is unknown.
 
     Args:
-        weights: A model or layer, or (mean, std) of each tensor by name, as `weight_moments` gives.
+        weights: A model or layer, or (mean, std) of each tensor by name, as returned by
+            `weight_moments`.
         ax: Axes to draw on; its x axis becomes logarithmic.
-        num_bins: Bins of equal width in the logarithm; ratios below 0.001 count as 0.001.
-        legend: Whether to add a legend, above the frame.
+        num_bins: Number of bins of equal width in the logarithm. Ratios below 0.001 count as 0.001.
+        legend: Whether to add a legend above the frame.
 
     Returns:
         `ax`.
@@ -181,7 +185,7 @@ def _dashes(i: int) -> str:
 
 
 def _moments(weight: RandomWeight) -> WeightMoments:
-    """Returns mean and standard deviation (P,) of one tensor."""
+    """Returns the mean and standard deviation (P,) of one tensor."""
     q = weight.distribution()
     try:
         mean, std = weight.mean(), q.stddev()
@@ -199,7 +203,7 @@ def _as_moments(weights: Weights) -> dict[str, WeightMoments]:
         if len(moments) != 2:
             raise ValueError(
                 f"Expected a pair of means and standard deviations for `weights[{name!r}]`. "
-                f"Received: {len(moments)} entries. Hint: weight_moments(model) gives them."
+                f"Received: {len(moments)} entries. Hint: weight_moments(model) returns them."
             )
         mean, std = moments
         mean = as_numbers(np.reshape(mean, -1), f"weights[{name!r}][0]")
@@ -208,7 +212,7 @@ def _as_moments(weights: Weights) -> dict[str, WeightMoments]:
         if std.min() <= 0:
             raise ValueError(
                 f"Expected positive standard deviations for `weights[{name!r}][1]`. "
-                f"Received: {std.min():.4g} among them. Hint: leave out weights without noise."
+                f"Received: {std.min():.4g} among them. Hint: drop weights without noise."
             )
         found[name] = WeightMoments(mean, std)
     return found

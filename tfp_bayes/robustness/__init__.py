@@ -1,7 +1,7 @@
-"""Shifted and attacked images, to see what becomes of accuracy and uncertainty.
+"""Corrupted and adversarial images, for testing accuracy and uncertainty under shift.
 
-`corrupt` and `rotate_images` need no model. `fgsm` and `pgd` look for the images nearby that a
-model's posterior predictive mean gets wrong.
+`corrupt` and `rotate_images` need no model. `fgsm` and `pgd` search nearby images for ones that the
+posterior predictive mean of a model gets wrong.
 """
 
 from tfp_bayes.robustness.attacks import fgsm, pgd

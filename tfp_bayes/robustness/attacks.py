@@ -1,4 +1,4 @@
-"""Attacks on the posterior predictive mean: FGSM and PGD within a box around each image."""
+"""Adversarial attacks on the posterior predictive mean: FGSM and PGD in a box around each image."""
 
 import warnings
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tfp_bayes.prediction.gradient import MeanGradient
 from tfp_bayes.prediction.likelihoods import get_likelihood
 from tfp_bayes.robustness.images import check_images
 
-# Below this a probability counts as 0, and its logarithm as flat.
+# Smaller probabilities are clipped to this value, where the loss has no gradient.
 _TINY = 1e-30
 
 
@@ -30,42 +30,44 @@ def fgsm(
     targeted: bool = False,
     batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> np.ndarray:
-    """Fast gradient sign method: one step of `eps` pixels that raises the loss to first order.
+    """Fast gradient sign method: one step of size `eps` that increases the loss to first order.
 
-    Use it as the cheap attack; `pgd` is the one that a claim of robustness needs. The loss is the
-    cross-entropy of the posterior predictive mean over `num_samples` draws, the ones that
-    `predict_uncertainty(..., num_samples, seed)` takes. Attacking one draw, or fresh draws at each
-    step, would find gradients hidden by noise and report a robustness that is not there. To see
-    whether an attack carries over to draws that it has not seen, predict with another seed.
+    Use it as the cheap attack; a claim of robustness needs `pgd`. The loss is the cross-entropy of
+    the posterior predictive mean over the same `num_samples` draws that
+    `predict_uncertainty(..., num_samples, seed)` uses. Attacking a single draw, or new draws at
+    each step, would give noisy gradients and overestimate the robustness. To see whether an attack
+    transfers to other draws, predict with another seed.
 
     Args:
-        model: A `BayesianModel` or `Predictor` of one array of images and one output, a softmax or
-            sigmoids; `Predictor(model)` with `num_samples=1` for a deterministic one.
+        model: A `BayesianModel` or `Predictor` with one array of images as input and one output,
+            a softmax or sigmoids. For a deterministic model use `Predictor(model)` and
+            `num_samples=1`.
         x: (N, H, W, C) integers or floats in [0, max_pixel], as the model takes them.
-        y: (N,) class numbers, or zeros and ones: what the attack leads away from.
+        y: (N,) class numbers, or zeros and ones. The attack leads away from these labels.
         eps: Largest change of a value, in units of `x`: 8 for uint8 images, 8 / 255 in [0, 1].
-        max_pixel: Largest value that a pixel can have: 255, or 1 for images scaled to [0, 1].
-        num_samples: S; None takes every draw of a finite posterior once, and 100 otherwise.
-        seed: Integer >= 0.
-        targeted: Whether `y` is what the attack leads to instead.
-        batch_size: Images at a time; changes memory and speed.
+        max_pixel: Largest possible pixel value: 255, or 1 for images scaled to [0, 1].
+        num_samples: Number of posterior samples S. None uses every draw of a finite posterior once,
+            and 100 samples otherwise.
+        seed: Integer seed >= 0 of the posterior samples.
+        targeted: Whether the attack leads toward `y` instead.
+        batch_size: Images per batch; affects memory and speed only.
 
     Returns:
         Images of the same shape and dtype, within `eps` of `x` and in [0, max_pixel]. Integers
-        stay integers, within the whole part of `eps`.
+        stay integers, within `eps` rounded down.
 
     Raises:
-        ValueError: If an argument is none of these, images in [0, 1] come without `max_pixel=1`,
-            or the model's outputs cannot be differentiated.
+        ValueError: If an argument is invalid, images in [0, 1] are given without `max_pixel=1`, or
+            the outputs of the model cannot be differentiated.
 
     Warns:
-        UserWarning: If the gradient of some images is exactly 0: their probabilities are so
-            extreme that float32 cannot tell a direction. Such images come back as they are, which
-            is no sign of robustness.
+        UserWarning: If the gradient of some images is exactly 0, because their probabilities are
+            too extreme for float32. Such images are returned unchanged, which is no sign of
+            robustness.
 
     Reference:
         Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples", section 4,
-        arXiv:1412.6572; of Bayesian networks, Carbone et al. 2020, "Robustness of Bayesian Neural
+        arXiv:1412.6572; for Bayesian networks, Carbone et al. 2020, "Robustness of Bayesian Neural
         Networks to Gradient-Based Attacks", equation 3, arXiv:2002.04359.
 
     Example:
@@ -98,11 +100,11 @@ def pgd(
     steps: int = 20,
     step_size: float | None = None,
 ) -> np.ndarray:
-    """Projected gradient descent from a random start in the box of `eps` around each image.
+    """Projected gradient descent from a random start in a box of size `eps` around each image.
 
-    Use it to see how far a model can be led astray; it costs `steps` + 1 gradients. Of all images
-    on the way it returns the one of the largest loss (smallest, if targeted). What it does not
-    find may still exist: a bound from below on the harm, not a certificate.
+    Use it to see how much an attack can mislead a model. It costs `steps` + 1 gradients, and
+    returns the image of the largest loss along the way (the smallest, if targeted). It gives a
+    lower bound on the possible harm, not a certificate: an attack that it misses may exist.
 
     Args:
         model: See `fgsm`.
@@ -111,11 +113,11 @@ def pgd(
         eps: See `fgsm`.
         max_pixel: See `fgsm`.
         num_samples: See `fgsm`.
-        seed: Also that of the random start, which for image i follows from `seed` and i.
+        seed: See `fgsm`. The random start of image i depends on `seed` and i only.
         targeted: See `fgsm`.
         batch_size: See `fgsm`.
         steps: Number of steps.
-        step_size: Change of each value in a step, in units of `x`; None is `eps` / 4.
+        step_size: Change of each value in a step, in units of `x`. None means `eps` / 4.
 
     Returns:
         See `fgsm`.
@@ -162,7 +164,7 @@ def pgd(
 
 
 class _Attack:
-    """What attacks share: checked arguments, gradients, the box, and the way back to the dtype."""
+    """Shared parts of attacks: checked arguments, gradients, the box, and conversion of dtypes."""
 
     def __init__(self, model, x, y, eps, max_pixel, num_samples, seed, targeted):
         self._predictor = _predictor_of(model)
@@ -185,31 +187,31 @@ class _Attack:
         self._gradient = MeanGradient(self._predictor, lambda p, t: sign * loss(p, t))
 
     def box(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the smallest and the largest value that each pixel may take."""
+        """Returns the smallest and the largest allowed value of each pixel."""
         return (
             np.maximum(images - self._eps, 0),
             np.minimum(images + self._eps, self._max_pixel),
         )
 
     def gradient(self, images: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the losses of images, for the labels of some rows, and their gradients."""
+        """Returns losses and gradients of images whose labels are those of the given rows."""
         images = images.astype(keras.config.floatx())
         targets = self._targets[rows]
         return self._gradient(images, targets, self._num_samples, self._theta_seed)
 
     def random_start(self, shape: tuple[int, ...], first: int) -> np.ndarray:
-        """Returns uniform changes of images, of which the first has a number in `x`."""
+        """Returns uniform random changes of images; `first` is the row of the first one in `x`."""
         rows = range(first, first + shape[0])
         generators = (np.random.default_rng([self._seed, row]) for row in rows)
         return np.stack([g.uniform(-self._eps, self._eps, shape[1:]) for g in generators])
 
     def run(self, search: Callable, batch_size: int) -> np.ndarray:
-        """Returns what a search finds, in the box and of the dtype of the images.
+        """Returns the images that a search finds, clipped to the box and in the dtype of `x`.
 
         Args:
-            search: From images in float64 and the rows of `x` that they are, to better images and
-                the gradients that it began with.
-            batch_size: Images at a time.
+            search: Function of float64 images and their rows in `x`, which returns better images
+                and the gradients at the start.
+            batch_size: Images per batch.
         """
         check_integers(1, batch_size=batch_size)
         result, num_flat = self._x.copy(), 0
@@ -222,23 +224,23 @@ class _Attack:
             num_flat += int((slopes == 0).all((1, 2, 3)).sum())
         if num_flat:
             warnings.warn(
-                f"The gradient of {num_flat} of {len(self._x)} images is exactly 0, so that the "
-                "attack had no direction at its first step. Their probabilities are too extreme "
-                "for float32, or no pixel reaches the output; they are not robust for that.",
+                f"The gradient of {num_flat} of {len(self._x)} images is exactly 0, so the "
+                "attack had no direction at its first step. Either their probabilities are too "
+                "extreme for float32, or no pixel affects the output. This is not robustness.",
                 stacklevel=3,
             )
         return result
 
     def _checked_targets(self, y: np.ndarray) -> np.ndarray:
-        """Returns labels like the mean: one-hot, or zeros and ones."""
+        """Returns labels in the form of the predictive mean: one-hot, or zeros and ones."""
         first = self._x[:1].astype(keras.config.floatx())
         # Also checks the weights, and that outputs are probabilities.
         prediction = self._predictor.predict_uncertainty(first, self._num_samples, self._theta_seed)
         if not hasattr(prediction, "mean"):
             raise ValueError(
-                "Expected a model of one output. Received: "
+                "Expected a model with one output. Received: "
                 f"{len(keras.tree.flatten(prediction))} outputs. "
-                "Hint: keras.Model(model.inputs, model.outputs[0]), in a Predictor."
+                "Hint: use a Predictor of keras.Model(model.inputs, model.outputs[0])."
             )
         if y.ndim == 2 and y.shape[1] == 1 and prediction.mean.ndim == 2:
             y = y[:, 0]
@@ -251,20 +253,20 @@ def _predictor_of(model) -> Predictor:
     if not isinstance(predictor, Predictor):
         raise ValueError(
             "Expected a BayesianModel or a Predictor for `model`. Received: "
-            f"a {type(model).__name__}. Hint: Predictor(model), with num_samples=1 for a "
-            "deterministic one."
+            f"a {type(model).__name__}. Hint: use Predictor(model), with num_samples=1 for a "
+            "deterministic model."
         )
     if not isinstance(predictor.likelihood, str) or predictor.likelihood not in _LOSSES:
         raise ValueError(
             f"Expected one of {', '.join(_LOSSES)} as the likelihood of the model to attack. "
-            f"Received: likelihood={predictor.likelihood!r}. Hint: attacks are on classifiers of "
-            "one output."
+            f"Received: likelihood={predictor.likelihood!r}. Hint: only classifiers with one "
+            "output can be attacked."
         )
     if getattr(predictor.posterior, "combine", "mean") == "vote":
         raise ValueError(
             "Expected a posterior whose samples are averaged. Received: one with combine='vote', "
             "whose votes have no gradient. Hint: attack it with combine='mean', and predict with "
-            "votes."
+            "combine='vote'."
         )
     return predictor
 

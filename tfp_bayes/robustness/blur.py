@@ -1,6 +1,6 @@
-"""Corruptions that lose detail: blur, shuffled and enlarged pixels, splashes of mud.
+"""Corruptions that remove detail: blurs, shuffled or enlarged pixels, and splashes of mud.
 
-Arguments are those of `noise`.
+The functions take the same arguments as those of `noise`.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from tfp_bayes.robustness.noise import Generators, drawn
 
 
 def gaussian_blur(x: np.ndarray, generators: Generators, scale: float) -> np.ndarray:
-    """Averages with normal weights, whose standard deviation is in pixels, down and across."""
+    """Blurs with normal weights, whose standard deviation `scale` is in pixels, along both axes."""
     return ndimage.gaussian_filter(x, (0, scale, scale, 0), mode="nearest")
 
 
 def defocus_blur(
     x: np.ndarray, generators: Generators, radius: float, smoothing: float
 ) -> np.ndarray:
-    """Averages over a disk of a radius in pixels, the edge of which is smoothed."""
+    """Averages over a disk with a radius in pixels and a smoothed edge."""
     reach = int(np.ceil(radius)) + 1
     across = np.arange(-reach, reach + 1)
     disk = (across[:, None] ** 2 + across**2 <= radius**2).astype(x.dtype)
@@ -28,10 +28,10 @@ def defocus_blur(
 
 
 def motion_blur(x: np.ndarray, generators: Generators, radius: int, scale: float) -> np.ndarray:
-    """Smears each image in a direction within 45 degrees of the horizontal.
+    """Smears each image in a random direction within 45 degrees of the horizontal.
 
-    As in ImageMagick, weights fall from the pixel itself to one side, as half a normal
-    distribution over 2 radius + 1 pixels, and each is that of the nearest pixel.
+    As in ImageMagick, the weights decrease from the pixel to one side, as half a normal
+    distribution over 2 radius + 1 positions, and each position uses the nearest pixel.
     """
     angles = np.deg2rad(drawn(generators, lambda g: g.uniform(-45, 45)))
     distances = np.arange(2 * radius + 1)
@@ -49,7 +49,7 @@ def motion_blur(x: np.ndarray, generators: Generators, radius: int, scale: float
 
 
 def zoom_blur(x: np.ndarray, generators: Generators, largest: float, step: float) -> np.ndarray:
-    """Averages an image with enlargements of itself, by factors from 1 to `largest`."""
+    """Averages an image with enlarged copies of itself, by factors from 1 to `largest`."""
     factors = 1 + step * np.arange(round((largest - 1) / step) + 1)
     total = x.copy()
     for factor in factors:
@@ -66,15 +66,15 @@ def glass_blur(
     repeats: int,
     share: float,
 ) -> np.ndarray:
-    """Exchanges pixels with ones nearby, between two blurs.
+    """Swaps pixels with nearby ones, between two blurs.
 
     Args:
-        x: Images.
-        generators: One for each.
+        x: Images (B, H, W, C).
+        generators: One random generator per image.
         scale: Standard deviation of the blurs in pixels.
-        reach: Largest distance of an exchange in pixels, down or across.
-        repeats: How often each pixel is visited.
-        share: Probability of an exchange at a visit.
+        reach: Largest distance of a swap in pixels, along each axis.
+        repeats: Number of visits to each pixel.
+        share: Probability of a swap at each visit.
     """
     x = gaussian_blur(x, generators, scale)
     height, width = x.shape[1:3]
@@ -82,7 +82,7 @@ def glass_blur(
     moves = drawn(generators, lambda g: g.integers(-reach, reach, (2, *visited)))
     moves *= drawn(generators, lambda g: g.uniform(size=visited) < share)[:, None]
     images = np.arange(len(x))
-    # From the end, as the exchanges at one pixel reach those before it.
+    # Backward; the order matters because the swaps of a pixel reach those before it.
     for repeat in range(repeats):
         for row in range(height - reach, reach, -1):
             for column in range(width - reach, reach, -1):
@@ -96,7 +96,7 @@ def glass_blur(
 
 
 def pixelate(x: np.ndarray, generators: Generators, factor: float) -> np.ndarray:
-    """Makes images smaller by a factor below 1, and large again without interpolation."""
+    """Shrinks images by a factor below 1, and enlarges them again without interpolation."""
     rows, columns = (
         _box_resizing(size, int(size * factor)) @ _box_resizing(int(size * factor), size)
         for size in x.shape[1:3]
@@ -116,13 +116,13 @@ def spatter(
     """Covers parts of an image with mud.
 
     Args:
-        x: Images.
-        generators: One for each.
-        loc: Mean of the normal noise that says where.
-        scale: Its standard deviation.
-        drop: Standard deviation of a blur in pixels, which makes drops of it.
-        threshold: Mud is where the blurred noise is above.
-        edge: Standard deviation of the blur of what is covered, in pixels.
+        x: Images (B, H, W, C).
+        generators: One random generator per image.
+        loc: Mean of the normal noise that decides where the mud is.
+        scale: Standard deviation of that noise.
+        drop: Standard deviation of the blur, in pixels, that merges the noise into drops.
+        threshold: Mud covers the pixels where the blurred noise is above this value.
+        edge: Standard deviation of the blur of the covered area, in pixels.
     """
     noise = drawn(generators, lambda g: g.normal(loc, scale, x.shape[1:3]))[..., None]
     covered = gaussian_blur(noise, generators, drop) > threshold
@@ -132,13 +132,13 @@ def spatter(
 
 
 def _resized(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Returns images whose axes are mapped linearly, by matrices (H', H) and (W', W)."""
+    """Returns images with both axes mapped linearly, by matrices (H', H) and (W', W)."""
     down = np.matmul(rows, x.reshape(*x.shape[:2], -1)).reshape(len(x), -1, *x.shape[2:])
     return np.moveaxis(np.tensordot(down, columns, (2, 1)), 3, 2)
 
 
 def _enlargement(size: int, factor: float) -> np.ndarray:
-    """Returns the matrix (size, size) that enlarges the middle of an axis linearly."""
+    """Returns the matrix (size, size) that enlarges the middle of an axis by interpolation."""
     part = int(np.ceil(size / factor))
     enlarged = round(part * factor)
     places = np.arange(enlarged) * (part - 1) / max(enlarged - 1, 1)
@@ -150,7 +150,7 @@ def _enlargement(size: int, factor: float) -> np.ndarray:
 
 
 def _box_resizing(size_out: int, size_in: int) -> np.ndarray:
-    """Returns the matrix (out, in) that averages the pixels whose centers fall into a new one."""
+    """Returns the matrix (out, in) that averages the pixels whose centers are in a new pixel."""
     ratio = size_in / size_out
     centers = (np.arange(size_out)[:, None] + 0.5) * ratio
     offsets = (np.arange(size_in) + 0.5 - centers) / max(ratio, 1)

@@ -1,4 +1,4 @@
-"""The corruptions of MNIST-C and CIFAR-C that need NumPy and SciPy alone."""
+"""The corruptions of MNIST-C and CIFAR-C that need only NumPy and SciPy."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes.robustness import blur, geometry, noise
 from tfp_bayes.robustness.images import check_images, from_unit, to_unit
 
-# Images at a time. Each has a random generator of its own, so this changes memory alone.
+# Images per block. Each image has its own random generator, so this affects memory only.
 _BLOCK = 128
 
 
@@ -17,8 +17,8 @@ class Corruption(NamedTuple):
     """One kind of corruption.
 
     Attributes:
-        function: Takes images (B, H, W, C) in [0, 1], B random generators, and constants.
-        constants: Those of severity 1 to 5, or a single entry where there is no severity.
+        function: Function of images (B, H, W, C) in [0, 1], B random generators, and constants.
+        constants: Constants of severity 1 to 5, or a single entry if there are no severities.
     """
 
     function: Callable[..., np.ndarray]
@@ -26,7 +26,7 @@ class Corruption(NamedTuple):
 
     @property
     def has_severities(self) -> bool:
-        """Whether severities differ."""
+        """Whether the corruption differs between severities."""
         return len(self.constants) > 1
 
 
@@ -125,31 +125,32 @@ def corrupt(
     max_pixel: float = 255,
     seed: int = 0,
 ) -> np.ndarray:
-    """Corrupts images as MNIST-C and CIFAR-C do.
+    """Corrupts images as in MNIST-C and CIFAR-C.
 
-    Use it to see how accuracy, calibration and uncertainty hold under shift: over all kinds and
-    severities, against the clean test set. `MNIST_C` has every kind of the published MNIST-C but
-    canny_edges, and eight more that its authors wrote; `CIFAR_C` lacks frost, snow, spatter and
-    JPEG of CIFAR-10-C and its extra kinds. Images are of the same kind as the published ones, not
-    the same bits. Both blurs of MNIST-C's code act down the columns only, ours also across.
+    Use it to compare accuracy, calibration and uncertainty under shift, over all kinds and
+    severities, with those on the clean test set. `MNIST_C` has every kind of the published MNIST-C
+    except canny_edges, and eight more from its authors. `CIFAR_C` lacks frost, snow, spatter and
+    JPEG of CIFAR-10-C and its extra kinds. The images resemble the published ones but are not
+    identical to them. In the code of MNIST-C, both blurs act along the columns only; here they act
+    along both axes.
 
     Args:
-        x: (N, H, W, C) integers or floats in [0, max_pixel]. Lengths in pixels are those of 28 x
-            28 (MNIST) and 32 x 32 images; larger ones are corrupted less.
+        x: (N, H, W, C) integers or floats in [0, max_pixel]. The constants suit images of 28 x 28
+            (MNIST) and 32 x 32 pixels; larger images are corrupted less.
         kind: A name in `MNIST_C` or `CIFAR_C`.
-        severity: 1 to 5. The lines, stripe and inverse of MNIST-C are the same at all five.
-        suite: "mnist_c" or "cifar_c", which have other constants for the same kind.
-        max_pixel: Largest value that a pixel can have: 255, or 1 for images scaled to [0, 1].
-        seed: Integer >= 0. What happens to image i follows from `seed` and i alone, so that
-            severities share their noise, and the first rows of a larger array are the same.
+        severity: Integer from 1 to 5. The lines, stripe and inverse of MNIST-C ignore it.
+        suite: "mnist_c" or "cifar_c"; their constants for the same kind differ.
+        max_pixel: Largest possible pixel value: 255, or 1 for images scaled to [0, 1].
+        seed: Integer seed >= 0. The corruption of image i depends on `seed` and i only, so
+            severities share their noise, and a longer array begins with the same images.
 
     Returns:
-        Images of the same shape and dtype, clipped to [0, max_pixel]; integers are rounded down,
-        as in the published files.
+        Images of the same shape and dtype, clipped to [0, max_pixel]. Integers are rounded down, as
+        in the published files.
 
     Raises:
-        ValueError: If an argument is none of these; images in [0, 1] are refused unless
-            `max_pixel` says so.
+        ValueError: If an argument is invalid, or images in [0, 1] are given without
+            `max_pixel=1`.
 
     Reference:
         Mu and Gilmer 2019, "MNIST-C: A Robustness Benchmark for Computer Vision",
@@ -166,7 +167,7 @@ def corrupt(
     if suite not in SUITES:
         raise ValueError(
             f"Expected one of {', '.join(SUITES)} for `suite`. Received: suite={suite!r}. "
-            "Hint: 'mnist_c' for gray images of 28 x 28, 'cifar_c' for photographs of 32 x 32."
+            "Hint: 'mnist_c' is for gray images of 28 x 28 pixels, 'cifar_c' for photos of 32 x 32."
         )
     kinds = SUITES[suite]
     if kind not in kinds:

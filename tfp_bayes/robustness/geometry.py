@@ -1,6 +1,6 @@
-"""Corruptions that move pixels, rotation by a known angle, and drawn lines.
+"""Corruptions that move pixels or draw lines, and rotation by a given angle.
 
-Arguments are those of `noise`. Lengths are for images of 28 or 32 pixels.
+The functions take the same arguments as those of `noise`. Lengths suit images of 28 or 32 pixels.
 """
 
 from itertools import pairwise
@@ -14,21 +14,21 @@ from tfp_bayes.robustness.noise import Generators, drawn
 
 
 def rotate_images(x: np.ndarray, degrees: float, max_pixel: float = 255) -> np.ndarray:
-    """Rotates images around their middle, as in rotated MNIST.
+    """Rotates images around their center, as in rotated MNIST.
 
-    Use it to see accuracy fall and uncertainty rise as inputs leave the training data step by
-    step: MNIST at 0, 15, ... 180 degrees is the usual series. Corners are filled with 0.
+    Use it to see how accuracy falls and uncertainty rises as inputs gradually leave the training
+    distribution. MNIST at 0, 15, ... 180 degrees is the usual series. Corners are filled with 0.
 
     Args:
         x: (N, H, W, C) integers or floats in [0, max_pixel].
-        degrees: Angle, counterclockwise.
-        max_pixel: Largest value that a pixel can have: 255, or 1 for images scaled to [0, 1].
+        degrees: Counterclockwise angle in degrees.
+        max_pixel: Largest possible pixel value: 255, or 1 for images scaled to [0, 1].
 
     Returns:
-        Images of the same shape and dtype, interpolated linearly; integers are rounded down.
+        Images of the same shape and dtype, interpolated linearly. Integers are rounded down.
 
     Raises:
-        ValueError: If `x` are no such images, or the angle is not finite.
+        ValueError: If `x` is not such images, or the angle is not finite.
 
     Reference:
         Ovadia et al. 2019, "Can You Trust Your Model's Uncertainty?", section 4.1,
@@ -47,23 +47,23 @@ def rotate_images(x: np.ndarray, degrees: float, max_pixel: float = 255) -> np.n
 
 
 def rotate(x: np.ndarray, generators: Generators, radians: float) -> np.ndarray:
-    """Rotates either way."""
+    """Rotates each image in a random one of both directions."""
     return _warp(x, [_rotation(sign * radians) for sign in _signs(generators)])
 
 
 def shear(x: np.ndarray, generators: Generators, radians: float) -> np.ndarray:
-    """Slants either way, which makes images taller by 1 / cos(radians) too."""
+    """Shears each image to a random side, which also makes it taller by 1 / cos(radians)."""
     angles = radians * _signs(generators)
     return _warp(x, [np.array([[np.cos(a), 0], [-np.sin(a), 1]]) for a in angles])
 
 
 def scale(x: np.ndarray, generators: Generators, factor: float) -> np.ndarray:
-    """Makes what is seen smaller by a factor below 1."""
+    """Shrinks the content of images by a factor below 1."""
     return _warp(x, [np.eye(2) / factor] * len(x))
 
 
 def translate(x: np.ndarray, generators: Generators, pixels: int) -> np.ndarray:
-    """Moves either way, both down or up and across."""
+    """Moves each image along both axes, each in a random direction."""
     moves = pixels * drawn(generators, lambda g: g.choice([-1, 1], 2))
     return _warp(x, [np.eye(2)] * len(x), moves)
 
@@ -71,14 +71,15 @@ def translate(x: np.ndarray, generators: Generators, pixels: int) -> np.ndarray:
 def elastic_transform(
     x: np.ndarray, generators: Generators, height: float, smoothness: float, corners: float
 ) -> np.ndarray:
-    """Maps images by a random affine function, then moves each pixel by a smooth random field.
+    """Warps images by a random affine map, then moves each pixel by a smooth random field.
 
     Args:
-        x: Images.
-        generators: One for each.
-        height: Scale of the field, as a share of the image's width.
-        smoothness: Standard deviation of the blur that smooths it, as such a share.
-        corners: How far the three points that fix the affine function move at most, as such.
+        x: Images (B, H, W, C).
+        generators: One random generator per image.
+        height: Scale of the field, as a share of the image width.
+        smoothness: Standard deviation of the blur that smooths the field, as a share of the width.
+        corners: Largest move of the three points that define the affine map, as a share of the
+            width.
     """
     size = x.shape[2]
     warped = np.empty_like(x)
@@ -105,7 +106,7 @@ def line(x: np.ndarray, generators: Generators) -> np.ndarray:
 
 
 def dotted_line(x: np.ndarray, generators: Generators) -> np.ndarray:
-    """Draws dots of two pixels on a line from left to right."""
+    """Draws a line of dots, two pixels wide each, from left to right."""
     dots = np.arange(x.shape[2]) // 2 % 2
 
     def draw(generator):
@@ -116,7 +117,7 @@ def dotted_line(x: np.ndarray, generators: Generators) -> np.ndarray:
 
 
 def zigzag(x: np.ndarray, generators: Generators) -> np.ndarray:
-    """Draws a zigzag line from left to right, two pixels to either side of its middle."""
+    """Draws a zigzag line from left to right, up to two pixels away from its center line."""
     return x + drawn(generators, lambda g: _zigzag(g, x.shape[1:3]))[..., None]
 
 
@@ -134,7 +135,7 @@ def _zigzag(generator: np.random.Generator, shape: tuple[int, ...], width: float
 
 
 def _stroke(shape: tuple[int, ...], start, end) -> np.ndarray:
-    """Returns a line (H, W) between two points (column, row), which fades above and below."""
+    """Returns a line (H, W) between two points (column, row) that fades above and below."""
     slope = (end[1] - start[1]) / (end[0] - start[0])
     columns = np.arange(shape[1])
     middle = start[1] + slope * (columns - start[0])
@@ -148,13 +149,13 @@ def _signs(generators: Generators) -> np.ndarray:
 
 
 def _rotation(radians: float) -> np.ndarray:
-    """Returns the matrix from a place (row, column) to where its pixel was."""
+    """Returns the matrix from a target position (row, column) to its source position."""
     c, s = np.cos(radians), np.sin(radians)
     return np.array([[c, s], [-s, c]])
 
 
 def _warp(x: np.ndarray, matrices, moves=None) -> np.ndarray:
-    """Returns images whose pixels come from matrix @ (place - middle) + middle + move."""
+    """Returns images whose pixels come from matrix @ (position - middle) + middle + move."""
     middle = (np.array(x.shape[1:3]) - 1) / 2
     centered = np.indices(x.shape[1:3]) - middle[:, None, None]
     warped = np.empty_like(x)
@@ -166,17 +167,17 @@ def _warp(x: np.ndarray, matrices, moves=None) -> np.ndarray:
 
 
 def _look_up(image: np.ndarray, places: np.ndarray, out: np.ndarray, mode: str) -> None:
-    # Angles of 90 degrees have a cosine of 6e-17.
+    # Without rounding, rotation by 90 degrees is not exact: its cosine is 6e-17.
     places = np.round(places, 9)
     for channel in range(image.shape[-1]):
         out[..., channel] = ndimage.map_coordinates(image[..., channel], places, order=1, mode=mode)
 
 
 def _random_affine(generator: np.random.Generator, shape, reach: float):
-    """Returns the matrix and the offset that undo a random affine function."""
+    """Returns the matrix and the offset of the inverse of a random affine map."""
     middle, third = np.array(shape) // 2, min(shape) // 3
     points = middle + third * np.array([[1, 1], [-1, 1], [-1, -1]])
     moved = points + generator.uniform(-reach, reach, points.shape)
-    # (moved, 1) @ solution = points: from places of the result to places of the image.
+    # (moved, 1) @ solution = points, which maps positions in the result to the source image.
     solution = np.linalg.solve(np.column_stack([moved, np.ones(3)]), points.astype("float64"))
     return solution[:2].T, solution[2]

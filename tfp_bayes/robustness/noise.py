@@ -1,7 +1,7 @@
-"""Corruptions that change each pixel by chance, and those of light and color.
+"""Corruptions by random noise, and of light and color.
 
-Every function takes images (B, H, W, C) in [0, 1] in float64, a generator for each image, and the
-constants of a severity; what it returns is clipped to [0, 1] afterwards.
+Every function takes float64 images (B, H, W, C) in [0, 1], one random generator per image, and the
+constants of a severity. Its caller clips the result to [0, 1].
 """
 
 from collections.abc import Callable, Sequence
@@ -12,51 +12,51 @@ Generators = Sequence[np.random.Generator]
 
 
 def drawn(generators: Generators, draw: Callable[[np.random.Generator], object]) -> np.ndarray:
-    """Returns what each image's generator draws, (B, ...)."""
+    """Returns the stacked draws of all generators, (B, ...)."""
     return np.stack([np.asarray(draw(generator)) for generator in generators])
 
 
 def gaussian_noise(x: np.ndarray, generators: Generators, scale: float) -> np.ndarray:
-    """Adds normal noise."""
+    """Adds normal noise with standard deviation `scale`."""
     return x + scale * drawn(generators, lambda g: g.normal(size=x.shape[1:]))
 
 
 def speckle_noise(x: np.ndarray, generators: Generators, scale: float) -> np.ndarray:
-    """Adds normal noise in proportion to the pixel."""
+    """Adds normal noise whose standard deviation is `scale` times the pixel value."""
     return x + x * scale * drawn(generators, lambda g: g.normal(size=x.shape[1:]))
 
 
 def shot_noise(x: np.ndarray, generators: Generators, photons: float) -> np.ndarray:
-    """Counts photons, of which a white pixel has `photons` on average."""
+    """Replaces pixels by Poisson photon counts; a white pixel has `photons` on average."""
     return np.stack([g.poisson(image * photons) / photons for image, g in zip(x, generators)])
 
 
 def impulse_noise(x: np.ndarray, generators: Generators, amount: float) -> np.ndarray:
-    """Sets a share of all values to 0 or 1, either as likely."""
+    """Sets a random share `amount` of all values to 0 or 1 with equal probability."""
     uniform = drawn(generators, lambda g: g.uniform(size=(2, *x.shape[1:])))
     salt_or_pepper = (uniform[:, 1] < 0.5).astype(x.dtype)
     return np.where(uniform[:, 0] < amount, salt_or_pepper, x)
 
 
 def contrast(x: np.ndarray, generators: Generators, factor: float) -> np.ndarray:
-    """Draws every value towards the mean of its image and channel."""
+    """Moves every value toward the mean of its image and channel."""
     mean = x.mean((1, 2), keepdims=True)
     return mean + factor * (x - mean)
 
 
 def brightness(x: np.ndarray, generators: Generators, added: float) -> np.ndarray:
-    """Adds to the value of hue, saturation and value; a gray image has no other."""
+    """Increases the value (V) in HSV space, which for a gray image is the pixel itself."""
     value = x.max(-1, keepdims=True)
     brighter = np.minimum(value + added, 1)
     return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
 
 
 def saturate(x: np.ndarray, generators: Generators, factor: float, added: float) -> np.ndarray:
-    """Changes the saturation of colors; gray pixels, which have no hue, stay gray."""
+    """Changes the saturation (S) in HSV space; gray pixels have no hue and stay gray."""
     if x.shape[-1] != 3:
         raise ValueError(
-            "Expected images of 3 channels for kind='saturate'. "
-            f"Received: {x.shape[-1]}. Hint: gray images have no colors to saturate."
+            "Expected images with 3 channels for kind='saturate'. "
+            f"Received: {x.shape[-1]}. Hint: gray images have no color saturation."
         )
     value = x.max(-1, keepdims=True)
     saturation = 1 - x.min(-1, keepdims=True) / np.where(value > 0, value, 1)
@@ -73,12 +73,12 @@ def quantize(x: np.ndarray, generators: Generators, bits: int) -> np.ndarray:
 
 
 def inverse(x: np.ndarray, generators: Generators) -> np.ndarray:
-    """Exchanges dark and light."""
+    """Inverts the images."""
     return 1 - x
 
 
 def stripe(x: np.ndarray, generators: Generators) -> np.ndarray:
-    """Exchanges dark and light in the left and the right quarter."""
+    """Inverts the left and the right quarter of the images."""
     width = x.shape[2]
     quarter = np.r_[: width // 4, width - width // 4 : width]
     x = x.copy()
@@ -89,14 +89,14 @@ def stripe(x: np.ndarray, generators: Generators) -> np.ndarray:
 def fog(
     x: np.ndarray, generators: Generators, amount: float, decay: float, size: int
 ) -> np.ndarray:
-    """Adds a plasma fractal, and keeps the brightest value of an image where it was.
+    """Adds a plasma fractal, and rescales so that the brightest value of an image does not grow.
 
     Args:
-        x: Images.
-        generators: One for each.
-        amount: Height of the fractal, against 1 for a white pixel.
-        decay: How much smoother it is than noise.
-        size: Side of the square that the fractal fills, of which images show a corner.
+        x: Images (B, H, W, C).
+        generators: One random generator per image.
+        amount: Height of the fractal, where a white pixel is 1.
+        decay: Smoothness of the fractal; larger is smoother.
+        size: Side in pixels of the square fractal, whose corner is used.
     """
     height, width = x.shape[1:3]
     size = max(size, 2 ** int(np.ceil(np.log2(max(height, width)))))
@@ -108,8 +108,8 @@ def fog(
 def _plasma(generator: np.random.Generator, size: int, decay: float) -> np.ndarray:
     """Returns a height map (size, size) from 0 to 1 by the diamond-square algorithm.
 
-    The map is a torus. Each level halves the distance of its points: each new one is the mean of
-    four neighbors plus uniform noise, whose amplitude falls by decay^2 from level to level.
+    The map wraps around at its edges. Each level halves the distance between points. A new point is
+    the mean of four neighbors plus uniform noise, whose amplitude falls by decay^2 at each level.
     """
     heights = np.zeros((1, 1), "float32")
     amplitude = 1.0
@@ -118,7 +118,7 @@ def _plasma(generator: np.random.Generator, size: int, decay: float) -> np.ndarr
         noise = np.float32(amplitude) * (2 * uniform - 1)
         right, below = np.roll(heights, -1, 1), np.roll(heights, -1, 0)
         centers = (heights + right + below + np.roll(below, -1, 1)) / 4 + noise[0]
-        # The middle of an edge has a corner at either end, and a center on either side.
+        # The middle of an edge has a corner at each end and a center on each side.
         across = (heights + right + centers + np.roll(centers, 1, 0)) / 4 + noise[1]
         down = (heights + below + centers + np.roll(centers, 1, 1)) / 4 + noise[2]
         upper = np.stack([heights, across], -1)

@@ -1,4 +1,4 @@
-"""Arrays of one's own in `.npz`, and tables in CSV and Parquet."""
+"""`.npz` files, and tables in CSV and Parquet files."""
 
 import builtins
 import warnings
@@ -67,20 +67,20 @@ def test_npz_without_tests_or_labels(tmp_path):
     ("arrays", "message"),
     [
         ({"a": np.zeros(3)}, r"x_train and y_train.*Received: \['a'\]"),
-        ({"x": images(3, 4, 4, 4, 1), "y": np.arange(3)}, "channels come last"),
-        ({"x": images(3, 4, 4, 28), "y": np.arange(3)}, "of volumes, take slices"),
+        ({"x": images(3, 4, 4, 4, 1), "y": np.arange(3)}, "channel axis comes last"),
+        ({"x": images(3, 4, 4, 28), "y": np.arange(3)}, "cut volumes into slices"),
         ({"x": images(3, 4, 4), "y": np.arange(2)}, "labels of the 3 examples"),
         ({"x": images(3, 4, 4), "y": np.array([-1, 0, 1])}, "from -1 to 1"),
         ({"x": images(3, 4, 4), "y": np.array([0.5, 0, 1])}, "integer labels"),
         ({"x": np.array([[np.nan]] * 3), "y": np.arange(3)}, "finite numbers in x"),
-        ({"x": np.array([{}, {}]), "y": np.arange(2)}, "arrays of objects are not read"),
+        ({"x": np.array([{}, {}]), "y": np.arange(2)}, "arrays of objects are not supported"),
         (
             {"x_train": images(3, 4, 4), "y_train": np.arange(3), "x_test": images(3, 4, 4)},
             "3 examples for test.*Received: none",
         ),
         (
             {"x_train": images(3, 4, 4), "x_test": images(2, 4, 4), "y_test": np.arange(2)},
-            "3 examples for train.*Received: none",  # a pool has nothing beside it
+            "3 examples for train.*Received: none",  # only x_train alone is a pool
         ),
         (
             {
@@ -89,7 +89,7 @@ def test_npz_without_tests_or_labels(tmp_path):
                 "x_test": images(3, 5, 4),
                 "y_test": np.arange(3),
             },
-            "one shape in all sets",
+            "the same shape in all sets",
         ),
     ],
 )
@@ -172,7 +172,7 @@ def test_split_and_group_of_a_table(tmp_path):
 def test_missing_cells_are_named_or_counted(tmp_path):
     rows = [*ROWS, "NA,red,3.5", "1,,4.5", "2,red,", "3,red,4"]
     path = write(tmp_path / "t.csv", rows)
-    with pytest.raises(ValueError, match=r"row 6: nothing in 'size'; row 7: nothing in 'color'"):
+    with pytest.raises(ValueError, match=r"row 6: no value in 'size'; row 7: no value in 'color'"):
         load(path, target="weight")
     with pytest.warns(UserWarning, match="Left out 3 of"):
         data = load(path, target="weight", skip_bad=True)
@@ -190,13 +190,15 @@ def test_missing_cells_are_named_or_counted(tmp_path):
         (ROWS, {"target": "weight", "image_size": (2, 2)}, "no `image_size` with a table"),
         (ROWS[:1], {"target": "weight"}, "0 complete rows of 0"),
         (["a;y", *[f"{i},5;{i},5" for i in range(60)]], {"target": "y"}, "decimal point"),
-        (["a;y", *[f"{i};{i},5" for i in range(6)]], {"target": "y"}, "numbers have a decimal"),
+        (["a;y", *[f"{i};{i},5" for i in range(6)]], {"target": "y"}, "with a decimal point, not"),
+        (["a,y", "1e39,1.5", "2,2.5"], {"target": "y"}, "float32 can hold in column 'a'.*'1e39'"),
+        (["a,y", "1,1.5", "2,-1e39"], {"target": "y"}, "float32 can hold in column 'y'"),
         (["a,b", "1"], {"target": "b"}, "Expected 2 cells in line 2"),
         (["y", "1.5"], {"target": "y"}, "columns of features"),
         (
             ["a,b,y", "1,0,x", "2,0,y", "3,0,z"],
             {"target": "y", "group": "a"},
-            "every class is left",
+            "every class left in training",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Folders of images: layouts, odd and damaged files, order, and files larger than memory."""
+"""Folders of images: layouts, unusual and damaged files, order, and images read on demand."""
 
 import numpy as np
 import PIL.Image
@@ -11,7 +11,7 @@ from tfp_bayes.datasets.image_files import UnreadableImageError
 
 
 def in_sets(data):
-    """Returns {source: (pixels, class name)} of all sets, none twice."""
+    """Returns {source: (pixels, class name)} of all sets, and checks that no source is repeated."""
     found = {}
     for split, (x, y) in {
         "train": (data.x_train, data.y_train),
@@ -112,7 +112,7 @@ def table(root, rows, count=4):
 
 def test_missing_labels_are_named_or_counted(tmp_path):
     table(tmp_path, ["file,label", "0.png,cat", "1.png,", "2.png,owl", "9.png,owl"])
-    with pytest.raises(ValueError, match=r"9.png: in labels.csv, and no such image") as error:
+    with pytest.raises(ValueError, match=r"9.png: in labels.csv, but no such image") as error:
         load(tmp_path)
     assert "1.png: no label" in str(error.value)
     assert "3.png: no row" in str(error.value)
@@ -124,7 +124,7 @@ def test_missing_labels_are_named_or_counted(tmp_path):
 
 def test_rows_that_contradict_are_refused(tmp_path):
     table(tmp_path, ["file,label", "0.png,cat", "0.png,owl", "1.png,cat"])
-    with pytest.raises(ValueError, match=r"one row a file.*'0.png' twice"):
+    with pytest.raises(ValueError, match=r"one row per file.*'0.png' twice"):
         load(tmp_path, skip_bad=True)
 
 
@@ -148,7 +148,7 @@ def test_a_group_is_never_divided(tmp_path):
         (["a,b", "x,y"], "with the names of files"),
         (["file,one,two", "0.png,a,b"], r"`target`.*one of \['one', 'two'\]"),
         (["file,label", "0.png,cat,3"], "Expected 2 cells in line 2"),
-        (["file,file", "0.png,cat"], "different names of columns"),
+        (["file,file", "0.png,cat"], "unique column names"),
         (["file,label,split", "0.png,cat,monday"], r"'split'.*\['monday'\]"),
     ],
 )
@@ -182,7 +182,7 @@ def test_layouts_that_are_refused(tmp_path):
 
 
 def odd(root, kind):
-    """Writes one image that is unlike the others; returns what an error says of it."""
+    """Writes one image that differs from the others; returns how an error describes it."""
     path = root / "a" / f"odd-{kind}.png"
     image = PIL.Image.fromarray(picture(5))
     if kind == "palette":
@@ -208,14 +208,14 @@ def odd(root, kind):
 def test_odd_files_are_named_and_can_be_converted(tmp_path, kind):
     class_folders(tmp_path, {"a": 3, "b": 3})
     words = odd(tmp_path, kind)
-    with pytest.raises(ValueError, match=rf"most of 6 x 8 pixels.*odd-{kind}.*{words}"):
+    with pytest.raises(ValueError, match=rf"most with 6 x 8 pixels.*odd-{kind}.*{words}"):
         load(tmp_path)
     data = load(tmp_path, image_size=(6, 8), channels=3)
     assert len(in_sets(data)) == 7
 
 
 def test_colors_survive(tmp_path):
-    """A plain color is the same, whatever way the file holds it, and transparency is white."""
+    """A plain color is the same in every file format, and transparency becomes white."""
     color = PIL.Image.new("RGB", (8, 6), (200, 40, 90))
     color.save(tmp_path / "1.png")
     color.quantize(4).save(tmp_path / "2.png")
@@ -235,7 +235,7 @@ def test_colors_survive(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photographs_stand_upright(tmp_path, orientation):
-    """Each EXIF orientation, undone by hand with NumPy."""
+    """Each EXIF orientation is applied as NumPy does it."""
     upright = picture(3)
     store = {
         1: lambda a: a,
@@ -259,7 +259,7 @@ def damage(root, kind):
     content = path.read_bytes()
     if kind == "truncated":
         path.write_bytes(content[: len(content) // 2])
-    elif kind == "half":  # whose header is whole
+    elif kind == "half":  # with an intact header
         path.unlink()
         path = path.with_suffix(".jpg")
         save(path, picture(8, size=(60, 80)))
@@ -284,10 +284,10 @@ def damage(root, kind):
         ("truncated", "truncated"),
         ("half", "truncated"),
         ("empty", "an empty file"),
-        ("text", "no image format that Pillow knows"),
-        ("sixteen", "mode 'I;16', which 8 bits cannot hold"),
+        ("text", "not an image format that Pillow knows"),
+        ("sixteen", "mode 'I;16', which do not fit in 8 bits"),
         ("animated", "several frames"),
-        ("unknown", "no image"),
+        ("unknown", "not an image"),
     ],
 )
 def test_damaged_files_are_named_or_counted(tmp_path, kind, reason):
@@ -326,7 +326,7 @@ def test_a_file_that_is_damaged_later_is_named(tmp_path):
 
 
 def test_large_photographs_are_averaged_not_skipped(tmp_path):
-    """A JPEG is decoded small at once; what comes is close to resizing the whole of it."""
+    """A JPEG decoded at a reduced size is close to the full image resized."""
     x = np.linspace(0, 40, 160)
     waves = 128 + 100 * np.sin(x)[:, None] * np.cos(x[:120])[None]
     image = PIL.Image.fromarray(waves.astype("uint8")).convert("RGB")
@@ -368,14 +368,14 @@ def test_names_and_paths(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     assert len(load("photos").x_train) == 2 * 2
     assert len(load("./photos").x_train) == 2 * 2
-    assert len(load("mnist").x_train) == 60_000  # the name goes before a folder of that name
+    assert len(load("mnist").x_train) == 60_000  # a packaged name has priority over a folder
     with pytest.raises(ValueError, match="Expected images in mnist"):
         load("mnist/")
     from tfp_bayes._plumbing import dataset_names
     from tfp_bayes._plumbing.dataset_names import as_path, check_dataset_name
     from tfp_bayes.datasets import packaged, registry
 
-    assert set(dataset_names._OWN) == set(packaged.LOADERS)  # known without importing these
+    assert set(dataset_names._OWN) == set(packaged.LOADERS)  # without importing the loaders
     assert set(dataset_names._ENDINGS) == set(registry._FILES)
     (tmp_path / "cifar10").mkdir()
     (tmp_path / "eurosat").mkdir()

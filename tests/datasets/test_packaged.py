@@ -1,4 +1,4 @@
-"""What comes with the package: MNIST and blood cells, whole, licensed and at once."""
+"""Packaged data sets: complete, licensed, and loaded without TensorFlow."""
 
 import csv
 import gzip
@@ -49,12 +49,12 @@ def test_mnist_arrays_are_the_callers_own():
 def test_packaged_sets_need_neither_tensorflow_nor_a_second():
     code = (
         "import sys, time\n"
-        "sys.argv[0] = 'tfp-bayes'\n"  # the library imports Keras, the command does not
+        "sys.argv[0] = 'tfp-bayes'\n"  # unlike the library, the command imports no Keras
         "from tfp_bayes import datasets\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'keras'}\n"
         "assert not heavy & set(sys.modules), 'at import'\n"
         "datasets.load('mnist'), datasets.load('blood_cells')\n"
-        "def seconds():\n"  # of this process: the machine may be doing other things
+        "def seconds():\n"  # CPU time of this process, independent of the load
         "    start = time.process_time()\n"
         "    datasets.load('mnist')\n"
         "    return time.process_time() - start\n"
@@ -85,7 +85,7 @@ def test_blood_cells():
 
 
 def test_blood_cells_lie_where_the_table_says():
-    """Each row of the table is one tile, read here by cropping instead of by reshaping."""
+    """Each row of the table is one tile; the oracle crops the mosaic instead of reshaping it."""
     data = datasets.load("blood_cells")
     mosaic = PIL.Image.open(DATA / "blood_cells" / "cells.png")
     with (DATA / "blood_cells" / "cells.csv").open() as file:
@@ -97,7 +97,7 @@ def test_blood_cells_lie_where_the_table_says():
         np.testing.assert_array_equal(data.x_test[place], crop)
         assert data.class_names[data.y_test[place]] == rows[tests[place]]["label"]
         assert data.sources["test"][place] == rows[tests[place]]["smear"]
-    assert data.x_test.any(axis=(1, 2, 3)).all()  # the black tiles at the end are none of them
+    assert data.x_test.any(axis=(1, 2, 3)).all()  # without the black tiles at the end
 
 
 def test_blood_cells_resized():
@@ -113,7 +113,7 @@ def test_repeated_mnist():
     np.testing.assert_array_equal(data.x_test, mnist.x_test)
     for i in range(3):
         copy = data.x_train[i:1500:3].astype("float64")
-        # Where no end of the range is near, the noise shows as it is.
+        # Far from both ends of the range the noise is not clipped.
         middle = (mnist.x_train[:500] > 60) & (mnist.x_train[:500] < 200)
         noise = (copy - mnist.x_train[:500])[middle]
         assert abs(noise.mean()) < 4 * 7.86 / np.sqrt(noise.size)
@@ -122,12 +122,12 @@ def test_repeated_mnist():
 
 
 def test_mnist_resized(monkeypatch):
-    # Whoever asks for another size, or spells it so, needs no network either.
+    # Another size or spelling needs no network either.
     monkeypatch.setattr(registry.tfds, "from_tfds", None)
     data = datasets.load("MNIST", image_size=(14, 7))
     assert (data.x_train.shape, data.x_train.dtype) == ((60_000, 14, 7, 1), "uint8")
     assert data.x_test.shape == (10_000, 14, 7, 1)
-    assert data.x_train.mean() == pytest.approx(33.318, abs=0.5)  # antialiased: the mean stays
+    assert data.x_train.mean() == pytest.approx(33.318, abs=0.5)  # antialiasing preserves the mean
     one = np.ones((1, 6, 6, 1), "uint8") * 255
     np.testing.assert_array_equal(resize.resize(one, (4, 9)), np.full((1, 4, 9, 1), 255))
 
@@ -140,7 +140,7 @@ def test_damaged_package_is_noticed(damage, tmp_path, monkeypatch):
         shutil.copyfile(DATA / "mnist" / name, folder / name)
     monkeypatch.setattr(packaged.resources, "files", lambda name: tmp_path)
     packaged._verified.cache_clear()
-    assert len(packaged.mnist(None).y_train) == 60_000  # the copy is good
+    assert len(packaged.mnist(None).y_train) == 60_000  # the unchanged copy is accepted
 
     packaged._verified.cache_clear()
     file = folder / "t10k-labels-idx1-ubyte.gz"

@@ -24,7 +24,7 @@ PACKAGED = resources.files("tfp_bayes") / "data" / "mnist"
 
 
 def test_repacked_files_in_the_format_of_mnist(tmp_path):
-    """As Debian ships Fashion-MNIST: other bytes, so other checksums, than TFDS insists on."""
+    """Files as in Debian's Fashion-MNIST, repacked with other checksums than TFDS requires."""
     for file in datasets.MNIST_FILES:
         content = gzip.decompress((PACKAGED / file).read_bytes())
         (tmp_path / file).write_bytes(gzip.compress(content, 1))
@@ -35,7 +35,7 @@ def test_repacked_files_in_the_format_of_mnist(tmp_path):
     assert data.class_names[0] == "T-shirt/top"
 
 
-# Small data sets that TensorFlow Datasets really builds, writes and reads.
+# Small data sets that TensorFlow Datasets builds, writes and reads.
 
 
 def examples(count, size, seed):
@@ -67,7 +67,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self):
-        raise NotImplementedError  # abstract in the base class; the splits have their generators
+        raise NotImplementedError  # abstract in the base class, but not used here
 
 
 class SmallAnimals(_Builder):
@@ -99,7 +99,7 @@ class AnimalsOfManyBits(_Builder):
 
 
 def content(builder, split):
-    """What the builder yields for a split, as {bytes of the image: label}."""
+    """Returns the examples of a split as {bytes of the image: label}."""
     seed = list(builder.SPLITS).index(split)
     pairs = (example for _, example in examples(builder.SPLITS[split], builder.size, seed))
     return {example["image"].tobytes(): example["label"] for example in pairs}
@@ -141,7 +141,7 @@ def test_tfds_takes_validation_where_there_is_no_test(tmp_path):
 def test_tfds_images_of_any_size_are_resized(tmp_path):
     with pytest.raises(ValueError, match=r"image_size=None. Hint: image_size=\(64, 64\)"):
         datasets.load("animals_of_any_size", data_dir=tmp_path)
-    assert not list(tmp_path.iterdir())  # said before hours of preparation, not after
+    assert not list(tmp_path.iterdir())  # raised before the preparation, which may take hours
     data = datasets.load("animals_of_any_size", data_dir=tmp_path, image_size=(3, 5))
     assert data.x_train.shape == (30, 3, 5, 3)
     assert data.x_train.dtype == "uint8"
@@ -167,7 +167,7 @@ def test_unknown_name_lists_the_closest():
         datasets.load("fashion_mnst")
 
 
-# Files that have to be fetched: by hand into manual_dir, or from a server on this computer.
+# Files that must be fetched, manually into manual_dir or from a server on this machine.
 
 FETCHING_BUILDER = """
 import numpy as np
@@ -199,7 +199,7 @@ class {name}(tfds.core.GeneratorBasedBuilder):
 
 
 class Remote:
-    """A folder with two files, and a web server for it that is up only inside `with`."""
+    """A folder with two files, and a web server for it that runs only inside `with`."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -228,7 +228,7 @@ class Remote:
         self.server.server_close()
 
     def define_builder(self, name, configs=()):
-        """Defines a data set as one that is spread does: code and a table of checksums."""
+        """Defines a data set in the usual form: code and a table of checksums."""
         code = self.folder.parent / "code" / name
         code.mkdir(parents=True)
         lines = []
@@ -273,7 +273,7 @@ def test_files_from_manual_dir_the_server_or_an_earlier_download(remote, tmp_pat
 
     with remote:
         load(data_dir=tmp_path / "data")
-    shutil.rmtree(tmp_path / "data" / "fetched_animals")  # leaves what was downloaded
+    shutil.rmtree(tmp_path / "data" / "fetched_animals")  # keeps the downloads
     cached = load(data_dir=tmp_path / "data")
     assert as_set(cached.x_test) == as_set(remote.images["b"])
 
@@ -317,7 +317,7 @@ def test_the_probe_needs_one_answer(remote):
 
 
 def test_no_network_is_said_within_seconds(remote, tmp_path, monkeypatch):
-    # A proxy at which nobody listens stands for the missing network.
+    # A proxy without a listener simulates the missing network.
     monkeypatch.setenv("https_proxy", remote.url)
     start = time.perf_counter()
     with pytest.raises(ConnectionError, match=r"'cifar10'") as caught:

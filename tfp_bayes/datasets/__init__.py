@@ -1,4 +1,4 @@
-"""Data sets: some from the package at once, one's own from files, others through TFDS."""
+"""Data sets: packaged ones, your own files, and those of TensorFlow Datasets."""
 
 from tfp_bayes.datasets.dataset import Dataset
 from tfp_bayes.datasets.image_files import ImageFiles

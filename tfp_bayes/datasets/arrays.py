@@ -1,4 +1,4 @@
-"""NumPy's `.npz` files: those of `keras.datasets`, MedMNIST's, and one's own."""
+"""NumPy `.npz` files: those of `keras.datasets`, of MedMNIST, and your own."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tfp_bayes.datasets.dataset import SPLITS, Dataset
 from tfp_bayes.datasets.options import FileOptions
 from tfp_bayes.datasets.resize import resize_all
 
-# The names of inputs and labels of each set, as one kind of file or the other has them.
+# The names of inputs and labels of each set, in the different kinds of files.
 _NAMES = {
     "train": [("x_train", "y_train"), ("train_images", "train_labels"), ("x", "y")],
     "validation": [
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def load_npz(path: Path, options: FileOptions) -> Dataset:
-    """Loads a `.npz` file into memory, see `datasets.load`."""
+    """Loads a `.npz` file into memory. See `datasets.load`."""
     refused = ("channels", "labels", "target", "task", "group", "skip_bad", "lazy")
     options.refuse("a .npz file", *refused)
     arrays = _read(path)
@@ -42,7 +42,7 @@ def load_npz(path: Path, options: FileOptions) -> Dataset:
             if each.ndim != 4 or each.dtype != np.uint8:
                 raise ValueError(
                     "Expected uint8 images (N, H, W, C) to resize. Received: "
-                    f"{each.dtype} of shape {each.shape}. Hint: leave image_size out."
+                    f"{each.dtype} of shape {each.shape}. Hint: leave out image_size."
                 )
         x = {split: resize_all(each, options.image_size) for split, each in x.items()}
     if given["train"] is None and len(x) == 1:
@@ -55,11 +55,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile, zlib, OSError and ValueError, after what is damaged
+    except Exception as error:  # of zipfile, zlib, OSError or ValueError, depending on the damage
         raise ValueError(
             f"Expected a .npz file of plain arrays in {path}. "
             f"Received: {str(error) or type(error).__name__}. "
-            "Hint: write it anew with np.savez; arrays of objects are not read."
+            "Hint: write it again with np.savez; arrays of objects are not supported."
         ) from None
 
 
@@ -69,9 +69,9 @@ def _inputs(x: np.ndarray, name: str) -> np.ndarray:
         x = x[..., np.newaxis]
     if x.dtype.kind not in "uifb" or x.ndim not in (2, 4) or (x.ndim == 4 and x.shape[-1] > 4):
         raise ValueError(
-            f"Expected images (N, H, W) or (N, H, W, C), C up to 4, or features (N, F) for {name}. "
-            f"Received: {x.dtype} of shape {x.shape}. "
-            "Hint: channels come last; of volumes, take slices."
+            "Expected images (N, H, W) or (N, H, W, C) with C up to 4, or features (N, F), for "
+            f"{name}. Received: {x.dtype} of shape {x.shape}. "
+            "Hint: the channel axis comes last; cut volumes into slices."
         )
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise ValueError(
@@ -81,14 +81,14 @@ def _inputs(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _labels(y: np.ndarray | None, size: int, split: str, path: Path) -> np.ndarray:
-    """Returns class numbers (N,), or zeros and ones (N, K) of several labels at once."""
+    """Returns class numbers (N,), or zeros and ones (N, K) for several labels per example."""
     if y is not None and y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]  # MedMNIST's
+        y = y[:, 0]  # as in MedMNIST
     if y is None or len(y) != size or y.ndim not in (1, 2) or y.dtype.kind not in "uib":
         received = "none" if y is None else f"{y.dtype} of shape {y.shape}"
         raise ValueError(
             f"Expected integer labels of the {size} examples for {split} in {path}. "
-            f"Received: {received}. Hint: class numbers (N,), or zeros and ones (N, K)."
+            f"Received: {received}. Hint: save class numbers (N,), or zeros and ones (N, K)."
         )
     if y.size and (y.min() < 0 or (y.ndim == 2 and y.max() > 1)):
         raise ValueError(
@@ -106,7 +106,7 @@ def _class_names(names: np.ndarray | None, y: dict[str, np.ndarray], path: Path)
     if names.shape != (len(names),) or len(names) < num_classes:
         raise ValueError(
             f"Expected {num_classes} strings for class_names in {path}. Received: {names.shape}. "
-            "Hint: leave them out for numbers."
+            "Hint: without class_names, classes are named by their numbers."
         )
     return tuple(map(str, names.tolist()))
 
@@ -125,7 +125,7 @@ def _dataset(
     shapes = {each.shape[1:] for each in x.values()}
     if len(shapes) > 1:
         raise ValueError(
-            f"Expected inputs of one shape in all sets. Received: {sorted(shapes)}. "
+            f"Expected inputs of the same shape in all sets. Received: {sorted(shapes)}. "
             "Hint: image_size resizes images."
         )
     return Dataset(

@@ -1,4 +1,4 @@
-"""Rows with labels in words become a `Dataset`: classes numbered, sets divided."""
+"""Assembly of a `Dataset`: numbering of classes, and division into training and test sets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tfp_bayes.datasets.dataset import SPLITS, Dataset
 
 
 def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns class numbers (N,) int64 and the K names, sorted; as numbers if all are integers."""
+    """Returns class numbers (N,) int64 and the K names, sorted (as numbers if all are integers)."""
     names = sorted(set(labels))
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
@@ -23,17 +23,17 @@ def divide(
 ) -> dict[str, np.ndarray]:
     """Returns the rows of the training, validation and test set.
 
-    Where nothing says which these are, a fifth is held out for tests: of each class, or whole
-    groups. Where only a validation set was named, it is the test set.
+    Without `splits`, a fifth is held out for the test set, of each class or in whole groups. If
+    `splits` has a validation set and no test set, the validation set becomes the test set.
 
     Args:
         labels: (N,) class numbers or targets.
         splits: "train", "validation" or "test" for each row, or None.
-        groups: (N,) names, or None.
+        groups: (N,) group names, or None.
         classes: Whether labels are class numbers.
 
     Raises:
-        ValueError: If no row is for training, or a group is in two sets.
+        ValueError: If there is no row for training, or a group is in two sets.
     """
     if splits is None:
         if groups is not None:
@@ -50,8 +50,8 @@ def divide(
     rows = {name: np.flatnonzero(named == name) for name in SPLITS}
     if not len(rows["train"]):
         raise ValueError(
-            "Expected rows for training. Received: none, all are for tests. "
-            "Hint: name some 'train'."
+            "Expected rows for training. Received: none; all are for testing. "
+            "Hint: mark some as 'train'."
         )
     return rows
 
@@ -69,13 +69,13 @@ def dataset(
     Args:
         x: (N, ...) array or `ImageFiles`.
         y: (N,) labels.
-        rows: Of `divide`.
-        sources: (N,) strings.
-        class_names: K strings.
-        **further: Other attributes of a `Dataset`.
+        rows: Rows of each set, from `divide`.
+        sources: (N,) strings that tell where each row comes from.
+        class_names: K class names.
+        **further: Other attributes of the `Dataset`.
 
     Raises:
-        ValueError: If a class is in another set and not in training.
+        ValueError: If a class has no example in the training set.
     """
     if class_names:
         missing = np.setdiff1d(np.arange(len(class_names)), y[rows["train"]])
@@ -108,5 +108,5 @@ def _check_groups(named: np.ndarray, groups: np.ndarray) -> None:
         if len(sets) > 1:
             raise ValueError(
                 f"Expected each group in one set. Received: {str(group)!r} in {sets.tolist()}. "
-                "Hint: correct the column 'split'; results would be too good."
+                "Hint: correct the column 'split'; otherwise test results are too optimistic."
             )

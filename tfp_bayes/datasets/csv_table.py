@@ -1,4 +1,4 @@
-"""A CSV file as columns of text, in the dialects that spreadsheets write."""
+"""Reading of CSV files, in the dialects that spreadsheets write, as columns of text."""
 
 import csv
 import io
@@ -18,19 +18,19 @@ SPLIT_WORDS = {
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
-    """Returns the columns of a table by their names, cells without spaces around.
+    """Returns the columns of a table by name, with surrounding spaces removed from cells.
 
-    The first line names the columns; commas, semicolons or tabs divide them.
+    The first line has the names of the columns. Commas, semicolons or tabs separate cells.
 
     Raises:
-        ValueError: If it is no such table; the line is named.
+        ValueError: If the file is not such a table; the message has the line number.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"Expected UTF-8 text in {path}. Received: {error}. "
-            "Hint: save it as 'CSV UTF-8' in the spreadsheet."
+            "Hint: save it as 'CSV UTF-8' in the spreadsheet program."
         ) from None
     first = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=first.count)
@@ -38,24 +38,24 @@ def read_columns(path: Path) -> dict[str, list[str]]:
     header = [name.strip() for name in rows[0]] if rows else []
     if not any(header) or len(set(header)) < len(header):
         raise ValueError(
-            f"Expected different names of columns in the first line of {path}. "
-            f"Received: {header}. Hint: file,label"
+            f"Expected unique column names in the first line of {path}. "
+            f"Received: {header}. Hint: such as file,label"
         )
     numbered = [(i, row) for i, row in enumerate(rows[1:], start=2) if any(map(str.strip, row))]
     for number, row in numbered:
         if len(row) != len(header):
             raise ValueError(
                 f"Expected {len(header)} cells in line {number} of {path}. Received: {len(row)}. "
-                f"Hint: put text with {delimiter!r} into quotation marks."
+                f"Hint: put text that contains {delimiter!r} in quotation marks."
             )
     return {name: [row[place].strip() for _, row in numbered] for place, name in enumerate(header)}
 
 
 def column(table: dict[str, list[str]], name: str, argument: str, path: Path) -> list[str]:
-    """Returns a column that a user named.
+    """Returns the column that the user named in an argument.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the table has no such column.
     """
     if name not in table:
         raise ValueError(
@@ -69,7 +69,7 @@ def read_splits(words: list[str], path: Path) -> list[str]:
     """Returns "train", "validation" or "test" for each row of a column `split`.
 
     Raises:
-        ValueError: If a word is none of these.
+        ValueError: If a word does not name one of these sets.
     """
     unknown = sorted({word for word in words if word.lower() not in SPLIT_WORDS})
     if unknown:

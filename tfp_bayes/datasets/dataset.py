@@ -1,4 +1,4 @@
-"""Inputs and labels of one task, split, as every source of data gives them."""
+"""The type `Dataset`, which every source of data returns."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,23 +10,24 @@ SPLITS = ("train", "validation", "test")
 
 
 class Dataset(NamedTuple):
-    """Inputs and labels of one task.
+    """Inputs and labels of one task, divided into training, validation and test sets.
 
     Attributes:
-        x_train: (N, H, W, C) uint8 images; floats where an array file holds floats; (N, F)
-            float32 of a table. An `ImageFiles` in the place of the array if images are read from
-            their files when they are asked for.
-        y_train: (N,) int64 class numbers; (N, K) zeros and ones of several labels at once; (N,)
-            float32 where a table's target is a number.
-        x_test: (N', ...) as `x_train`.
-        y_test: (N',) as `y_train`.
-        class_names: K strings; none where there are no labels or the target is a number.
-        x_validation: (N'', ...), or None where the data come without a validation set.
-        y_validation: (N'',), or None.
-        sources: By "train", "validation" and "test" where each row comes from, (N,) strings: the
-            smear of a blood cell, the file of an image, the line of a table. Empty for others.
-        skipped: What `skip_bad` left out, one sentence each.
-        feature_names: F strings, of a table.
+        x_train: (N, H, W, C) uint8 images, or floats if an array file has floats; (N, F) float32
+            features of a table. An `ImageFiles` instead of an array if images are read from their
+            files on demand.
+        y_train: (N,) int64 class numbers; (N, K) zeros and ones for several labels per example;
+            (N,) float32 if the target of a table is a number.
+        x_test: (N', ...) inputs in the form of `x_train`.
+        y_test: (N',) or (N', K) labels in the form of `y_train`.
+        class_names: K strings; empty if there are no labels or the target is a number.
+        x_validation: (N'', ...) inputs, or None if the data have no validation set.
+        y_validation: (N'',) or (N'', K) labels, or None.
+        sources: (N,) strings by "train", "validation" and "test" that tell where each row comes
+            from: the smear of a blood cell, the file of an image, or the line of a table. Empty for
+            other data.
+        skipped: One sentence for each file or row that `skip_bad` left out.
+        feature_names: F names of the features of a table.
     """
 
     x_train: np.ndarray
@@ -42,10 +43,10 @@ class Dataset(NamedTuple):
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there are labels; without, `x_train` is a pool to label."""
+        """Whether there are labels; without labels, `x_train` is a pool to label."""
         return len(self.y_train) == len(self.x_train)
 
     @property
     def splits(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """The data as `keras.datasets` gives them: (x_train, y_train), (x_test, y_test)."""
+        """The data in the form of `keras.datasets`: (x_train, y_train), (x_test, y_test)."""
         return (self.x_train, self.y_train), (self.x_test, self.y_test)

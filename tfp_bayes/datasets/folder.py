@@ -1,4 +1,4 @@
-"""Images in a folder: one subfolder a class, a CSV file with labels, or no labels at all."""
+"""Images in a folder, with one subfolder per class, a CSV file with labels, or no labels."""
 
 import os
 import warnings
@@ -26,9 +26,9 @@ from tfp_bayes.datasets.image_files import (
 )
 from tfp_bayes.datasets.options import FileOptions
 
-IN_MEMORY = 2**31  # bytes of pixels; more are read from their files when they are asked for
+IN_MEMORY = 2**31  # bytes of pixels; larger data are read from their files on demand
 LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis")
-# Files that may lie beside images and say nothing of them.
+# Files that may lie beside images and are ignored.
 _IGNORED = frozenset(
     [
         ".csv",
@@ -50,7 +50,7 @@ _IGNORED = frozenset(
 
 @dataclass
 class Found:
-    """Images of a folder and what is known of each; `skipped` says what was left out."""
+    """The images of a folder with their labels, splits and groups; `skipped` lists other files."""
 
     folder: Path
     paths: list[Path]
@@ -60,7 +60,7 @@ class Found:
     skipped: list[str] = field(default_factory=list)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Leaves out all others."""
+        """Keeps only the images at the given places."""
         for name in ("paths", "labels", "splits", "groups"):
             values = getattr(self, name)
             if values is not None:
@@ -68,7 +68,7 @@ class Found:
 
 
 def load_folder(folder: Path, options: FileOptions) -> Dataset:
-    """Loads a folder of images, see `datasets.load`."""
+    """Loads a folder of images. See `datasets.load`."""
     options.refuse("a folder of images", "task")
     found = find(folder, options)
     images = open_images(found, options)
@@ -89,7 +89,7 @@ def load_folder(folder: Path, options: FileOptions) -> Dataset:
     if len(class_names) < 2:
         raise ValueError(
             f"Expected at least two classes in {folder}. Received: {list(class_names)}. "
-            "Hint: labels=False reads images of one folder, or of many, as a pool without labels."
+            "Hint: labels=False reads the images of one or many folders as a pool without labels."
         )
     rows = divide(y, found.splits, found.groups, classes=True)
     skipped = tuple(found.skipped)
@@ -98,31 +98,31 @@ def load_folder(folder: Path, options: FileOptions) -> Dataset:
 
 
 def find(folder: Path, options: FileOptions) -> Found:
-    """Lists the images of a folder in a fixed order, with what is known of each."""
+    """Lists the images of a folder in a fixed order, with their labels, splits and groups."""
     paths, others = list_files(folder)
     found = Found(folder, paths)
-    leave_out(found, [f"{name}: no image" for name in others], options.skip_bad)
+    leave_out(found, [f"{name}: not an image" for name in others], options.skip_bad)
     if not paths:
         raise ValueError(
-            f"Expected images in {folder}. Received: none. Hint: files ending in "
-            f"{', '.join(sorted(SUFFIXES))}, in the folder itself or in one folder for each class."
+            f"Expected images in {folder}. Received: none. Hint: put files ending in "
+            f"{', '.join(sorted(SUFFIXES))} in the folder itself or in one folder per class."
         )
     table = None if options.labels is False else _table_of(folder, options.labels)
     if table is not None:
         _label_by_table(found, table, options)
     elif options.labels is not False and any(path.parent != folder for path in paths):
-        options.refuse("one folder for each class", "group", "target")
+        options.refuse("one folder per class", "group", "target")
         _label_by_folder(found)
     return found
 
 
 def list_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Returns the images under a folder, sorted, and the names of files that are none."""
+    """Returns the sorted paths of images under a folder, and the names of other files."""
     paths, others = [], []
     seen = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         place = os.path.realpath(parent)
-        if place in seen:  # a link that leads back
+        if place in seen:  # a symbolic link to a folder that was visited
             folders.clear()
             continue
         seen.add(place)
@@ -139,7 +139,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def open_images(found: Found, options: FileOptions) -> ImageFiles:
-    """Looks at every image and returns them in one shape."""
+    """Reads the header of every image and returns all images in one shape."""
     looks = look_at(found, options)
     names = [relative(path, found.folder) for path in found.paths]
     shape = one_shape(looks, names, options.image_size, options.channels)
@@ -147,10 +147,10 @@ def open_images(found: Found, options: FileOptions) -> ImageFiles:
 
 
 def look_at(found: Found, options: FileOptions) -> list[Look]:
-    """Returns what the header of each image says.
+    """Returns the header of each image.
 
-    With `skip_bad` those that cannot be read are left out of `found`, after decoding each: a
-    header does not say that the rest is damaged.
+    With `skip_bad`, every image is also decoded, because a header does not show whether the rest of
+    the file is damaged. Images that cannot be read are removed from `found`.
     """
     looks, bad, good = [], [], []
     for place, path in enumerate(found.paths):
@@ -170,30 +170,30 @@ def look_at(found: Found, options: FileOptions) -> list[Look]:
     if not good:
         raise ValueError(
             f"Expected images that can be read in {found.folder}. Received: none. "
-            "Hint: see what was left out."
+            "Hint: check the files that were left out."
         )
     return looks
 
 
 def leave_out(found: Found, bad: list[str], skip_bad: bool) -> None:
-    """Notes what is left out, or raises ValueError that names it."""
+    """Records the files that are left out, or raises a ValueError that lists them."""
     leave_out_rows(bad, found.folder, skip_bad)
     found.skipped += bad
 
 
 def leave_out_rows(bad: list[str], where: Path, skip_bad: bool) -> None:
-    """Raises ValueError that names what cannot be used, unless that is to be left out."""
+    """Raises a ValueError that lists unusable files or rows, unless `skip_bad` is set."""
     if bad and not skip_bad:
         more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise ValueError(
-            f"Expected only what can be read and is complete in {where}. "
+            f"Expected only readable and complete entries in {where}. "
             f"Received: {'; '.join(bad[:NAMED])}{more}. "
-            "Hint: correct it, or leave it out with skip_bad=True (--skip-bad)."
+            "Hint: correct them, or leave them out with skip_bad=True (--skip-bad)."
         )
 
 
 def warn_of_skipped(skipped: list[str], where: Path) -> None:
-    """Says how many files or rows were left out, and which."""
+    """Warns of the number of files or rows that were left out, and lists the first ones."""
     if skipped:
         more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
         warnings.warn(
@@ -203,13 +203,13 @@ def warn_of_skipped(skipped: list[str], where: Path) -> None:
 
 
 def in_memory(images: ImageFiles, lazy: bool | None = None) -> Any:
-    """Reads images into memory, unless they are many or `lazy` says otherwise."""
+    """Reads images into memory if `lazy` is False, or is None and they fit in `IN_MEMORY` bytes."""
     lazy = int(np.prod(images.shape, dtype="int64")) > IN_MEMORY if lazy is None else lazy
     return images if lazy else images[:]
 
 
 def _label_by_folder(found: Found) -> None:
-    """Takes the first folder of each path as its class, below "train" and "test" if there are."""
+    """Uses the first folder of each path as its class, below "train" and "test" if they exist."""
     parts = [path.relative_to(found.folder).parts for path in found.paths]
     first = {each[0] for each in parts if len(each) > 1}
     depth = 0
@@ -222,8 +222,8 @@ def _label_by_folder(found: Found) -> None:
     if loose:
         raise ValueError(
             f"Expected every image of {found.folder} in the folder of its class. Received: "
-            f"{', '.join(loose[:NAMED])} ({len(loose)}) beside folders. Hint: move them, or "
-            "labels=False reads all as a pool without labels."
+            f"{', '.join(loose[:NAMED])} ({len(loose)}) beside folders. Hint: move them, or pass "
+            "labels=False to read all images as a pool without labels."
         )
     found.labels = [each[depth] for each in parts]
     roots = [found.folder / name for name in first] if depth else [found.folder]
@@ -237,7 +237,7 @@ def _label_by_folder(found: Found) -> None:
     if empty:
         raise ValueError(
             f"Expected images in the folder of each class. Received: none in {empty}. "
-            "Hint: remove these folders, or put images there."
+            "Hint: remove these folders, or put images in them."
         )
 
 
@@ -248,14 +248,14 @@ def _table_of(folder: Path, labels: str | Path | bool | None) -> Path | None:
         if not path.is_file():
             raise ValueError(
                 f"Expected a CSV file for `labels`. Received: labels={str(labels)!r}. "
-                "Hint: a path, or the name of a file in the folder."
+                "Hint: pass a path, or the name of a file in the folder."
             )
         return path
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
     if len(tables) > 1:
         raise ValueError(
             f"Expected one CSV file in {folder}. Received: {[path.name for path in tables]}. "
-            "Hint: name the one with the labels, labels=...; labels=False uses none."
+            "Hint: pass the one with the labels as labels=...; labels=False uses none."
         )
     return tables[0] if tables else None
 
@@ -276,8 +276,8 @@ def _label_by_table(found: Found, path: Path, options: FileOptions) -> None:
     if not any(cell in places for cell in cells[file]):
         raise ValueError(
             f"Expected a column of {path} with the names of files in {found.folder}. Received: "
-            f"columns {list(table)}, none of which names {names[0]}. "
-            "Hint: paths relative to the folder, with or without their endings."
+            f"columns {list(table)}, none of which contains {names[0]}. "
+            "Hint: use paths relative to the folder, with or without their endings."
         )
     labels = _label_column(table, file, path, options)
     splits = read_splits(table["split"], path) if "split" in table else None
@@ -286,10 +286,10 @@ def _label_by_table(found: Found, path: Path, options: FileOptions) -> None:
     bad = []
     for row, cell in enumerate(cells[file]):
         if cell not in places:
-            bad.append(f"{cell or 'a row without a file'}: in {path.name}, and no such image")
+            bad.append(f"{cell or 'a row without a file'}: in {path.name}, but no such image")
         elif places[cell] in rows:
             raise ValueError(
-                f"Expected one row a file in {path}. Received: {cell!r} twice. "
+                f"Expected one row per file in {path}. Received: {cell!r} twice. "
                 "Hint: remove one; a file has one label."
             )
         else:
@@ -315,6 +315,6 @@ def _label_column(
     if len(chosen) != 1:
         raise ValueError(
             f"Expected the name of the column with labels in {path} for `target`. Received: "
-            f'target=None. Hint: one of {others}, as target="{(others or ["label"])[0]}".'
+            f'target=None. Hint: one of {others}, such as target="{(others or ["label"])[0]}".'
         )
     return table[chosen[0]]

@@ -1,4 +1,4 @@
-"""Images in files: looked at, decoded and had by index, only those asked for in memory."""
+"""Images that stay in their files and are decoded on demand, by index."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUFFIXES = frozenset(
         ".webp",
     ]
 )
-NAMED = 5  # files that an error names
+NAMED = 5  # number of files that an error lists
 _GRAY = ("1", "L")
 _COLOR = ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV")
 _ALPHA = ("LA", "RGBA", "PA", "La", "RGBa")
@@ -41,7 +41,7 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 
 class Look(NamedTuple):
-    """What a file's header says: size as a person sees the image, channels, and Pillow's mode."""
+    """The header of an image: size after EXIF rotation, number of channels, and Pillow's mode."""
 
     height: int
     width: int
@@ -50,23 +50,24 @@ class Look(NamedTuple):
 
 
 class UnreadableImageError(ValueError):
-    """A file that holds no image that can be read, and the reason."""
+    """The error for a file without a readable image, with the reason."""
 
 
 class ImageFiles:
-    """Images by their index, decoded from their files whenever they are asked for.
+    """Images that are decoded from their files on each access by index.
 
-    Use it in the place of an array (N, H, W, C) that would not fit into memory: a learner's `x`, or
-    the inputs of `predict_uncertainty`. `fit` takes `as_dataset(y).shuffle(...).batch(...)`.
+    Use it instead of an array (N, H, W, C) that would not fit in memory: as the `x` of a learner,
+    or the inputs of `predict_uncertainty`. For `fit`, use
+    `as_dataset(y).shuffle(...).batch(...)`.
 
-    Rotation by EXIF is undone; palettes and CMYK become colors; where channels are given,
-    transparent images lie on white.
+    EXIF rotation is applied. Palettes and CMYK are converted to colors. Transparent images are
+    put on a white background unless C is 4.
 
     Args:
-        paths: N files.
-        shape: (H, W, C) of every image; others are resized, bilinear with antialiasing, and
+        paths: Paths of N files.
+        shape: (H, W, C) of every image. Other images are resized, bilinearly with antialiasing, and
             converted. C is 1, 3, or 4 with transparency.
-        folder: What `names` are relative to.
+        folder: Folder that `names` are relative to.
 
     Attributes:
         names: (N,) paths relative to `folder`, with "/" on every system.
@@ -94,7 +95,7 @@ class ImageFiles:
 
     @property
     def ndim(self) -> int:
-        """Number of axes, 4."""
+        """The number of axes, 4."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -110,17 +111,17 @@ class ImageFiles:
         def fill(place: int) -> None:
             images[place] = self._decode(self.paths[chosen[place]])
 
-        with ThreadPoolExecutor(_THREADS) as threads:  # Pillow decodes without the interpreter
+        with ThreadPoolExecutor(_THREADS) as threads:  # Pillow releases the GIL
             for _ in threads.map(fill, range(len(chosen))):
                 pass
         return images
 
     def select(self, indices: np.ndarray) -> ImageFiles:
-        """Returns some of the images, still in their files."""
+        """Returns a subset of the images, without decoding them."""
         return ImageFiles([self.paths[i] for i in indices], self.shape[1:], self.folder)
 
     def as_dataset(self, labels: np.ndarray | None = None) -> tf.data.Dataset:
-        """Returns an unbatched `tf.data.Dataset` of images, or of (image, label), in order."""
+        """Returns an unbatched `tf.data.Dataset` of images, or of (image, label), in file order."""
         import tensorflow as tf
 
         images = tf.data.Dataset.range(len(self)).map(
@@ -140,13 +141,13 @@ class ImageFiles:
 
 
 def look(path: Path) -> Look:
-    """Reads a file's header.
+    """Reads the header of an image file.
 
     Raises:
-        UnreadableImageError: If it is no image that eight bits a channel can hold.
+        UnreadableImageError: If the file is not an image with at most eight bits per channel.
     """
     with _Opened(path) as image:
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # one view of several
+        if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: several views
             raise UnreadableImageError("several frames in one file")
         channels = _channels(image)
         width, height = image.size
@@ -156,10 +157,10 @@ def look(path: Path) -> Look:
 
 
 def decode(path: Path, image_size: tuple[int, int], channels: int) -> np.ndarray:
-    """Returns the image (H, W, C) uint8 of a file, upright, resized and converted if need be.
+    """Returns the image (H, W, C) uint8 of a file, upright, resized and converted if needed.
 
     Raises:
-        UnreadableImageError: If the file is damaged; it is named.
+        UnreadableImageError: If the file is damaged; the message has its path.
     """
     import PIL.Image
     import PIL.ImageOps
@@ -167,8 +168,8 @@ def decode(path: Path, image_size: tuple[int, int], channels: int) -> np.ndarray
     height, width = image_size
     try:
         with _Opened(path) as image:
-            # A JPEG of many pixels is decoded at an eighth to a half of its size, many times
-            # faster, but never at less than twice what is wanted, so that resizing still averages.
+            # Decoding a large JPEG at 1/8 to 1/2 of its size is many times faster. It stays at
+            # least twice the requested size, so that resizing still averages.
             image.draft(None, (2 * max(image_size), 2 * max(image_size)))
             upright = _with_channels(PIL.ImageOps.exif_transpose(image), channels)
             if upright.size != (width, height):
@@ -187,15 +188,16 @@ def one_shape(
     image_size: tuple[int, int] | None,
     channels: int | None,
 ) -> tuple[int, int, int]:
-    """Returns the shape (H, W, C) that all images have, or are to get.
+    """Returns the common shape (H, W, C) of all images after the requested conversions.
 
     Raises:
-        ValueError: If they differ in what is not given; the odd ones are named.
+        ValueError: If images differ in size or channels and no conversion was requested; the
+            message lists the ones that differ.
     """
     if channels not in (None, 1, 3, 4):
         raise ValueError(
             f"Expected 1, 3 or 4 for `channels`. Received: channels={channels!r}. "
-            "Hint: 1 is gray, 3 color, 4 color with transparency."
+            "Hint: 1 is gray, 3 is color, and 4 is color with transparency."
         )
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         raise ValueError(
@@ -219,15 +221,15 @@ def one_shape(
         if any(depths[i] != depth for i in odd):
             hints.append(f"channels={3 if depth == 1 else depth} converts")
         raise ValueError(
-            "Expected images of one size and number of channels. Received: most of "
-            f"{size[0]} x {size[1]} pixels with {depth} channel{'s'[: depth > 1]}, but "
+            "Expected images of one size and number of channels. Received: most with "
+            f"{size[0]} x {size[1]} pixels and {depth} channel{'s'[: depth > 1]}, but "
             f"{', '.join(described)}{more}. Hint: {' and '.join(hints)} all of them."
         )
     return (*size, depth)
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Returns how a file of a folder is called, the same on every system."""
+    """Returns the path of a file relative to a folder, with "/" on every system."""
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:
@@ -235,7 +237,7 @@ def relative(path: Path, folder: Path) -> str:
 
 
 class _Opened:
-    """Opens an image; whatever Pillow raises then or while it reads says that it is unreadable."""
+    """A context that opens an image and turns every error of Pillow into UnreadableImageError."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -258,11 +260,11 @@ class _Opened:
 
 
 def _unreadable(error: Exception) -> UnreadableImageError:
-    # Decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error and others.
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error and others for damaged files.
     if isinstance(error, UnreadableImageError):
         return error
     if type(error).__name__ == "UnidentifiedImageError":
-        return UnreadableImageError("no image format that Pillow knows")
+        return UnreadableImageError("not an image format that Pillow knows")
     return UnreadableImageError(str(error) or type(error).__name__)
 
 
@@ -273,7 +275,7 @@ def _channels(image: PIL.Image.Image) -> int:
         return 1
     if image.mode in _COLOR:
         return 3
-    raise UnreadableImageError(f"pixels of mode {image.mode!r}, which 8 bits cannot hold")
+    raise UnreadableImageError(f"pixels of mode {image.mode!r}, which do not fit in 8 bits")
 
 
 def _with_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
@@ -287,7 +289,7 @@ def _with_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
         image = PIL.Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
     if image.mode not in (*_GRAY, "RGB"):
-        image = image.convert("RGB")  # Pillow has no way from CMYK and others to gray
+        image = image.convert("RGB")  # Pillow cannot convert CMYK and others to gray
     return image.convert("L" if channels == 1 else "RGB")
 
 

@@ -1,4 +1,4 @@
-"""Options of data from files, as `datasets.load` takes them."""
+"""Options of `datasets.load` for data from files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ TASKS = ("classification", "regression")
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What the caller of `datasets.load` said about files; see there."""
+    """Arguments of `datasets.load` that apply to files. See `datasets.load`."""
 
     image_size: tuple[int, int] | None = None
     channels: int | None = None
@@ -23,11 +23,11 @@ class FileOptions:
         if self.task not in (None, *TASKS):
             raise ValueError(
                 f"Expected one of {TASKS} for `task`. Received: task={self.task!r}. "
-                "Hint: what the target of a table is."
+                "Hint: it tells whether the target of a table is a class or a number."
             )
 
     def refuse(self, what: str, *names: str) -> None:
-        """Raises ValueError if an option was given that has no meaning for some data."""
+        """Raises ValueError if an option was given that does not apply to the kind of data."""
         given = [name for name in names if getattr(self, name) not in (None, False)]
         if given:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Data sets whose files come with the package; they need neither network nor TensorFlow."""
+"""Data sets that are part of the package and need neither network nor TensorFlow."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ BLOOD_CELLS_FILES = {
     "cells.png": "8df08792fe7ddae790223aed2f69a25c541b9c9f4aece966694288778891c5c5",
     "cells.csv": "75d35b8ef4d4b28ba1185c8843bbb27b53daf4948696a2b87cb4a620810a240e",
 }
-# Of RepeatedMNIST: 0.1 on pixels that are standardized, whose standard deviation is 78.6.
+# Noise of RepeatedMNIST: 0.1 on standardized pixels, whose standard deviation is 78.6.
 REPEATED_NOISE = 7.86
-TILE = 32  # pixels of a side of a blood cell's crop
+TILE = 32  # side of the crop of a blood cell in pixels
 
 
 def mnist(image_size: tuple[int, int] | None) -> Dataset:
-    """Reads MNIST's four files."""
+    """Reads the four files of MNIST."""
     return from_idx(map(_verified, MNIST_FILES), image_size)
 
 
@@ -48,7 +48,7 @@ def from_idx(
     image_size: tuple[int, int] | None,
     class_names: tuple[str, ...] = tuple("0123456789"),
 ) -> Dataset:
-    """Reads the four files of MNIST or of a set that was published in its format."""
+    """Reads the four files of MNIST or of a data set in the same format."""
     x_train, y_train, x_test, y_test = (_parse_idx(gzip.decompress(file)) for file in files)
     x_train, x_test = x_train[..., np.newaxis], x_test[..., np.newaxis]
     if image_size is not None:
@@ -58,7 +58,7 @@ def from_idx(
 
 
 def repeated_mnist(image_size: tuple[int, int] | None) -> Dataset:
-    """Repeats each training image three times, with Gaussian noise on each copy."""
+    """Repeats each training image of MNIST three times, with Gaussian noise on each copy."""
     data = mnist(image_size)
     rng = np.random.default_rng(0)
     num, *shape = data.x_train.shape
@@ -72,8 +72,8 @@ def repeated_mnist(image_size: tuple[int, int] | None) -> Dataset:
 def blood_cells(image_size: tuple[int, int] | None) -> Dataset:
     """Reads the crops of blood cells, split by smear as published.
 
-    Cells of one photograph share stain and light: with some in training, the others would be
-    tested too kindly.
+    Cells of one photograph share stain and light. If some of them were in training, results on the
+    others would be too optimistic.
     """
     import PIL.Image
 
@@ -105,7 +105,7 @@ def blood_cells(image_size: tuple[int, int] | None) -> Dataset:
 
 @functools.cache
 def _verified(name: str) -> bytes:
-    """Reads a packaged file once per process, and only if it is what was packaged."""
+    """Reads a packaged file once per process, and checks its SHA-256."""
     folder = "mnist" if name in MNIST_FILES else "blood_cells"
     path = resources.files("tfp_bayes") / "data" / folder / name
     content = path.read_bytes() if path.is_file() else None
@@ -126,7 +126,7 @@ def _parse_idx(raw: bytes) -> np.ndarray:
     values = np.frombuffer(raw, "uint8", offset=4 + 4 * rank)
     if raw[:3] != b"\x00\x00\x08" or values.size != np.prod(shape):
         raise ValueError(
-            "Expected an idx file of uint8 (magic number 000008), as long as its header says. "
+            "Expected an idx file of uint8 (magic number 000008) whose length matches its header. "
             f"Received: magic number {raw[:3].hex()}, shape {shape} and {values.size} values."
         )
     return values.reshape(shape).copy()  # a view of bytes would be read-only

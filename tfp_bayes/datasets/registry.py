@@ -1,4 +1,4 @@
-"""The one door to data: a name or a path in, a `Dataset` out."""
+"""The function `load`, which returns a `Dataset` for a name or a path."""
 
 from pathlib import Path
 
@@ -33,66 +33,68 @@ def load(
     skip_bad: bool = False,
     lazy: bool | None = None,
 ) -> Dataset:
-    """Loads a data set: a packaged one, one's own files, or one of TensorFlow Datasets.
+    """Loads a data set: a packaged one, your own files, or one of TensorFlow Datasets.
 
-    "mnist" and "blood_cells" come with the package and need neither network nor TensorFlow. A path
-    is data of one's own. Any other name but "repeated_mnist" is one of TensorFlow Datasets, which
-    downloads and prepares it the first time.
+    "mnist", "repeated_mnist" and "blood_cells" are packaged and need neither network nor
+    TensorFlow. A path loads your own data. Any other name is one of TensorFlow Datasets, which
+    downloads and prepares the data set the first time.
 
-    What a path may be:
+    A path can be:
 
-    - a folder of images in one folder for each class, `photos/cat/1.jpg`; or so below `train` and
-      `test` (and `validation`);
-    - a folder of images with a CSV file: one column names the files, one holds the labels, and
-      one called `split`, if there is one, says "train", "validation" or "test";
+    - a folder of images with one folder per class, such as `photos/cat/1.jpg`, or with such folders
+      below `train` and `test` (and `validation`);
+    - a folder of images with a CSV file: one column has the names of the files, one has the labels,
+      and an optional column `split` has "train", "validation" or "test";
     - a folder of images without either: a pool without labels, all of it in `x_train`;
-    - `.npz` with x_train, y_train, x_test, y_test (and x_val, y_val), or MedMNIST's train_images,
-      train_labels and so on;
-    - a table, `.csv` or `.parquet`: numbers stay as they are, each category of a column of text
-      becomes a column of zeros and ones. Scale them before a network.
+    - a `.npz` file with x_train, y_train, x_test, y_test (and x_val, y_val), or with the names of
+      MedMNIST: train_images, train_labels and so on;
+    - a table, `.csv`, `.tsv` or `.parquet`. Numbers are not changed, and each category of a text
+      column becomes a column of zeros and ones. Scale the features before you train a network.
 
     Args:
-        name: A path: a `Path`, or a string that begins with "/", "." or "~", ends in "/" or one
-            of these endings, or names a folder that exists. Or "mnist"; "blood_cells", color crops
-            of stained blood smears in three unequal classes, split by smear; "fashion_mnist",
-            "cifar10", "svhn_cropped", "kmnist", "malaria" ...; or "repeated_mnist", whose training
-            images are those of MNIST three times in a row, each copy with a little noise of its
-            own (Kirsch et al. 2019, section 4.1).
-        data_dir: Where TensorFlow Datasets keeps prepared data; None is its default. Not used
-            for what is packaged.
-        manual_dir: Folder with the data set's files as downloaded by hand, under their original
-            names; None is `<data_dir>/downloads/manual`. Not used for what is packaged. The four
-            files of "fashion_mnist" and "kmnist" are read as they are, repacked or not, such as
-            those of Debian's package dataset-fashion-mnist.
-        image_size: (H, W) to resize to, bilinear with antialiasing, without regard to the aspect
-            ratio; needed where the images differ in size.
-        channels: 1, 3 or 4 to convert image files to; needed where gray and color, or transparent
-            and opaque images, are mixed.
-        labels: CSV file with the labels of a folder's images; None takes the only one in the
-            folder, False takes all images as a pool without labels.
-        target: The column with labels. Needed for a table.
-        task: "classification" or "regression": what the target of a table is. Needed for
-            integers; text numbers classes, sorted, and other numbers are regressed on.
-        group: A column, such as the patient, whose values are never divided between sets.
-        skip_bad: Leave out files that cannot be read, and what has no label or an empty cell, with
-            a warning that counts and names them; see `Dataset.skipped`. Otherwise they are an
-            error that names them.
-        lazy: Whether image files are read when they are asked for, as `ImageFiles`; None does so
-            above 2 GiB of pixels.
+        name: A path: a `Path`, or a string that begins with "/", "." or "~", ends with "/" or one
+            of the endings above, or is the name of an existing folder. Or the name of a data set:
+            "mnist"; "blood_cells", color crops of stained blood smears in three unequal classes,
+            split by smear; "repeated_mnist", whose training images are those of MNIST three times
+            in a row, with a little noise on each copy (Kirsch et al. 2019, section 4.1);
+            "fashion_mnist", "cifar10", "svhn_cropped", "kmnist", "malaria" and so on.
+        data_dir: Folder for the prepared data of TensorFlow Datasets. None uses its default. Not
+            used for packaged data.
+        manual_dir: Folder with manually downloaded files of the data set, under their original
+            names. None uses `<data_dir>/downloads/manual`. Not used for packaged data. The four
+            files of "fashion_mnist" and "kmnist" are read directly, even if repacked, as in
+            Debian's package dataset-fashion-mnist.
+        image_size: (H, W) to resize to, bilinearly with antialiasing and without keeping the aspect
+            ratio. Required if images differ in size.
+        channels: Number of channels, 1, 3 or 4, to convert image files to. Required if gray and
+            color images, or transparent and opaque ones, are mixed.
+        labels: CSV file with the labels of the images in a folder. None uses the only CSV file in
+            the folder, if there is one. False reads all images as a pool without labels.
+        target: Name of the column with labels. Required for a table.
+        task: "classification" or "regression", the task for the target of a table. Required for
+            integers. By default, text is classified, with classes in sorted order, and other
+            numbers are regressed.
+        group: Name of a column, such as the patient, whose values are never divided between sets.
+        skip_bad: Whether to leave out unreadable files, and files or rows without a label or with
+            an empty cell. A warning counts and lists them; see `Dataset.skipped`. Otherwise they
+            raise an error that lists them.
+        lazy: Whether to read image files on demand, as `ImageFiles`. None does so above 2 GiB of
+            pixels.
 
     Returns:
-        A `Dataset`. Where TensorFlow Datasets knows no "test" split, "validation" is taken. With
-        neither, a fifth of "train" is held out: stratified by class with scikit-learn's
-        `train_test_split(test_size=0.2, random_state=0)`, so it is the same at each call. Of files
-        likewise, by `group` if given; their order is that of their names.
+        A `Dataset`. If a data set of TensorFlow Datasets has no "test" split, "validation" is used.
+        With neither, a fifth of "train" is held out, stratified by class, with scikit-learn's
+        `train_test_split(test_size=0.2, random_state=0)`, so it is the same at each call. For
+        files, a fifth is held out in a similar way, by `group` if given. Files are in order of
+        their names.
 
     Raises:
-        ValueError: If the name is unknown, files are damaged, unlabelled or differ in size or
-            channels (they are named), an option has no meaning for the data, the data set has no
-            uint8 images with class labels, its images differ in size and `image_size` is None,
-            `manual_dir` is no folder, or a packaged file is damaged.
-        ConnectionError: If files are missing and their server cannot be reached. It lists the
-            files to download elsewhere and the folder to put them in.
+        ValueError: If the name is unknown; files are damaged, have no labels, or differ in size or
+            channels (the message lists them); an option does not apply to the data; the data set
+            has no uint8 images with class labels; its images differ in size and `image_size` is
+            None; `manual_dir` is not a folder; or a packaged file is damaged.
+        ConnectionError: If files are missing and their server cannot be reached. The message lists
+            the files to download elsewhere and the folder to put them in.
 
     Example:
 
@@ -113,14 +115,14 @@ def load(
     options.refuse(f"the data set {name!r}", *_OF_FILES)
     if not name:
         raise unknown_name(name, ())
-    # TensorFlow Datasets takes "MNIST" for "mnist" too.
+    # TensorFlow Datasets also accepts "MNIST" for "mnist".
     if name.lower() in packaged.LOADERS:
         return packaged.LOADERS[name.lower()](image_size)
     return tfds.from_tfds(name, data_dir, manual_dir, image_size)
 
 
 def _as_path(name: str | Path) -> Path | None:
-    """Returns what is meant as a path; a name of TensorFlow Datasets stays one."""
+    """Returns the path that `name` denotes, or None for the name of a data set."""
     return name.expanduser() if isinstance(name, Path) else as_path(name)
 
 

@@ -1,4 +1,4 @@
-"""Images brought to one size, rounded to uint8 as they were."""
+"""Resizing of uint8 images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 def resize_all(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Resizes images (N, H, W, C) to (N, *image_size, C) uint8."""
-    # In parts, because the intermediate result is float32.
+    # In parts, to save memory: the intermediate result is float32.
     parts = range(0, len(images), 1000)
     return np.concatenate([resize(images[i : i + 1000], image_size).numpy() for i in parts])
 
 
 def resize(images: np.ndarray | tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
-    """Resizes images (..., H, W, C) with antialiasing, rounded to uint8."""
+    """Resizes images (..., H, W, C) with antialiasing and rounds them to uint8."""
     import tensorflow as tf
 
-    # Antialiased, or shrinking would skip pixels. Both kernels average: 0 to 255 stays so.
+    # Without antialiasing, shrinking would skip pixels. The kernel averages, so values stay in
+    # [0, 255].
     return tf.cast(tf.round(tf.image.resize(images, image_size, antialias=True)), tf.uint8)

@@ -1,4 +1,4 @@
-"""Tables, CSV or Parquet: numbers as they are, categories one-hot, one column the target."""
+"""CSV and Parquet tables with numeric and one-hot encoded features and a target column."""
 
 import math
 import re
@@ -17,7 +17,7 @@ _MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
 
 
 def load_table(path: Path, options: FileOptions) -> Dataset:
-    """Loads a table into memory, see `datasets.load`."""
+    """Loads a table into memory. See `datasets.load`."""
     options.refuse("a table", "image_size", "channels", "labels", "lazy")
     table = read_columns(path) if path.suffix.lower() != ".parquet" else read_parquet(path)
     size = len(next(iter(table.values()), []))
@@ -35,12 +35,15 @@ def load_table(path: Path, options: FileOptions) -> Dataset:
     if not kept or not features:
         raise ValueError(
             f"Expected rows and columns of features in {path}. Received: {len(kept)} complete "
-            f"rows of {size}, columns {list(features)}. Hint: one column is the target."
+            f"rows of {size}, columns {list(features)}. Hint: the target is not a feature."
         )
     x, names = _encode({name: [cells[i] for i in kept] for name, cells in features.items()}, path)
     target = [target[i] for i in kept]
     classes = _is_classification(target, options)
-    y, class_names = number_classes(target) if classes else (_numbers(target), ())
+    if classes:
+        y, class_names = number_classes(target)
+    else:
+        y, class_names = _numbers(target, options.target, path), ()
     splits = read_splits([table["split"][i] for i in kept], path) if "split" in table else None
     groups = None if groups is None else [groups[i] for i in kept]
     rows = divide(y, splits, groups, classes)
@@ -50,11 +53,11 @@ def load_table(path: Path, options: FileOptions) -> Dataset:
 
 
 def read_parquet(path: Path) -> dict[str, list[str]]:
-    """Returns the columns of a Parquet file as text, as a CSV file has them.
+    """Returns the columns of a Parquet file as text, like those of a CSV file.
 
     Raises:
         ImportError: If PyArrow is missing.
-        ValueError: If the file is damaged, or holds lists or other structures.
+        ValueError: If the file is damaged, or a column has lists or other nested values.
     """
     try:
         from pyarrow import ArrowException, parquet, types
@@ -67,13 +70,13 @@ def read_parquet(path: Path) -> dict[str, list[str]]:
         table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise ValueError(
-            f"Expected a Parquet file in {path}. Received: {error}. Hint: write it anew."
+            f"Expected a Parquet file in {path}. Received: {error}. Hint: write it again."
         ) from None
     for field in table.schema:
         if types.is_nested(field.type):
             raise ValueError(
                 f"Expected numbers or text in column {field.name!r} of {path}. "
-                f"Received: {field.type}. Hint: one column for each number."
+                f"Received: {field.type}. Hint: use one column per number."
             )
     return {
         name: ["" if cell is None else str(cell) for cell in table[name].to_pylist()]
@@ -84,13 +87,13 @@ def read_parquet(path: Path) -> dict[str, list[str]]:
 def _complete_rows(
     features: dict[str, list[str]], name: str, target: list[str], path: Path, skip_bad: bool
 ) -> tuple[list[int], list[str]]:
-    """Returns the rows in which nothing is missing, and what is in the others."""
+    """Returns the rows without missing cells, and a description of each of the others."""
     bad, kept = [], []
     for i in range(len(target)):
         missing = [key for key, cells in features.items() if _is_missing(cells[i])]
         missing += [name] * _is_missing(target[i])
         if missing:
-            bad.append(f"row {i + 1}: nothing in {', '.join(map(repr, missing))}")
+            bad.append(f"row {i + 1}: no value in {', '.join(map(repr, missing))}")
         else:
             kept.append(i)
     leave_out_rows(bad, path, skip_bad)
@@ -98,11 +101,11 @@ def _complete_rows(
 
 
 def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns (N, F) float32 and F names: a number's own, and "column=category" for each."""
+    """Returns features (N, F) float32 and F names: "column" for numbers, "column=category" else."""
     columns, names = [], []
     for name, cells in features.items():
         if all(_is_number(cell) for cell in cells):
-            columns.append(_numbers(cells))
+            columns.append(_numbers(cells, name, path))
             names.append(name)
             continue
         categories = sorted(set(cells))
@@ -110,7 +113,7 @@ def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tup
             raise ValueError(
                 f"Expected numbers, or at most {MAX_CATEGORIES} categories, in column {name!r} of "
                 f"{path}. Received: {len(categories)} different texts, such as {cells[0]!r}. "
-                "Hint: remove a column of names or dates; numbers have a decimal point."
+                "Hint: remove columns of names or dates; write numbers with a decimal point."
             )
         columns += [np.array([cell == each for cell in cells], "float32") for each in categories]
         names += [f"{name}={each}" for each in categories]
@@ -123,28 +126,35 @@ def _is_classification(target: list[str], options: FileOptions) -> bool:
             text = next(cell for cell in target if not _is_number(cell))
             raise ValueError(
                 f"Expected numbers in column {options.target!r} for task='regression'. "
-                f"Received: {text!r}. Hint: task='classification' takes text."
+                f"Received: {text!r}. Hint: for text use task='classification'."
             )
         return options.task == "classification"
     if not all(map(_is_number, target)):
         commas = [cell for cell in target if re.fullmatch(r"-?\d+,\d+", cell)]
         if commas:
             raise ValueError(
-                f"Expected numbers or names of classes in column {options.target!r}. "
-                f"Received: {commas[0]!r}. Hint: numbers have a decimal point, not a comma."
+                f"Expected numbers or class names in column {options.target!r}. "
+                f"Received: {commas[0]!r}. Hint: write numbers with a decimal point, not a comma."
             )
         return True
     if any(not float(cell).is_integer() for cell in target):
         return False
     raise ValueError(
-        "Expected 'classification' or 'regression' for `task`, as integers may be either. "
+        "Expected 'classification' or 'regression' for `task`, because integers may be either. "
         f"Received: task=None, and integers in column {options.target!r}. "
-        "Hint: 'classification' if they number classes."
+        "Hint: use 'classification' if they are class numbers."
     )
 
 
-def _numbers(cells: list[str]) -> np.ndarray:
-    return np.array(cells, dtype="float64").astype("float32")
+def _numbers(cells: list[str], name: str, path: Path) -> np.ndarray:
+    numbers = np.array(cells, dtype="float64")
+    too_large = np.abs(numbers) > np.finfo("float32").max
+    if too_large.any():
+        raise ValueError(
+            f"Expected numbers that float32 can hold in column {name!r} of {path}. Received: "
+            f"{cells[int(too_large.argmax())]!r}. Hint: use another unit or the logarithm."
+        )
+    return numbers.astype("float32")
 
 
 def _is_number(cell: str) -> bool:

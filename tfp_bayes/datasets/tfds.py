@@ -1,4 +1,4 @@
-"""Any image-classification data set of TensorFlow Datasets, by its name."""
+"""Image classification data sets of TensorFlow Datasets, by name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tfp_bayes.datasets.dataset import Dataset
 from tfp_bayes.datasets.packaged import MNIST_FILES, from_idx
 from tfp_bayes.datasets.resize import resize
 
-# TensorFlow, TensorFlow Datasets and scikit-learn take seconds to import and what is packaged does
-# without them, so the functions that use them import them.
+# TensorFlow, TensorFlow Datasets and scikit-learn take seconds to import, and packaged data sets do
+# not need them. The functions that use them import them.
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-# Sets with files of these names in that format, which distributions repack with other checksums
-# (Debian's dataset-fashion-mnist) than the ones TensorFlow Datasets insists on.
+# Data sets with the file names and the format of MNIST. Distributions such as Debian
+# (dataset-fashion-mnist) repack their files, whose checksums TensorFlow Datasets then refuses.
 LIKE_MNIST = ("fashion_mnist", "kmnist")
-# One host may have several addresses of which the first is dead, hence two limits.
+# A host may have several addresses of which the first is unreachable, so there are two limits.
 SECONDS_PER_ADDRESS = 3
 SECONDS_PER_PROBE = 8
 PORTS = {"http": 80, "https": 443, "ftp": 21}
@@ -39,7 +39,7 @@ def from_tfds(
     manual_dir: str | Path | None,
     image_size: tuple[int, int] | None,
 ) -> Dataset:
-    """Loads a data set that TensorFlow Datasets knows, see `datasets.load`."""
+    """Loads a data set of TensorFlow Datasets. See `datasets.load`."""
     builder = _builder(name, data_dir)
     _check_features(builder, image_size)
     files = [Path(manual_dir or "").expanduser() / file for file in MNIST_FILES]
@@ -68,7 +68,7 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
-        # Without its cause, which prints every one of its thousand names.
+        # Without the cause, whose message lists all of the thousand names.
         known = tfds.list_builders(with_community_datasets=False)
         raise unknown_name(name, known) from None
 
@@ -90,12 +90,12 @@ def _check_features(builder: tfds.core.DatasetBuilder, image_size: tuple[int, in
         raise ValueError(
             "Expected a data set with uint8 Image 'image' and ClassLabel 'label' for `name`. "
             f"Received: name={builder.name!r} with features {features}. "
-            "Hint: load it with tensorflow_datasets and pass arrays."
+            "Hint: load it with tensorflow_datasets and use the arrays."
         )
     if None in image.shape and image_size is None:
         raise ValueError(
-            f"Expected (H, W) for `image_size`, as the images of {builder.name!r} differ in size. "
-            "Received: image_size=None. Hint: image_size=(64, 64)."
+            f"Expected (H, W) for `image_size`, because the images of {builder.name!r} differ in "
+            "size. Received: image_size=None. Hint: image_size=(64, 64)."
         )
 
 
@@ -105,22 +105,22 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str | Path | None) -
     if manual_dir is not None and not Path(manual_dir).expanduser().is_dir():
         raise ValueError(
             f"Expected a folder for `manual_dir`. Received: manual_dir={str(manual_dir)!r}. "
-            "Hint: create it and put the downloaded files into it."
+            "Hint: create it and put the downloaded files in it."
         )
     folder = Path(manual_dir or builder.data_dir_root / "downloads" / "manual").expanduser()
     files = builder.url_infos or {}
     missing = {url: info for url, info in files.items() if not _is_local(builder, url, folder)}
-    # The table holds the files of all variants ("name/variant"), of which one may have all it
-    # needs: then only TensorFlow Datasets can tell.
+    # The table has the files of all variants ("name/variant"). Only TensorFlow Datasets knows
+    # whether the requested variant has all files that it needs.
     perhaps_complete = builder.builder_configs and len(missing) < len(files)
-    # It would retry for minutes before it says that there is no network.
+    # Without this check it would retry for minutes before it reports a missing network.
     if missing and not perhaps_complete and not _any_reachable({_address(url) for url in missing}):
         raise ConnectionError(_offline_message(builder, missing, folder))
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
 
 
 def _is_local(builder: tfds.core.DatasetBuilder, url: str, manual_dir: Path) -> bool:
-    """Tells whether a file lies in `manual_dir` or was downloaded before."""
+    """Returns whether a file is in `manual_dir` or was downloaded before."""
     from tensorflow_datasets.core.download import resource
 
     info = builder.url_infos[url]
@@ -130,7 +130,7 @@ def _is_local(builder: tfds.core.DatasetBuilder, url: str, manual_dir: Path) -> 
     name = resource.get_dl_fname(url, info.checksum)
     return any(
         resource.is_locally_cached(folder / name)
-        for folder in (downloads / builder.name, downloads)  # today's place and the former one
+        for folder in (downloads / builder.name, downloads)  # current and former location
     )
 
 
@@ -142,15 +142,15 @@ def _offline_message(builder: tfds.core.DatasetBuilder, missing: dict, manual_di
     return (
         f"Expected the files of {builder.name!r}, or a network to download them. "
         f"Received: no connection to {', '.join(addresses)} and no such files in {manual_dir}. "
-        "Hint: download them elsewhere and put them, under these names, into that folder or into "
-        "another that you pass as manual_dir=; or copy "
+        "Hint: download them elsewhere and put them, under these names, in that folder or in "
+        "another one that you pass as manual_dir=; or copy "
         f"{builder.data_dir_root / builder.name} from a machine that has prepared the data set.\n"
         + "\n".join(lines)
     )
 
 
 def _address(url: str) -> tuple[str, int]:
-    """The host and port that a download of `url` connects to: those of a proxy if one is set."""
+    """Returns the host and port that a download of `url` connects to; a proxy's if one is set."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or "localhost"
     proxies = urllib.request.getproxies()
@@ -171,7 +171,7 @@ def _any_reachable(addresses: set[tuple[str, int]]) -> bool:
         except OSError:
             pass
 
-    # In daemon threads, because looking up a name has no time limit of its own.
+    # In daemon threads, because name resolution has no time limit of its own.
     threads = [threading.Thread(target=connect, args=(a,), daemon=True) for a in addresses]
     deadline = time.monotonic() + SECONDS_PER_PROBE
     for thread in threads:
@@ -188,7 +188,7 @@ def _arrays(
         image = example["image"]
         return image if image_size is None else resize(image, image_size), example["label"]
 
-    # One at a time until resized, as the images may differ in size; then in batches for speed.
+    # Images may differ in size until they are resized, so they are batched only afterward.
     dataset = builder.as_dataset(split=split, shuffle_files=False).map(image_and_label)
     images, labels = zip(*dataset.batch(1000).as_numpy_iterator())
     return np.concatenate(images), np.concatenate(labels).astype("int64")

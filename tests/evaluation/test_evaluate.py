@@ -252,7 +252,7 @@ def test_weights_in_a_dataset_are_refused():
     ("given", "message"),
     [
         ([], "Expected a model"),
-        ("none.keras", "none.keras is no file"),
+        ("none.keras", "there is no file none.keras"),
         (7, "Received: int"),
         ({"": 1}, "Expected a model"),
     ],

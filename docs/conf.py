@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `sphinx-build -W -b html docs docs/_build`."""
+"""Configuration of the site, which `sphinx-build -W -b html docs docs/_build` builds."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ version = release = tfp_bayes.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # training takes minutes; the pictures are those of a full run
+nb_execution_mode = "off"  # training takes minutes; the pictures come from full runs
 exclude_patterns = ["_build", "jupyter_execute"]
 
 html_theme = "furo"
@@ -27,12 +27,12 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
 
-# In docstrings single backticks are code, and a bar or an underscore is itself, as in Markdown.
+# As in Markdown, single backticks in docstrings mark code, and bars and underscores are literal.
 default_role = "code"
 napoleon_custom_sections = ["Randomness", "Losses", "Reference", "Example"]
-napoleon_use_ivar = True  # or attributes are described twice
+napoleon_use_ivar = True  # otherwise attributes are described twice
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the docstrings say shapes and units, which types do not
+autodoc_typehints = "none"  # docstrings give shapes and units, which type hints do not
 autodoc_default_options = {
     "members": True,
     "exclude-members": "build, call, get_config, from_config, compute_output_shape, "
@@ -41,7 +41,7 @@ autodoc_default_options = {
 
 
 def escape_markup(app, what, name, obj, options, lines):
-    """Escapes what reStructuredText would take for substitutions and references."""
+    """Escapes characters that reStructuredText reads as substitutions or references."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(`+[^`]*`+)", line)  # odd parts are code
@@ -50,7 +50,7 @@ def escape_markup(app, what, name, obj, options, lines):
 
 
 def show_constructor(app, what, name, obj, options, signature, return_annotation):
-    """Shows the arguments of a constructor, which `keras.Layer.__new__` hides."""
+    """Returns the signature of a constructor, which `keras.Layer.__new__` hides."""
     if what != "class" or not inspect.isfunction(obj.__init__):
         return None
     _, *arguments = inspect.signature(obj.__init__).parameters.values()
@@ -59,7 +59,7 @@ def show_constructor(app, what, name, obj, options, signature, return_annotation
 
 
 def link_results(app, docname, source):
-    """Links the study's tables where `write_results` puts them."""
+    """Changes the links to the study's tables to the copies of `write_results`."""
     if docname == "study":
         source[0] = re.sub(r"\.\./examples/study/(results/\w+\.md)", r"\1", source[0])
 
@@ -86,7 +86,7 @@ def write_notebooks() -> None:
 
 
 def setup(app):
-    """Connects what changes texts before Sphinx reads them."""
+    """Connects the functions that change texts before Sphinx reads them."""
     app.connect("autodoc-process-docstring", escape_markup)
     app.connect("autodoc-process-signature", show_constructor)
     app.connect("source-read", link_results)

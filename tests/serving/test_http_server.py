@@ -1,4 +1,4 @@
-"""The example of a server over HTTP: a process of its own, and many clients at once."""
+"""Test the example of an HTTP server: a separate process with many concurrent clients."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ def free_port():
 
 
 class Server:
-    """The example's process, once it accepts connections."""
+    """A process that runs the example and accepts connections."""
 
     def __init__(self, folder, *arguments):
         self.address = f"http://127.0.0.1:{(port := free_port())}"
@@ -50,7 +50,7 @@ class Server:
                 time.sleep(0.05)
 
     def get(self, path, body=None):
-        """Returns status, JSON and headers of an answer."""
+        """Returns status, JSON and headers of a response."""
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         try:
             with urllib.request.urlopen(self.address + path, data, timeout=60) as answer:
@@ -80,7 +80,7 @@ def server(exported):
 
 
 def questions():
-    """Returns requests of 1 to 6 rows, for two seeds and numbers of samples."""
+    """Returns requests of 1 to 6 rows, with two seeds and two numbers of samples."""
     rng = np.random.default_rng(1)
     return [
         {
@@ -153,13 +153,13 @@ def test_other_addresses_and_sizes(server):
 
 
 def test_too_many_requests_and_a_stop(server):
-    """A full queue refuses; SIGTERM lets those that wait have their answers."""
+    """A full queue refuses requests; after SIGTERM, waiting requests are still answered."""
     body = {"inputs": X[:40].tolist(), "num_samples": 5000}
 
-    def ask(seed):  # different seeds cannot share a batch: the queue of 200 rows fills up
+    def ask(seed):  # different seeds cannot share a batch, so the queue of 200 rows fills
         try:
             return server.get("/predict", {**body, "seed": seed})
-        except OSError:  # not yet accepted at the stop
+        except OSError:  # not yet accepted when the server stopped
             return None, None, None
 
     with ThreadPoolExecutor(12) as clients:
@@ -170,7 +170,7 @@ def test_too_many_requests_and_a_stop(server):
         log = server.stop()
         answers = [future.result() for future in asked]
     statuses = [status for status, _, _ in answers]
-    assert statuses.count(200) >= 5  # the queue held as many when it refused one
+    assert statuses.count(200) >= 5  # the queue had this many when it refused one
     refused = answers[statuses.index(503)]
     assert refused[2]["Retry-After"] == "1"
     assert "Hint: retry" in refused[1]["error"]
@@ -179,11 +179,11 @@ def test_too_many_requests_and_a_stop(server):
         server.get("/health")
 
 
-# Without a process.
+# Tests without a server process.
 
 
 class Fake:
-    """Two inputs; fails on codes above 4, as a lookup does."""
+    """A model of two inputs that fails on codes above 4, like a lookup."""
 
     specs = {
         "code": tf.TensorSpec([None, 2], tf.uint8),
@@ -204,7 +204,7 @@ def test_a_row_that_fails_costs_its_neighbors_nothing():
         asked = [http_server.read_question(body, batcher, 10) for body in bodies]
         answers = [asyncio.ensure_future(batcher.ask(question)) for question in asked]
         await asyncio.sleep(0)
-        asked[0].answer.cancel()  # a client that has gone
+        asked[0].answer.cancel()  # a client that has disconnected
         worker = asyncio.create_task(batcher.work())
         results = await asyncio.gather(*answers, return_exceptions=True)
         worker.cancel()

@@ -1,4 +1,4 @@
-"""The MLflow recipe: saved here, loaded by a process that knows MLflow and TensorFlow only."""
+"""Test the MLflow example: save here, load in a process with only MLflow and TensorFlow."""
 
 import pickle
 import subprocess
@@ -52,7 +52,7 @@ def classifier():
 
 
 def regression():
-    """Numbers and codes, by name, for two real targets."""
+    """A model with named inputs, numbers and codes, for two real targets."""
     size, codes = keras.Input((5,), name="size"), keras.Input((2,), dtype="uint8", name="codes")
     x = keras.layers.Concatenate()([size, keras.layers.Rescaling(1 / 12)(codes)])
     outputs = NormalParameters()(keras.layers.Dense(4)(MCDropout(0.3)(x)))
@@ -63,7 +63,7 @@ def regression():
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """Returns the models with their inputs, and what the other process answered."""
+    """Returns the models with their inputs, and the results of the other process."""
     import mlflow_model
 
     folder = tmp_path_factory.mktemp("mlflow")

@@ -376,6 +376,11 @@ def test_settings_are_checked(settings, message):
         ({"prior_scale": "validation"}, {}, "validation_data missing"),
         ({"prior_scale": 1.0}, {"validation_data": (X, Y)}, "validation_data given"),
         ({"prior_scale": "evidence"}, {"validation_data": (X, Y)}, "validation_data given"),
+        (
+            {"likelihood": "normal", "noise_scale": "evidence"},
+            {"validation_data": (X, Y)},
+            "for `noise_scale`",
+        ),
         ({}, {"batch_size": 8}, r"`epochs` together with \['batch_size'\]"),
         ({}, {"epochs": 1, "sample_weight": Y}, "equal weight"),
     ],

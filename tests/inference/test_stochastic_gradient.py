@@ -233,6 +233,13 @@ def test_the_number_of_observations():
     for arguments in (("mse", 3), ("sparse_categorical_crossentropy", None, 3)):
         with pytest.raises(ValueError, match="Expected `num_observations`"):
             count(*arguments)
+    tokens = keras.Input((4,), dtype="int32")
+    tags = keras.layers.Embedding(5, 3, mask_zero=True)(tokens)
+    for outputs in (tags, [keras.ops.copy(tags)] * 2):
+        model = keras.Model(tokens, outputs)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        with pytest.raises(ValueError, match="Expected `num_observations`"):
+            _count_observations(model, np.zeros((7, 4)))
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     with pytest.raises(ValueError, match=r"Expected `num_observations`.*a dataset"):
         CyclicalSGHMC(**METHOD).fit(network(), data, epochs=6)

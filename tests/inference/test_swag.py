@@ -345,11 +345,15 @@ def test_bad_arguments():
         SWAG(learning_rate=0.0)
     with pytest.raises(ValueError, match="Expected a compiled `model`"):
         SWAG(2, num_snapshots=2).fit(keras.Sequential([keras.Input((4,))]), X, Y, epochs=2)
-    early = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: model.stop())
     model = network()
-    model.stop = lambda: setattr(model, "stop_training", True)
-    with pytest.raises(ValueError, match="Received: 1, because training stopped early"):
-        fitted(SWAG(2, num_snapshots=5), model, callbacks=[early])
+    for stop_at in (0, 3):
+        early = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, _, stop_at=stop_at: setattr(
+                model, "stop_training", epoch == stop_at
+            )
+        )
+        with pytest.raises(ValueError, match=f"Received: {stop_at + 1}, because training stopped"):
+            fitted(SWAG(2, num_snapshots=5), model, callbacks=[early])
     broken = np.where(np.arange(60)[:, None] == 7, np.nan, X)
     with pytest.raises(ValueError, match=r"NaN or infinity in .*kernel"):
         SWAG(2, num_snapshots=2).fit(network(), broken, Y, epochs=2, verbose=0)

@@ -91,6 +91,25 @@ def test_bad_arguments():
         train(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]), X, Y, epochs=1)
     with pytest.raises(ValueError, match="Expected `validation_data`"):
         train(network(), X, Y, epochs=1, validation_split=0.1)
+    for argument in ({"steps_per_epoch": 2}, {"shuffle": False}):
+        with pytest.raises(ValueError, match=f"arrays,.* {next(iter(argument))}="):
+            train(network(), X, Y, epochs=1, **argument)
+
+
+def test_batches_of_a_py_dataset_keep_their_order():
+    class Batches(keras.utils.PyDataset):
+        num_batches = 8
+        seen = []
+
+        def __getitem__(self, i):
+            self.seen.append(i)
+            return X[6 * i : 6 * i + 6], Y[6 * i : 6 * i + 6]
+
+    data = Batches()
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    train(model, data, epochs=1, verbose=0)
+    assert data.seen[-8:] == list(range(8))  # before these, Keras reads some batches for their spec
 
 
 def test_fresh_weights_keep_what_is_frozen_or_adapted():

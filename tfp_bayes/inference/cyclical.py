@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
+from tfp_bayes._plumbing.keras_internals import timestep_mask
 from tfp_bayes.inference.materialize import check_finite_draws
 from tfp_bayes.inference.snapshots import Snapshots
 from tfp_bayes.inference.stochastic_gradient import SGHMC, CosineCycles, LateNoise
@@ -114,7 +115,7 @@ class CyclicalSGHMC(Configured):
             epochs: Total number of epochs in all cycles.
             num_observations: Number of observations N that the loss is the mean over. None counts
                 rows, times the pixels or outputs per row that Keras' cross-entropies average over.
-                Required for datasets, for several outputs and for other losses.
+                Required for datasets, several outputs, masked outputs and other losses.
             batch_size: Rows in a batch, if `x` holds arrays.
             **fit_arguments: Further arguments of Keras' `fit`.
 
@@ -215,12 +216,13 @@ def _count_observations(model: keras.Model, x: Any) -> int:
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     outputs = getattr(model, "outputs", None) or []
-    shape = outputs[0].shape[1:] if len(outputs) == 1 else (None,)
     values: tuple = (None,)
-    if name in ("sparse_categorical_crossentropy", "categorical_crossentropy", "normal_nll"):
-        values = shape[:-1]
-    elif name == "binary_crossentropy":
-        values = shape  # this loss averages over the last axis too
+    if len(outputs) == 1 and timestep_mask(outputs[0]) is None:  # a mask would lower the number
+        shape = outputs[0].shape[1:]
+        if name in ("sparse_categorical_crossentropy", "categorical_crossentropy", "normal_nll"):
+            values = shape[:-1]
+        elif name == "binary_crossentropy":
+            values = shape  # this loss averages over the last axis too
     is_dataset = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
     if is_dataset or None in values:
         raise ValueError(

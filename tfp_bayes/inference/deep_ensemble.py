@@ -140,7 +140,7 @@ class DeepEnsemble(Configured):
 
         Raises:
             ValueError: If the model is not compiled, the data cannot be used with these settings,
-                or the directory belongs to a different ensemble.
+                training diverged, or the directory belongs to a different ensemble.
             ChildProcessError: If a worker was killed.
             OSError: If another process is training in the directory.
         """

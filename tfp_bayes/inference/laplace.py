@@ -60,8 +60,9 @@ class Laplace(Configured):
             found by evidence, and during the search by validation. 1 gives the Bayesian posterior.
         noise_scale: Standard deviation of targets around their locations: one number, or one for
             each target. "evidence" maximizes the marginal likelihood over a common factor to the
-            residuals' root mean squares, and over the prior scale if that is "evidence" too. None
-            uses the root mean square of the training residuals of each target.
+            residuals' root mean squares, and over the prior scale if that is "evidence" too; it
+            cannot be combined with `validation_data`. None uses the root mean square of the
+            training residuals of each target.
 
     Raises:
         ValueError: If an argument is out of range, or arguments contradict each other.
@@ -165,6 +166,7 @@ class Laplace(Configured):
             with contextlib.nullcontext() if earlier is None else earlier.as_prior_of(model):
                 train(model, x, y, epochs=epochs, seed=self.seed, **fit_arguments)
         prior_scale = self._resolve_prior_scale(model, validation_data, prior)
+        _check_noise_scale(self.noise_scale, prior_scale, self.variables)
         if self.variables == "last_layer":
             scale = None if isinstance(prior_scale, str) else prior_scale
             return LastLayerLaplace(

@@ -10,6 +10,7 @@ from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.fresh import fresh_optimizer, initialize
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.inference.adversarial import adversarial_training
+from tfp_bayes.inference.materialize import check_finite_draws
 from tfp_bayes.inference.saved import load_posterior
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.training import train
@@ -66,6 +67,9 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
         model: Compiled Keras model.
         data: The data for all members.
         arguments: Arguments of `train`.
+
+    Raises:
+        ValueError: If training diverged.
     """
     initialize(model, member.seed, own_seeds=False)
     epochs = None if member.settings is None else member.path.with_suffix(".epochs.npz")
@@ -81,6 +85,7 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
             settings=member.settings,
             **arguments,
         )
+    check_finite_draws([weight.numpy() for weight in model.weights], model.weights)
     StoredPosterior(model, [weight[None] for weight in model.get_weights()]).save(member.path)
     if epochs is not None:
         for path in (epochs, lock_of(epochs).path):

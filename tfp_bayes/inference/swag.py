@@ -165,7 +165,7 @@ class SWAG(Configured):
         self, model: keras.Model, moments: Moments, statistics: BatchStatistics, seed: int
     ) -> SWAGPosterior | StoredPosterior:
         variables = model.trainable_variables
-        if moments.count < (2 if self.rank else 1):
+        if moments.count < self.num_snapshots:
             raise ValueError(
                 f"Expected {self.num_snapshots} snapshots. Received: {moments.count}, because "
                 "training stopped early. Hint: do not use EarlyStopping or similar callbacks."

@@ -63,14 +63,12 @@ def train(
         **fit_arguments: Further arguments of `fit`, such as `verbose` and `validation_data`.
 
     Raises:
-        ValueError: If the model is not compiled, or the checkpoint belongs to a different run.
+        ValueError: If the model is not compiled, an argument of `fit` does not fit the data, or
+            the checkpoint belongs to a different run.
     """
     check_compiled(model)
-    if "validation_split" in fit_arguments:
-        raise ValueError(
-            "Expected `validation_data`. Received: validation_split="
-            f"{fit_arguments['validation_split']!r}. Hint: split the arrays yourself."
-        )
+    is_dataset = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
+    _check_fit_arguments(is_dataset, fit_arguments)
     build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
     called = list(given) if recorder is None else [recorder, *given]
@@ -87,7 +85,10 @@ def train(
         first = saver.restore(model)
         called.append(saver)
     if first < epochs:
-        if not isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
+        if is_dataset:
+            # By default, Keras shuffles the batches of a PyDataset with Python's global generator.
+            fit_arguments.setdefault("shuffle", False)
+        else:
             arrays = tuple(each for each in (x, y, sample_weight) if each is not None)
             if hasattr(model, "num_train"):
                 fit_arguments.setdefault("num_train", count_rows(x))
@@ -108,6 +109,22 @@ def check_compiled(model: keras.Model) -> None:
         raise ValueError(
             f"Expected a built `model`. Received: model={model.name!r}, which has no weights yet. "
             "Hint: start it with keras.Input, or call it once on a batch."
+        )
+
+
+def _check_fit_arguments(is_dataset: bool, fit_arguments: dict[str, Any]) -> None:
+    """Refuse arguments of Keras' `fit` that would have no effect or break the order of rows."""
+    if "validation_split" in fit_arguments:
+        raise ValueError(
+            "Expected `validation_data`. Received: validation_split="
+            f"{fit_arguments['validation_split']!r}. Hint: split the arrays yourself."
+        )
+    steps, shuffle = (fit_arguments.get(name) for name in ("steps_per_epoch", "shuffle"))
+    if not is_dataset and (steps is not None or shuffle not in (None, True)):
+        raise ValueError(
+            "Expected a dataset with `steps_per_epoch` or `shuffle`, because each epoch reads all "
+            f"rows of arrays in random order. Received: arrays, steps_per_epoch={steps!r}, "
+            f"shuffle={shuffle!r}. Hint: leave these arguments out."
         )
 
 

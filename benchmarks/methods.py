@@ -154,6 +154,11 @@ def ensemble(num_members):
     return fit
 
 
+def batch_ensemble(data, seed, options):
+    """Trains four members that share kernels, each on whole batches."""
+    return fit_anew(inference.BatchEnsemble(4, seed=seed), data, seed, options, options.epochs)
+
+
 def cyclical_sghmc(data, seed, options):
     """Samples four cycles of half the epochs each, at temperature 1: twice the epochs."""
     method = inference.CyclicalSGHMC(4, snapshots_per_cycle=3, seed=seed)
@@ -172,6 +177,7 @@ METHODS = {
     "SNGP": sngp,
     "deterministic, feature density": feature_density,
     "cyclical SGHMC, T = 1": cyclical_sghmc,
+    "BatchEnsemble of 4": batch_ensemble,
     "ensemble of 5": ensemble(5),
     "ensemble of 10": ensemble(10),
 }

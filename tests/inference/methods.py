@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from tfp_bayes.inference import (
     HMC,
     SWAG,
+    BatchEnsemble,
     CyclicalSGHMC,
     DeepEnsemble,
     Laplace,
@@ -43,6 +44,7 @@ def _training(epochs: int) -> dict[str, Any]:
 
 CASES = {
     "deep_ensemble": Case(lambda **more: DeepEnsemble(2, **more), _training(2), stop_at=3),
+    "batch_ensemble": Case(lambda **more: BatchEnsemble(2, **more), _training(2), stop_at=1),
     "swag": Case(
         lambda **more: SWAG(2, num_snapshots=2, temperature=0.5, **more),
         _training(3),

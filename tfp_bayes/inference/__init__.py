@@ -1,5 +1,7 @@
 """Posteriors over all weights of a model, and the methods that fit them."""
 
+from tfp_bayes.inference.batch_ensemble import BatchEnsemble
+from tfp_bayes.inference.batch_ensemble_posterior import BatchEnsemblePosterior
 from tfp_bayes.inference.cyclical import CyclicalSGHMC
 from tfp_bayes.inference.deep_ensemble import DeepEnsemble
 from tfp_bayes.inference.ensemble import Ensemble
@@ -21,6 +23,8 @@ __all__ = [
     "SGHMC",
     "SGLD",
     "SWAG",
+    "BatchEnsemble",
+    "BatchEnsemblePosterior",
     "ChainPosterior",
     "CyclicalSGHMC",
     "DeepEnsemble",

@@ -24,8 +24,6 @@ from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
-_TRAINING_ONLY = ("nll", "kl", "penalty", "function_prior")  # parts of the loss of `fit`
-
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
@@ -206,7 +204,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             if metric.name == "loss":
                 metric.update_state(loss * num_replicas(), sample_weight=count)
         results = self.compute_metrics(x, y, y_pred, sample_weight)
-        return {k: v for k, v in results.items() if k not in _TRAINING_ONLY}
+        return self.shown_results(results, training=False)
 
     # On a GPU Keras compiles with XLA, whose random numbers differ from those of the predictor and
     # which wants to know how many units a mask keeps before it is drawn. So only training does.

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+TRAINING_ONLY = ("nll", "kl", "penalty", "function_prior")  # parts of the loss of `fit`
+
 
 class BoundTrainer(_Base):
     """A mixin of `BayesianModel`: its loss, which the model alone weights.
@@ -196,12 +198,16 @@ class BoundTrainer(_Base):
 
     def train_step(self, data) -> dict:
         """Takes a step as Keras does; shows the parts of the loss and learned dropout rates."""
-        results = super().train_step(data)
-        absent = [] if self._has_kl else ["kl"]
-        absent += [] if self._has_penalty else ["penalty"]
-        absent += [] if self.function_prior else ["function_prior"]
-        results = {name: value for name, value in results.items() if name not in absent}
+        results = self.shown_results(super().train_step(data), training=True)
         return {**results, **learned_rates(self)}
+
+    def shown_results(self, results: dict, training: bool) -> dict:
+        """Returns the results of a step, without parts of the loss that the step does not have."""
+        absent = list(TRAINING_ONLY)
+        if training:
+            parts = (True, self._has_kl, self._has_penalty, self.function_prior)
+            absent = [name for name, part in zip(TRAINING_ONLY, parts, strict=True) if not part]
+        return {name: value for name, value in results.items() if name not in absent}
 
     def get_metrics_result(self) -> dict:
         """Returns the values of metrics as Keras does, without parts of the loss not seen yet.

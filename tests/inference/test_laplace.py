@@ -359,7 +359,9 @@ def test_methods_have_one_door():
         ({"variables": "first"}, "for `variables`"),
         ({"prior_scale": "prior"}, "'evidence', 'validation' or None"),
         ({"prior_scale": 0.0}, "positive, finite number for `prior_scale`"),
+        ({"seed": -1}, "for `seed`"),
         ({"likelihood": "gumbel"}, "for `likelihood`"),
+        ({"likelihood": "bernoulli", "variables": "last_layer"}, "likelihood='categorical' or"),
         ({"noise_scale": "prior"}, "for `noise_scale`"),
         ({"noise_scale": [1.0, -1.0]}, "for `noise_scale`"),
         ({"noise_scale": "evidence", "prior_scale": "validation"}, "for `noise_scale`"),
@@ -373,7 +375,9 @@ def test_settings_are_checked(settings, message):
 @pytest.mark.parametrize(
     ("settings", "arguments", "message"),
     [
-        ({"prior_scale": "validation"}, {}, "validation_data missing"),
+        # Before training, which would not accept these callbacks.
+        ({"prior_scale": "validation"}, {"epochs": 1, "callbacks": 7}, "validation_data missing"),
+        ({"prior_scale": 1.0}, {"epochs": -1}, "for `epochs`"),
         ({"prior_scale": 1.0}, {"validation_data": (X, Y)}, "validation_data given"),
         ({"prior_scale": "evidence"}, {"validation_data": (X, Y)}, "validation_data given"),
         (

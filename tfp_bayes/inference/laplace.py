@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfp_bayes._plumbing.batches import unpack_validation_data
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
 from tfp_bayes.inference.curvature import CURVATURES
@@ -59,10 +60,10 @@ class Laplace(Configured):
         temperature: Factor T that multiplies the covariance. It is applied after the prior scale is
             found by evidence, and during the search by validation. 1 gives the Bayesian posterior.
         noise_scale: Standard deviation of targets around their locations: one number, or one for
-            each target. "evidence" maximizes the marginal likelihood over a common factor to the
-            residuals' root mean squares, and over the prior scale if that is "evidence" too; it
-            cannot be combined with `validation_data`. None uses the root mean square of the
-            training residuals of each target.
+            each target. None uses the root mean square of the training residuals of each target.
+            "evidence" multiplies these by a common factor that maximizes the marginal likelihood,
+            jointly with the prior scale if that is "evidence" too. It cannot be combined with
+            `validation_data`.
 
     Raises:
         ValueError: If an argument is out of range, or arguments contradict each other.
@@ -112,10 +113,10 @@ class Laplace(Configured):
                 )
         elif prior_scale is not None:
             check_positive(prior_scale=prior_scale)
-        if likelihood is not None:
-            keras.tree.map_structure(get_likelihood, likelihood)
+        _check_likelihood(likelihood, variables)
         _check_noise_scale(noise_scale, prior_scale, variables)
         check_positive(temperature=temperature)
+        check_integers(0, seed=seed)
         self.covariance = covariance
         self.prior_scale = prior_scale
         self.variables = variables
@@ -162,11 +163,11 @@ class Laplace(Configured):
         """
         _check_fit_arguments(epochs, fit_arguments)
         earlier = None if prior is None else self._earlier_data(prior, model, validation_data)
+        prior_scale = self._resolve_prior_scale(model, validation_data, prior)
+        _check_noise_scale(self.noise_scale, prior_scale, self.variables)
         if epochs:
             with contextlib.nullcontext() if earlier is None else earlier.as_prior_of(model):
                 train(model, x, y, epochs=epochs, seed=self.seed, **fit_arguments)
-        prior_scale = self._resolve_prior_scale(model, validation_data, prior)
-        _check_noise_scale(self.noise_scale, prior_scale, self.variables)
         if self.variables == "last_layer":
             scale = None if isinstance(prior_scale, str) else prior_scale
             return LastLayerLaplace(
@@ -287,6 +288,17 @@ def _like(labels: Any, mean: np.ndarray) -> np.ndarray:
     return labels[..., 0] if column else labels
 
 
+def _check_likelihood(likelihood: Any, variables: str) -> None:
+    if likelihood is None:
+        return
+    keras.tree.map_structure(get_likelihood, likelihood)
+    if variables == "last_layer" and keras.tree.flatten(likelihood) != ["categorical"]:
+        raise ValueError(
+            "Expected likelihood='categorical' or None with variables='last_layer'. "
+            f"Received: likelihood={likelihood!r}. Hint: variables='all' supports all likelihoods."
+        )
+
+
 def _check_noise_scale(noise_scale: Any, prior_scale: Any, variables: str) -> None:
     if noise_scale is None:
         return
@@ -318,6 +330,7 @@ def _maximize_evidence(posterior: LaplacePosterior) -> None:
 
 
 def _check_fit_arguments(epochs: int, fit_arguments: dict[str, Any]) -> None:
+    check_integers(0, epochs=epochs)
     unused = sorted(set(fit_arguments) - {"verbose"})
     if unused and not epochs:
         raise ValueError(

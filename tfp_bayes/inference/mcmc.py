@@ -30,7 +30,7 @@ from tfp_bayes.inference.saved import saved_as
 from tfp_bayes.inference.stored_posterior import StoredPosterior
 from tfp_bayes.inference.training import check_compiled, train
 
-# Weights times rows, such as 5,000 weights and 2,000 rows, which take minutes on two cores.
+# Largest product of weights and rows. 5,000 weights and 2,000 rows take minutes on two cores.
 LARGEST = 10_000_000
 _LARGEST_R_HAT = 1.1
 _JITTER = 0.01  # noise around the optima that chains start from, as a share of the prior's scale

@@ -1,4 +1,4 @@
-"""Lets `python -m tfp_bayes` be the command line."""
+"""The entry point of `python -m tfp_bayes`, the command line."""
 
 import sys
 

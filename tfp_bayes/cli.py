@@ -1,4 +1,4 @@
-"""The command line: parses, calls the library, prints."""
+"""The command line `tfp-bayes`: parses arguments, calls the library and prints results."""
 
 import argparse
 import dataclasses
@@ -39,11 +39,11 @@ from tfp_bayes.studies.configuration import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# TensorFlow takes seconds to import; each command checks all that it was given before it does so.
+# TensorFlow takes seconds to import, so each command checks its arguments first.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status."""
+    """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -68,25 +68,28 @@ def _parser() -> argparse.ArgumentParser:
         description="A Bayesian CNN chooses which images to label, round by round.",
     )
     active.set_defaults(command=_active_learning)
-    # What is not given comes from the run that is resumed, or from `complete`.
+    # Options that are not given come from the resumed run, or from `complete`.
     add_options(active, RunConfig, FIRST_RUN)
     add = active.add_argument
-    add("--data-dir", help="where TFDS keeps prepared data sets")
-    add("--manual-dir", help="where files downloaded by hand are")
-    add("--rounds", type=_at_least(0), default=15, metavar="R", help="rounds in all (default 15)")
+    add("--data-dir", help="folder of prepared TFDS data sets")
+    add("--manual-dir", help="folder of manually downloaded files")
+    add(
+        "--rounds", type=_at_least(0), default=15, metavar="R", help="number of rounds (default 15)"
+    )
     add(
         "--stop",
         action="append",
         metavar="NAME=VALUE",
-        help="end early, may be repeated: labels=200, accuracy=0.95 or nll=0.2 (on validation), "
-        "plateau=5 (rounds), uncertainty=0.05 (nats, of the pool)",
+        help="stop early; may be repeated: labels=200, accuracy=0.95 or nll=0.2 (on validation "
+        "data), plateau=5 (rounds), uncertainty=0.05 (nats, mean over the pool)",
     )
     add(
         "--compare",
         choices=(*ACQUISITIONS, NONE),
         default="random",
         metavar="NAME",
-        help="run with as many labels to compare with: an acquisition, or none (default random)",
+        help="acquisition of a second run with as many labels, for comparison, or none (default "
+        "random)",
     )
     add("--out", type=Path, metavar="DIR", help="folder of the run (default runs/...)")
     add("--tensorboard", action="store_true", help="write OUT/tensorboard for TensorBoard")
@@ -102,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Returns what reads an integer in a range."""
+    """Return a function that parses an integer in a range."""
 
     def read(text: str) -> int:
         expected = f"an integer of at least {least}" + ("" if most is None else f", at most {most}")
@@ -118,11 +121,11 @@ def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
 
 
 def _add_label(commands) -> None:
-    """Adds the commands for people who label."""
+    """Add the commands for labeling."""
     described = {
-        "label": ("label a run's images in the browser", _label),
-        "export-tasks": ("write a run's images to label for Label Studio", _export_tasks),
-        "import-labels": ("read a run's labels from Label Studio's JSON export", _import_labels),
+        "label": ("label the images of a run in the browser", _label),
+        "export-tasks": ("write the images to label as tasks for Label Studio", _export_tasks),
+        "import-labels": ("read the labels of a run from Label Studio's JSON", _import_labels),
     }
     for name, (text, command) in described.items():
         parser = commands.add_parser(
@@ -132,21 +135,23 @@ def _add_label(commands) -> None:
             "--rounds 0 --out DIR`.",
         )
         parser.set_defaults(command=command)
-        parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run")
-        parser.add_argument("--data-dir", help="where TFDS keeps prepared data sets")
-        parser.add_argument("--manual-dir", help="where files downloaded by hand are")
+        parser.add_argument(
+            "--run", type=Path, required=True, metavar="DIR", help="folder of a run"
+        )
+        parser.add_argument("--data-dir", help="folder of prepared TFDS data sets")
+        parser.add_argument("--manual-dir", help="folder of manually downloaded files")
         if name == "label":
             port = {"type": _at_least(1, 65535), "default": 8765, "metavar": "N"}
-            parser.add_argument("--port", **port, help="of the page (default 8765)")
+            parser.add_argument("--port", **port, help="port of the page (default 8765)")
         else:
             parser.add_argument("file", type=Path, help="JSON file")
 
 
 def _open_run(options: argparse.Namespace, write: bool = True):
-    load_config(options.run)  # says at once if there is no run
+    load_config(options.run)  # raises an error now if there is no run
     lock = lock_of(options.run / CHECKPOINT)
     if write:
-        lock.acquire()  # and if another process writes there
+        lock.acquire()  # raises an error now if another process is writing there
     start_tensorflow()
     from tfp_bayes.studies import runs
 
@@ -174,7 +179,7 @@ def _export_tasks(options: argparse.Namespace) -> int:
 
     rounds = len(learner.history)
     count = export_tasks(learner, options.file, data.class_names)
-    if len(learner.history) > rounds:  # it learned from answers first
+    if len(learner.history) > rounds:  # the learner has trained on complete answers first
         runs.write_outcome(learner, config, data, options.run)
     print(f"Wrote {options.file}: {count} tasks")
     return 0
@@ -187,30 +192,30 @@ def _import_labels(options: argparse.Namespace) -> int:
 
     done = import_labels(learner, options.file, data.class_names)
     print(
-        f"Took {done.taken} labels, {done.known} were known, {done.changed} replaced another; "
+        f"Imported {done.taken} labels; {done.known} were known, {done.changed} replaced another; "
         f"{done.left_out} images have no answer"
     )
     if done.taken and not len(learner.pool.pending):
         row = learner.train()
         runs.write_outcome(learner, config, data, options.run)
-        print(f"round {row.round}: trained on them, test accuracy {row.test_accuracy:.2%}")
+        print(f"round {row.round}: trained on these labels, test accuracy {row.test_accuracy:.2%}")
     return 0
 
 
 def _add_experiment(commands) -> None:
     experiment = commands.add_parser(
         "experiment",
-        help="several methods of active learning on the same seeds",
-        description="Compares methods of active learning on paired seeds. Started again, it "
-        "continues.",
+        help="compare methods of active learning on the same seeds",
+        description="Compares methods of active learning on paired seeds. The same command "
+        "continues an interrupted experiment.",
     )
     experiment.set_defaults(command=_experiment)
     add = experiment.add_argument
     add("config", type=Path, help="TOML file, see examples/study")
-    add("--out", type=Path, metavar="DIR", help="folder (default runs/NAME-OF-THE-FILE)")
-    add("--workers", type=_at_least(1), default=1, metavar="N", help="processes (default 1)")
-    add("--seeds", type=_at_least(1), metavar="N", help="instead of the file's")
-    add("--rounds", type=_at_least(0), metavar="R", help="instead of the file's")
+    add("--out", type=Path, metavar="DIR", help="output folder (default runs/NAME-OF-THE-FILE)")
+    add("--workers", type=_at_least(1), default=1, metavar="N", help="worker processes (default 1)")
+    add("--seeds", type=_at_least(1), metavar="N", help="number of seeds (default from the file)")
+    add("--rounds", type=_at_least(0), metavar="R", help="number of rounds (default from the file)")
 
 
 def _experiment(options: argparse.Namespace) -> int:
@@ -256,10 +261,10 @@ def _run_experiment(config: ExperimentConfig, out: Path, options: argparse.Names
 
 
 def _print(progress: "Progress", line: str) -> None:
-    """Prints a line as it is above the progress display.
+    """Print a line above the progress display, without markup and line breaks.
 
-    Names and paths may hold brackets, which are markup to the display; and a line of a round stays
-    one line in a file, where there is no terminal to be as wide as.
+    Names and paths may contain brackets, which the display would interpret as markup. Without a
+    terminal, the display would wrap lines at a default width.
     """
     progress.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -309,7 +314,7 @@ def _run(
     from tfp_bayes.studies.baseline import baseline, describe, method_of
     from tfp_bayes.studies.report import plot_learning_curves
 
-    # At once: an impossible one would else be an error when the first run is complete.
+    # Before the first run, so that an impossible comparison is an error now.
     other = None if options.compare == NONE else baseline(config, options.compare)
     data = datasets.load(config.dataset, options.data_dir, options.manual_dir)
     results = {}

@@ -1,4 +1,4 @@
-"""`tfp-bayes evaluate`: saved models and data sets in, a page, a table and a CSV file out."""
+"""`tfp-bayes evaluate` writes the metrics of saved models as a page, a table and a CSV file."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from tfp_bayes import cli
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random and a plain model of the same images, two data sets and a folder of photographs."""
+    """A model with dropout, its deterministic copy, a data set and a folder of photographs."""
     folder = tmp_path_factory.mktemp("evaluate")
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -73,13 +73,13 @@ def test_files_hold_what_python_says(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ([], {"models": ["none.keras"]}, "none.keras is no file"),
-        ([], {"models": ["model.keras+none.npz"]}, "none.npz is no file"),
+        ([], {"models": ["none.keras"]}, "none.keras does not exist"),
+        ([], {"models": ["model.keras+none.npz"]}, "none.npz does not exist"),
         ([], {"models": ["data.npz"]}, "Expected a saved model"),
         ([], {"data": "nowhere.npz"}, "Expected an existing folder or file"),
         (["--ood", "fashon_mnist"], {}, "did you mean"),
         (["--divide-by", "0"], {}, "positive number for --divide-by"),
-        (["--calibration", "SAME"], {}, "Expected other examples than those judged"),
+        (["--calibration", "SAME"], {}, "Expected other examples than those of --dataset"),
         (["--out", "FILE"], {}, "Expected a folder for --out"),
     ],
 )
@@ -103,7 +103,7 @@ def test_data_that_do_not_fit(folder, capsys):
 
 
 def test_classes_of_another_order_are_refused(folder, tmp_path, capsys):
-    """Folders are numbered by name, a model's outputs as it was trained."""
+    """Class folders are numbered by name, but a model's outputs in the order of its training."""
     for split, count in (("train", 1), ("test", 3)):
         class_folders(tmp_path / "cells" / split, {"cat": count, "owl": count}, size=(8, 8))
     shutil.copy(folder / "model.keras", tmp_path)
@@ -112,7 +112,7 @@ def test_classes_of_another_order_are_refused(folder, tmp_path, capsys):
         (tmp_path / "class_names.json").write_text(json.dumps(names))
         assert run(tmp_path, **given) == status
         assert (f"Expected the classes {names} of" in capsys.readouterr().err) == status
-    shutil.copy(folder / "data.npz", tmp_path)  # whose classes have no names
+    shutil.copy(folder / "data.npz", tmp_path)  # its classes have no names
     (tmp_path / "class_names.json").write_text(json.dumps(["owl", "cat"]))
     assert run(tmp_path, models=["model.keras"]) == 0
 

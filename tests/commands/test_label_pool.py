@@ -1,4 +1,4 @@
-"""`tfp-bayes active-learning --data`: from a folder without labels to a model, by a person."""
+"""`tfp-bayes active-learning --data`: a person labels a folder of images, and a model trains."""
 
 import gc
 import json
@@ -19,7 +19,7 @@ QUICK += ["--initial-size", "4", "--architecture", "gal"]
 
 @pytest.fixture
 def photos(tmp_path):
-    """Dark and bright images of 12 x 16 pixels, in two albums that are no classes."""
+    """Dark and bright images of 12 x 16 pixels, in two folders that are not classes."""
     rng = np.random.default_rng(0)
     for i in range(20):
         dark = rng.integers(0, 90, (12, 16, 3), dtype="uint8")
@@ -28,7 +28,7 @@ def photos(tmp_path):
 
 
 class Command:
-    """The command up to the page, whose session is handed out instead of being served."""
+    """Runs the command, but returns its session instead of serving the page."""
 
     def __init__(self, monkeypatch, folder, photos):
         self.folder, self.photos = folder, photos
@@ -47,7 +47,7 @@ class Command:
         return self.session
 
     def answer(self, count=None):
-        """Labels images as a person would, by looking."""
+        """Label the shown images by their brightness, as a person would."""
         shown = [image for image in self.session.state()["images"] if image["open"]]
         for image in shown[:count]:
             bright = self.session.image(image["index"]).mean() > 100
@@ -77,7 +77,7 @@ def test_from_photographs_to_a_model(tmp_path, photos, monkeypatch):
     assert (tmp_path / "run" / "model.keras").exists()
 
     command.answer(2)
-    session = command("--resume")  # and in the middle of a batch
+    session = command("--resume")  # the process was killed in the middle of a batch
     again = session.state()["images"]
     assert [image["index"] for image in again] == [image["index"] for image in state["images"]]
     assert [image["open"] for image in again].count(True) == 1
@@ -111,7 +111,7 @@ def test_what_is_refused(tmp_path, photos, monkeypatch, capsys):
     assert "a folder of images for --data" in fails(capsys, "--data", tmp_path / "no", *run)
     assert "Expected a run to resume" in fails(capsys, *pool, *run, "--resume")
     too_small = fails(capsys, *pool, "--out", tmp_path / "run", "--architecture", "kirsch")
-    assert "Expected" in too_small  # before anybody has labelled
+    assert "Expected" in too_small  # before any image is labeled
     assert not (tmp_path / "run" / "labeling.json").exists()
     save(photos / "odd.png", picture(0, size=(30, 40)))
     assert "odd.png (30 x 40" in fails(capsys, *pool, *run)
@@ -139,12 +139,12 @@ def test_images_with_labels_are_a_data_set(tmp_path, monkeypatch, capsys):
         ["--image-size", "16"],
         ["--skip-bad"],
         ["--dataset", "mnist"],
-    ):  # none would count
+    ):  # these options would have no effect
         assert f"Expected no {flag[0]} with --data" in fails(capsys, *data, *flag)
 
 
 class FakeSession:
-    """The session of a learner that is told nothing."""
+    """Stand-in for the session of a learner."""
 
     busy = False
 

@@ -1,4 +1,4 @@
-"""`tfp-bayes predict`: images in, a table sorted by doubt and a contact sheet out."""
+"""`tfp-bayes predict` writes a table sorted by uncertainty and a contact sheet of images."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ NAMES = ["ox", "cat, tame", "owl"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two models and 30 photographs, some in folders."""
+    """Two models and 30 photographs, some of them in a subfolder."""
     folder = tmp_path_factory.mktemp("predict")
     keras.utils.set_random_seed(0)
     tfp_bayes.BayesianCNN((8, 8, 3), 3, num_samples=7, seed=0).save(folder / "model.keras")
@@ -45,7 +45,7 @@ def run(folder, *arguments, model="model.keras", photos="photos"):
 
 def test_table_is_what_python_says(folder, capsys):
     rows = run(folder, "--num-samples", "5", "--seed", "3")
-    assert "Names of classes from" in capsys.readouterr().err
+    assert "Class names are from" in capsys.readouterr().err
     model = keras.models.load_model(folder / "model.keras")
     assert len(rows) == 30
     files = [row["file"] for row in rows]

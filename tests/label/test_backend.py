@@ -256,7 +256,7 @@ def test_a_new_file_is_a_new_model(serve, folder, tmp_path, capsys):
     try:
         path.write_bytes(saved[:1000])  # half written
         assert ask(client, [local("1.png")])[1]["results"][0] == before
-        assert "Kept the model before" in capsys.readouterr().err
+        assert "Using the previous model" in capsys.readouterr().err
         network((12, 12, 1), 4).save(path)
         after = ask(client, [local("1.png")])[1]["results"][0]
         assert after["model_version"] != before["model_version"]
@@ -286,6 +286,6 @@ def test_models_that_are_no_classifier_of_images(folder, tmp_path, capsys):
     outputs = keras.layers.Dense(3, "softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
     keras.Model(inputs, outputs).save(tmp_path / "any.keras")
     assert cli.main(["label-studio", str(tmp_path / "any.keras")]) == 1
-    assert "Expected a model of images of one size" in capsys.readouterr().err
+    assert "Expected a model with a fixed image size" in capsys.readouterr().err
     assert cli.main(["label-studio", str(folder)]) == 1
     assert "Expected a .keras file" in capsys.readouterr().err

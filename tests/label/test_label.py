@@ -400,7 +400,7 @@ def test_command(tmp_path, capsys):
     (folder / f".unfinished-{page.process.pid}-summary.json").write_text("{")
     assert "2 tasks" in tool("export-tasks", "--run", folder, tasks)[1]
     tasks.write_text(json.dumps(annotated(json.loads(tasks.read_text()), [["3"], ["4"]])))
-    assert "Took 2 labels, 0 were known" in tool("import-labels", "--run", folder, tasks)[1]
+    assert "Imported 2 labels; 0 were known" in tool("import-labels", "--run", folder, tasks)[1]
     assert rounds_on_disk(folder) == 1
     assert (folder / "model.keras").read_bytes() != model
     assert not list(folder.glob(".unfinished*"))
@@ -412,7 +412,7 @@ def test_command(tmp_path, capsys):
         os.kill(page.process.pid, signal.SIGINT)
         errors = page.process.communicate(timeout=60)[1]
         assert page.process.returncode == 130
-        assert "Stopped while the model trained; every label is saved." in errors
+        assert "Stopped during training; every label is saved." in errors
         assert "FATAL" not in errors.upper()
     learner, _, _ = runs.open_run(folder)
     assert len(learner.pool.unsettled) == 3

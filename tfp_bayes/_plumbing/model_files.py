@@ -17,7 +17,7 @@ def model_files(path: str | Path) -> list[Path]:
     if files[0].suffix != ".keras" or missing:
         raise ValueError(
             "Expected a saved model, MODEL.keras, or MODEL.keras+POSTERIOR.npz. Received: "
-            f"{path}" + (f"; there is no file {missing[0]}" if missing else "") + ". "
+            f"{path}" + (f"; {missing[0]} does not exist" if missing else "") + ". "
             'Hint: call model.save("model.keras") and posterior.save("posterior.npz").'
         )
     return files

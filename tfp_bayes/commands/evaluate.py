@@ -1,4 +1,4 @@
-"""`tfp-bayes evaluate`: saved models and a data set in, a table with intervals and a page out."""
+"""`tfp-bayes evaluate`: metrics of saved models on a data set, as a table and an HTML page."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ VALIDATION = "validation"
 
 
 def add_evaluate(commands, at_least) -> None:
-    """Adds the command to a parser's subcommands.
+    """Add the command to a parser's subcommands.
 
     Args:
-        commands: The subcommands.
-        at_least: From a least integer to what reads one.
+        commands: Subcommands of the parser.
+        at_least: Function of an integer that returns a parser of integers of at least that value.
     """
     parser = commands.add_parser(
         "evaluate",
-        help="judge saved models by every metric, with intervals",
-        description="Judges saved models on the test set of a data set: every metric with its "
-        "interval, paired differences of several models, and pictures. DIR gets report.html, "
-        "which opens without a network, report.md and report.csv.",
+        help="evaluate saved models by every metric, with intervals",
+        description="Evaluates saved models on the test set of a data set: every metric with its "
+        "interval, paired differences between models, and plots. Writes report.html, which opens "
+        "without a network, report.md and report.csv to DIR.",
     )
     parser.set_defaults(command=evaluate)
     add = parser.add_argument
@@ -38,28 +38,28 @@ def add_evaluate(commands, at_least) -> None:
         "models",
         nargs="+",
         metavar="MODEL",
-        help="saved as .keras; with a weight posterior MODEL.keras+POSTERIOR.npz",
+        help="model saved as .keras; with a weight posterior, MODEL.keras+POSTERIOR.npz",
     )
-    add("--dataset", required=True, metavar="NAME|PATH", help="whose test set is taken")
-    add("--ood", metavar="NAME|PATH", help="inputs of another kind, to be told apart")
+    add("--dataset", required=True, metavar="NAME|PATH", help="data set with the test set to use")
+    add("--ood", metavar="NAME|PATH", help="data set of out-of-distribution inputs to detect")
     add(
         "--calibration",
         metavar="NAME|PATH",
-        help="to fit the best temperature on: validation, for that set of the data set, or another "
-        "data set, whose validation set is taken, or else its test set (default: cross-fitted)",
+        help="data to fit the temperature on: validation, for the validation set of --dataset, or "
+        "another data set (its validation set, or else its test set) (default: cross-fitting)",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
+    add("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    add("--num-samples", type=at_least(1), metavar="S", help="samples (default: the model's)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add("--divide-by", type=float, default=1.0, metavar="X", help="divide inputs by X")
-    add("--target", metavar="COLUMN", help="of a table, the column to predict")
-    add("--task", choices=("classification", "regression"), help="of a table")
-    add("--data-dir", help="where TFDS keeps prepared data sets")
-    add("--manual-dir", help="where files downloaded by hand are")
+    add("--target", metavar="COLUMN", help="column to predict, for a table")
+    add("--task", choices=("classification", "regression"), help="task, for a table")
+    add("--data-dir", help="folder of prepared TFDS data sets")
+    add("--manual-dir", help="folder of manually downloaded files")
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     names = _check(options)
     start_tensorflow()
     from tfp_bayes._plumbing.files import write_text
@@ -92,7 +92,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> list[str]:
-    """Returns names of the models; raises ValueError for what is seen before TensorFlow starts."""
+    """Check the options, as far as possible without TensorFlow, and return names of the models."""
     for path in options.models:
         model_files(path)
     names = [model_name(path) for path in options.models]
@@ -104,9 +104,9 @@ def _check(options: argparse.Namespace) -> list[str]:
             check_dataset_name(name, options.data_dir)
     if options.calibration == options.dataset:
         raise ValueError(
-            "Expected other examples than those judged for --calibration. Received: "
+            "Expected other examples than those of --dataset for --calibration. Received: "
             f"--calibration={options.calibration}, which is --dataset too. "
-            f"Hint: --calibration {VALIDATION}, or leave it out."
+            f"Hint: use --calibration {VALIDATION}, or omit it."
         )
     check_folder(options.out)
     return names
@@ -123,9 +123,9 @@ def _load(options: argparse.Namespace, name: str, **given: Any) -> Dataset:
 
 
 def _check_classes(options: argparse.Namespace, data: Dataset) -> None:
-    """Raises ValueError if a model was trained on classes of other names, or in another order.
+    """Raise ValueError if a model was trained on classes with other names, or in another order.
 
-    Every metric would be computed, and wrong. A data set without names has numbers.
+    Otherwise, every metric would be wrong without an error. Classes without names are numbered.
     """
     from tfp_bayes.studies.predictions import CLASS_NAMES, known_class_names
 
@@ -137,12 +137,13 @@ def _check_classes(options: argparse.Namespace, data: Dataset) -> None:
             raise ValueError(
                 f"Expected the classes {names} of {folder / CLASS_NAMES} in --dataset, in that "
                 f"order. Received: {list(data.class_names)}. Hint: name and number the classes of "
-                "the data like those of the model; correct the file if it is of another model."
+                "the data like those of the model, or correct the file if it belongs to another "
+                "model."
             )
 
 
 def _ood(options: argparse.Namespace, data: Dataset) -> Any:
-    """Returns the other inputs, images in the size of those of the data set."""
+    """Return the out-of-distribution inputs. Images are resized to the size of the data set's."""
     if options.ood is None:
         return None
     given: dict[str, Any] = {}
@@ -156,8 +157,8 @@ def _ood(options: argparse.Namespace, data: Dataset) -> Any:
     if x.shape[1:] != data.x_test.shape[1:]:
         raise ValueError(
             f"Expected inputs of the shape {data.x_test.shape[1:]} of --dataset for --ood. "
-            f"Received: {x.shape[1:]} from {options.ood}. Hint: gray and color images are not "
-            "told apart by what they show; convert one of them."
+            f"Received: {x.shape[1:]} from {options.ood}. Hint: convert gray and color images to "
+            "the same number of channels; otherwise the color alone would tell them apart."
         )
     return scaled(x, None, options.divide_by)
 
@@ -171,8 +172,8 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
     if x is None and is_own:
         raise ValueError(
             f"Expected a data set with a validation set for --calibration {VALIDATION}. Received: "
-            f"--dataset={options.dataset}, which has none. Hint: leave --calibration out for "
-            "temperatures of each half fitted on the other, or name another data set."
+            f"--dataset={options.dataset}, which has none. Hint: omit --calibration to fit the "
+            "temperature of each half on the other one, or pass another data set."
         )
     if x is None:
         x, y = held.x_test, held.y_test
@@ -184,7 +185,7 @@ def _is_image(data: Dataset) -> bool:
 
 
 class _Progress:
-    """A bar for each set of examples, on a terminal."""
+    """Progress bars on a terminal, one for each set of examples."""
 
     def __enter__(self) -> _Progress:
         from rich.progress import Progress
@@ -198,7 +199,7 @@ class _Progress:
         self._progress.stop()
 
     def show(self, what: str, done: int, total: int | None) -> None:
-        """Shows how many examples have been predicted."""
+        """Show the number of examples predicted so far."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(f"predicting {what}", total=total)
         self._progress.update(self._tasks[what], completed=done)

@@ -1,4 +1,4 @@
-"""Saved models that classify images, as several commands take them."""
+"""Options and checks of saved models that classify images, shared by several commands."""
 
 from __future__ import annotations
 
@@ -15,76 +15,82 @@ if TYPE_CHECKING:
 
 
 def add_image_model(add, at_least) -> None:
-    """Adds the model, and the options that say how it predicts.
+    """Add the argument of the model, and the options of its predictions.
 
     Args:
-        add: The parser's `add_argument`.
-        at_least: From a least integer to what reads one.
+        add: Method `add_argument` of the parser.
+        at_least: Function of an integer that returns a parser of integers of at least that value.
     """
-    add("model", type=Path, help="a model saved as .keras")
-    add("--num-samples", type=at_least(1), metavar="S", help="posterior samples (the model's own)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="decides the samples (default 0)")
+    add("model", type=Path, help="model saved as .keras")
+    add("--num-samples", type=at_least(1), metavar="S", help="samples (default: the model's)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add(
         "--classes",
         metavar="A,B,...",
         help="names of the classes in the model's order (default: class_names.json in the model's "
-        "folder, which `tfp-bayes active-learning` writes; without it, numbers)",
+        "folder, which `tfp-bayes active-learning` writes, or else numbers)",
     )
     add("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
 
 
-def add_doubt(add, option: str) -> None:
-    """Adds the choice of what says how much a model doubts; arguments as of `add_image_model`."""
+def add_uncertainty(add, option: str) -> None:
+    """Add an option for the measure of uncertainty.
+
+    Args:
+        add: Method `add_argument` of the parser.
+        option: Name of the option.
+    """
     default, *others = UNCERTAINTY_SCORES
     add(
         option,
         choices=UNCERTAINTY_SCORES,
         default=default,
-        metavar="DOUBT",
-        help=f"{default} (default), {' or '.join(others)}",
+        metavar="MEASURE",
+        help=f"measure of uncertainty: {default} (default), {' or '.join(others)}",
     )
 
 
 def check_model_file(path: Path) -> None:
-    """Raises ValueError unless MODEL is a .keras file; before TensorFlow starts."""
+    """Raise ValueError unless MODEL is an existing .keras file."""
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(
-            f'Expected a .keras file for MODEL. Received: {path}. Hint: model.save("model.keras").'
+            f"Expected a .keras file for MODEL. Received: {path}. "
+            'Hint: write one with model.save("model.keras").'
         )
 
 
 def image_shape(model: keras.Model) -> tuple[int | None, ...]:
-    """Returns the shape (H, W, C) that a model takes; None where it takes any."""
+    """Return the input shape (H, W, C) of a model. None means any height or width."""
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] not in (1, 3, 4):
         raise ValueError(
-            "Expected a model of one image (N, H, W, C), C of 1, 3 or 4. "
+            "Expected a model of one image input (N, H, W, C), where C is 1, 3 or 4. "
             f"Received: inputs of shape {shape}. Hint: this command classifies image files."
         )
     return shape[1:]
 
 
 def num_classes_of(model: keras.Model) -> int:
-    """Returns K, known before anything is predicted."""
+    """Return the number of classes K, from the model's output shape."""
     shape = model.output_shape
     if not isinstance(shape, tuple) or len(shape) != 2:
         raise ValueError(
-            "Expected a model that classifies each image, outputs (N, K) of a softmax. "
+            "Expected a model that classifies each image, with softmax outputs (N, K). "
             f"Received: outputs of shape {shape}. Hint: call predict_uncertainty in Python."
         )
     return shape[1]
 
 
 def predict_classes(predictor: Any, x: Any, num_samples: int | None, seed: int) -> Prediction:
-    """Returns the prediction of a classifier.
+    """Return the prediction of a classifier.
 
     Raises:
-        ValueError: If the model is none.
+        ValueError: If the model is not a classifier.
     """
     prediction = predictor.predict_uncertainty(x, num_samples=num_samples, seed=seed)
     if prediction.likelihood != "categorical":
         raise ValueError(
-            "Expected a model of one class an image, likelihood 'categorical'. "
+            "Expected a model that predicts one class per image, likelihood 'categorical'. "
             f"Received: likelihood={prediction.likelihood!r}. "
             "Hint: call predict_uncertainty in Python."
         )
@@ -92,12 +98,12 @@ def predict_classes(predictor: Any, x: Any, num_samples: int | None, seed: int) 
 
 
 def class_names_of(model: Path, given: str | None, num_classes: int) -> list[str]:
-    """Returns K names: those given, those in the model's folder, or numbers.
+    """Return K names: the given ones, those in the model's folder, or numbers.
 
     Args:
-        model: The .keras file.
-        given: Names with commas, or None.
-        num_classes: K.
+        model: Path of the .keras file.
+        given: Names separated by commas, or None.
+        num_classes: Number of classes K.
     """
     from tfp_bayes.studies.predictions import CLASS_NAMES, check_class_names, read_class_names
 
@@ -107,5 +113,5 @@ def class_names_of(model: Path, given: str | None, num_classes: int) -> list[str
         return names
     names, known = read_class_names(model.parent, num_classes)
     if known:
-        print(f"Names of classes from {model.parent / CLASS_NAMES}", file=sys.stderr)
+        print(f"Class names are from {model.parent / CLASS_NAMES}", file=sys.stderr)
     return names

@@ -1,4 +1,4 @@
-"""`tfp-bayes active-learning --data photos/`: a folder without labels, and a person who labels."""
+"""`tfp-bayes active-learning --data photos/`: a person labels a folder of images."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ if TYPE_CHECKING:
 
 
 def add_pool_options(parser: argparse.ArgumentParser, at_least) -> None:
-    """Adds the options of images of one's own to the command's parser.
+    """Add the options for the user's own images to a parser.
 
     Args:
-        parser: Of `active-learning`.
-        at_least: From a least and a most integer to what reads one between.
+        parser: Parser of `active-learning`.
+        at_least: Function of a smallest and a largest integer that returns a parser of integers
+            in that range.
     """
     add = parser.add_argument_group("your own images").add_argument
-    add("--data", type=Path, metavar="DIR", help="folder of images; with --classes, to be labelled")
-    add("--classes", metavar="A,B,...", help="names of the classes, where images have no labels")
+    add("--data", type=Path, metavar="DIR", help="folder of images; with --classes, to be labeled")
+    add("--classes", metavar="A,B,...", help="names of the classes, for images without labels")
     add("--image-size", type=at_least(8), metavar="N", help="resize images to N x N pixels")
-    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say so")
-    add("--port", type=at_least(1, 65535), default=8765, metavar="N", help="of the page (8765)")
+    add("--skip-bad", action="store_true", help="leave out unreadable files, with a warning")
+    add("--port", type=at_least(1, 65535), default=8765, metavar="N", help="page's port (8765)")
 
 
 def label_pool(options: argparse.Namespace, given: dict[str, Any]) -> int:
-    """Serves the page until it is stopped, and returns the exit status.
+    """Serve the labeling page until it is stopped, and return the exit status.
 
     Args:
-        options: Of the command.
-        given: The fields of `RunConfig` among them.
+        options: Options of the command.
+        given: The given options that are fields of `RunConfig`.
     """
     if options.classes is None:
         raise ValueError(
             f"Expected --classes with --data={options.data}, whose images have no labels. "
-            "Received: none. Hint: --classes cat,dog; the page has a button for each."
+            "Received: no --classes. Hint: add --classes cat,dog; the page has a button for each."
         )
     names = _class_names(options.classes.split(","))
     seed = given.get("seed", RunConfig.seed)
@@ -57,22 +58,22 @@ def label_pool(options: argparse.Namespace, given: dict[str, Any]) -> int:
     if (folder / "config.json").exists():
         raise ValueError(
             f"Expected a folder without another run for --out. Received: --out={folder}. "
-            "Hint: `tfp-bayes label --run` continues a run on labelled images."
+            "Hint: `tfp-bayes label --run` continues a run on labeled images."
         )
     if (folder / POOL).exists() != options.resume:
         raise ValueError(
             f"Expected {'a run to resume' if options.resume else 'a folder without a run'} in "
-            f"--out={folder}. Received: {'none' if options.resume else 'one'}. Hint: "
-            + ("leave --resume out." if options.resume else "add --resume to continue it.")
+            f"--out={folder}. Received: {'no run' if options.resume else 'a run'}. Hint: "
+            + ("omit --resume." if options.resume else "add --resume to continue it.")
         )
     lock = lock_of(folder / CHECKPOINT)
     images, data = _load(options)
-    lock.acquire()  # and says if another process writes there
+    lock.acquire()  # raises an error now if another process is writing there
     start_tensorflow()
     from tfp_bayes.studies.pools import PoolRun
 
     run = PoolRun(folder, config, images, data, names)
-    _ = run.model  # an error now, and not when the first images are labelled
+    _ = run.model  # raises errors now rather than after the first images are labeled
     session = _session(run, run.open())
     if session.is_complete:
         session.start()
@@ -80,7 +81,7 @@ def label_pool(options: argparse.Namespace, given: dict[str, Any]) -> int:
 
 
 def _load(options: argparse.Namespace) -> tuple[ImageFiles, Dataset]:
-    """Returns the pool in its files, and the same as a data set."""
+    """Return the pool as image files, and as a data set in memory."""
     from tfp_bayes.datasets import load
     from tfp_bayes.datasets.folder import in_memory
 
@@ -104,7 +105,7 @@ def _session(run: PoolRun, answers: dict[int, int | None]) -> StartSession:
 
     def make_session(indices: np.ndarray, labels: np.ndarray) -> Session:
         learner = run.make_learner(indices, labels)
-        if learner.history:  # a killed process may not have come to it
+        if learner.history:  # a killed process may not have written its files
             run.write(learner)
         return Session(learner, run.class_names, run.write, picture)
 
@@ -113,7 +114,7 @@ def _session(run: PoolRun, answers: dict[int, int | None]) -> StartSession:
 
 
 def _picture(images: ImageFiles, index: int) -> np.ndarray | None:
-    """Returns an image as a person sees it best: with all its pixels, up to `SIDE`."""
+    """Return an image for display: at full resolution, with a longer side of at most `SIDE`."""
     from tfp_bayes._plumbing.images import SIDE
     from tfp_bayes.datasets.image_files import decode, look
 
@@ -127,7 +128,7 @@ def _picture(images: ImageFiles, index: int) -> np.ndarray | None:
 
 
 def serve(session: Session | StartSession, port: int) -> int:
-    """Serves the page for labelling until Ctrl-C, and returns the exit status."""
+    """Serve the labeling page until Ctrl-C, and return the exit status."""
     import logging
 
     from tfp_bayes.label.server import HOST, make_app
@@ -140,16 +141,16 @@ def serve(session: Session | StartSession, port: int) -> int:
         app.run(HOST, port, threaded=True)  # until Ctrl-C
     finally:
         if session.busy:
-            # TensorFlow aborts an interpreter that ends around a running thread. Every answer is
-            # on the disk, and what is half trained is trained again.
-            print("Stopped while the model trained; every label is saved.", file=sys.stderr)
+            # TensorFlow aborts if the interpreter exits while a thread runs. Every answer is on
+            # disk, and the next start repeats the unfinished training.
+            print("Stopped during training; every label is saved.", file=sys.stderr)
             sys.stderr.flush()
             os._exit(130)
     return 0
 
 
 def has_no_labels(options: argparse.Namespace) -> bool:
-    """Tells whether the images of --data are to be labelled; others are a data set like any."""
+    """Return whether the images of --data need labels. Otherwise, they are an ordinary data set."""
     from tfp_bayes.datasets.folder import find
     from tfp_bayes.datasets.options import FileOptions
 
@@ -164,24 +165,24 @@ def has_no_labels(options: argparse.Namespace) -> bool:
 
 
 def labelled_folder(options: argparse.Namespace) -> str:
-    """Returns what `datasets.load` takes for --data, images with labels.
+    """Return the name of --data for `datasets.load`, for images with labels.
 
     Raises:
-        ValueError: If something else was given that would not count.
+        ValueError: If another option was given that would have no effect.
     """
     for name in ("dataset", "image_size", "skip_bad"):
         if getattr(options, name, None):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(
                 f"Expected no {flag} with --data={options.data}, whose images have labels. "
-                f"Received: {flag}={getattr(options, name)}. Hint: the files are taken as they "
-                "are, so change them, or add --classes to label them anew."
+                f"Received: {flag}={getattr(options, name)}. Hint: the files are used as they "
+                "are, so change the files, or add --classes to label them again."
             )
     return str(options.data.expanduser().resolve())
 
 
 def _continued(folder: Path, given: dict[str, Any]) -> RunConfig:
-    """Returns the configuration of a run, of which what is not given is as when it began."""
+    """Return the configuration of a resumed run. Options that are not given keep their values."""
     try:
         known = json.loads((folder / POOL).read_text())
     except FileNotFoundError:
@@ -191,11 +192,11 @@ def _continued(folder: Path, given: dict[str, Any]) -> RunConfig:
 
 
 def _class_names(class_names: list[str]) -> tuple[str, ...]:
-    """Returns different names of at least two classes, or raises ValueError."""
+    """Return the names of at least two classes. Raise ValueError if they are not distinct."""
     names = tuple(name.strip() for name in class_names)
     if len(set(names)) < max(len(names), 2) or "" in names:
         raise ValueError(
             f"Expected at least two different names for --classes. Received: {list(names)}. "
-            "Hint: --classes cat,dog."
+            "Hint: write --classes cat,dog."
         )
     return names

@@ -1,4 +1,4 @@
-"""`tfp-bayes label-studio`: a saved model orders the tasks of Label Studio by doubt."""
+"""`tfp-bayes label-studio`: a saved model sorts the tasks of Label Studio by uncertainty."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.image_model import (
-    add_doubt,
     add_image_model,
+    add_uncertainty,
     check_model_file,
     class_names_of,
     image_shape,
@@ -32,54 +32,56 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_label_studio(commands, at_least) -> None:
-    """Adds the command to a parser's subcommands.
+    """Add the command to a parser's subcommands.
 
     Args:
-        commands: The subcommands.
-        at_least: From a least and a most integer to what reads one between.
+        commands: Subcommands of the parser.
+        at_least: Function of a smallest and a largest integer that returns a parser of integers
+            in that range.
     """
     parser = commands.add_parser(
         "label-studio",
-        help="order Label Studio's tasks by doubt: its ML backend",
-        description="Serves a saved classifier of images as Label Studio's ML backend: a guess for "
-        "each task, and a score that is low where the model doubts. A new file of the model is "
-        "loaded when it appears.",
+        help="serve an ML backend that sorts Label Studio's tasks by uncertainty",
+        description="Serves a saved image classifier as an ML backend of Label Studio: a proposed "
+        "label for each task, and a score that is low if the model is uncertain. If the model's "
+        "file changes, it is loaded again.",
     )
     parser.set_defaults(command=label_studio)
     add = parser.add_argument
     add_image_model(add, at_least)
-    add_doubt(add, "--score")
+    add_uncertainty(add, "--score")
     add(
         "--local-root",
         type=Path,
         metavar="DIR",
-        help="LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT of Label Studio, to read local files from",
+        help="folder of local files: Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
     )
-    add("--host", default=_LOOPBACK[0], help="address to listen at (default 127.0.0.1)")
-    add("--port", type=at_least(1, 65535), default=9090, metavar="N", help="default 9090")
+    add("--host", default=_LOOPBACK[0], help="address to listen on (default 127.0.0.1)")
+    add("--port", type=at_least(1, 65535), default=9090, metavar="N", help="port (default 9090)")
 
 
 def label_studio(options: argparse.Namespace) -> int:
-    """Serves until Ctrl-C, and returns the exit status."""
+    """Serve until Ctrl-C, and return the exit status."""
     check_model_file(options.model)
     check_divisor(options.divide_by)
     if options.local_root is not None and not options.local_root.is_dir():
         raise ValueError(
             f"Expected a folder for --local-root. Received: {options.local_root}. "
-            "Hint: what Label Studio calls LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."
+            "Hint: pass Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."
         )
     user, password = (os.environ.get(f"BASIC_AUTH_{name}") for name in ("USER", "PASS"))
     if options.host not in _LOOPBACK and not (user and password):
         raise ValueError(
             f"Expected BASIC_AUTH_USER and BASIC_AUTH_PASS with --host={options.host}, which other "
-            "machines can reach. Received: none. Hint: set both, and enter them in Label Studio."
+            "machines can reach. Received: no credentials. Hint: set both environment variables, "
+            "and enter their values in Label Studio."
         )
     start_tensorflow()
     from tfp_bayes.label.backend import LabelStudioBackend, make_backend
     from tfp_bayes.label.task_images import TaskImages, studio_of_environment
 
     file = ModelFile(options)
-    file.load()  # an error now
+    file.load()  # raises errors now
     images = TaskImages(options.local_root)
     backend = LabelStudioBackend(file.load, images, options.score, studio_of_environment())
     app = make_backend(backend, user, password)
@@ -89,10 +91,10 @@ def label_studio(options: argparse.Namespace) -> int:
 
 
 class ModelFile:
-    """A model in its file, loaded again when the file has changed.
+    """A model that is loaded again when its file changes.
 
     Args:
-        options: Of the command.
+        options: Options of the command.
     """
 
     def __init__(self, options: argparse.Namespace):
@@ -102,7 +104,7 @@ class ModelFile:
         self._served: ServedModel | None = None
 
     def load(self) -> ServedModel:
-        """Returns the model of the newest file; the one before if that cannot be read."""
+        """Return the current model, or the previous one if the new file cannot be read."""
         with self._lock:
             try:
                 stat = self.options.model.stat()
@@ -113,7 +115,7 @@ class ModelFile:
             except (OSError, ValueError) as error:
                 if self._served is None:
                     raise
-                print(f"Kept the model before: {error}", file=sys.stderr)
+                print(f"Using the previous model: {error}", file=sys.stderr)
             return self._served
 
     def _read(self) -> ServedModel:
@@ -127,9 +129,9 @@ class ModelFile:
         height, width, channels = image_shape(model)
         if height is None or width is None or channels is None:
             raise ValueError(
-                "Expected a model of images of one size, to which those of tasks are resized. "
+                "Expected a model with a fixed image size, to which the images are resized. "
                 f"Received: images of shape {(height, width, channels)}. "
-                "Hint: keras.Input((64, 64, 3))."
+                "Hint: give the model a size, such as keras.Input((64, 64, 3))."
             )
         names = class_names_of(options.model, options.classes, num_classes_of(model))
         say_scale(model, options.divide_by)

@@ -1,4 +1,4 @@
-"""Scaling of inputs for models that expect other numbers than files hold."""
+"""Scaling of inputs, for models that expect pixels in another range than files contain."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import keras
 
-BATCH = 288  # images in memory where those in files are scaled
+BATCH = 288  # number of images in memory while images from files are scaled
 
 
 def check_divisor(divide_by: float) -> None:
-    """Raises ValueError unless the value of `--divide-by` is positive."""
+    """Raise ValueError unless the value of `--divide-by` is positive."""
     if not divide_by > 0:
         raise ValueError(
             f"Expected a positive number for --divide-by. Received: {divide_by}. "
-            "Hint: 255 for a model of pixels from 0 to 1."
+            "Hint: use 255 for a model that was trained on pixels from 0 to 1."
         )
 
 
 def say_scale(model: keras.Model, divide_by: float) -> None:
-    """Says which pixels a model gets that scales none itself, as no error would tell."""
+    """Print a note on the range of pixels if the model has no layer that scales them.
+
+    Pixels in the wrong range give wrong predictions without an error.
+    """
     import keras
 
     from tfp_bayes._plumbing.keras_internals import flatten_layers
@@ -29,19 +32,19 @@ def say_scale(model: keras.Model, divide_by: float) -> None:
     scaling = (keras.layers.Rescaling, keras.layers.Normalization)
     if divide_by == 1 and not any(isinstance(each, scaling) for each in flatten_layers(model)):
         print(
-            "Note: the model has no layer that scales pixels; it gets them from 0 to 255. "
-            "If it was trained on 0 to 1, add --divide-by 255.",
+            "Note: the model has no layer that scales pixels; it gets pixels from 0 to 255. "
+            "If it was trained on pixels from 0 to 1, add --divide-by 255.",
             file=sys.stderr,
         )
 
 
 def scaled(x: Any, y: Any, divide_by: float) -> Any:
-    """Returns inputs, with labels if there are some, divided by a number.
+    """Divide inputs by a number. Return them, together with labels if there are any.
 
     Args:
-        x: (N, ...) array or `ImageFiles`, which stay in their files.
-        y: (N, ...) labels, or None.
-        divide_by: Positive.
+        x: Inputs (N, ...) as an array or as `ImageFiles`, which are read batch by batch.
+        y: Labels (N, ...), or None.
+        divide_by: Positive number.
     """
     from tfp_bayes.datasets import ImageFiles
 

@@ -1,4 +1,4 @@
-"""`tfp-bayes predict`: a folder of images in, a table sorted by doubt and a contact sheet out."""
+"""`tfp-bayes predict`: predictions for a folder of images, as a table sorted by uncertainty."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.image_model import (
-    add_doubt,
     add_image_model,
+    add_uncertainty,
     check_model_file,
     class_names_of,
     image_shape,
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 
 def add_predict(commands, at_least) -> None:
-    """Adds the command to a parser's subcommands.
+    """Add the command to a parser's subcommands.
 
     Args:
-        commands: The subcommands.
-        at_least: From a least integer to what reads one.
+        commands: Subcommands of the parser.
+        at_least: Function of an integer that returns a parser of integers of at least that value.
     """
     parser = commands.add_parser(
         "predict",
-        help="classify a folder of images, the most doubtful first",
-        description="Classifies a folder of images with a saved model. TABLE has a row for each "
+        help="classify a folder of images, the most uncertain first",
+        description="Classifies a folder of images with a saved model. TABLE has one row per "
         "file: class, confidence, predictive entropy, expected entropy and mutual information in "
-        "nats, the most doubtful first. Beside it, TABLE.png shows the least certain images.",
+        "nats. The most uncertain images come first; TABLE.png shows them.",
     )
     parser.set_defaults(command=predict)
     add = parser.add_argument
     add_image_model(add, at_least)
-    add("images", type=Path, help="folder of images, searched with the folders in it")
+    add("images", type=Path, help="folder of images, including its subfolders")
     add("--out", type=Path, required=True, metavar="TABLE", help="CSV file to write")
-    add_doubt(add, "--sort-by")
+    add_uncertainty(add, "--sort-by")
     add("--resize", action="store_true", help="resize and convert images that do not fit the model")
-    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say so")
+    add("--skip-bad", action="store_true", help="leave out unreadable files, with a warning")
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     _check(options)
     images, looks, skipped = _find(options)
     start_tensorflow()
@@ -68,7 +68,7 @@ def predict(options: argparse.Namespace) -> int:
     sheet = options.out.with_suffix(".png")
     figure = plot_least_certain(images, names, prediction, class_names, options.sort_by)
     write_png(sheet, figure)
-    # Last: where the table is, all is.
+    # The table is written last, so if it exists, the command has finished.
     write_predictions(options.out, names, prediction, class_names, options.sort_by)
     left_out = f", {len(skipped)} left out" if skipped else ""
     print(f"Wrote {options.out}: {len(images)} images{left_out}; and {sheet}")
@@ -76,18 +76,18 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ValueError for what can be seen before TensorFlow starts."""
+    """Check the options, as far as possible without TensorFlow."""
     check_model_file(options.model)
     if options.out.suffix == ".png" or options.out.is_dir():
         raise ValueError(
             f"Expected a CSV file for --out. Received: --out={options.out}. "
-            "Hint: --out table.csv; the picture is written beside it."
+            "Hint: use --out table.csv; the images are written to table.png."
         )
     check_divisor(options.divide_by)
 
 
 def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str]]:
-    """Returns the images of the folder, each in a shape of its own still, and what is left out."""
+    """Return the images of the folder, their individual shapes, and the files left out."""
     from tfp_bayes.datasets.folder import find, look_at
     from tfp_bayes.datasets.image_files import ImageFiles
     from tfp_bayes.datasets.options import FileOptions
@@ -108,16 +108,16 @@ def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str
 def _fit_to(
     images: ImageFiles, looks: list[Look], wanted: tuple[int | None, ...], resize: bool
 ) -> ImageFiles:
-    """Returns the images in the shape that a model takes.
+    """Return the images in the input shape of a model.
 
     Raises:
-        ValueError: If some have another and `resize` is False.
+        ValueError: If some images have another shape and `resize` is False.
     """
     from tfp_bayes.datasets.image_files import ImageFiles, one_shape
 
     sizes = [(each.height, each.width, each.channels) for each in looks]
     height, width, channels = wanted
-    if height is None or width is None:  # any size, but one
+    if height is None or width is None:  # any size, but the same for all images
         shape = one_shape(looks, images.names.tolist(), None, channels)
         wanted = (height or shape[0], width or shape[1], channels)
     others = [i for i, size in enumerate(sizes) if size != wanted]
@@ -128,8 +128,8 @@ def _fit_to(
         example += f" of {images.names[others[0]]}"
         if not resize:
             raise ValueError(
-                f"Expected images of {takes} (height, width, channels), as the model takes. "
-                f"Received: {example}. Hint: --resize resizes and converts them."
+                f"Expected images of {takes} (height, width, channels), the input shape of the "
+                f"model. Received: {example}. Hint: add --resize to resize and convert them."
             )
         print(f"Resizing to {takes}: {example}", file=sys.stderr)
     return ImageFiles(images.paths, wanted, images.folder)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`tfp-bayes score`: a pool of any size in, scores of every row and the highest ones out."""
+"""`tfp-bayes score`: scores of every row in a pool of any size, and the highest ones."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ if TYPE_CHECKING:
 
 
 def add_score(commands, at_least) -> None:
-    """Adds the command to a parser's subcommands.
+    """Add the command to a parser's subcommands.
 
     Args:
-        commands: The subcommands.
-        at_least: From a least integer to what reads one.
+        commands: Subcommands of the parser.
+        at_least: Function of an integer that returns a parser of integers of at least that value.
     """
     parser = commands.add_parser(
         "score",
-        help="score a pool of any size, in parts, on cores or a Ray cluster",
-        description="Scores every row of a pool with a saved model, in parts. DIR then has the "
-        "parts as Parquet files, summary.json, and top.csv with the highest scores. Stopped or "
-        "killed, the same command goes on.",
+        help="score a pool of any size, in parts, on several cores or a Ray cluster",
+        description="Scores every row of a pool with a saved model, in parts. Writes the parts as "
+        "Parquet files, summary.json, and top.csv with the highest scores to DIR. The same "
+        "command continues a run that was stopped or killed.",
     )
     parser.set_defaults(command=score)
     add = parser.add_argument
-    add("model", type=Path, help="a SavedModel that export wrote, or a .keras file")
-    add("rows", type=Path, help=".npy, .parquet or a folder of these, or a folder of images")
+    add("model", type=Path, help="SavedModel written by export, or .keras file")
+    add("rows", type=Path, help=".npy file, .parquet file, folder of .parquet files or of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of this run")
-    add("--num-samples", type=at_least(1), default=100, metavar="S", help="functions (default 100)")
-    add("--seed", type=at_least(0), default=0, metavar="N", help="decides them (default 0)")
+    add("--num-samples", type=at_least(1), default=100, metavar="S", help="samples (default 100)")
+    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add(
         "--acquisition",
         choices=SCORES,
         default="bald",
         metavar="NAME",
-        help=f"what the score is: {', '.join(SCORES)} (default bald)",
+        help=f"name of the score: {', '.join(SCORES)} (default bald)",
     )
     add(
         "--likelihood",
         choices=("categorical", "bernoulli", "normal"),
         metavar="NAME",
-        help="what a SavedModel's outputs mean (default categorical); a .keras file says it",
+        help="meaning of a SavedModel's outputs (default categorical); a .keras file states it",
     )
     add("--top", type=at_least(1), default=10_000, metavar="K", help="rows in top.csv (10000)")
     add("--rows-per-part", type=at_least(1), default=65_536, metavar="N", help="(default 65536)")
     add("--no-mean", action="store_true", help="leave predictive means out of the parts")
-    add("--engine", choices=ENGINES, default="local", help="who makes the parts (default local)")
-    add("--workers", type=at_least(1), metavar="N", help="processes or actors (one a core)")
-    add("--gpus-per-worker", type=float, default=0, metavar="G", help="of each actor, with ray")
+    add("--engine", choices=ENGINES, default="local", help="how to run (default local)")
+    add("--workers", type=at_least(1), metavar="N", help="processes or actors (one per core)")
+    add("--gpus-per-worker", type=float, default=0, metavar="G", help="GPUs per actor, with ray")
     rows = parser.add_argument_group("rows").add_argument
     rows("--labels", metavar="NAME", help="column of a Parquet file, or a .npy file, with labels")
     rows("--image-size", type=at_least(1), metavar="N", help="resize images to N x N pixels")
-    rows("--channels", type=int, choices=(1, 3, 4), help="convert images to")
+    rows("--channels", type=int, choices=(1, 3, 4), help="convert images to this many channels")
     rows("--divide-by", type=float, default=1.0, metavar="X", help="divide pixels, 0 to 255, by X")
-    rows("--skip-bad", action="store_true", help="count images that cannot be read as not finite")
+    rows("--skip-bad", action="store_true", help="count unreadable images as non-finite rows")
 
 
 def score(options: argparse.Namespace) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     from tfp_bayes.scale import score_pool
@@ -96,7 +96,7 @@ def score(options: argparse.Namespace) -> int:
 
 
 def _rows(options: argparse.Namespace) -> RowSource:
-    """Returns the rows of a path, by what is there."""
+    """Return the row source for a path, depending on the type of its files."""
     from tfp_bayes.scale import ImageFolder, NpyRows, ParquetRows
 
     found: RowSource
@@ -115,18 +115,21 @@ def _rows(options: argparse.Namespace) -> RowSource:
         if options.labels is not None:
             raise ValueError(
                 "Expected no --labels with a folder of images. Received: --labels="
-                f"{options.labels}. Hint: `tfp-bayes evaluate` judges a model on labelled images."
+                f"{options.labels}. Hint: `tfp-bayes evaluate` evaluates a model on labeled images."
             )
         return ImageFolder(path, **of_images)
     else:
         raise ValueError(
             f"Expected a .npy or .parquet file, or a folder. Received: {options.rows}. "
-            "Hint: of a .npz archive, np.save('pool.npy', archive['x'])."
+            "Hint: save the array of a .npz archive with np.save('pool.npy', archive['x'])."
         )
     given = [name for name, value in of_images.items() if value not in (None, False, 1.0)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"Expected no {names} with {kind}. Hint: it is for folders of images.")
+        raise ValueError(
+            f"Expected no {names} with {kind}. Received: {options.rows}. "
+            "Hint: these options are for folders of images."
+        )
     return found
 
 

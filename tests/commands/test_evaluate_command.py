@@ -79,6 +79,7 @@ def test_files_hold_what_python_says(folder, capsys):
         ([], {"data": "nowhere.npz"}, "Expected an existing folder or file"),
         (["--ood", "fashon_mnist"], {}, "did you mean"),
         (["--divide-by", "0"], {}, "positive number for --divide-by"),
+        (["--divide-by", "inf"], {}, "positive number for --divide-by"),
         (["--calibration", "SAME"], {}, "Expected other examples than those of --dataset"),
         (["--out", "FILE"], {}, "Expected a folder for --out"),
     ],
@@ -112,6 +113,12 @@ def test_classes_of_another_order_are_refused(folder, tmp_path, capsys):
         (tmp_path / "class_names.json").write_text(json.dumps(names))
         assert run(tmp_path, **given) == status
         assert (f"Expected the classes {names} of" in capsys.readouterr().err) == status
+    class_folders(tmp_path / "other" / "test", {"cat": 1, "emu": 3}, size=(8, 8))
+    class_folders(tmp_path / "other" / "train", {"cat": 1, "emu": 1}, size=(8, 8))
+    (tmp_path / "class_names.json").write_text(json.dumps(["cat", "owl"]))
+    assert run(tmp_path, "--calibration", str(tmp_path / "other"), **given) == 1
+    expected = "classes ['cat', 'owl'] of --dataset for --calibration"
+    assert expected in capsys.readouterr().err
     shutil.copy(folder / "data.npz", tmp_path)  # its classes have no names
     (tmp_path / "class_names.json").write_text(json.dumps(["owl", "cat"]))
     assert run(tmp_path, models=["model.keras"]) == 0

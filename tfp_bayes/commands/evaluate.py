@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +133,18 @@ def _check_classes(options: argparse.Namespace, data: Dataset) -> None:
     for path in options.models:
         folder = model_files(path)[0].parent
         names = known_class_names(folder)
-        numbers = [str(k) for k in range(len(data.class_names))]
-        if names is not None and list(data.class_names) not in (names, numbers):
+        if names is not None and not _same_classes(data.class_names, names):
             raise ValueError(
                 f"Expected the classes {names} of {folder / CLASS_NAMES} in --dataset, in that "
                 f"order. Received: {list(data.class_names)}. Hint: name and number the classes of "
                 "the data like those of the model, or correct the file if it belongs to another "
                 "model."
             )
+
+
+def _same_classes(names: Sequence[str], expected: Sequence[str]) -> bool:
+    """Return whether classes have the expected names, or numbers instead of names."""
+    return list(names) in (list(expected), [str(k) for k in range(len(names))])
 
 
 def _ood(options: argparse.Namespace, data: Dataset) -> Any:
@@ -177,6 +182,13 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
         )
     if x is None:
         x, y = held.x_test, held.y_test
+    one, other = held.class_names, data.class_names
+    if not (_same_classes(one, other) or _same_classes(other, one)):
+        raise ValueError(
+            f"Expected the classes {list(other)} of --dataset for --calibration, in that order. "
+            f"Received: {list(one)} from {options.calibration}. Hint: name and number the classes "
+            "of both data sets alike."
+        )
     return scaled(x, y, options.divide_by)
 
 

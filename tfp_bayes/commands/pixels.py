@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,8 @@ BATCH = 288  # number of images in memory while images from files are scaled
 
 
 def check_divisor(divide_by: float) -> None:
-    """Raise ValueError unless the value of `--divide-by` is positive."""
-    if not divide_by > 0:
+    """Raise ValueError unless the value of `--divide-by` is positive and finite."""
+    if not 0 < divide_by < math.inf:
         raise ValueError(
             f"Expected a positive number for --divide-by. Received: {divide_by}. "
             "Hint: use 255 for a model that was trained on pixels from 0 to 1."

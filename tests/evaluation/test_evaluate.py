@@ -162,7 +162,7 @@ def test_images_are_shown_with_names(tmp_path):
     )
     report = tfp_bayes.evaluate(model, (images, np.arange(20) % 2), class_names=["no", "yes"])
     report.to_html(tmp_path / "r.html")
-    assert "least sure images" in (tmp_path / "r.html").read_text()
+    assert "most uncertain images" in (tmp_path / "r.html").read_text()
     with pytest.raises(ValueError, match="Expected 2 names"):
         tfp_bayes.evaluate(model, (images[:2], np.arange(2)), class_names=["no"])
 

@@ -1,4 +1,4 @@
-"""Files for LiteRT and ONNX Runtime: equal to the predictor, refused where they would not be."""
+"""Tests that files for LiteRT and ONNX Runtime equal the predictor or are refused."""
 
 import sys
 
@@ -29,7 +29,7 @@ SEED = 7
 
 
 def answer(path, inputs):
-    """Runs a file as its users do, by the names of inputs and outputs."""
+    """Run a file as its users do, by the names of inputs and outputs."""
     if path.suffix == ".onnx":
         session = onnxruntime.InferenceSession(str(path))
         names = [each.name for each in session.get_outputs()]
@@ -53,11 +53,11 @@ def check_equal(result, expected, tolerance=1e-6):
     assert expected.mutual_information.max() > 1e-4  # the functions differ
 
 
-# Models nobody wrote to please it.
+# Models with unusual structures.
 
 
 def residual():
-    """Bytes in, BatchNormalization, a skip, dropout of maps and of units."""
+    """Byte inputs, BatchNormalization, a skip, and dropout of maps and of units."""
     photo = keras.Input((8, 8, 1), dtype="uint8", name="photo")
     x = keras.layers.Rescaling(1 / 255)(photo)
     x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
@@ -68,7 +68,7 @@ def residual():
 
 
 def table():
-    """Two inputs by name, random weights and a learned rate, for two real targets."""
+    """Two named inputs, random weights and a learned rate, for two real-valued targets."""
     size, codes = keras.Input((2,), name="size"), keras.Input((3,), dtype="int32", name="codes")
     embedded = keras.layers.Flatten()(keras.layers.Embedding(5, 2)(codes))
     x = DenseFlipout(8, activation="tanh")(keras.layers.Concatenate()([size, embedded]))
@@ -95,7 +95,7 @@ def ensemble():
 
 
 def swag():
-    model = plain("softmax", keras.layers.LayerNormalization)  # draws leave statistics alone
+    model = plain("softmax", keras.layers.LayerNormalization)  # without batch statistics
     mean = [v.numpy() for v in model.trainable_variables]
     spread = [0.3 * RNG.normal(size=(3, *m.shape)) for m in mean]
     posterior = SWAGPosterior(model, mean, [abs(s[0]) for s in spread], spread)
@@ -126,7 +126,8 @@ def test_size_hardly_depends_on_the_number_of_samples(tmp_path):
         model.export(path, "onnx", num_samples=num_samples)
         sizes.append(path.stat().st_size)
     weights = 4 * model.count_params()
-    assert weights < sizes[0] < sizes[1] < sizes[0] + 0.5 * weights  # not 7 times the weights
+    # Seven times the weights would be far more.
+    assert weights < sizes[0] < sizes[1] < sizes[0] + 0.5 * weights
 
 
 def test_model_export(tmp_path):
@@ -188,7 +189,7 @@ def test_int8(tmp_path):
     np.testing.assert_allclose(rounded, model.predict_uncertainty(x, 2, seed=0).mean, atol=0.05)
 
 
-# What is refused.
+# Errors.
 
 
 def lstm():
@@ -221,8 +222,8 @@ def strings():
     [
         (lstm, "litert", "operations TensorListReserve.*unroll=True"),
         (half_precision, "onnx", "layer 'half', which computes in float16.*set_weights"),
-        (free_size, "onnx", "a size of theirs that is free.*fix all sizes"),
-        (strings, "litert", "'word' of dtype string.*before the model"),
+        (free_size, "onnx", "one of their free sizes.*fix all sizes"),
+        (strings, "litert", "'word' of dtype string.*out of the model"),
     ],
 )
 def test_models_that_a_runtime_cannot_hold(make, format, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Sets, intervals and trusted labels of a served model: those of the objects, bit for bit."""
+"""Tests that served sets, intervals and labels equal those of the objects, bit for bit."""
 
 import pickle
 import subprocess
@@ -22,7 +22,7 @@ Y = np.arange(80) % 3
 
 SERVE = """
 import pickle, sys
-sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either is an error
+sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either raises an error
 import tensorflow as tf
 folder = sys.argv[1]
 x = tf.constant(pickle.load(open(folder + "/inputs", "rb")))
@@ -44,7 +44,7 @@ def network(activation="softmax", units=3, likelihood="categorical"):
 
 
 def answered(decision, x):
-    """Returns what the graph of an endpoint answers, without a file."""
+    """Return the outputs of the graph of an endpoint, without a file."""
     predictor = getattr(decision.predictor, "predictor", decision.predictor)
     name, endpoint = decisions.decision_endpoint(predictor, decision)
     answer = tf.function(endpoint, autograph=False)(tf.constant(x))
@@ -117,7 +117,7 @@ def test_nothing_is_known_of_inputs_that_are_not_finite():
 
 @pytest.mark.parametrize("num_classes", [2, 3, 100])
 def test_graphs_equal_arrays_bit_for_bit(num_classes):
-    """Ties, certain rows and negative zeros among them."""
+    """The rows include ties, certain predictions and negative zeros."""
     probs = np.random.default_rng(0).dirichlet(np.full(num_classes, 0.3), 60)
     probs[:3] = np.eye(num_classes)[0]
     probs[1, 1:] = -0.0
@@ -148,7 +148,7 @@ def test_refuses(tmp_path):
         export(Conformal(model))
     with pytest.raises(ValueError, match="Expected a threshold"):
         export(SelectiveClassifier(model))
-    with pytest.raises(ValueError, match="with `decisions` or nothing further"):
+    with pytest.raises(ValueError, match="no other argument than `decisions`"):
         model.export(tmp_path / "model.onnx", "onnx", decisions=[conformal])
     model.output_temperature.assign(2.0)
     with pytest.raises(ValueError, match="as it was in `fit`"):

@@ -1,4 +1,4 @@
-"""The SavedModel: equal to the model, and served without this package."""
+"""Tests that a SavedModel equals the model and is served without this package."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ def test_refuses_what_it_cannot_describe(tmp_path):
 
 SERVE_WITHOUT_THE_PACKAGE = """
 import json, sys
-sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either is an error
+sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either raises an error
 import numpy as np
 import tensorflow as tf
 served = tf.saved_model.load(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Models of every kind of input and output, served by a process that knows only TensorFlow."""
+"""Tests of all kinds of inputs and outputs, served by a process with TensorFlow alone."""
 
 import inspect
 import pickle
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 
 
 def segmentation():
-    """A small U-Net on bytes, with a class for each pixel."""
+    """A small U-Net on bytes, with class probabilities for each pixel."""
     inputs = keras.Input((8, 8, 1), dtype="uint8", name="scan")
     x = keras.layers.Rescaling(1 / 255)(inputs)
     skip = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
@@ -34,7 +34,7 @@ def segmentation():
 
 
 def table():
-    """Text, numbers and codes, by name, for two real targets."""
+    """Named inputs of text, numbers and codes, for two real-valued targets."""
     word = keras.Input((1,), dtype="string", name="word")
     size = keras.Input((2,), name="size")
     codes = keras.Input((3,), dtype="int32", name="codes")
@@ -85,7 +85,7 @@ pickle.dump(answers, open(folder + "/answers", "wb"))
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """Returns for each case the predictor, its inputs and the answers of the other process."""
+    """Return the predictor, inputs, and outputs of the other process for each case."""
     folder = tmp_path_factory.mktemp("served")
     cases = {name: make() for name, make in CASES.items()}
     for name, (predictor, _) in cases.items():
@@ -111,7 +111,7 @@ def test_served_equals_the_predictor(name, served):
     np.testing.assert_array_equal(mean, predictor.predict(x, 3, seed=0))
 
 
-# What an export may replace.
+# Paths that an export may replace.
 
 
 def test_what_is_not_a_saved_model_is_left_alone(tmp_path):
@@ -119,7 +119,7 @@ def test_what_is_not_a_saved_model_is_left_alone(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
     (checkpoints / "epoch-1.keras").write_bytes(b"weeks of work")
-    with pytest.raises(ValueError, match=r"with \['epoch-1.keras'\].*nothing was changed"):
+    with pytest.raises(ValueError, match=r"with \['epoch-1.keras'\].*Nothing was changed"):
         model.export(checkpoints)
     (tmp_path / "file").write_bytes(b"a file")
     with pytest.raises(ValueError, match="file', a file"):
@@ -150,5 +150,5 @@ def test_signature_of_keras(tmp_path):
     mean = served.signatures["serving_default"](features=tf.constant(x))["output_0"]
     np.testing.assert_allclose(mean, model.predict(x, verbose=0), atol=1e-6)
     for arguments in ({"format": "openvino"}, {"opset_version": 18}):
-        with pytest.raises(ValueError, match="format='tf_saved_model' with `decisions` or nothing"):
+        with pytest.raises(ValueError, match="format='tf_saved_model' with no other argument"):
             model.export(tmp_path / "other", **arguments)

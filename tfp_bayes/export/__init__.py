@@ -1,4 +1,4 @@
-"""Exported models that carry their uncertainty."""
+"""Export of models with their predictive uncertainty."""
 
 from tfp_bayes.export.baked import export_baked
 from tfp_bayes.export.saved_model import PREDICT_SEED, export_saved_model

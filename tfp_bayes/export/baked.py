@@ -1,4 +1,4 @@
-"""A file for LiteRT or ONNX Runtime that answers with its uncertainty."""
+"""Export to LiteRT or ONNX Runtime, with predictive uncertainty."""
 
 import re
 from pathlib import Path
@@ -28,10 +28,10 @@ from tfp_bayes.prediction.likelihoods import (
 
 DEFAULT_NUM_SAMPLES = 10
 _HINT = (
-    "replace the layer (recurrent layers of LiteRT need unroll=True), or export with "
-    'format="tf_saved_model", which carries any model'
+    "replace the layer (recurrent layers need unroll=True for LiteRT), or export with "
+    'format="tf_saved_model", which supports every model'
 )
-_TOLERANCE = 1e-4  # rounding stays far below, a wrong operation does not
+_TOLERANCE = 1e-4  # far above rounding errors, below the error of a wrong operation
 
 
 def export_baked(
@@ -44,35 +44,39 @@ def export_baked(
     verbose: bool = False,
     input_signature: Any = None,
 ) -> None:
-    """Writes a file for phones or other runtimes, with the predictive mean and its uncertainty.
+    """Write a file for phones or other runtimes, with the predictive mean and its uncertainty.
 
-    Random operations exist in neither runtime. So S functions are drawn here, with the seeds of
-    `predict_uncertainty`, and the file holds their masks and weights as constants. Its outputs are
-    `mean`, `predictive_entropy`, `expected_entropy`, `mutual_information`, `epistemic_variance`
-    and `aleatoric_variance`, equal to those of `predict_uncertainty(x, num_samples, seed)` but for
-    rounding, for any number of rows. Rows with NaN or infinity get NaN.
+    Neither runtime has random operations. Therefore S functions are drawn during export, with the
+    seeds of `predict_uncertainty`, and the file holds their masks and weights as constants. Its
+    outputs are `mean`, `predictive_entropy`, `expected_entropy`, `mutual_information`,
+    `epistemic_variance` and `aleatoric_variance`. Up to rounding, they equal those of
+    `predict_uncertainty(x, num_samples, seed)`, for any number of rows. Rows with NaN or infinity
+    get NaN.
 
-    What the functions share is in the file once: with dropout the size hardly depends on S, while
-    layers with random weights, and posteriors, are there S times. Before it is written the file
-    answers for a few rows of noise, and is refused if the predictor's answer is another.
+    Everything that the functions share is stored once. With dropout, the size of the file hardly
+    depends on S. Random weights of layers and of posteriors are stored S times. Before the file is
+    written, its outputs for a few rows of noise are compared with those of the predictor, and a
+    file with different outputs is refused.
 
     Args:
-        predictor: The predictor of a functional or `Sequential` model with a single output.
-        filepath: The file, ending in ".tflite" or ".onnx". An existing one is replaced.
+        predictor: Predictor of a functional or `Sequential` model with a single output.
+        filepath: Path of the file, ending in ".tflite" or ".onnx". An existing file is replaced.
         format: "litert" (extra `litert`) or "onnx" (extra `onnx`).
-        num_samples: S; None takes every draw of a finite posterior once, and 10 otherwise.
+        num_samples: Number of samples S. None uses each draw of a finite posterior once, and 10
+            samples otherwise.
         seed: As in `Predictor.predict_uncertainty`.
-        int8: Whether weights of large layers are rounded to 8 bits, for LiteRT only. The file is a
-            quarter of the size; probabilities change a little: measure on your data.
+        int8: Whether to round the weights of large layers to 8 bits, for LiteRT only. The file is
+            then a quarter of the size, and probabilities change slightly. Measure the effect on
+            your data.
         verbose: Whether to print the size of the file.
-        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
-            those of the model. The number of rows is free in any case.
+        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`. None uses
+            those of the model. The number of rows is always free.
 
     Raises:
         ImportError: If a package of the extra is not installed.
         ValueError: If the model is subclassed, calibrated by isotonic regression, in half
             precision or has several outputs, an input has a free size that noise depends on, the
-            runtime lacks an operation of a layer, or it answers otherwise than the model.
+            runtime lacks an operation of a layer, or its outputs differ from those of the model.
 
     Example:
 
@@ -107,7 +111,7 @@ def export_baked(
         return _measures(samples, likelihood, finite, calibration)
 
     function = tf.function(answer, input_signature=specs, autograph=False)
-    for rounded in (False, True) if int8 else (False,):  # operations are checked in full precision
+    for rounded in (False, True) if int8 else (False,):  # full precision checks the operations
         content = _convert(function, runtime, rounded, model)
         _check_answer(
             content, runtime, predictor, specs, structure, num_samples, theta_seed, rounded
@@ -121,7 +125,7 @@ def _runtime(format: str, path: Path, int8: bool) -> Runtime:
     if format not in RUNTIMES:
         raise ValueError(
             f"Expected one of {sorted(RUNTIMES)} for `format`. Received: format={format!r}. "
-            "Hint: export_saved_model writes a SavedModel."
+            "Hint: use export_saved_model for a SavedModel."
         )
     runtime = RUNTIMES[format]
     if path.suffix != runtime.ending or path.is_dir():
@@ -145,7 +149,7 @@ def _convert(
 ) -> bytes:
     try:
         return runtime.convert(function, int8)
-    except Exception as error:  # of many types, of the converters and of protobuf
+    except Exception as error:  # converters and protobuf raise exceptions of many types
         raise ValueError(
             f"Expected layers that {runtime.name} has operations for. Received: "
             f"model={model.name!r}, {_reason(error)}. Hint: {_HINT}."
@@ -158,15 +162,15 @@ def _refuse_half_precision(model: keras.Model) -> None:
             raise ValueError(
                 "Expected layers that compute in single precision. Received: layer "
                 f"{layer.name!r}, which computes in {layer.compute_dtype}. Hint: build the model "
-                "under the policy 'float32' and give it the weights by set_weights."
+                "under the policy 'float32', and copy the weights with set_weights."
             )
 
 
 def _log_linear(predictor: Predictor) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns scale and offset of the logarithms of a calibrated mean, None without a calibration.
+    """Return the scale and offset that calibrate log probabilities, or None without a calibration.
 
     Raises:
-        ValueError: If the calibration is none of those.
+        ValueError: If the calibration is of another kind.
     """
     calibration = calibration_of(predictor.model, predictor.posterior)
     if calibration is None or calibration.temperature == 1:
@@ -179,20 +183,20 @@ def _log_linear(predictor: Predictor) -> tuple[np.ndarray, np.ndarray] | None:
     raise ValueError(
         "Expected a model that is calibrated by a temperature or vector scaling, or not at all. "
         f"Received: model={predictor.model.name!r}, calibrated by {calibration.method!r}. Hint: "
-        'export with format="tf_saved_model", which carries any calibration.'
+        'export with format="tf_saved_model", which supports every calibration.'
     )
 
 
 def _specs(inputs: list, format: str) -> list[tf.TensorSpec]:
-    """Returns the specifications of inputs, with names that are valid and different."""
+    """Return the specifications of inputs, with valid and distinct names."""
     specs: list[tf.TensorSpec] = []
     for each in inputs:
         dtype = tf.as_dtype(each.dtype or keras.config.floatx())
         if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
             raise ValueError(
-                f'Expected inputs that are numbers for format="{format}". Received: input '
-                f"{each.name!r} of dtype {dtype.name}. Hint: put layers such as StringLookup "
-                "before the model, and export what follows them."
+                f'Expected numeric inputs for format="{format}". Received: input '
+                f"{each.name!r} of dtype {dtype.name}. Hint: move layers such as StringLookup out "
+                "of the model, and export the rest."
             )
         name = re.sub(r"\W", "_", getattr(each, "name", None) or "inputs")
         while name in [spec.name for spec in specs]:
@@ -202,7 +206,7 @@ def _specs(inputs: list, format: str) -> list[tf.TensorSpec]:
 
 
 def _finite_rows(x: tf.Tensor) -> tf.Tensor:
-    # By comparison: neither runtime has an operation that says whether numbers are finite.
+    # By comparison, since neither runtime has an operation for finiteness.
     finite = tf.abs(x) <= tf.constant(x.dtype.max, x.dtype)
     return tf.reduce_all(finite, axis=list(range(1, x.shape.rank)))
 
@@ -213,7 +217,7 @@ def _measures(
     finite: list[tf.Tensor],
     calibration: tuple[np.ndarray, np.ndarray] | None,
 ) -> dict[str, tf.Tensor]:
-    """Builds the graph of `SERVED_MEASURES` from the outputs of all samples (S, N, ..., K)."""
+    """Build the graph of `SERVED_MEASURES` from the outputs of all samples (S, N, ..., K)."""
     locations = likelihood.location(samples)
     mean = tf.reduce_mean(locations, axis=0)
     epistemic = tf.reduce_mean(tf.square(locations - mean), axis=0)
@@ -253,7 +257,7 @@ def _calibrated(
     scale: np.ndarray,
     offset: np.ndarray,
 ) -> tuple[tf.Tensor, ...]:
-    """Builds the graph of `prediction.calibration.calibrated`, in single precision."""
+    """Build the graph of `prediction.calibration.calibrated`, in single precision."""
     classes = tf.stack([1 - mean, mean], axis=-1) if both_outcomes else mean
     log_p = tf.math.log(tf.maximum(classes, SMALLEST_PROBABILITY))
     changed = tf.nn.softmax(log_p * scale.astype("float32") + offset.astype("float32"), axis=-1)
@@ -279,7 +283,7 @@ def _entropy(p: tf.Tensor, both_outcomes: bool) -> tf.Tensor:
 
 
 def _p_log_p(p: tf.Tensor) -> tf.Tensor:
-    # Neither runtime has `xlogy`.
+    # Without `xlogy`, which neither runtime has.
     return p * tf.math.log(tf.maximum(p, np.finfo("float32").tiny))
 
 
@@ -293,9 +297,9 @@ def _check_answer(
     seed: np.ndarray,
     int8: bool,
 ) -> None:
-    """Raises ValueError unless a file answers as the predictor does, for a few rows of noise.
+    """Raise ValueError unless a file's outputs equal those of the predictor for rows of noise.
 
-    Of one whose weights were rounded, all that is known is that answers are numbers.
+    If weights were rounded to 8 bits, only check that the outputs are finite in the same places.
     """
     rng = np.random.default_rng(0)
     inputs = {}
@@ -322,13 +326,14 @@ def _check_answer(
         if not close:
             raise ValueError(
                 f"Expected the {name} of the predictor from {runtime.name}. Received: a largest "
-                f"difference of {np.abs(value - exact).max():.2g} on rows of noise. Hint: export "
-                'with format="tf_saved_model"; the runtime computes one of the layers otherwise.'
+                f"difference of {np.abs(value - exact).max():.2g} on rows of noise. Hint: the "
+                "runtime computes one of the layers differently; export with "
+                'format="tf_saved_model".'
             )
 
 
 def _reason(error: Exception) -> str:
-    """Returns which operations a converter does not know, or the beginning of what it says."""
+    """Return the operations that a converter does not support, or the start of its message."""
     text = " ".join(str(error).split())
     operations = sorted(set(re.findall(r"'tf\.(\w+)' op", text)))
     if operations:

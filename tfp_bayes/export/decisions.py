@@ -1,4 +1,4 @@
-"""Conformal sets, intervals and trusted labels as graphs, for models that are served."""
+"""Conformal sets, intervals and selective labels as graphs, for served models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,22 +17,23 @@ Endpoint = Callable[[Any], dict[str, tf.Tensor]]
 def decision_endpoint(
     predictor: Predictor, decision: Conformal | SelectiveClassifier
 ) -> tuple[str, Endpoint]:
-    """Returns name and graph of what a fitted decision answers.
+    """Return the signature name of a fitted decision, and the function that builds its graph.
 
     Args:
-        predictor: That which is exported.
-        decision: Fitted with it, or with the `BayesianModel` that it belongs to.
+        predictor: The predictor that is exported.
+        decision: A decision fitted with this predictor, or with the `BayesianModel` that it
+            belongs to.
 
     Raises:
-        ValueError: If the decision is not fitted, is another predictor's, has changed weights, or
-            needs all samples.
+        ValueError: If the decision is not fitted, belongs to another predictor, was fitted at other
+            weights, or needs all samples.
     """
     owner = decision.predictor
     if owner is not predictor and getattr(owner, "predictor", None) is not predictor:
         raise ValueError(
             "Expected decisions of the predictor that is exported. Received: "
             f"{type(decision).__name__} of another {type(owner).__name__}. Hint: "
-            "Conformal.load(path, model) gives a saved one this model."
+            "Conformal.load(path, model) loads a saved decision for this model."
         )
     decision.check_usable()
     if isinstance(decision, SelectiveClassifier):
@@ -48,7 +49,7 @@ def decision_endpoint(
 
 
 def _measures(predictor: Predictor, decision: Any) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """Returns the graph of what the decision's `predict_uncertainty` answers."""
+    """Return a function that builds the graph of the decision's `predict_uncertainty`."""
     number = decision.settings["num_samples"]
     number = getattr(decision.predictor, "num_samples", None) if number is None else number
     number = predictor.resolve_num_samples(number)
@@ -77,7 +78,7 @@ def _sets(predictor: Predictor, conformal: Conformal) -> Endpoint:
         if not conformal.settings["allow_empty"]:
             likeliest = tf.one_hot(tf.argmax(probs, axis=1), tf.shape(probs)[1], True, False)
             members |= likeliest & ~tf.reduce_any(members, axis=1, keepdims=True)
-        # Of inputs that are not finite nothing is known.
+        # Sets of inputs that are not finite contain all classes.
         unknown = tf.reduce_any(tf.math.is_nan(probs), axis=1, keepdims=True)
         return {"sets": members | unknown}
 
@@ -120,18 +121,19 @@ def _selective(predictor: Predictor, selective: SelectiveClassifier) -> Endpoint
 
 
 def aps_scores(probs: tf.Tensor, u: tf.Tensor, penalty: float, free_ranks: int) -> tf.Tensor:
-    """Builds the graph of `uncertainty.aps_scores`."""
+    """Build the graph of `uncertainty.aps_scores`."""
     order = tf.argsort(-probs, axis=1, stable=True)
     likeliest_first = tf.gather(probs, order, batch_dims=1)
     scores = tf.cumsum(likeliest_first, axis=1) - u[:, None] * likeliest_first
     ranks = tf.argsort(order, axis=1)
-    # Added after the gathering: TensorFlow would change the order of three terms, and the last bit.
+    # The penalty is added after `gather`, because TensorFlow could reorder a sum of three terms
+    # and change the last bit.
     excess = tf.cast(tf.maximum(ranks + 1 - free_ranks, 0), tf.float64)
     return tf.gather(scores, ranks, batch_dims=1) + penalty * excess
 
 
 def row_uniforms(probs: tf.Tensor, seed: int) -> tf.Tensor:
-    """Builds the graph of `uncertainty.row_uniforms`, bit for bit."""
+    """Build the graph of `uncertainty.row_uniforms`, bit for bit."""
     bits = tf.bitcast(tf.where(probs == 0, tf.zeros_like(probs), probs), tf.uint64)
     columns = tf.transpose(bits)
     state = _mix(tf.fill([tf.shape(probs)[0]], tf.constant(seed % 2**64, tf.uint64)))

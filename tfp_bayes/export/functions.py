@@ -1,13 +1,14 @@
-"""Functions drawn from a predictor, as one graph of constants without any random operation.
+"""Draw functions from a predictor, as a graph of constants without random operations.
 
-The outputs of a sample are traced once, with its number and the seed as inputs. In that graph
+The outputs of a sample are traced once, with the index of the sample and the seed as inputs.
+Tensors in that graph are of three kinds:
 
-- what follows from the number and the seed alone (masks, weights) is computed once for each sample
-  and becomes a constant;
-- what depends on neither is shared: weights, and all layers before the first random one;
-- the rest is repeated for each sample.
+- Tensors that depend only on the index and the seed (masks, random weights) are computed once for
+  each sample and become constants.
+- Tensors that depend on neither are shared: weights, and all layers before the first random one.
+- All other tensors are computed for each sample.
 
-So a model of dropout holds its weights once, and S masks.
+A dropout model therefore holds its weights once, and S masks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -22,7 +23,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tfp_bayes.prediction import Predictor
 
 _INDEX, _SEED = "tfp_bayes_index", "tfp_bayes_seed"
-_SIZES = ("Shape", "ShapeN", "Size", "Rank")  # do not depend on what is in a tensor
+_SIZES = ("Shape", "ShapeN", "Size", "Rank")  # do not depend on the values of a tensor
 _RANDOM = ("Random", "Multinomial", "Rng")
 
 
@@ -30,11 +31,12 @@ class DrawnFunctions(NamedTuple):
     """S functions of a model's inputs, ready to be written into a graph.
 
     Attributes:
-        shared: What all functions share; its placeholders are the inputs.
-        own: What each function does on its own; its placeholders are `links` and `constants`.
-        links: From the placeholders of `own` to the tensors of `shared` that they stand for.
+        shared: Graph that all functions share. Its placeholders are the inputs.
+        own: Graph that is repeated for each function. Its placeholders are the keys of `links` and
+            `constants`.
+        links: Names of tensors of `shared`, keyed by the placeholders of `own` that they feed.
         constants: For each function, the values of the other placeholders of `own`.
-        output: The tensor of `own` (or of `shared`) that is the function's value.
+        output: Name of the tensor of `own` that is the value of the function.
     """
 
     shared: GraphDef
@@ -44,10 +46,10 @@ class DrawnFunctions(NamedTuple):
     output: str
 
     def outputs(self, inputs: Mapping[str, tf.Tensor]) -> Iterator[tf.Tensor]:
-        """Builds the graph of the S outputs (N, ..., K).
+        """Build the graph of the S outputs (N, ..., K).
 
         Args:
-            inputs: Tensors by the names of the specifications that `draw_functions` was given.
+            inputs: Input tensors, keyed by the names of the `specs` of `draw_functions`.
         """
         names = list(self.links.values())
         tensors = tf.graph_util.import_graph_def(self.shared, dict(inputs), names, name="shared")
@@ -67,14 +69,14 @@ def draw_functions(
     num_samples: int,
     seed: np.ndarray,
 ) -> DrawnFunctions:
-    """Draws the functions that `predictor.predict_uncertainty(x, num_samples, seed)` averages.
+    """Draw the functions that `predictor.predict_uncertainty(x, num_samples, seed)` averages.
 
     Args:
-        predictor: Of a model with one output.
-        specs: The model's inputs, flat, with names.
-        structure: Anything in the structure in which the model takes them.
-        num_samples: S.
-        seed: int32 (2,).
+        predictor: Predictor of a model with one output.
+        specs: Specifications of the model's inputs, as a flat sequence with names.
+        structure: Any object with the structure of the model's inputs.
+        num_samples: Number of samples S.
+        seed: Array (2,) of int32.
 
     Raises:
         ValueError: If noise depends on the inputs, or on the number of rows.
@@ -112,7 +114,7 @@ def draw_functions(
 
 
 def _trace(predictor: Predictor, specs: Sequence[tf.TensorSpec], structure) -> tuple[GraphDef, str]:
-    """Returns the graph of one function, its variables frozen, and the name of its output."""
+    """Return the graph of one function with frozen variables, and the name of its output."""
 
     def one(*arguments):
         *inputs, index, seed = arguments
@@ -127,20 +129,20 @@ def _trace(predictor: Predictor, specs: Sequence[tf.TensorSpec], structure) -> t
 
 
 def example_shape(spec: tf.TensorSpec, number: int) -> list[int]:
-    """Returns shapes that differ in each free size; most networks of images accept them."""
+    """Return an example shape. Free sizes depend on `number`, and suit most image networks."""
     sizes = (32 + 16 * number if size is None else size for size in spec.shape[1:])
     return [2 + number, *sizes]
 
 
 class _Parts:
-    """The operations of a graph by what they depend on.
+    """The operations of a graph, classified by their dependencies.
 
     Args:
         graph: The graph of one function.
-        inputs: Names of its inputs.
-        output: Its output.
-        by_size: Operations to take for dependent on the inputs, because a free size of those, such
-            as the number of rows, changes what they return.
+        inputs: Names of the graph's inputs.
+        output: Output of the graph.
+        by_size: Operations that count as dependent on the inputs, because their values change
+            with a free size of the inputs, such as the number of rows.
     """
 
     def __init__(
@@ -151,8 +153,8 @@ class _Parts:
         by_size: Set[tf.Operation] = frozenset(),
     ):
         self.by_size = by_size
-        self.sampled: set[tf.Operation] = set()  # depend on sample or seed
-        self._fed: set[tf.Operation] = set()  # depend on what the inputs hold
+        self.sampled: set[tf.Operation] = set()  # depend on the sample index or the seed
+        self._fed: set[tf.Operation] = set()  # depend on the values of the inputs
         for op in graph.get_operations():
             sources = {tensor.op for tensor in op.inputs}
             if op.name in (_INDEX, _SEED) or sources & self.sampled:
@@ -165,22 +167,22 @@ class _Parts:
         if output.op not in known:
             raise ValueError(
                 "Expected outputs that depend on the inputs and differ from sample to sample. "
-                "Received: a model without either. Hint: keras.Model.export writes models that "
-                "are not random."
+                "Received: a model whose outputs do not. Hint: export models that are not random "
+                "with keras.Model.export."
             )
         read = {tensor.ref(): None for op in self.own for tensor in op.inputs}
         self.read = [ref.deref() for ref in read if ref.deref().op not in known]
         self.drawn = [tensor for tensor in self.read if tensor.op in self.sampled]
 
     def check(self) -> None:
-        """Raises ValueError if noise would stay in the functions."""
+        """Raise ValueError if the functions would contain random operations."""
         for op in self.own:
             if any(each in op.type for each in _RANDOM):
                 raise ValueError(
                     "Expected noise that is drawn once for all rows. Received: operation "
-                    f"{op.name!r}, which depends on the inputs or on a size of theirs that is "
-                    "free. Hint: fix all sizes but the number of rows in keras.Input, or export "
-                    'with format="tf_saved_model", which carries any model.'
+                    f"{op.name!r}, which depends on the inputs or on one of their free sizes. "
+                    "Hint: fix all sizes but the number of rows in keras.Input, or export with "
+                    'format="tf_saved_model", which supports every model.'
                 )
 
 

@@ -1,4 +1,4 @@
-"""Files for LiteRT and ONNX Runtime: from a function of TensorFlow to bytes, and their answers."""
+"""Convert TensorFlow functions to files for LiteRT and ONNX Runtime, and run these files."""
 
 import importlib
 import tempfile
@@ -10,20 +10,21 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-# The newest that tf2onnx is tested with for what models use; read by every ONNX Runtime since 1.12.
+# The newest opset for which tf2onnx tests the operations of models. ONNX Runtime reads it since
+# version 1.12.
 _OPSET = 17
 
 
 class Runtime(NamedTuple):
-    """A kind of file, and the runtime that reads it.
+    """A file format and the runtime that reads it.
 
     Attributes:
-        name: Of the runtime.
-        ending: Of the file's name.
-        packages: What has to be installed to write and check a file.
-        convert: From a `tf.function` with named inputs and outputs, and whether to round weights
-            to 8 bits, to the bytes of a file.
-        run: From such bytes and inputs by name to outputs by name.
+        name: Name of the runtime.
+        ending: Ending of file names.
+        packages: Packages that are needed to write and check a file.
+        convert: Function that converts a `tf.function` with named inputs and outputs to the bytes
+            of a file. Its second argument is whether to round weights to 8 bits.
+        run: Function that computes outputs by name from the bytes of a file and inputs by name.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Runtime(NamedTuple):
 
 
 def check_installed(format: str) -> None:
-    """Raises ImportError, naming the extra, unless the packages of a format are installed."""
+    """Raise ImportError with the name of the extra if a package of a format is not installed."""
     for package in RUNTIMES[format].packages:
         _import(package, format)
 
@@ -54,7 +55,7 @@ def _to_litert(function: tf.types.experimental.PolymorphicFunction, int8: bool) 
     module.function = function
     signatures = {"serving_default": function.get_concrete_function()}
     with tempfile.TemporaryDirectory() as folder:
-        # The file takes the names of inputs and outputs from the signature of a SavedModel only.
+        # Only the signature of a SavedModel passes the names of inputs and outputs to the file.
         tf.saved_model.save(module, folder, signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, list(signatures))
         if int8:

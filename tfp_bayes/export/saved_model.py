@@ -1,4 +1,4 @@
-"""A SavedModel that carries the uncertainty and needs nothing but TensorFlow to serve it."""
+"""Export to a SavedModel with predictive uncertainty, which is served by TensorFlow alone."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from tfp_bayes.export.decisions import Endpoint, decision_endpoint
 from tfp_bayes.prediction import Predictor
 from tfp_bayes.uncertainty import Conformal, SelectiveClassifier
 
-# A model's `predict`, `evaluate` and served mean use the same functions every time.
+# `predict`, `evaluate` and the served mean of a model all use the functions of this seed.
 PREDICT_SEED = (0, 0)
 SERVED_MEASURES = (
     "mean",
@@ -22,7 +22,7 @@ SERVED_MEASURES = (
     "epistemic_variance",
     "aleatoric_variance",
 )
-# What TensorFlow and Keras write into the folder of a SavedModel.
+# Names that TensorFlow and Keras write into the folder of a SavedModel.
 _OF_A_SAVED_MODEL = {
     "assets",
     "assets.extra",
@@ -42,37 +42,38 @@ def export_saved_model(
     input_signature: Any = None,
     decisions: Sequence[Conformal | SelectiveClassifier] = (),
 ) -> None:
-    """Writes a SavedModel with the predictive mean and the uncertainty as signatures.
+    """Write a SavedModel with the predictive mean and the uncertainty as signatures.
 
-    - `serve`, also `serving_default`: inputs -> posterior predictive mean of `num_samples`
+    - `serve`, also named `serving_default`: inputs -> posterior predictive mean of `num_samples`
       functions, equal to `BayesianModel.predict`.
     - `predict_uncertainty`: inputs, num_samples (int32 scalar), seed (int32 of shape (2,)) ->
       dictionary of mean, predictive_entropy, expected_entropy, mutual_information,
       epistemic_variance and aleatoric_variance, equal bit for bit to
       `predict_uncertainty(x, num_samples, seed)` on the same machine.
+    - `sets`, `intervals` and `decide`, if `decisions` has them: inputs -> dictionary. `sets` has
+      the sets (N, K) bool of a `Conformal`, `intervals` the `lower` and `upper` bounds (N, D)
+      float64 of a `Conformal`, and `decide` the `labels`, `trusted` and `uncertainty` (N,) of a
+      `SelectiveClassifier`. All equal the results of the object. For rows with NaN, which a
+      `Conformal` refuses, sets contain every class and bounds are NaN.
 
-    - `sets`, `intervals` or `decide`, of `decisions`: inputs -> dictionary of `sets` (N, K) bool of
-      a `Conformal`; of its `lower` and `upper` bounds (N, D) float64; or of `labels`, `trusted` and
-      `uncertainty` (N,) of a `SelectiveClassifier`. They equal those of the object. Rows with NaN,
-      which a `Conformal` refuses, have every class in their set and NaN as bounds.
-
-    The number of rows is free in all. An existing SavedModel at `filepath` is replaced once the
-    new one is complete; nothing else ever is.
+    All signatures accept any number of rows. An existing SavedModel at `filepath` is replaced once
+    the new one is complete. Other files are never replaced.
 
     Args:
-        predictor: The predictor of a functional or `Sequential` model with a single output.
-        filepath: The folder to write.
-        num_samples: S of the `serve` signature, see `Predictor.predict_uncertainty`.
+        predictor: Predictor of a functional or `Sequential` model with a single output.
+        filepath: Folder of the SavedModel.
+        num_samples: Number of samples S of the `serve` signature, see
+            `Predictor.predict_uncertainty`.
         verbose: Whether Keras prints the signatures.
-        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`; None takes
-            those of the model with any number of rows.
-        decisions: At most one of each signature, fitted with this predictor or the model that it
-            belongs to.
+        input_signature: Shapes and dtypes of the inputs, as for `keras.Model.export`. None uses
+            those of the model, with any number of rows.
+        decisions: Fitted decisions, at most one per signature. They were fitted with this predictor
+            or the model that it belongs to.
 
     Raises:
-        ValueError: If a decision is another predictor's, or was fitted before the model changed;
-            the model is subclassed or has several outputs; or something that is not a SavedModel
-            is at `filepath`.
+        ValueError: If a decision belongs to another predictor or was fitted before the model
+            changed, the model is subclassed or has several outputs, or `filepath` exists and is
+            not a SavedModel.
 
     Example:
 
@@ -88,7 +89,7 @@ def export_saved_model(
     check_single_output(model)
     num_samples = predictor.resolve_num_samples(num_samples)
     endpoints = _decision_endpoints(predictor, decisions)
-    target = Path(filepath).resolve()  # what a link points to is replaced, not the link
+    target = Path(filepath).resolve()  # replaces the target of a link, not the link itself
     _check_replaceable(target)
 
     def serve(inputs):
@@ -122,20 +123,20 @@ def _decision_endpoints(
         name, endpoint = decision_endpoint(predictor, decision)
         if name in endpoints:
             raise ValueError(
-                "Expected one decision of each kind in `decisions`. Received: several that answer "
-                f"{name!r}. Hint: export a second SavedModel for the other."
+                "Expected at most one decision of each kind in `decisions`. Received: several for "
+                f"the signature {name!r}. Hint: export a SavedModel for each of them."
             )
         endpoints[name] = endpoint
     return endpoints
 
 
 def check_single_output(model: keras.Model) -> None:
-    """Raises ValueError unless a model has known inputs and one output."""
+    """Raise ValueError unless a model has known inputs and one output."""
     if not hasattr(model, "inputs") or len(model.outputs) != 1:
         raise ValueError(
             "Expected a functional or Sequential model with one output. "
-            f"Received: model={model.name!r}. Hint: build it from keras.Input to outputs, and "
-            "export a keras.Model for each output."
+            f"Received: model={model.name!r}. Hint: build it with keras.Model(inputs, output), one "
+            "model for each output."
         )
 
 
@@ -145,7 +146,7 @@ def _spec(like: keras.KerasTensor | keras.InputSpec | tf.TensorSpec) -> tf.Tenso
 
 
 def _check_replaceable(target: Path) -> None:
-    """Raises ValueError if something is there that is not a SavedModel, or more than one."""
+    """Raise ValueError if the path exists and is anything but a SavedModel."""
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
@@ -155,17 +156,17 @@ def _check_replaceable(target: Path) -> None:
             "Expected a new folder, or a SavedModel to replace, for `filepath`. Received: "
             f"filepath={str(target)!r}, "
             + (f"with {sorted(names - _OF_A_SAVED_MODEL)[:5]}. " if target.is_dir() else "a file. ")
-            + "Hint: export into a folder of its own; nothing was changed."
+            + "Hint: export into a new folder. Nothing was changed."
         )
 
 
 def _replace_folder(target: Path, write: Callable[[str], None]) -> None:
-    """Writes a folder under a temporary name beside its own, then renames it."""
+    """Write a folder under a temporary name next to the target, then rename it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         write(str(new))
-        _check_replaceable(target)  # as it is now
+        _check_replaceable(target)  # again, since it may have changed during the export
         if target.exists():
             target.rename(old)
         try:

@@ -1,4 +1,4 @@
-"""Features, a readout put aside, and the closed-form head: trained, asked, saved."""
+"""Tests of basis regression: training, the closed-form head, prediction and saving."""
 
 import keras
 import numpy as np
@@ -56,8 +56,8 @@ def test_entropies_are_those_of_normals():
     total = p.variance
     expected = scipy.stats.norm(scale=np.sqrt(total)).entropy().sum(1)
     np.testing.assert_allclose(p.predictive_entropy, expected, rtol=1e-6)
-    # The information that a target carries about the weights: whatever the output covariance,
-    # the difference of two log determinants.
+    # The information that a target carries about the weights is a difference of two log
+    # determinants, for any output covariance.
     covariance = model.head.predictive(model.features.predict(X[:5], verbose=0), True).covariance
     noise = model.head.noise_scales.numpy()[0] ** 2 * model.head.scatter.numpy()
     information = [(np.linalg.slogdet(c)[1] - np.linalg.slogdet(noise)[1]) / 2 for c in covariance]
@@ -96,13 +96,13 @@ def test_saved_by_value(posterior, tmp_path):
     model = fitted(posterior=posterior, per_output=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
-    own = set(model.get_config()) - {"features"}  # of which Keras remembers more once loaded
+    own = set(model.get_config()) - {"features"}  # loading adds entries to it
     assert {k: loaded.get_config()[k] for k in own} == {k: model.get_config()[k] for k in own}
     one, other = (m.predict_uncertainty(X, 5, seed=0, return_samples=True) for m in (model, loaded))
     np.testing.assert_array_equal(one.mean, other.mean)
     np.testing.assert_array_equal(one.epistemic_variance, other.epistemic_variance)
     np.testing.assert_array_equal(one.samples, other.samples)
-    loaded.fit(X, LABELS, verbose=0)  # compiled as it was
+    loaded.fit(X, LABELS, verbose=0)  # compiled as before
     model.export(tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served"))
     result = served.predict_uncertainty(X[:16], 20, [5, 0])
@@ -115,7 +115,7 @@ def test_datasets():
     dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(30)
     model.fit(dataset, verbose=0)
     assert model.head.num_conditioned == 90
-    with pytest.raises(ValueError, match="Expected `condition_on` with data that have no end"):
+    with pytest.raises(ValueError, match="Expected `condition_on` for data that are endless"):
         model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0)
     model.fit(dataset.repeat(), steps_per_epoch=1, verbose=0, condition_on=(X[:50], LABELS[:50]))
     assert model.head.num_conditioned == 50
@@ -187,7 +187,7 @@ def test_data_without_an_end_or_targets():
     model = fitted()
     generator = ((X[:30], LABELS[:30]) for _ in range(3))
     for data in (Endless(), generator):
-        with pytest.raises(ValueError, match="`condition_on` with data that have no end"):
+        with pytest.raises(ValueError, match="`condition_on` for data that are endless"):
             model.fit(data, steps_per_epoch=2, verbose=0)
     finite = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(30)
     model.fit(Endless(), steps_per_epoch=2, verbose=0, condition_on=finite)
@@ -222,7 +222,7 @@ def test_a_backbone():
     )
     model = BayesianBasisRegression(backbone, 2)
     images = RNG.uniform(size=(6, 32, 32, 3)).astype("float32")
-    model.condition(images, np.arange(6) % 2)  # features as they are
+    model.condition(images, np.arange(6) % 2)  # without training the features
     assert model.predict(images).shape == (6, 2)
 
 
@@ -245,19 +245,19 @@ def test_bad_arguments():
         model.condition(X, LABELS + 1)
 
 
-# As a classifier, and in batches.
+# Classifiers and greedy batches.
 
 
 def test_class_probabilities_are_those_of_the_largest_target():
     rng = np.random.default_rng(0)
     loc, scale = np.array([0.7, 0.2, 0.1]), 0.3
     probabilities = ClassProbabilities(dtype="float64")(np.r_[loc, 3 * [scale]][None])[0].numpy()
-    # Exactly, with Gumbel noise of that variance.
+    # Exact for Gumbel noise of that variance.
     noise = rng.gumbel(scale=scale * np.sqrt(6) / np.pi, size=(20_000, 3))
     assert np.std(noise) == pytest.approx(scale, rel=0.02)
     counts = np.bincount((loc + noise).argmax(1), minlength=3)
     assert scipy.stats.chisquare(counts, 20_000 * probabilities).pvalue > 1e-3
-    # Nearly, with normal noise.
+    # Approximate for normal noise.
     normal = np.bincount((loc + scale * rng.normal(size=(20_000, 3))).argmax(1), minlength=3)
     np.testing.assert_allclose(probabilities, normal / 20_000, atol=0.03)
 
@@ -287,11 +287,11 @@ def test_classifier_shares_the_posterior(tmp_path):
         again.predict_uncertainty(X, 5, 0).mean, classifier.predict_uncertainty(X, 5, 0).mean
     )
     model.optimize_evidence = False
-    model.condition(X[:4], LABELS[:4])  # the classifier follows
+    model.condition(X[:4], LABELS[:4])  # the classifier shares the new posterior
     assert (
         classifier.predict_uncertainty(X, 200, seed=0).mutual_information > p.mutual_information
     ).mean() > 0.9
-    with pytest.raises(ValueError, match="model of classes"):
+    with pytest.raises(ValueError, match="model for classification"):
         BayesianBasisRegression(features(), 2, task="regression").to_classifier()
 
 

@@ -1,4 +1,4 @@
-"""Gal's network and its deterministic twin."""
+"""Tests of the ready-made networks."""
 
 import keras
 import numpy as np
@@ -129,7 +129,7 @@ NETWORKS = {
 )
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_with_every_inference(network, inference, tmp_path):
-    """Fits, predicts, and comes back from a file as it was."""
+    """Every network fits, predicts, and is unchanged after saving and loading."""
     make, arguments, num_kernels = NETWORKS[network]
     if network == "resnet20" and inference != "mc_dropout":
         pytest.skip("the slow one: its layers are those of the others")

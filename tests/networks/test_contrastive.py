@@ -1,4 +1,4 @@
-"""Features learned without labels: the loss, the views, and what the network has learned."""
+"""Tests of features learned without labels: loss, distortions and trained features."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def slow_nt_xent(views, others, temperature):
-    """The published sum, one pair at a time."""
+    """The published formula, pair by pair."""
     z = [each / np.sqrt(each @ each) for each in (*views, *others)]
     size, losses = len(views), []
     for i in range(2 * size):
@@ -43,7 +43,8 @@ def test_loss_and_its_gradient(temperature):
 
 def test_loss_of_extremes():
     alike = np.ones((4, 3), "float16")
-    assert float(nt_xent(alike, alike)) == pytest.approx(np.log(7))  # chance, in half precision too
+    # Chance level, also in half precision.
+    assert float(nt_xent(alike, alike)) == pytest.approx(np.log(7))
     apart = np.eye(4, dtype="float32")
     assert float(nt_xent(apart, 3 * apart, 0.01)) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="Expected a positive, finite number for `temperature`"):
@@ -51,13 +52,13 @@ def test_loss_of_extremes():
 
 
 def affine_maps(count=400, side=41, **arguments):
-    """Returns the maps (N, 2, 3) that a layer applied, read off images of their own coordinates."""
+    """Return the affine maps (N, 2, 3) of a layer, read from images of pixel coordinates."""
     none = {"rotation": 0, "zoom": 1, "stretch": 1, "shear": 0, "shift": 0}
     layer = RandomDistortion(**{**none, **arguments}, seed=0)
     steps = np.arange(side, dtype="float32") - side // 2
     image = np.stack(np.meshgrid(steps, steps), axis=-1)
     seen = layer(np.repeat(image[None], count, axis=0), training=True).numpy()
-    inner = slice(side // 2 - 5, side // 2 + 6)  # whose sources are within the image
+    inner = slice(side // 2 - 5, side // 2 + 6)  # its sources lie within the image
     places = np.concatenate([image, np.ones((side, side, 1))], axis=-1)[inner, inner]
     found = [
         np.linalg.lstsq(places.reshape(-1, 3), s[inner, inner].reshape(-1, 2))[0].T for s in seen
@@ -167,12 +168,12 @@ def test_features_bring_two_views_of_a_new_image_together(digits, trained):
     one, other = (distortion(seed)(digits[1], training=True).numpy() for seed in (5, 6))
 
     def nearer(embed):
-        """Share of other images that are farther away than the other view of the same."""
+        """Share of other images that are farther away than the other view of the same image."""
         distances = cdist(embed(one), embed(other), "cosine")
         return (distances > np.diag(distances)[:, None]).mean()
 
-    assert nearer(trained.predict_on_batch) > 0.85  # 0.91
-    assert nearer(tiny().predict_on_batch) < 0.75  # 0.68
+    assert nearer(trained.predict_on_batch) > 0.85  # measured: 0.91
+    assert nearer(tiny().predict_on_batch) < 0.75  # measured: 0.68
     assert nearer(lambda images: images.reshape(300, -1)) < 0.75
 
 

@@ -1,4 +1,4 @@
-"""The closed-form head on backbones that others have trained, and nothing of them moves."""
+"""Tests of the closed-form head on pretrained backbones, which must not change."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ Y = np.arange(60) % 3
 
 
 def small_backbone():
-    """What nobody wrote to please: adapted and random preprocessing, a skip, nesting, noise."""
+    """A backbone with adapted and random preprocessing, a skip, nesting and noise."""
     normalize = keras.layers.Normalization(name="adapted")
     normalize.adapt(X.astype("float32"))
     inputs = keras.Input((32, 32, 3))
@@ -38,7 +38,7 @@ def frozen_functional():
 
 
 def check_exact(model, features, phi):
-    """Trains, asks, and compares with the head alone on features that were computed once."""
+    """Train and predict, and compare with the head alone on precomputed features."""
     before = [v.numpy() for v in features.weights]
     head = BayesianLinear(3, prior_scale=0.5, noise_scale=0.2)
     head.condition(phi, np.eye(3)[Y])
@@ -73,7 +73,7 @@ def test_graph_is_asked_and_never_moved(tmp_path):
     features = frozen_functional()
     model = BayesianBasisRegression(features, 3, prior_scale=0.5, noise_scale=0.2, seed=0)
     p = check_exact(model, features, features.predict(X, batch_size=256, verbose=0))
-    # The sampled model sees the same backbone, in inference mode.
+    # The sampled model uses the same backbone, in inference mode.
     sampled = Predictor(model, "normal").predict_uncertainty(X[:5], 500, seed=0)
     z = (sampled.mean - p.mean[:5]) / np.sqrt(p.epistemic_variance[:5] / 500)
     assert np.abs(z).max() < 5.5
@@ -103,7 +103,7 @@ def test_features_of_the_pool_are_computed_once(tmp_path):
 
     phi = whole.embed(X)
     model = BayesianBasisRegression(phi.shape[1], 3, noise_scale=0.2, seed=0)
-    features.predict_on_batch = None  # the backbone cannot be asked any more
+    features.predict_on_batch = None  # any further call of the backbone would fail
     learner = learner_of(model, phi, checkpoint=tmp_path / "run.npz")
     rows = learner.run(3)
     assert [row.optimizer_steps for row in rows] == [0, 0, 0, 0]

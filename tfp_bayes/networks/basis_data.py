@@ -1,4 +1,4 @@
-"""Checks and encodings of what a basis regression is made from and learns from."""
+"""Checks and encodings of the features and the data of a basis regression."""
 
 import math
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from tfp_bayes.prediction.finite import finite_rows, nan_unless
 
 
 def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns a new input like one of another model."""
+    """Create an input with the shape, dtype and name of another model's input."""
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
 def example_weights(y, sample_weight, class_weight: dict[int, float] | None) -> np.ndarray | None:
-    """Returns the weights of examples (B,), of which Keras takes one kind at a time, or None."""
+    """Return the weights of examples (B,), or None. Keras takes only one of both arguments."""
     if class_weight is None:
         return sample_weight
     return np.array([class_weight.get(int(label), 1.0) for label in np.reshape(y, -1)])
 
 
 def as_features(given: keras.Model | int | None, seed: int | None) -> keras.Model:
-    """Returns the model of what a user gave as features: one, their number, or nothing."""
+    """Return a model for the argument `features`: a model, a number of features, or None."""
     if given is None:
         network = BayesianCNN(inference="deterministic", seed=seed)
         return keras.Model(network.inputs, network.layers[-2].output, name="features")
@@ -40,24 +40,24 @@ def as_features(given: keras.Model | int | None, seed: int | None) -> keras.Mode
 
 
 def are_inputs(features: keras.Model) -> bool:
-    """Tells whether the inputs themselves are the features."""
+    """Return whether the inputs themselves are the features."""
     return isinstance(features, keras.Sequential) and all(
         type(layer) is keras.layers.Identity for layer in features.layers
     )
 
 
 def without_split(data: tuple, fit_arguments: Mapping[str, Any]) -> tuple:
-    """Returns (x, y, sample_weight) without what `validation_split` holds back, as Keras does."""
+    """Return (x, y, sample_weight) without the examples that `validation_split` holds out."""
     split = fit_arguments.get("validation_split")
     if not split or fit_arguments.get("validation_data") is not None:
         return data
-    # The last examples, before any shuffling.
+    # Keras holds out the last examples, before any shuffling.
     size = math.floor(count_rows(data[0]) * (1 - split))
     return keras.tree.map_structure(lambda a: None if a is None else a[:size], data)
 
 
 def empty_history(model: keras.Model) -> keras.callbacks.History:
-    """Returns the history of no epoch, of a model whose optimizer is then built, as in a file."""
+    """Return the history of 0 epochs, and build the optimizer of the model, as saving needs."""
     build_optimizer(model)
     history = keras.callbacks.History()
     history.on_train_begin()
@@ -65,28 +65,28 @@ def empty_history(model: keras.Model) -> keras.callbacks.History:
 
 
 def check_features(features: keras.Model) -> None:
-    """Raises ValueError unless a model gives (N, F) without noise."""
+    """Raise ValueError unless a model returns features (N, F) without noise."""
     random = stochastic_layers(features)
     if random:
         raise ValueError(
-            "Expected `features` without stochastic layers, as the head's posterior is exact "
-            f"given the features. Received: {[each.name for each in random]}. "
+            "Expected `features` without stochastic layers, because the posterior of the head is "
+            f"computed for fixed features. Received: {[each.name for each in random]}. "
             "Hint: BayesianBasisRegression(to_deterministic(features))."
         )
     shape = getattr(features, "output_shape", None) if features.built else None
     if not isinstance(shape, tuple) or len(shape) != 2 or not isinstance(shape[1], int):
         raise ValueError(
             "Expected a built model with one output (N, F) for `features`. Received: outputs of "
-            f"shape {shape}. Hint: end it in Flatten or global pooling, and of several outputs "
-            "take one: keras.Model(model.inputs, model.outputs[0])."
+            f"shape {shape}. Hint: end it in Flatten or global pooling; choose one of several "
+            "outputs with keras.Model(model.inputs, model.outputs[0])."
         )
 
 
 def one_hot(y, num_classes: int) -> np.ndarray:
-    """Returns integer labels (B,) as targets (B, K).
+    """Encode integer labels (B,) as one-hot targets (B, K).
 
     Raises:
-        ValueError: If a label is no class number.
+        ValueError: If a label is not a class number.
     """
     labels = np.asarray(y).reshape(-1)
     if labels.dtype.kind not in "iu" or not np.isin(labels, np.arange(num_classes)).all():
@@ -99,6 +99,6 @@ def one_hot(y, num_classes: int) -> np.ndarray:
 
 
 def nan_unless_finite(features: np.ndarray, x: Any) -> np.ndarray:
-    """Returns features (B, F) with NaN in rows of inputs that are not finite, as ReLU hides it."""
+    """Return features (B, F) with NaN in rows whose inputs are not finite, which ReLU may hide."""
     finite = finite_rows(keras.tree.map_structure(tf.convert_to_tensor, x))
     return np.asarray(nan_unless(finite, tf.convert_to_tensor(features)))

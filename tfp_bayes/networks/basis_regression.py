@@ -1,4 +1,4 @@
-"""Deep features that are trained as usual, and a linear readout on them in closed form."""
+"""A closed-form Bayesian linear head on the features of a deep network."""
 
 import inspect
 
@@ -28,33 +28,34 @@ from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPL
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianBasisRegression(BayesianModel):
-    """Regression on the features of a network, its posterior exact given those features.
+    """Bayesian linear regression on the features of a network, exact for given features.
 
-    `fit` trains the features with an ordinary readout, a softmax for classes, which is then put
-    aside; `condition` computes the posterior of a `BayesianLinear` head on the features as they
-    are, with classes as one-hot targets. Predictions are normal, from one forward pass and
-    without sampling: `predict` is their mean, `predict_uncertainty` splits their variance, and
-    `sample`, `Predictor` and `export` draw weight matrices as in every other model.
+    `fit` trains the features together with an ordinary readout (a softmax for classes), which is
+    then discarded. `condition` computes the posterior of a `BayesianLinear` head on the trained
+    features, with classes as one-hot targets. The predictive distribution is normal and needs one
+    forward pass without sampling: `predict` returns its mean, and `predict_uncertainty` splits its
+    variance. `sample`, `Predictor` and `export` draw weight matrices, as in every other model.
 
     Args:
-        features: Built Keras model from inputs to (N, F): a network, or a `keras.applications`
-            backbone with pooling; frozen by `features.trainable = False`, it stays as it is. Or
-            F, where inputs are features that were computed already, by `embed` of another. None
-            is Gal's network up to its 128 units, on 28 x 28 images.
-        num_outputs: D: number of classes, or of real targets.
-        task: "classification", integer labels (N,), or "regression", targets (N, D).
-        optimize_evidence: Whether `condition` sets prior and noise scale by marginal likelihood.
-            Only for features that were trained on other examples: those trained on the same fit
-            them too well, and the noise would come out too small.
-        posterior: "matrix_normal" or "mean_field", as further arguments see `BayesianLinear`.
-        prior_scale: Prior standard deviation of the head's weights; the larger the features, the
+        features: A built Keras model from inputs to features (N, F), for example a
+            `keras.applications` backbone with pooling. `features.trainable = False` freezes it.
+            An integer F means that the inputs already are features, for example from `embed` of
+            another model. None uses Gal's network up to its 128 units, for 28 x 28 images.
+        num_outputs: Number D of classes or of real-valued targets.
+        task: "classification" for integer labels (N,), or "regression" for targets (N, D).
+        optimize_evidence: Whether `condition` chooses prior and noise scale by marginal
+            likelihood. Use it only if the features were trained on other examples. Features that
+            were trained on the same examples fit them too well, so the noise would be too small.
+        posterior: "matrix_normal" or "mean_field", see `BayesianLinear` as for the next arguments.
+        prior_scale: Prior standard deviation of the head's weights. The larger the features, the
             smaller it should be.
         noise_scale: Standard deviation of the noise in the targets.
         output_covariance: Covariance between outputs.
-        per_output: Whether each output has scales of its own.
-        num_samples: S of the exported mean and the default of `sample`.
-        seed: Integer or None, of the head's draws.
-        name: String or None.
+        per_output: Whether each output has its own scales.
+        num_samples: Number of posterior samples S of the exported mean, and the default of
+            `sample`.
+        seed: Seed of the head's draws, an integer or None.
+        name: Name of the model, or None.
 
     Raises:
         ValueError: If `task` is unknown, the features are not (N, F), or the head refuses its
@@ -95,7 +96,7 @@ class BayesianBasisRegression(BayesianModel):
         if task not in ("classification", "regression"):
             raise ValueError(
                 "Expected 'classification' or 'regression' for `task`. "
-                f"Received: task={task!r}. Hint: it says what the features are trained on."
+                f"Received: task={task!r}. Hint: the task determines the loss of the features."
             )
         network = as_features(features, seed)
         check_features(network)
@@ -141,13 +142,13 @@ class BayesianBasisRegression(BayesianModel):
     # Learning.
 
     def compile(self, optimizer="adam", loss=None, *args, **kwargs) -> None:
-        """Configures the training of the features, as `keras.Model.compile`.
+        """Configure the training of the features, as `keras.Model.compile` does.
 
         Args:
             optimizer: As in Keras.
-            loss: Loss of the readout; None is the cross-entropy of integer labels, or the squared
+            loss: Loss of the readout. None is the cross-entropy of integer labels, or the squared
                 error.
-            *args: As in Keras; `metrics` are those of the readout while it trains.
+            *args: As in Keras. `metrics` are those of the readout during training.
             **kwargs: As in Keras.
         """
         if loss is None:
@@ -158,17 +159,17 @@ class BayesianBasisRegression(BayesianModel):
         self.compiled = True
 
     def fit(self, x=None, y=None, *args, condition_on=None, **kwargs):
-        """Trains the features as `keras.Model.fit`, then conditions the head on the same examples.
+        """Train the features as `keras.Model.fit` does, then condition the head.
 
-        The head learns from what the features were trained on: with their weights, and without
-        those that `validation_split` holds back. Frozen features leave nothing to train: no epoch
-        is run, and the history is empty.
+        The head is conditioned on the training examples of the features, with their sample
+        weights and without those that `validation_split` holds out. If the features are frozen, no
+        epoch is run and the history is empty.
 
         Args:
             x: Training data, as in Keras.
             y: Labels or targets, as in Keras.
             *args: As in Keras.
-            condition_on: Other data for the head, where `x` cannot be read to its end: (x, y),
+            condition_on: Data for the head, if `x` is endless or can be read only once: (x, y),
                 (x, y, sample_weight) or a finite dataset.
             **kwargs: As in Keras.
 
@@ -176,16 +177,16 @@ class BayesianBasisRegression(BayesianModel):
             Keras' History of the readout.
 
         Raises:
-            ValueError: If the model is not compiled, `x` is not finite, or it has no end and
-                `condition_on` is None.
+            ValueError: If the model is not compiled, `x` has NaN or infinite values, or `x` is
+                endless or can be read only once and `condition_on` is None.
         """
         if not self.compiled:
             raise ValueError(
-                "Expected a compiled model. Received: one that is not. Hint: model.compile('adam')."
+                "Expected a compiled model. Received: a new one. Hint: model.compile('adam')."
             )
         if condition_on is None and not has_end(x):
             raise ValueError(
-                "Expected `condition_on` with data that have no end, or can be read once. "
+                "Expected `condition_on` for data that are endless or can be read only once. "
                 f"Received: a {type(x).__name__} as `x`, condition_on=None. "
                 "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
             )
@@ -197,7 +198,7 @@ class BayesianBasisRegression(BayesianModel):
             data = without_split((x, y, given.get("sample_weight")), given)
         if has_prior_scale(self.features):
             num_train = num_train or count_examples(x, given.get("validation_split", 0.0))
-            if num_train:  # otherwise the model asks for KLWeight
+            if num_train:  # otherwise training raises an error that asks for KLWeight
                 set_kl_weight(self.training_model, 1 / num_train)
         if self.features.trainable_variables:
             history = self.training_model.fit(x, y, *args, **kwargs)
@@ -210,17 +211,17 @@ class BayesianBasisRegression(BayesianModel):
     def condition(
         self, x, y=None, batch_size: int = DEFAULT_BATCH_SIZE, sample_weight=None
     ) -> None:
-        """Computes the head's posterior given these examples and no others.
+        """Compute the head's posterior given these examples, replacing earlier ones.
 
         Args:
             x: Inputs (N, ...), or a finite `tf.data.Dataset` or `PyDataset` of (x, y) or
                 (x, y, sample_weight).
             y: Labels (N,) or targets (N, D).
-            batch_size: Rows of arrays at a time.
-            sample_weight: (N,), see `BayesianLinear.condition`.
+            batch_size: Number of rows of an array per batch.
+            sample_weight: Weights (N,) of examples, see `BayesianLinear.condition`.
 
         Raises:
-            ValueError: If targets are missing, or data have no end.
+            ValueError: If targets are missing, or the data are endless.
         """
         self._condition(x, y, sample_weight, batch_size)
 
@@ -233,7 +234,7 @@ class BayesianBasisRegression(BayesianModel):
         )
         self.head.condition(triples, optimize_evidence=self.optimize_evidence)
 
-    # Asking.
+    # Prediction.
 
     def predict_uncertainty(
         self,
@@ -243,17 +244,17 @@ class BayesianBasisRegression(BayesianModel):
         batch_size: int = DEFAULT_BATCH_SIZE,
         return_samples: bool = False,
     ) -> Prediction:
-        """Returns the exact predictive distribution; nothing is sampled.
+        """Return the exact predictive distribution, without sampling.
 
         Args:
-            x: Inputs: arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
-            num_samples: S of the samples, if asked for; None takes the model's own.
+            x: Inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
+            num_samples: Number of samples S if `return_samples`. None uses the model's default.
             seed: Seed of the samples: integer, pair of int32, or None for fresh draws.
-            batch_size: Rows of arrays at a time.
-            return_samples: Whether to draw (S, N, 2 D) samples too.
+            batch_size: Number of rows of an array per batch.
+            return_samples: Whether to also draw samples (S, N, 2 D).
 
         Returns:
-            A `Prediction`: its mutual information is that of normal targets and weights.
+            A `Prediction`. Its mutual information is between normal targets and the weights.
         """
         parts = [self.head.predictive(self._features(a)) for a in batches(x, batch_size)]
         if not parts:
@@ -289,10 +290,10 @@ class BayesianBasisRegression(BayesianModel):
         num_samples: int | None = None,
         **kwargs,
     ) -> np.ndarray:
-        """Returns the exact predictive mean (N, D); other arguments are accepted as in Keras."""
+        """Return the exact predictive mean (N, D). Other arguments are accepted but not used."""
         return self.predict_uncertainty(x, batch_size=batch_size or DEFAULT_BATCH_SIZE).mean
 
-    def evaluate(  # type: ignore[override]  # one exact pass has neither steps nor callbacks
+    def evaluate(  # type: ignore[override]  # a single exact pass has no steps and no callbacks
         self,
         x=None,
         y=None,
@@ -301,19 +302,19 @@ class BayesianBasisRegression(BayesianModel):
         return_dict=False,
         sample_weight=None,
     ) -> list[float] | dict[str, float]:
-        """Scores the predictive distribution.
+        """Score the predictive distribution.
 
         Args:
             x: Inputs, or a dataset of (x, y) or (x, y, sample_weight).
             y: Labels (N,) or targets (N, D).
-            batch_size: Rows of arrays at a time.
-            verbose: Ignored: there is no progress to show.
+            batch_size: Number of rows of an array per batch.
+            verbose: Ignored, since there is no progress to show.
             return_dict: Whether to return a dictionary instead of a list.
-            sample_weight: (N,), with which examples count in the means.
+            sample_weight: Weights (N,) of examples in the means.
 
         Returns:
-            loss, the negative log likelihood of a target in nats summed over outputs, and
-            root_mean_squared_error, over examples and outputs.
+            `loss`, the mean negative log likelihood of an example in nats, summed over outputs, and
+            `root_mean_squared_error` over examples and outputs.
         """
         nll, squares, count = 0.0, 0.0, 0
         for a, b, w in labelled_batches(x, y, sample_weight, batch_size or DEFAULT_BATCH_SIZE):
@@ -328,36 +329,36 @@ class BayesianBasisRegression(BayesianModel):
         return results if return_dict else list(results.values())
 
     def to_classifier(self) -> BayesianModel:
-        """Returns a classifier that shares the features and the head's posterior.
+        """Return a classifier that shares the features and the head's posterior.
 
-        Each draw of the head is one function to probabilities, see `ClassProbabilities`: the
-        measures, acquisitions and the export of classifiers apply.
+        Each draw of the head is a function from inputs to probabilities, see `ClassProbabilities`.
+        The measures, acquisition functions and export of classifiers therefore apply.
 
         Raises:
             ValueError: If the outputs are not classes.
         """
         if self.task != "classification":
             raise ValueError(
-                "Expected a model of classes. Received: task='regression'. "
+                "Expected a model for classification. Received: task='regression'. "
                 "Hint: BayesianBasisRegression(task='classification')."
             )
         probabilities = ClassProbabilities(name="probabilities")(self.output)
         return BayesianModel(self.input, probabilities, num_samples=self.num_samples)
 
     def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
-        """Returns the features (N, F), to compare examples by."""
+        """Return the features (N, F) of inputs."""
         return np.concatenate([self._features(a) for a in batches(x, batch_size)])
 
     def greedy_batch(self, x, query_size: int, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
-        """Picks the inputs whose labels remove most variance, see `BayesianLinear.greedy_batch`.
+        """Select the inputs whose labels reduce variance most, see `BayesianLinear.greedy_batch`.
 
         Args:
             x: Inputs (N, ...).
-            query_size: Number to pick.
-            batch_size: Rows of arrays at a time.
+            query_size: Number of inputs to select.
+            batch_size: Number of rows of an array per batch.
 
         Returns:
-            Positions (query_size,) int64, in the order picked.
+            Positions (query_size,) int64, in the order of selection.
         """
         return self.head.greedy_batch(self.embed(x, batch_size), query_size)
 
@@ -367,10 +368,10 @@ class BayesianBasisRegression(BayesianModel):
         return nan_unless_finite(np.asarray(self.features.predict_on_batch(x)), x)
 
     def encode_targets(self, y) -> np.ndarray:
-        """Returns what the head learns from labels (B,), one-hot, or from targets (B, D), as is."""
+        """Encode labels (B,) as the one-hot targets of the head; leave targets (B, D) unchanged."""
         if y is None:
             raise ValueError(
-                "Expected targets. Received: none. Hint: a dataset of (x, y), or x, y."
+                "Expected targets. Received: none. Hint: pass `y`, or a dataset of (x, y)."
             )
         if self.task == "regression":
             return np.asarray(y)
@@ -379,21 +380,21 @@ class BayesianBasisRegression(BayesianModel):
     # Saving.
 
     def get_compile_config(self) -> dict | None:
-        """Returns how the training of the features is configured."""
+        """Return the arguments of `compile` for the training of the features."""
         return self.training_model.get_compile_config() if self.compiled else None
 
     def compile_from_config(self, config: dict) -> None:
-        """Configures the training of the features as it was."""
+        """Compile the training of the features with arguments of `get_compile_config`."""
         self.training_model.compile_from_config(config)
         self.optimizer = self.training_model.optimizer
         self.compiled = True
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Return the constructor arguments as plain JSON."""
         return {"features": keras.saving.serialize_keras_object(self.features), **self._config}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None):
-        """Rebuilds the model from `get_config()`."""
+        """Rebuild the model from `get_config()`."""
         features = keras.saving.deserialize_keras_object(config["features"], custom_objects)
         return cls(**{**config, "features": features})

@@ -14,20 +14,20 @@ class BayesianCNN(Network):
       relu - dropout .5 - dense softmax.
     - "kirsch": conv(32, 5x5) - dropout of maps .5 - max pool 2 - relu - conv(64, 5x5) - dropout of
       maps .5 - max pool 2 - relu - dense 128 - dropout .5 - relu - dense softmax. Its uncertainty
-      is larger, and BALD makes more of it.
+      is larger, so BALD gains more from it.
 
-    The model divides pixels by `max_pixel` itself, so it takes images as they are stored, and so
-    does what is exported.
+    The model itself divides pixels by `max_pixel`. The model and its exports therefore take images
+    as they are stored.
 
     Args:
-        input_shape: (H, W, C), channels last.
-        num_classes: K.
+        input_shape: Shape (H, W, C) of an image, channels last.
+        num_classes: Number of classes K.
         architecture: "gal" or "kirsch".
-        inference: "mc_dropout"; "concrete_dropout", whose rates are learned; "flipout",
-            "local_reparameterization" or "reparameterization", which make every kernel random and
-            need no dropout; or "deterministic", the twin with ordinary dropout, off at inference:
-            the same network without uncertainty.
-        dropout_rates: Rates in the order of the network; None is those above.
+        inference: "mc_dropout"; "concrete_dropout" with learned rates; "flipout",
+            "local_reparameterization" or "reparameterization", with random kernels and no dropout;
+            or "deterministic", the same network with dropout that is off at inference, without
+            uncertainty.
+        dropout_rates: Dropout rates in the order of the layers. None uses the rates above.
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:
@@ -67,7 +67,7 @@ class BayesianCNN(Network):
         if len(rates) != len(usual_rates):
             raise ValueError(
                 f"Expected {len(usual_rates)} `dropout_rates` for {architecture!r}. "
-                f"Received: dropout_rates={rates}. Hint: the usual ones are {usual_rates}."
+                f"Received: dropout_rates={rates}. Hint: the default is {usual_rates}."
             )
         check_image(input_shape, smallest)
         super().__init__(
@@ -88,7 +88,7 @@ class BayesianCNN(Network):
         architecture: str = "gal",
         dropout_rates: tuple[float, ...] = (),
     ) -> keras.KerasTensor:
-        """Builds the network, see `Network.make_outputs`."""
+        """Build the network, see `Network.make_outputs`."""
         features, _, _ = _ARCHITECTURES[architecture]
         init = initializers(4, seed)
         seeds = [None if seed is None else seed + 4 + i for i in range(len(dropout_rates))]
@@ -120,7 +120,7 @@ def _kirsch(x, factory: LayerFactory, init: list, rates: tuple, seeds: list) -> 
     return keras.layers.ReLU(name="relu_3")(x)
 
 
-# Name: the layers up to the softmax, the smallest height and width, the usual dropout rates.
+# By name: function of the layers before the softmax, smallest image side, default dropout rates.
 _ARCHITECTURES = {
     "gal": (_gal, 8, (0.25, 0.5)),
     "kirsch": (_kirsch, 16, (0.5, 0.5, 0.5)),

@@ -8,16 +8,16 @@ from tfp_bayes.networks.network import Network, check_image, initializers
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianLeNet5(Network):
-    """LeNet-5 with relu and max pooling, 61,000 kernel weights: the network of published tables.
+    """LeNet-5 with relu and max pooling (61,000 kernel weights), common in published benchmarks.
 
     conv(6, 5x5, same) - pool 2 - conv(16, 5x5) - pool 2 - dense 120 - dense 84 - dense softmax,
-    relu between, dropout after the dense layers where the inference has any.
+    with relu in between, and dropout after the hidden dense layers if the inference uses dropout.
 
     Args:
-        input_shape: (H, W, C), channels last.
-        num_classes: K.
+        input_shape: Shape (H, W, C) of an image, channels last.
+        num_classes: Number of classes K.
         inference: As in `BayesianCNN`.
-        dropout_rate: Rate after the dense layers, for dropout and "deterministic".
+        dropout_rate: Rate after the hidden dense layers, for dropout and "deterministic".
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:
@@ -55,7 +55,7 @@ class BayesianLeNet5(Network):
         seed: int | None,
         dropout_rate: float = 0.5,
     ) -> keras.KerasTensor:
-        """Builds the network, see `Network.make_outputs`."""
+        """Build the network, see `Network.make_outputs`."""
         init = initializers(5, seed)
         relu = {"activation": "relu"}
         x = factory.conv_2d(

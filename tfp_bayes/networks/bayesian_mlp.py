@@ -8,12 +8,12 @@ from tfp_bayes.networks.network import Network, initializers
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianMLP(Network):
-    """Dense layers with relu, on flattened inputs: the network of Bayes by Backprop.
+    """A multilayer perceptron with relu on flattened inputs, the network of Bayes by Backprop.
 
     Args:
         input_shape: Shape of one example, which is flattened.
-        num_classes: K.
-        hidden_units: Width of every hidden layer.
+        num_classes: Number of classes K.
+        hidden_units: Width of each hidden layer.
         inference: As in `BayesianCNN`.
         dropout_rate: Rate after every hidden layer, for dropout and "deterministic".
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
@@ -60,7 +60,7 @@ class BayesianMLP(Network):
         hidden_units: tuple[int, ...] = (),
         dropout_rate: float = 0.5,
     ) -> keras.KerasTensor:
-        """Builds the network, see `Network.make_outputs`."""
+        """Build the network, see `Network.make_outputs`."""
         init = initializers(len(hidden_units) + 1, seed)
         x = keras.layers.Flatten(name="flatten")(x)
         for i, units in enumerate(hidden_units):

@@ -8,18 +8,19 @@ from tfp_bayes.networks.network import Network, check_image, initializers
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianResNet20(Network):
-    """The residual network of 20 layers for images of CIFAR's size, 270,000 kernel weights.
+    """A residual network with 20 layers (270,000 kernel weights) for images of CIFAR's size.
 
-    A 3x3 convolution, three stages of three residual blocks of two 3x3 convolutions with 16, 32
-    and 64 channels, global average pooling and a softmax. Batch normalization stays an ordinary
-    layer, its statistics still at inference; with dropout, every block ends in one.
+    A 3x3 convolution, three stages of three residual blocks with two 3x3 convolutions each, of 16,
+    32 and 64 channels, global average pooling and a softmax. Batch normalization stays a plain
+    layer, with fixed statistics at inference. If the inference uses dropout, it follows each
+    residual block.
 
     Args:
-        input_shape: (H, W, C), channels last.
-        num_classes: K.
+        input_shape: Shape (H, W, C) of an image, channels last.
+        num_classes: Number of classes K.
         inference: As in `BayesianCNN`.
-        dropout_rate: Rate after every residual block, for dropout and "deterministic"; of whole
-            maps with "concrete_dropout".
+        dropout_rate: Rate after every residual block, for dropout and "deterministic".
+            "concrete_dropout" drops whole feature maps.
         **kwargs: prior_scale, kernel_prior, max_pixel, num_samples, seed and name, see `Network`.
 
     Raises:
@@ -58,9 +59,9 @@ class BayesianResNet20(Network):
         seed: int | None,
         dropout_rate: float = 0.1,
     ) -> keras.KerasTensor:
-        """Builds the network, see `Network.make_outputs`."""
+        """Build the network, see `Network.make_outputs`."""
         layers = keras.layers
-        of_maps = factory.inference == "concrete_dropout"  # learns rates of a kernel's rows only
+        of_maps = factory.inference == "concrete_dropout"  # its rates apply to rows of a kernel
         init = iter(initializers(22, seed, "HeNormal"))
 
         def conv(x, filters, size=3, strides=1):
@@ -69,7 +70,7 @@ class BayesianResNet20(Network):
                 size,
                 strides,
                 padding="same",
-                use_bias=False,  # batch normalization has one
+                use_bias=False,  # batch normalization adds a bias
                 kernel_initializer=next(init),
             )
             return layers.BatchNormalization()(layer(x))

@@ -1,4 +1,4 @@
-"""Features that a network learns from images alone, without a label."""
+"""Self-supervised features, learned from images without labels (SimCLR)."""
 
 import functools
 from collections.abc import Callable
@@ -17,23 +17,24 @@ from tfp_bayes.networks.random_distortion import RandomDistortion
 if TYPE_CHECKING:
     from tfp_bayes.active.rows import Rows
 
-NUM_PROJECTED = 64  # the loss compares views in as many dimensions, which are then put aside
+NUM_PROJECTED = 64  # dimension of the projections that the loss compares, only for training
 
 
 def nt_xent(views: tf.Tensor, others: tf.Tensor, temperature: float = 0.2) -> tf.Tensor:
-    """Contrastive loss: how hard it is to find an image's other view among all of a batch.
+    """Contrastive loss: how hard it is to identify the other view of an image within a batch.
 
-    With z_1 ... z_2B the views of both kinds, each of length 1, and z_p(i) the other view of the
-    image of z_i, it is the mean over i of -log(exp(z_i z_p(i) / tau) / sum_(j != i)
-    exp(z_i z_j / tau)). 0 is the least; log(2 B - 1) is chance.
+    Let z_1 ... z_2B be the projections of all views, normalized to length 1, and z_p(i) the other
+    view of the image of z_i. The loss is the mean over i of -log(exp(z_i z_p(i) / tau) /
+    sum_(j != i) exp(z_i z_j / tau)). Its minimum is 0, and chance is log(2 B - 1).
 
     Args:
-        views: (B, D) of one view of each image, of any length but 0.
-        others: (B, D) of another view of each.
-        temperature: tau. The smaller, the more the nearest wrong images count.
+        views: Projections (B, D) of one view of each image, with lengths other than 0.
+        others: Projections (B, D) of another view of each image.
+        temperature: Temperature tau. The smaller it is, the more weight the most similar other
+            images get.
 
     Returns:
-        Nats, a float32 scalar.
+        The loss in nats, a float32 scalar.
 
     Raises:
         ValueError: If `temperature` is not positive.
@@ -73,35 +74,37 @@ def contrastive_features(
     seed: int | None = None,
     verbose: Any = "auto",
 ) -> keras.Model:
-    """Trains features on images alone, so that two views of an image are alike (SimCLR).
+    """Train features that are similar for two distorted views of the same image (SimCLR).
 
-    Use it where many images have no label and no pretrained network knows their kind: on the
-    whole pool before active learning, then with `BayesianBasisRegression` on its features, which
-    are frozen. No label is asked for, and labels of a data set are not looked at.
+    Use it when many images are unlabeled and no pretrained network suits them. For active
+    learning, train the features on the whole pool first, then pass them to
+    `BayesianBasisRegression`, which keeps them frozen. Labels are not needed, and labels of a
+    data set are ignored.
 
     Args:
-        x: Images (N, H, W, C): an array, or what does not fit into memory, see `ActiveLearner`.
-        features: Keras model from images to (N, F), trained in place; None makes
-            `small_features(x.shape[1:], max_pixel, seed)`, F = 256.
-        distortion: Keras layer that makes views when called with `training=True`; None is
-            `RandomDistortion()`, which suits digits and clothes. What it changes, features learn
-            to look through: it must leave classes as they are.
-        temperature: Of the loss, see `nt_xent`.
-        steps: Optimizer steps. 1,500 of 256 images of 28 x 28 take about four minutes of one
-            core.
-        batch_size: Images a step, never more than there are; the more, the better.
-        learning_rate: Of Adam at the start; it falls to 0 along a cosine.
-        max_pixel: Largest value of a pixel: 255 as stored, 1 for images scaled beforehand. Not
-            used with `features`.
-        seed: Integer or None. The same gives the same features, bit for bit on a CPU.
+        x: Images (N, H, W, C): an array, or a source that does not fit into memory, see
+            `ActiveLearner`.
+        features: Keras model from images to features (N, F), which is trained in place. None
+            creates `small_features(x.shape[1:], max_pixel, seed)` with F = 256.
+        distortion: Keras layer that creates views when called with `training=True`. None is
+            `RandomDistortion()`, which suits digits and clothes. Features become invariant to the
+            distortion, so it must not change the class of an image.
+        temperature: Temperature of the loss, see `nt_xent`.
+        steps: Number of optimizer steps. 1,500 steps with 256 images of 28 x 28 pixels take about
+            four minutes on one core.
+        batch_size: Number of images per step, at most the number of images. Larger is better.
+        learning_rate: Initial learning rate of Adam, which decays to 0 along a cosine.
+        max_pixel: Largest value of a pixel: 255 for images as stored, 1 for scaled images. Not
+            used if `features` is given.
+        seed: Integer or None. Equal seeds give the same features, bit for bit on a CPU.
         verbose: As in `keras.Model.fit`.
 
     Returns:
-        The features, a frozen Keras model (`trainable` is False): save and load it as any other.
+        The features, a frozen Keras model (`trainable` is False).
 
     Raises:
-        ValueError: If there are fewer than two images or one is not finite, `features` are random
-            or not (N, F), or a number is out of range.
+        ValueError: If there are fewer than two images, an image is not finite, `features` is
+            random or does not return (N, F), or a number is out of range.
 
     Reference:
         Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations"
@@ -124,8 +127,8 @@ def contrastive_features(
     rows = as_rows(x)
     if len(rows) < 2:
         raise ValueError(
-            f"Expected at least two images for `x`, to tell apart. Received: {len(rows)}. "
-            "Hint: the whole pool."
+            f"Expected at least two images for `x`. Received: {len(rows)}. "
+            "Hint: pass the whole pool."
         )
     check_finite(rows, np.array([], "int64"))
     load = functools.partial(load_finite, rows)
@@ -149,16 +152,16 @@ def small_features(
     max_pixel: float = 255.0,
     seed: int | None = None,
 ) -> keras.Model:
-    """Builds an untrained network from small images to features, cheap enough for two cores.
+    """Build an untrained network from small images to features, small enough to train on a CPU.
 
-    conv(32, 5x5) - conv(64, 3x3) - conv(128, 3x3) - dense, each with batch normalization and relu,
-    the convolutions with stride 2.
+    conv(32, 5x5) - conv(64, 3x3) - conv(128, 3x3) - dense, each followed by batch normalization and
+    relu. The convolutions have stride 2.
 
     Args:
-        input_shape: (H, W, C), channels last.
-        num_features: F.
-        max_pixel: Largest value of a pixel, by which the network divides.
-        seed: Integer of the initial weights, or None.
+        input_shape: Shape (H, W, C) of an image, channels last.
+        num_features: Number of features F.
+        max_pixel: Largest value of a pixel, by which the network divides its inputs.
+        seed: Seed of the initial weights, an integer or None.
 
     Returns:
         A Keras model from images (N, H, W, C) to features (N, F).
@@ -198,7 +201,7 @@ def small_features(
 
 
 class _Contrast(keras.Model):
-    """Two views of each image, their features and the projections that the loss compares."""
+    """The model that is trained: two views of each image, their features and projections."""
 
     def __init__(
         self,
@@ -223,19 +226,19 @@ class _Contrast(keras.Model):
         )
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns projections (2 B, D) of one view of each image, and then of another."""
+        """Return projections (2 B, D): first those of one view of each image, then of another."""
         views = self.distortion(tf.concat([inputs, inputs], axis=0), training=training)
         return self.projection(self.features(views, training=training), training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Returns the loss of the two views, and what layers of the features add to it."""
+        """Return the contrastive loss plus the losses that layers of the features add."""
         del x, y, sample_weight, training
         loss = nt_xent(*tf.split(y_pred, 2), self.temperature)
         return loss + tf.add_n(self.losses) if self.losses else loss
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches of images alone, in an order drawn anew at each pass over them."""
+    """Batches of images without labels, shuffled again for each pass over the data."""
 
     def __init__(
         self,
@@ -255,11 +258,11 @@ class _Batches(keras.utils.PyDataset):
 
     @property
     def num_batches(self) -> int:
-        """Returns the number of steps, whatever the number of passes."""
+        """Return the number of steps, which may span several passes over the data."""
         return self._steps
 
     def __getitem__(self, step: int):
-        """Returns images (B, H, W, C)."""
+        """Return the images (B, H, W, C) of a step."""
         epoch, place = divmod(step, self._size // self._batch_size)
         if epoch != self._order[0]:
             generator = np.random.default_rng([self._entropy, epoch])
@@ -269,11 +272,11 @@ class _Batches(keras.utils.PyDataset):
 
 
 def _check_trainable_features(features: keras.Model) -> None:
-    """Raises ValueError unless a model gives (N, F), without noise in its answers."""
+    """Raise ValueError unless a model returns features (N, F) without noise at inference."""
     shape = getattr(features, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or stochastic_layers(features):
         raise ValueError(
             "Expected a built Keras model with one output (N, F), without layers that are random "
             f"at inference, for `features`. Received: outputs of shape {shape}. "
-            "Hint: end it in Flatten or global pooling; small_features() makes one."
+            "Hint: end it in Flatten or global pooling; or use small_features()."
         )

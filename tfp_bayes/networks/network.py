@@ -12,26 +12,27 @@ from tfp_bayes.prediction.predictor import DEFAULT_NUM_SAMPLES
 class Network(BayesianModel):
     """A ready-made classifier: a `BayesianModel` that is configured by its constructor.
 
-    A subclass implements `make_outputs`; its own constructor arguments are what it is saved as.
-    The network divides pixels by `max_pixel` itself, so it takes images as they are stored, and
-    so does what is exported.
+    A subclass implements `make_outputs`. A saved model stores the arguments of its constructor.
+    The network itself divides pixels by `max_pixel`. The network and its exports therefore take
+    images as they are stored.
 
     Args:
         input_shape: Shape of one example.
-        num_classes: K.
-        inference: "mc_dropout"; "concrete_dropout", whose rates are learned; "flipout",
-            "local_reparameterization" or "reparameterization", which make every kernel random; or
-            "deterministic", the twin whose dropout is off at inference.
+        num_classes: Number of classes K.
+        inference: "mc_dropout"; "concrete_dropout" with learned rates; "flipout",
+            "local_reparameterization" or "reparameterization" with random kernels; or
+            "deterministic", the same network with dropout that is off at inference.
         prior_scale: Standard deviation of the Gaussian prior on kernels, see `BayesianModel`.
-        kernel_prior: Another prior on random kernels; None is Normal(0, prior_scale).
-        max_pixel: Largest value of a pixel: 255 as stored, 1 for images scaled beforehand.
-        num_samples: S of `predict` and `evaluate`; None is 100, and 1 for "deterministic".
-        seed: Integer that sets initial weights and training noise, or None.
-        name: String or None.
-        **arguments: What the subclass adds, passed on to `make_outputs`.
+        kernel_prior: Another prior on random kernels. None is Normal(0, prior_scale).
+        max_pixel: Largest value of a pixel: 255 for images as stored, 1 for scaled images.
+        num_samples: Number of posterior samples S of `predict` and `evaluate`. None is 100, or 1
+            for "deterministic".
+        seed: Integer that determines initial weights and training noise, or None.
+        name: Name of the model, or None.
+        **arguments: Arguments of the subclass, which are passed on to `make_outputs`.
 
     Raises:
-        ValueError: If `inference` is unknown, or `kernel_prior` is given where kernels are not
+        ValueError: If `inference` is unknown, or `kernel_prior` is given but kernels are not
             random.
     """
 
@@ -55,7 +56,7 @@ class Network(BayesianModel):
             raise ValueError(
                 f"Expected `kernel_prior` with random kernels only. Received: "
                 f"kernel_prior={kernel_prior!r}, inference={inference!r}. "
-                "Hint: the prior of dropout is prior_scale=."
+                "Hint: set the prior of dropout with `prior_scale`."
             )
         prior = priors.get(kernel_prior, "kernel_prior")
         if prior is None and prior_scale is not None:
@@ -71,7 +72,7 @@ class Network(BayesianModel):
             inputs,
             outputs,
             name=name,
-            # Kernels that are random have their prior in their layers.
+            # The layers of random kernels hold their priors.
             prior_scale=None if variational else prior_scale,
             num_samples=num_samples,
         )
@@ -91,54 +92,54 @@ class Network(BayesianModel):
     def make_outputs(
         x: keras.KerasTensor, num_classes: int, factory: LayerFactory, seed: int | None
     ) -> keras.KerasTensor:
-        """Builds the network from scaled inputs to probabilities.
+        """Build the network from scaled inputs to probabilities.
 
         Args:
             x: Inputs divided by `max_pixel`.
-            num_classes: K.
-            factory: Makes layers with weights, and dropout.
+            num_classes: Number of classes K.
+            factory: Creates layers with weights, and dropout.
             seed: Seed of the initial weights, or None.
         """
         raise NotImplementedError
 
     def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
-        """Trains, see `BayesianModel.fit`.
+        """Train the network, see `BayesianModel.fit`.
 
         Raises:
-            ValueError: If arrays were scaled to another range than `max_pixel` says: the network
-                would see nothing and learn nothing.
+            ValueError: If an array of images has a much smaller range than `max_pixel`, so that
+                the network would see almost constant images and learn nothing.
         """
         largest = np.max(x[:1000], initial=0) if isinstance(x, np.ndarray) else None
         max_pixel = self._config["max_pixel"]
         if largest is not None and 0 < largest < max_pixel / 50:
             raise ValueError(
-                f"Expected inputs up to {max_pixel:g} for `x`, as max_pixel= says. "
+                f"Expected inputs up to max_pixel={max_pixel:g} for `x`. "
                 f"Received: x with largest value {largest:g}. "
                 f"Hint: pass images as stored, or {type(self).__name__}(max_pixel=1)."
             )
         return super().fit(x, *args, **kwargs)
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments, plain JSON."""
+        """Return the constructor arguments as plain JSON."""
         return {**self._config, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> "Network":
-        """Rebuilds the model from `get_config()`."""
+        """Rebuild the model from `get_config()`."""
         return cls(**config)
 
 
 def check_image(input_shape: tuple[int, ...], smallest: int) -> None:
-    """Raises ValueError unless the shape is (H, W, C), both sides long enough."""
+    """Raise ValueError unless the shape is (H, W, C), with both sides long enough."""
     if len(input_shape) != 3 or min(input_shape[:2]) < smallest:
         raise ValueError(
             f"Expected (height, width, channels) with height and width of {smallest} or more for "
             f"`input_shape`. Received: input_shape={tuple(input_shape)}. "
-            "Hint: grey images need a last axis of 1."
+            "Hint: grayscale images need a last axis of 1."
         )
 
 
 def initializers(number: int, seed: int | None, name: str = "GlorotUniform") -> list:
-    """Makes initializers that differ, as equal ones would start layers with equal weights."""
+    """Create initializers with different seeds, so that no two layers start with equal weights."""
     make = getattr(keras.initializers, name)
     return [make(None if seed is None else seed + i) for i in range(number)]

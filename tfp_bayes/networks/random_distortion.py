@@ -1,4 +1,4 @@
-"""Random views of images, which self-supervised features learn to look through."""
+"""Random distortions of images, to which self-supervised features become invariant."""
 
 import math
 from numbers import Real
@@ -12,21 +12,24 @@ from tfp_bayes._plumbing.checks import check_integers
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class RandomDistortion(keras.layers.Layer):
-    """Turns, scales, slants, moves and fades each image at random, by one affine map.
+    """Transform each image by a random affine map, and change its contrast and brightness.
 
-    `contrastive_features` makes its two views of an image with it. Choose distortions that leave
-    the class as it is: digits bear no flip, photographs do. Images pass unchanged unless the layer
-    is called with `training=True`.
+    `contrastive_features` uses it to create two views of an image. Choose distortions that do not
+    change the class: photographs can be flipped, digits cannot. The layer returns images unchanged
+    unless it is called with `training=True`.
 
     Args:
-        rotation: Largest angle either way, in degrees.
-        zoom: Largest factor of magnification and of its inverse.
-        stretch: Largest ratio of the two sides' magnifications, and of its inverse.
-        shear: Largest slant, as pixels moved for each pixel of height.
-        shift: Largest move in each direction, as a share of the side.
-        contrast: Largest factor of an image's distance from its mean, and of its inverse.
-        brightness: Largest addition to an image, in units of its largest absolute value.
-        flip: Whether half of the images are mirrored left to right.
+        rotation: Largest rotation in either direction, in degrees.
+        zoom: Largest magnification. The smallest one is its inverse.
+        stretch: Largest ratio of horizontal to vertical magnification. The smallest one is its
+            inverse.
+        shear: Largest horizontal shear in either direction, in pixels per pixel of height.
+        shift: Largest translation in each direction, as a fraction of the side.
+        contrast: Largest factor of the difference between an image and its mean. The smallest one
+            is its inverse.
+        brightness: Largest offset added to or subtracted from an image, as a fraction of its
+            largest absolute value.
+        flip: Whether to mirror half of the images left to right, at random.
         seed: Integer or None.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -73,7 +76,7 @@ class RandomDistortion(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, input_shape: tuple) -> None:
-        """Checks that inputs are images."""
+        """Check that inputs are images."""
         if len(input_shape) != 4:
             raise ValueError(
                 f"Expected images (N, H, W, C) for {self.name!r}. Received: shape "
@@ -82,24 +85,24 @@ class RandomDistortion(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns images (N, H, W, C), each seen in a way of its own in training."""
+        """Return images (N, H, W, C), each with its own distortion during training."""
         inputs = tf.cast(inputs, self.compute_dtype)
         if not training:
             return inputs
-        images = tf.cast(inputs, "float32")  # the op knows no bfloat16
+        images = tf.cast(inputs, "float32")  # the op does not support bfloat16
         images = self._fade(self._move(images))
         return tf.cast(images, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the input's shape."""
+        """Return the input shape."""
         return input_shape
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), **self._config}
 
     def _move(self, images: tf.Tensor) -> tf.Tensor:
-        """Reads each image at affinely mapped places, repeating its border outside."""
+        """Resample each image at affinely mapped positions, repeating its border outside."""
         config, size = self._config, tf.shape(images)
         count, height, width = size[0], size[1], size[2]
         angle = self._uniform(count, math.radians(config["rotation"]))
@@ -109,7 +112,7 @@ class RandomDistortion(keras.layers.Layer):
         mirror = 1.0
         if config["flip"]:
             mirror = tf.sign(self._uniform(count, 1.0))
-        # Output pixels to input pixels: mirror, shear, stretch, then rotation.
+        # The map from output pixels to input pixels: mirror, shear, stretch, then rotate.
         cos, sin = tf.cos(angle) * zoom, tf.sin(angle) * zoom
         xx, yx = cos * stretch * mirror, sin * stretch * mirror
         xy, yy = cos * stretch * shear - sin / stretch, sin * stretch * shear + cos / stretch
@@ -149,7 +152,7 @@ class RandomDistortion(keras.layers.Layer):
         return images
 
     def _uniform(self, count: tf.Tensor, largest: float) -> tf.Tensor:
-        """Draws numbers (N,) between plus and minus the largest."""
+        """Draw numbers (N,) uniformly between -largest and largest."""
         return keras.random.uniform([count], -largest, largest, seed=self.seed_generator)
 
 
@@ -158,11 +161,11 @@ def _middle(side: tf.Tensor) -> tf.Tensor:
 
 
 def _check_least(least: float, **arguments: float) -> None:
-    """Raises ValueError unless every argument is a finite number of at least `least`."""
+    """Raise ValueError unless every argument is a finite number of at least `least`."""
     for name, value in arguments.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not least <= value < math.inf:
             raise ValueError(
                 f"Expected a number of at least {least} for `{name}`. "
-                f"Received: {name}={value!r}. Hint: {least} leaves it out."
+                f"Received: {name}={value!r}. Hint: {name}={least} has no effect on images."
             )

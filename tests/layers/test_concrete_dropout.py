@@ -219,7 +219,7 @@ def test_a_rate_whose_units_reach_no_kernel_is_refused():
         x = MCConcreteDropout(name="dropout")(inputs)
         return tfp_bayes.BayesianModel(inputs, L.Softmax()(build(inputs, x)), prior_scale=1.0)
 
-    match = "Expected units of a learned dropout rate.*'dropout'"
+    match = "Expected the units of a dropout layer with a learned rate.*'dropout'"
     fit_error(model(lambda inputs, x: L.Dense(3)(L.BatchNormalization()(x))), match)
     fit_error(model(lambda inputs, x: L.Dense(3)(x + inputs)), match)
     fit_error(model(lambda inputs, x: layers.DenseFlipout(3)(x)), match)
@@ -252,8 +252,8 @@ def test_conversion_and_back(capsys, tmp_path):
     model = plain_network()
     bayesian = to_bayesian(model, "concrete_dropout", num_samples=2)
     assert capsys.readouterr().out == (
-        "Converted to concrete_dropout: Dropout 1, SpatialDropout2D 1. Left, with their weights: "
-        "Conv2D 1, Dense 2. Left, with dropout that is off at inference: Dropout 1.\n"
+        "Converted to concrete_dropout: Dropout 1, SpatialDropout2D 1. Other layers with weights: "
+        "Conv2D 1, Dense 2. Layers whose dropout is off at inference: Dropout 1.\n"
     )
     assert bayesian.get_layer("of_maps").rate == 0.2
     back = to_deterministic(bayesian)

@@ -1,4 +1,4 @@
-"""The posterior of one part of the data as the prior of the next."""
+"""Tests of the posterior of one part of the data as the prior for the next part."""
 
 import keras
 import numpy as np
@@ -66,7 +66,7 @@ def test_divergence_is_that_of_two_normals_and_zero_at_the_start(fitted):
     for old, new in zip(variational_layers(fitted), variational_layers(model)):
         for weight in ("kernel", "bias"):
             (m0, s0), (m, s) = moments(old, weight), moments(new, weight)
-            assert np.abs(s / s0 - 1).max() > 1e-3  # scales are trained too
+            assert np.abs(s / s0 - 1).max() > 1e-3  # scales are trained as well
             expected += (np.log(s0 / s) + (s**2 + (m - m0) ** 2) / (2 * s0**2) - 0.5).sum()
     assert expected > 0.01
     np.testing.assert_allclose(model.kl_divergence(), expected, rtol=1e-4)
@@ -85,7 +85,7 @@ def test_divergence_against_integration(fitted):
 
 @pytest.mark.parametrize("num_parts", [2, 5])
 def test_mean_field_on_orthogonal_features_in_parts_equals_all_at_once(num_parts):
-    """Where mean field is exact, the last optimum is the posterior of all the data."""
+    """If mean field is exact, the optimum after the last part is the posterior of all data."""
     rng = np.random.default_rng(2)
     noise, prior_scale = 0.5, 1.25
     phi = np.concatenate([np.linalg.qr(rng.normal(size=(8, 3)))[0] for _ in range(num_parts)])
@@ -104,7 +104,7 @@ def test_mean_field_on_orthogonal_features_in_parts_equals_all_at_once(num_parts
         (layer,) = model.layers
         layer.kernel_loc.assign(mean[:, None])
         layer.kernel_untransformed_scale.assign(from_scale(precision**-0.5)[:, None])
-        # The bound of this part alone, under the prior of earlier ones, is at its largest.
+        # The bound of this part, under the prior from earlier parts, is at its maximum.
         x, targets = phi[8 * part : 8 * (part + 1)], y[8 * part : 8 * (part + 1)]
         with tf.GradientTape() as tape:
             residual = targets - tf.linalg.matvec(x, layer.kernel_loc[:, 0])
@@ -123,7 +123,9 @@ def test_private_layers_start_anew_under_their_own_prior(fitted):
     assert isinstance(model.get_layer("body").kernel_prior, priors.ElementwiseNormal)
     assert not np.array_equal(head.kernel_loc, fitted.get_layer("head").kernel_loc)
     np.testing.assert_allclose(model.kl_divergence(), head.kl_divergence())
-    with pytest.raises(ValueError, match=r"'hat', of 0 layers. Hint: the model has \['body'"):
+    with pytest.raises(
+        ValueError, match=r"'hat', which names 0 layers. Hint: the model has \['body'"
+    ):
         as_prior(fitted, private=["head", "hat"])
 
 
@@ -146,7 +148,7 @@ def test_arrays_survive_files_clones_and_new_starts(fitted, tmp_path):
     assert float(clone.kl_divergence()) == kl
     body = model.get_layer("body")
     prior, start = body.kernel_prior_loc.numpy(), body.kernel_loc.numpy()
-    initialize(model, seed=3)  # as each round of a learner, and each member of an ensemble
+    initialize(model, seed=3)  # as in each round of a learner and each member of an ensemble
     np.testing.assert_array_equal(body.kernel_prior_loc, prior)
     assert not np.array_equal(body.kernel_loc, start)
 
@@ -190,7 +192,7 @@ def test_layers_inside_layers_and_broken_posteriors_are_refused(fitted):
         as_prior(keras.Sequential([keras.Input((4, 3)), inner]))
     model = network()
     model.get_layer("body").bias_untransformed_scale.assign(np.full(5, -1e4))
-    with pytest.raises(ValueError, match=r"positive scales .* Received: others in body/bias"):
+    with pytest.raises(ValueError, match=r"positive scales.* Received: other values in body/bias"):
         as_prior(model)
     with pytest.raises(ValueError, match="which has no graph"):
         as_prior(L.Dense(3))

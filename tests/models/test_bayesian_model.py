@@ -1,4 +1,4 @@
-"""The training objective, its weight, and evaluation of the predictive mean."""
+"""Tests of the weight of the prior, the number of examples, evaluation and saving."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def compiled(**kwargs):
 
 
 def linear(prior_scale, **kwargs):
-    """Softmax regression: nothing random, so the loss has a closed form."""
+    """Softmax regression without random layers, whose loss has a closed form."""
     inputs = keras.Input((5,))
     outputs = keras.layers.Dense(3, activation="softmax")(inputs)
     model = tfp_bayes.BayesianModel(
@@ -47,7 +47,7 @@ def test_loss_is_nll_plus_kl_over_num_train():
 
 
 def test_gaussian_prior_equals_l2():
-    """The trained weights are those of Keras' L2 with factor 1 / (2 s^2 N)."""
+    """Training gives the same weights as Keras' L2 penalty with the factor 1 / (2 s^2 N)."""
     bayesian = linear(prior_scale=0.3)
     l2 = keras.regularizers.L2(1 / (2 * 0.3**2 * 30))
     plain = keras.Sequential(
@@ -69,7 +69,7 @@ def test_prior_covers_every_kernel_and_no_bias():
     model = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=2.0)
     kernels = [w for w in model.get_weights() if w.ndim > 1]
     assert len(kernels) == 4
-    factors = [1, 1, 1, 2]  # 1 / (1 - p) for the one that dropout feeds
+    factors = [1, 1, 1, 2]  # 1 / (1 - p) for the kernel after dropout
     expected = sum(f * (w**2).sum() for f, w in zip(factors, kernels)) / 8
     assert float(model.kl_divergence()) == pytest.approx(expected, rel=1e-5)
 
@@ -84,7 +84,7 @@ def test_growing_data_changes_the_weight_without_a_retrace():
     model.fit(X, Y, verbose=0)
     function, steps = model.train_function, []
     train_step = model.train_step
-    model.train_step = lambda data: steps.append(1) or train_step(data)  # runs when traced
+    model.train_step = lambda data: steps.append(1) or train_step(data)  # called once per trace
     kl = model.fit(X[:10], Y[:10], batch_size=10, verbose=0).history
     assert model.num_train == 10
     assert kl["loss"][0] == pytest.approx(kl["nll"][0] + kl["kl"][0] / 10, rel=1e-4)
@@ -93,7 +93,7 @@ def test_growing_data_changes_the_weight_without_a_retrace():
 
 
 def test_kl_is_counted_once_under_a_strategy(two_replicas):
-    """Two logical CPU devices take one SGD step to the same weights as one device."""
+    """An SGD step on two logical CPU devices gives the same weights as on one device."""
     with two_replicas.scope():
         mirrored = linear(prior_scale=0.2)
     single = linear(prior_scale=0.2)
@@ -107,7 +107,7 @@ def test_kl_is_counted_once_under_a_strategy(two_replicas):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-# How many examples there are.
+# The number of examples.
 
 
 class Batches(keras.utils.PyDataset):
@@ -136,7 +136,7 @@ def test_repeated_examples_count_once():
     assert count_examples(dataset.batch(8).repeat(2).map(lambda x, y: (x, y)).repeat(3)) == 30
     both = [dataset.map(lambda *pair, i=i: pair[i]).repeat(4) for i in (0, 1)]
     assert count_examples(tf.data.Dataset.zip(*both).batch(5)) == 30
-    # What is repeated in part could be meant to weigh more; the user is asked.
+    # Examples repeated in part may be meant to have more weight, so the user must decide.
     assert count_examples(dataset.concatenate(dataset.repeat(2)).batch(8)) is None
     assert count_examples(dataset.repeat(2).take(40).batch(8)) is None
     assert count_examples(dataset.repeat().take(40).batch(8)) is None
@@ -243,7 +243,7 @@ def test_saved_by_value(tmp_path):
     assert (loaded.prior_scale, loaded.num_samples, loaded.likelihood) == (0.7, 7, "categorical")
     assert float(loaded.kl_weight) == pytest.approx(1 / 30)
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
-    loaded.train_on_batch(X, Y)  # knows its prior's weight
+    loaded.train_on_batch(X, Y)  # the weight of the prior was loaded
 
 
 def test_mixed_precision_keeps_the_kl_finite():
@@ -276,7 +276,7 @@ def test_class_weight_needs_one_label_an_example():
     model = tfp_bayes.BayesianModel(inputs, outputs)
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = np.ones((5, 7, 3)), np.zeros((5, 7), "int32")
-    with pytest.raises(ValueError, match="Expected one label an example with `class_weight`"):
+    with pytest.raises(ValueError, match="Expected one label per example with `class_weight`"):
         model.fit(x, y, class_weight={0: 2.0, 1: 1.0}, verbose=0)
     model.fit(x, y, sample_weight=np.ones((5, 7)), verbose=0)
 

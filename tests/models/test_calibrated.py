@@ -1,4 +1,4 @@
-"""`calibrate`: the temperature of a model's pooled predictions, wherever they are made."""
+"""Tests of `calibrate` with a temperature, in every method that predicts."""
 
 import keras
 import numpy as np
@@ -22,14 +22,14 @@ MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "epi
 def compiled():
     keras.utils.set_random_seed(0)
     model = bayesian_mlp(num_samples=7)
-    model.layers[-1].kernel.assign(9 * model.layers[-1].kernel)  # sure of itself
+    model.layers[-1].kernel.assign(9 * model.layers[-1].kernel)  # overconfident
     model.compile("adam", "sparse_categorical_crossentropy")
     return model
 
 
 @pytest.fixture(scope="module")
 def case():
-    """A calibrated model, and what it predicted before."""
+    """A calibrated model and its predictions before calibration."""
     model = compiled()
     before, mean = model.predict_uncertainty(X, seed=0), model.predict(X, verbose=0)
     model.calibrate(X, labels_for(mean)[:, None])
@@ -37,7 +37,7 @@ def case():
 
 
 def labels_for(mean):
-    """Labels that are less certain than a model says."""
+    """Labels that are less certain than the predictions of a model."""
     truth = apply_temperature(mean, 3.0).cumsum(1)
     return (truth > np.random.default_rng(1).random((len(mean), 1))).argmax(1)
 
@@ -73,7 +73,7 @@ def test_measures_are_those_of_the_tempered_mean_and_sum(case):
     np.testing.assert_allclose(p.variation_ratio, 1 - p.mean.max(1), rtol=1e-5)
     for name in MEASURES:
         assert (getattr(p, name) >= 0).all()
-    np.testing.assert_allclose(p.samples.mean(0), before.mean, atol=1e-6)  # samples are not
+    np.testing.assert_allclose(p.samples.mean(0), before.mean, atol=1e-6)  # not calibrated
     with pytest.raises(ValueError, match="is not calibrated"):
         p.interval(0.9)
     assert p[3:5].temperature == p.temperature == float(model.output_temperature)
@@ -107,7 +107,7 @@ def test_files_carry_it_and_those_without_load(case, tmp_path):
     model.save_weights(tmp_path / "with.weights.h5")
     found = model.output_temperature.numpy()
     model.output_temperature.assign(1.0)
-    model.save_weights(tmp_path / "without.weights.h5")  # as earlier versions wrote them
+    model.save_weights(tmp_path / "without.weights.h5")  # as in earlier versions
     loaded.load_weights(tmp_path / "without.weights.h5")
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), mean)
     model.load_weights(tmp_path / "with.weights.h5")
@@ -122,8 +122,8 @@ def test_it_is_no_part_of_the_network():
     assert keras.models.clone_model(model).output_temperature.numpy() == 1
     assert calibration_of(model, None) is model.output_calibration
     posterior = tfp_bayes.StoredPosterior(model, [w[None] for w in model.get_weights()])
-    assert calibration_of(model, posterior) is None  # it was not found for these samples
-    with pytest.warns(UserWarning, match="back to 1"):
+    assert calibration_of(model, posterior) is None  # it was not fitted for these samples
+    with pytest.warns(UserWarning, match="resets the temperature to 1"):
         model.fit(X, Y, verbose=0)
     assert model.output_temperature.numpy() == 1
 
@@ -170,7 +170,7 @@ def test_bernoulli_equals_two_classes():
     actual = get_likelihood("bernoulli").calibrate(p, at(2.0))
     two = apply_temperature(np.hstack([1 - p[:4], p[:4]]), 2.0)[:, 1]
     np.testing.assert_allclose(actual[:4, 0], two)
-    np.testing.assert_array_equal(actual[4:, 0], [np.nan, 1.5])  # for `check` to find
+    np.testing.assert_array_equal(actual[4:, 0], [np.nan, 1.5])  # `check` finds them later
     logits = tf.constant([[3.0, -1.0], [np.nan, 0.5]], tf.float64)
     found = get_likelihood("categorical").calibrate(logits, at(2.0))
     np.testing.assert_array_equal(found, logits)
@@ -235,9 +235,9 @@ def test_a_calibration_that_fails_keeps_the_one_before():
     assert model.output_temperature.numpy() == 2
 
 
-@pytest.mark.filterwarnings("ignore:The temperature of smallest loss")
+@pytest.mark.filterwarnings("ignore:The temperature with the smallest loss")
 def test_labels_of_several_sigmoids_are_one_for_each():
-    """Of equal size is not enough: those of another shape would belong to other outputs."""
+    """Labels of equal size but another shape are refused: they would belong to other outputs."""
     outputs = keras.layers.Dense(3, activation="sigmoid")(
         MCDropout(0.1)(inputs := keras.Input((5,)))
     )
@@ -260,7 +260,7 @@ def test_nan_inputs_are_refused():
 
 def test_labels_that_are_all_right_say_so():
     model = compiled()
-    with pytest.warns(UserWarning, match="at the end of what is searched"):
+    with pytest.warns(UserWarning, match="at the end of the search interval"):
         model.calibrate(X, model.predict(X, verbose=0).argmax(1))
 
 

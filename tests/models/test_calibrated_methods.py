@@ -1,4 +1,4 @@
-"""Vector scaling and isotonic regression of a model: the same answer wherever it is asked."""
+"""Tests of `calibrate` with vector scaling and isotonic regression."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ METHODS = {"vector": VectorScaling, "isotonic": Isotonic}
 
 
 def drawn(probs, seed=1):
-    """Labels of which the class 0 is more frequent than a model says, and all are less certain."""
+    """Labels less certain than the predictions of a model, with class 0 more frequent."""
     truth = apply_temperature(probs, 2.0) * [3.0, 1.0, 1.0]
     truth /= truth.sum(1, keepdims=True)
     u = np.random.default_rng(seed).random((len(truth), 1))
@@ -52,7 +52,7 @@ def test_mean_is_calibrated_wherever_it_is_predicted(uncalibrated, method, tmp_p
 
     p = model.predict_uncertainty(X, seed=0, return_samples=True)
     np.testing.assert_allclose(p.mean, expected(before.mean), atol=1e-6)
-    np.testing.assert_allclose(p.samples.mean(0), before.mean, atol=1e-6)  # samples are not
+    np.testing.assert_allclose(p.samples.mean(0), before.mean, atol=1e-6)  # not calibrated
     np.testing.assert_allclose(p.variance, p.mean * (1 - p.mean), rtol=1e-4)
     total = p.expected_entropy + p.mutual_information
     np.testing.assert_allclose(total, p.predictive_entropy, rtol=1e-5)
@@ -79,7 +79,7 @@ def test_methods_replace_each_other(uncalibrated, tmp_path):
     predicted = model.predict(X, verbose=0)
     model.save_weights(tmp_path / "with.weights.h5")
     digest = fingerprint(model)
-    model.calibrate(X, y)  # by a temperature, in the place of the other
+    model.calibrate(X, y)  # a temperature replaces the other method
     assert 1 < model.output_temperature.numpy() < 3
     assert fingerprint(model) != digest
     np.testing.assert_allclose(
@@ -117,7 +117,8 @@ def test_each_of_several_sigmoids_has_its_own(method):
     model.set_weights([3 * w for w in model.get_weights()])
     mean = model.predict(X, verbose=0).astype("float64")
     u = np.random.default_rng(0).random((ROWS, 2))
-    y = (u < mean ** [2.0, 0.5]).astype("int64")  # yes is rarer, and more frequent
+    # Label 1 is rarer in one output and more frequent in the other.
+    y = (u < mean ** [2.0, 0.5]).astype("int64")
     found = model.calibrate(X, y, method=method)
     expected = np.empty_like(mean)
     for k, each in enumerate(found):
@@ -131,7 +132,7 @@ def test_each_of_several_sigmoids_has_its_own(method):
 
 
 def test_chance_leaves_the_model_alone(uncalibrated):
-    """Labels of the model's own probabilities: there is nothing to gain but noise."""
+    """For labels drawn from the model's probabilities, calibration could only fit noise."""
     model, _, mean, _ = uncalibrated
     u = np.random.default_rng(3).random((ROWS, 1))
     y = (mean.cumsum(1) > u).argmax(1)
@@ -157,14 +158,14 @@ def test_cautious_temperature_is_a_standard_error_from_the_best():
     few = cautious_temperature(y[:8], probs[:8], np.ones(8), 8)
     assert abs(np.log(few)) <= abs(np.log(fit_temperature(y[:8], probs[:8])))
     assert cautious_temperature(y[:1], probs[:1], np.ones(1), 1) == 1
-    # Ten equal pixels of an image tell no more than one.
+    # Ten equal pixels of an image are no more information than one.
     pixels = cautious_temperature(y.repeat(10), probs.repeat(10, axis=0), np.ones(4000), 400)
     assert pixels == pytest.approx(found, rel=1e-4)
 
 
 @pytest.mark.parametrize("positions", [1, 4])
 def test_held_out_gain_equals_a_loop_of_constants(positions):
-    """A calibration to class frequencies; each row says in its probabilities which one it is."""
+    """A calibration to class frequencies. The probabilities of a row encode its index."""
     y = np.random.default_rng(0).permutation(np.repeat([0, 1], [30, 10]))
     first = 0.5 + np.arange(40) / 1000
     probs = np.stack([first, 1 - first], axis=1)
@@ -176,13 +177,13 @@ def test_held_out_gain_equals_a_loop_of_constants(positions):
         used = example(p)
 
         def calibrated(held):
-            assert not np.isin(example(held), used).any()  # nor another position of the example
+            assert not np.isin(example(held), used).any()  # in any position of the example
             return np.tile([(y == 0).mean(), (y == 1).mean()], (len(held), 1))
 
         return calibrated
 
     mean, error = held_out_gain(fit, y, probs, np.ones(40), 40 // positions)
-    if positions > 1:  # parts have other frequencies
+    if positions > 1:  # the parts have different frequencies
         assert error > 0
         return
     rows = np.arange(40)

@@ -1,4 +1,4 @@
-"""Tasks one after another: heads, coresets, files."""
+"""Tests of continual learning: heads, coresets and files."""
 
 import shutil
 
@@ -40,14 +40,14 @@ def make(**arguments):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A learner of two tasks, its models, and its folder as it was while the second was learned."""
+    """A learner of two tasks, its models, and a copy of its folder during the second task."""
     folder = tmp_path_factory.mktemp("run")
     killed = folder / "killed"
     learner = make(directory=folder / "whole")
     learner.fit(*TASKS[0], **FIT)
 
     def kill(epoch, logs):
-        if epoch == 12:  # the file is that of the epoch before
+        if epoch == 12:  # the file is from the previous epoch
             shutil.copytree(folder / "whole", killed, ignore=shutil.ignore_patterns("*.lock"))
 
     learner.fit(*TASKS[1], **FIT, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=kill)])
@@ -126,7 +126,7 @@ def test_the_data_are_those_without_the_coreset(monkeypatch):
 def test_what_cannot_be_learned_so_is_refused():
     with pytest.raises(ValueError, match="norm/moving statistics"):
         make(private="head")
-    with pytest.raises(ValueError, match="more examples than coreset_size=100, which are held"):
+    with pytest.raises(ValueError, match="more examples than the coreset_size=100 that are held"):
         make(coreset_size=100).fit(*TASKS[0], **FIT)
     learner = make()
     with pytest.raises(ValueError, match="Received: NaN or infinity in the examples"):
@@ -136,9 +136,9 @@ def test_what_cannot_be_learned_so_is_refused():
     with pytest.raises(ValueError, match="same length"):
         learner.fit(X, TASKS[0][1][:-1], **FIT)
     assert learner.num_tasks == 0
-    with pytest.raises(ValueError, match=r"of 0, for `task`\. Received: task=0"):
+    with pytest.raises(ValueError, match=r"of the 0 learned tasks for `task`\. Received: task=0"):
         make().task_model(0)
     plain = keras.Sequential([keras.Input((2,)), MCDropout(0.5), L.Dense(2, "softmax")])
     plain.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match=r"Expected a BayesianModel\. Received: Sequential"):
+    with pytest.raises(ValueError, match=r"BayesianModel for `model`\. Received: Sequential"):
         ContinualLearner(plain)

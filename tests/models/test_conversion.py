@@ -1,4 +1,4 @@
-"""Any Keras model made Bayesian, and back."""
+"""Tests of `to_bayesian`, and of `to_deterministic` as its inverse."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 
 def image_model():
-    """Every convertible layer, batch normalization, a skip, a shared layer and a nested model."""
+    """All convertible layers, batch normalization, a skip, a shared layer and a nested model."""
     inputs = keras.Input((8, 8, 3), name="images")
     x = L.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)
     x = L.BatchNormalization(name="norm")(x)
@@ -55,7 +55,7 @@ def test_round_trip_reproduces_the_model(inference, tmp_path):
     assert not layers.stochastic_layers(back)
     np.testing.assert_allclose(back.predict(IMAGES, verbose=0), expected, rtol=1e-6, atol=1e-7)
     assert bayesian.predict_uncertainty(IMAGES, 5, seed=0).mutual_information.min() > 0
-    for a, b in zip(before, model.get_weights()):  # the original is as it was
+    for a, b in zip(before, model.get_weights()):  # the original is unchanged
         np.testing.assert_array_equal(a, b)
 
     bayesian.compile("sgd", "sparse_categorical_crossentropy")
@@ -92,7 +92,7 @@ def test_reports_what_it_did(capsys):
     to_bayesian(image_model(), "local_reparameterization")
     assert capsys.readouterr().out == (
         "Converted to local_reparameterization: Conv2D 2, Dense 2. "
-        "Left, with their weights: BatchNormalization 1, Conv2DTranspose 1, DepthwiseConv2D 1, "
+        "Other layers with weights: BatchNormalization 1, Conv2DTranspose 1, DepthwiseConv2D 1, "
         "SeparableConv2D 1.\n"
     )
     to_bayesian(image_model(), verbose=False)
@@ -154,7 +154,9 @@ def test_names_in_nested_models():
     message = r"Received: 'dense', the name of 2 layers\..*'right/dense', 'left/dense'"
     with pytest.raises(ValueError, match=message):
         converted("dense")
-    with pytest.raises(ValueError, match=r"'left/out', no such layer.*'left/dense', 'out'. can be"):
+    with pytest.raises(
+        ValueError, match=r"'left/out', no such.*can convert .*'left/dense', 'out'."
+    ):
         converted("left/out")
 
 
@@ -170,8 +172,8 @@ def test_reports_dropout_that_stays_off(capsys):
     x = L.RNN(L.LSTMCell(3, recurrent_dropout=0.2))(x)
     to_bayesian(keras.Model(inputs, L.Dense(2, activation="softmax")(x)), "mc_dropout")
     assert capsys.readouterr().out == (
-        "Converted to mc_dropout: Dropout 1. Left, with their weights: Dense 1, RNN 1. "
-        "Left, with dropout that is off at inference: RNN 1, TimeDistributed 1.\n"
+        "Converted to mc_dropout: Dropout 1. Other layers with weights: Dense 1, RNN 1. "
+        "Layers whose dropout is off at inference: RNN 1, TimeDistributed 1.\n"
     )
 
 
@@ -237,7 +239,7 @@ def test_keras_applications(capsys):
     random = to_bayesian(model, moped_delta=0.1)
     assert capsys.readouterr().out == (
         "Converted to flipout: Conv2D 43, DepthwiseConv2D 11. "
-        "Left, with their weights: BatchNormalization 34.\n"
+        "Other layers with weights: BatchNormalization 34.\n"
     )
     dropout = to_bayesian(model, "mc_dropout", verbose=False)
     for bayesian in (random, dropout):
@@ -267,7 +269,7 @@ def test_refusals():
     norm = keras.Sequential([keras.Input((5,)), L.BatchNormalization()])
     l2 = keras.Sequential([keras.Input((5,)), L.Dense(3, kernel_regularizer="l2", name="out")])
     for arguments, message in (
-        ((Subclassed(), "flipout"), "Expected a functional or Sequential `model`"),
+        ((Subclassed(), "flipout"), "Expected a built functional or Sequential `model`"),
         ((norm, "flipout"), r"Dense or convolution layers.*Received: BatchNormalization 1"),
         ((dense, "mc_dropout"), r"Dropout layers for inference='mc_dropout'. Received: Dense 1"),
         ((dense, "deterministic"), "to_deterministic"),
@@ -277,7 +279,7 @@ def test_refusals():
         with pytest.raises(ValueError, match=message):
             to_bayesian(*arguments, verbose=False)
     for arguments, message in (
-        ({"layers": ["in"]}, "Received: 'in', no such layer. Hint: .'out'. can be"),
+        ({"layers": ["in"]}, "Received: 'in', no such layer. Hint: it can convert .'out'."),
         ({"moped_delta": 0}, "moped_delta=0"),
         ({"prior": "gauss"}, "prior='gauss'"),
         ({"moped_delta": 0.1, "prior": None}, "random kernels under a prior only.*prior=None"),

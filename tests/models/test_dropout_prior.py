@@ -1,4 +1,4 @@
-"""The Gaussian prior of kernels: which dropout feeds which, and models inside models."""
+"""Tests of the Gaussian prior on kernels: dropout before kernels, and nested models."""
 
 import keras
 import numpy as np
@@ -26,11 +26,11 @@ def squares(layer):
 
 
 def keeps(outputs, inputs):
-    """Returns 1 - p of each kernel, in the order of the graph."""
+    """Return 1 - p of each kernel, in graph order."""
     return [round(each.keep, 6) for each in kernels(bayesian(inputs, outputs))]
 
 
-# Which dropout feeds which kernel.
+# The dropout that applies to each kernel.
 
 
 def test_chain():
@@ -57,7 +57,7 @@ def test_kernels_in_half_precision_are_summed_in_single():
     inputs = keras.Input((300,), dtype="float16")
     ones = dense(300, kernel_initializer="ones", dtype="float16")
     model = bayesian(inputs, dense(3, activation="softmax")(ones(inputs)), prior_scale=1.0)
-    expected = (90_000 + squares(model.layers[-1])) / 2  # float16 ends at 65504
+    expected = (90_000 + squares(model.layers[-1])) / 2  # the largest float16 is 65504
     assert float(model.kl_divergence()) == pytest.approx(expected, rel=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_images():
     x = keras.layers.SeparableConv2D(4, 3, padding="same")(x)
     x = keras.layers.DepthwiseConv2D(2)(MCDropout(0.1)(x))
     x = keras.layers.Flatten()(MCDropout(0.5)(x))
-    # Depthwise, then pointwise kernel of the separable convolution.
+    # The depthwise and then the pointwise kernel of the separable convolution.
     assert keeps(dense()(x), inputs) == [1, 0.75, 1, 0.9, 0.5]
 
 
@@ -98,7 +98,7 @@ def test_wrapped_and_recurrent_layers():
     inputs = keras.Input((7, 5))
     x = MCDropout(0.25)(inputs)
     assert keeps(keras.layers.TimeDistributed(dense())(x), inputs) == [0.75]
-    # The state that the recurrent kernel meets is no dropout's.
+    # Dropout does not apply to the state that the recurrent kernel reads.
     assert keeps(keras.layers.LSTM(3)(x), inputs) == [0.75, 1]
     assert keeps(keras.layers.Bidirectional(keras.layers.GRU(3))(x), inputs) == [0.75, 1, 0.75, 1]
     recurrent = tfp_bayes.layers.MCLSTM(3, dropout=0.2, recurrent_dropout=0.1)
@@ -120,11 +120,11 @@ def test_through_nested_models():
     assert [by_name[id(layer.kernel)] for layer in layers] == [0.8, 0.5, 1]
 
 
-# Which kernels.
+# The kernels under the prior.
 
 
 class Own(keras.layers.Layer):
-    """Its kernel has another name than its attribute."""
+    """A layer whose kernel has another name than its attribute."""
 
     def build(self, input_shape):
         self.kernel = self.add_weight(name="filters", shape=(input_shape[-1], 3))
@@ -155,7 +155,7 @@ def test_frozen_kernels_and_lora():
     assert float(model.kl_divergence()) == pytest.approx(expected, rel=1e-5)
 
 
-# Models inside models.
+# Nested models.
 
 
 def nested(inner_scale, outer_scale, outer=tfp_bayes.BayesianModel):

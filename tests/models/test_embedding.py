@@ -1,4 +1,4 @@
-"""What a network sees before its last layer, by hand."""
+"""Tests of the features before the last layer, against a computation by hand."""
 
 import keras
 import numpy as np

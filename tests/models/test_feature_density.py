@@ -1,4 +1,4 @@
-"""Densities of features against scikit-learn's discriminant analyses, and what is refused."""
+"""Tests of feature densities against the discriminant analyses of scikit-learn."""
 
 import keras
 import numpy as np
@@ -75,7 +75,7 @@ def test_a_covariance_of_its_own_needs_more_examples_than_features():
 
 @pytest.mark.parametrize("covariance", ["own", "shared"])
 def test_batches_in_any_order_give_the_same(covariance):
-    """Classes come and go between batches, far from zero, where sums of squares lose digits."""
+    """Batches lack some classes, and features are far from 0, where sums of squares cancel."""
     model = keras.Sequential([keras.Input((5,)), L.Dense(K, "softmax")])  # features are inputs
     x = X + 3e3
     density = FeatureDensity(covariance).fit(model, x, Y)
@@ -97,14 +97,14 @@ def test_batches_in_any_order_give_the_same(covariance):
 
 def test_a_class_of_one_example_takes_what_all_share():
     model, y = network(classes=5), Y.copy()
-    y[0], y[1:3] = 3, 1  # one of class 3, none of class 4
+    y[0], y[1:3] = 3, 1  # one example of class 3, none of class 4
     h = features(model, X)
     with pytest.warns(UserWarning, match=r"Classes \[3\] have no more than 4 examples"):
         density = FeatureDensity("own", ridge=TINY).fit(model, X, y)
     assert density.classes.tolist() == [0, 1, 2, 3]
     counts = np.bincount(y)
     covariances = [np.cov(h[y == k].T, bias=True) for k in range(3)]
-    shared = sum(c * n for c, n in zip(covariances, counts)) / len(y)  # that of one is zero
+    shared = sum(c * n for c, n in zip(covariances, counts)) / len(y)  # 0 for class 3
     means = [h[y == k].mean(0) for k in range(4)]
     expected = log_joint(h, counts / len(y), means, [*covariances, shared])
     np.testing.assert_allclose(density.class_log_densities(X), expected, atol=1e-4)
@@ -208,13 +208,13 @@ def pooled():
     ("make", "arguments", "message"),
     [
         (pixels, (X, Y), r"one output \(N, K\).*\(None, 3, 3, 3\)"),
-        (pooled, (X, Y), r"sees \(None, 4, 4, 1\)"),
+        (pooled, (X, Y), r"inputs \(N, F\).*they are \(None, 4, 4, 1\)"),
         (network, (X, Y + 1), "from 1 to 3"),
         (network, (X, np.eye(K)[Y]), "argmax"),
         (network, (X,), "for `y`. Received: none"),
         (network, (X[:0], Y[:0]), "`x`. Received: none"),
-        (network, (X[:K], np.arange(K)), "3 examples of 3 classes, alike"),
-        (network, (np.ones_like(X), Y), "90 examples of 3 classes, alike"),
+        (network, (X[:K], np.arange(K)), "3 examples of 3 classes, with the same features"),
+        (network, (np.ones_like(X), Y), "90 examples of 3 classes, with the same features"),
     ],
 )
 def test_models_and_data_that_do_not_fit_are_refused(make, arguments, message):

@@ -1,4 +1,4 @@
-"""The prior in function space against NumPy, kernel ridge regression and networks without it."""
+"""Tests of the function space prior against NumPy and kernel ridge regression."""
 
 import pickle
 
@@ -89,7 +89,7 @@ def test_minimum_is_kernel_ridge_regression():
     variance = float(model(x)[0, 1]) ** 2
     k = covariance(x, **SETTINGS)
     f = k @ np.linalg.solve(k + 3.0 * variance * np.eye(4), y)
-    kernel = np.linalg.lstsq(x.astype("float64"), f, rcond=None)[0]  # four rows, five weights
+    kernel = np.linalg.lstsq(x.astype("float64"), f, rcond=None)[0]  # 4 equations, 5 unknowns
     parameters.trainable = False
     for factor, smallest, largest in ((1.0, 0, 1e-5), (1.1, 1e-3, np.inf)):
         model.layers[1].set_weights([factor * kernel, np.zeros(1)])
@@ -128,7 +128,7 @@ def test_same_term_however_it_is_computed(how, two_replicas):
 
 
 def network():
-    """A functional network with statistics, a skip connection, dropout and a penalty."""
+    """A network with batch normalization, a skip connection, dropout and a penalty."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,))
     x = L.BatchNormalization()(L.Dense(5, "relu", activity_regularizer="l2")(inputs)) + inputs
@@ -151,7 +151,7 @@ def test_context_moves_neither_statistics_nor_seeds():
 
 def test_features_are_those_of_the_model_when_it_was_compiled():
     model = network()
-    before_last = keras.Model(model.inputs, model.layers[-2].input)  # dropout is off at the mean
+    before_last = keras.Model(model.inputs, model.layers[-2].input)  # without dropout
     features = before_last.predict(CONTEXT, verbose=0)
     priors = [FunctionSpacePrior(CONTEXT, each, num_context=6) for each in (None, features)]
     priors.append(FunctionSpacePrior(CONTEXT, before_last, num_context=6))
@@ -159,7 +159,7 @@ def test_features_are_those_of_the_model_when_it_was_compiled():
     model.layers[1].kernel.assign(2 * model.layers[1].kernel)
     values = [float(term(tf.constant(4))) for term in terms]
     np.testing.assert_allclose(values, values[0], rtol=1e-4)
-    # A run that is taken up again with other weights has other features.
+    # A run that is resumed at other weights has other features.
     assert FunctionTerm(priors[0], model).config != terms[0].config
     assert FunctionTerm(priors[1], model).config == terms[1].config
 
@@ -181,7 +181,7 @@ def test_a_step_draws_context_and_one_function():
     term = FunctionTerm(prior(), bayesian)
     values = [float(term(step)) for step in tf.constant([1, 2, 1])]
     assert values[0] == values[2]
-    assert abs(values[1] / values[0] - 1) > 0.01  # not the other order of the rows alone
+    assert abs(values[1] / values[0] - 1) > 0.01  # more than a change in the order of rows
 
 
 def test_far_away_a_network_is_unsure_where_it_was_sure():
@@ -208,7 +208,7 @@ def test_far_away_a_network_is_unsure_where_it_was_sure():
     assert entropies[1] > 0.8 * np.log(2)
 
 
-# Files, and what is refused.
+# Files and errors.
 
 
 def test_files_keep_the_model_and_refuse_to_train_it_without_context(tmp_path):
@@ -220,7 +220,7 @@ def test_files_keep_the_model_and_refuse_to_train_it_without_context(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
     assert loaded.get_compile_config() == model.get_compile_config()
-    for copy in (loaded, pickle.loads(pickle.dumps(model))):  # as workers get it
+    for copy in (loaded, pickle.loads(pickle.dumps(model))):  # workers receive pickled models
         with pytest.raises(ValueError, match="Expected the context of the function prior"):
             copy.fit(X, Y, verbose=0)
     loaded.compile("sgd", LOSSES["categorical"], function_prior=prior())

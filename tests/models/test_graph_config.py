@@ -1,4 +1,4 @@
-"""A BayesianModel is saved, loaded and cloned with its own arguments, or says that it is not."""
+"""Tests that a BayesianModel is saved, loaded and cloned with its arguments, or refuses."""
 
 import keras
 import numpy as np
@@ -18,11 +18,11 @@ def graph():
 
 @keras.saving.register_keras_serializable("test_graph_config")
 class Plain(BayesianModel):
-    """A subclass that adds methods only."""
+    """A subclass that only adds methods."""
 
 
 class Tempered(BayesianModel):
-    """A subclass whose own argument no configuration holds."""
+    """A subclass with an argument that is not in its configuration."""
 
     def __init__(self, inputs, outputs, name=None, *, temperature=1.0, **kwargs):
         super().__init__(inputs, outputs, name, **kwargs)
@@ -30,7 +30,7 @@ class Tempered(BayesianModel):
 
 
 class Sized(BayesianModel):
-    """A subclass that makes its own graph."""
+    """A subclass that builds its own graph."""
 
     def __init__(self, units=5, **kwargs):
         inputs = keras.Input((4,))
@@ -40,7 +40,7 @@ class Sized(BayesianModel):
 
 @keras.saving.register_keras_serializable("test_graph_config")
 class Described(Sized):
-    """The same, and says how it is made."""
+    """A subclass that builds its own graph and defines get_config."""
 
     def get_config(self):
         units = self.layers[1].units
@@ -87,10 +87,10 @@ def test_a_constructor_of_its_own(tmp_path):
     assert type(loaded) is Described
     assert (loaded.layers[1].units, loaded.prior_scale) == (6, 0.3)
     for model in (Tempered(*graph(), temperature=2.0, likelihood="bernoulli"), Sized(6)):
-        message = f"whose configuration rebuilds it. Received: {type(model).__name__}"
+        message = f"that can be rebuilt from its configuration. Received: {type(model).__name__}"
         with pytest.raises(ValueError, match=message):
             model.save(tmp_path / "refused.keras")
-        with pytest.raises(ValueError, match="would keep the layers but not the prior"):
+        with pytest.raises(ValueError, match="would copy the layers but not the prior"):
             keras.models.clone_model(model)
     with pytest.raises(ValueError, match="Received: BayesianCNN"):
         keras.models.clone_model(BayesianCNN((8, 8, 1), 3))

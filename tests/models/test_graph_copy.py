@@ -1,4 +1,4 @@
-"""Models as users write them go to their Bayesian twin and back, exactly and with all state."""
+"""Tests that models of many kinds are converted and back, exactly and with all state."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ CASES = {}
 
 
 def case(build):
-    """Registers a function that returns a model and its inputs."""
+    """Register a function that returns a model and its inputs."""
     CASES[build.__name__] = build
     return build
 
@@ -60,7 +60,7 @@ def text():
 
 @case
 def columns():
-    """Dict inputs, several outputs and every preprocessing layer that learns."""
+    """Dict inputs, several outputs, and all preprocessing layers with `adapt`."""
     words, numbers = L.StringLookup(), L.Normalization()
     one_hot, many_hot = L.StringLookup(output_mode="one_hot"), L.IntegerLookup(output_mode="count")
     weighted, bins = L.TextVectorization(output_mode="tf_idf"), L.Discretization(num_bins=4)
@@ -104,7 +104,7 @@ def columns():
 
 @case
 def frozen():
-    """Frozen layers, models, and a layer that is trained inside a frozen model."""
+    """Frozen layers and models, and a trainable layer inside a frozen model."""
     body = keras.Sequential(
         [keras.Input((5,)), L.Dense(6, name="d"), L.BatchNormalization(), L.Dropout(0.1)],
         name="body",
@@ -147,7 +147,7 @@ def transformer():
 
 @case
 def odd():
-    """A closure in a Lambda, half precision, a fixed training=False, integer inputs."""
+    """A closure in a Lambda, half precision, a fixed training=False and integer inputs."""
     factor = 3.0
     inputs = keras.Input((4,), dtype="int32")
     x = L.Dense(4, dtype="mixed_float16")(L.Rescaling(0.5)(inputs))
@@ -168,7 +168,7 @@ def augmented():
 
 
 def shaken(model):
-    """Moves all weights away from what a new layer has, normalization's statistics too."""
+    """Move all weights away from initial values, including statistics of normalization."""
     rng = np.random.default_rng(1)
     adapted = [each for each in model._flatten_layers() if isinstance(each, L.Normalization)]
     fixed = {id(weight) for layer in adapted for weight in layer.weights}
@@ -184,7 +184,7 @@ def outputs_of(model, x):
 
 
 def facts(model):
-    """Everything about the layers of a graph but their weights' values."""
+    """Everything about the layers of a graph except the values of their weights."""
     return [
         (type(each), each.get_config(), [weight.trainable for weight in each.weights])
         for each in model.layers
@@ -217,7 +217,7 @@ def test_round_trip_is_exact(brought, inference):
         assert a.trainable == b.trainable
         assert (a.name, a.dtype) == (b.name, b.dtype)
     assert names(bayesian) == names(back) == names(model)
-    # The original is as it was: its weights, and how often its layers were called.
+    # The original is unchanged: its weights, and the number of calls of its layers.
     for a, b in zip(weights, model.weights):
         np.testing.assert_array_equal(a, b)
     assert [len(each._inbound_nodes) for each in model._flatten_layers()] == calls
@@ -244,7 +244,7 @@ def test_frozen_layers_and_models_stay_frozen(inference):
         for name in path.split("/"):
             layer = layer.get_layer(name)
         assert layer.trainable is trainable, path
-    # What is trained is what was, with a scale for each kernel: a frozen model trains nothing.
+    # The same weights are trained, plus a scale for each kernel. A frozen model trains nothing.
     scales = 2 if inference == "flipout" else 0
     assert len(bayesian.trainable_weights) == len(model.trainable_weights) + scales
     model.trainable = False
@@ -282,7 +282,7 @@ def test_layers_that_were_changed_after_they_were_built(change):
 
 
 def test_layers_called_with_training():
-    """Dropout that a caller keeps on by `training=True` is the library's business from here."""
+    """Dropout that was kept on by `training=True` becomes Monte Carlo dropout."""
     inputs = keras.Input((6,))
     x = L.Dropout(0.5, name="drop")(L.Dense(6)(inputs), training=True)
     model = keras.Model(inputs, L.Dense(2, activation="softmax")(x))
@@ -295,7 +295,7 @@ def test_layers_called_with_training():
 
 @keras.saving.register_keras_serializable("test_graph_copy")
 class Remembering(L.Layer):
-    """A user's layer whose state is in no weight, and which is saved by hooks of its own."""
+    """A custom layer with state outside of its weights, which its own hooks save."""
 
     known = 0.0
 
@@ -310,7 +310,7 @@ class Remembering(L.Layer):
 
 
 class Unregistered(L.Layer):
-    """A user's layer without get_config."""
+    """A custom layer without get_config."""
 
     def __init__(self, function):
         super().__init__(name="mine")
@@ -321,7 +321,7 @@ class Unregistered(L.Layer):
 
 
 class OwnCall(keras.Model):
-    """A functional model that does something else than its graph."""
+    """A functional model whose `call` does not run its graph."""
 
     def call(self, inputs, training=None):
         return 1 - super().call(inputs, training=training)
@@ -336,8 +336,8 @@ def test_layers_of_a_user():
         outputs_of(to_deterministic(bayesian), np.ones((2, 3))), outputs_of(model, np.ones((2, 3)))
     )
     model = keras.Sequential([keras.Input((3,)), Unregistered(tf.nn.relu), L.Dense(2)])
-    with pytest.raises(ValueError, match=r"Received: 'mine' of type Unregistered, where"):
+    with pytest.raises(ValueError, match=r"Received: 'mine' of type Unregistered, which raised"):
         to_bayesian(model, verbose=False)
     own = OwnCall(model.inputs, model.outputs, name="own")
-    with pytest.raises(ValueError, match=r"`call` is Keras' own\. Received: 'own' of type"):
+    with pytest.raises(ValueError, match=r"does not override `call`\. Received: 'own' of type"):
         to_deterministic(own)

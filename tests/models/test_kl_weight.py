@@ -1,4 +1,4 @@
-"""The weight of the KL divergence: what training sees of the prior."""
+"""Tests of the weight of the KL divergence in training."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def bayesian(**kwargs):
 
 
 def weights_seen(model, epochs, callbacks, steps=3):
-    """Returns the KL weight at each step of a fit."""
+    """Return the KL weight at each step of a fit."""
     seen = []
     (layer, *_) = tfp_bayes.layers.variational_layers(model)
     spy = keras.callbacks.LambdaCallback(
@@ -65,7 +65,7 @@ def test_a_weight_that_was_never_set_can_be_explored():
     assert np.isfinite(model(X, training=True)).all()
     assert np.isfinite(model.predict(X, verbose=0)).all()
     assert np.isfinite(model.evaluate(X, Y, verbose=0))
-    with tf.GradientTape() as tape:  # a loop that weights the KL itself
+    with tf.GradientTape() as tape:  # a custom loop that weights the KL divergence itself
         nll = keras.losses.sparse_categorical_crossentropy(Y, model(X, training=True))
         loss = tf.reduce_mean(nll) + kl_divergence(model) / 30
     gradients = tape.gradient(loss, model.trainable_variables)
@@ -73,11 +73,11 @@ def test_a_weight_that_was_never_set_can_be_explored():
 
 
 def test_plain_and_bayesian_models_train_alike():
-    """Loss = NLL + KL / num_train, whoever computes it; evaluation has no KL."""
+    """Plain and Bayesian models compute NLL + KL / num_train; evaluation has no KL."""
     models = plain(), bayesian()
     for a, b in zip(models[0].trainable_variables, models[1].trainable_variables):
         b.assign(a)
-    kl = float(kl_divergence(models[0]))  # draws too, so before the seeds are made equal
+    kl = float(kl_divergence(models[0]))  # it draws, so it comes before the seeds are set equal
     for a, b in zip(*(tfp_bayes.layers.variational_layers(m) for m in models)):
         b.seed_generator.state.assign(a.seed_generator.state)
     once = {"batch_size": 30, "shuffle": False, "verbose": 0}
@@ -88,7 +88,7 @@ def test_plain_and_bayesian_models_train_alike():
     assert first["loss"][0] == pytest.approx(second["loss"][0], rel=1e-5)
     for a, b in zip(models[0].trainable_variables, models[1].trainable_variables):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-    assert models[1].evaluate(X, Y, verbose=0) < 2  # not the KL, of about 150 / 30
+    assert models[1].evaluate(X, Y, verbose=0) < 2  # without the KL, which is about 150 / 30
 
 
 def test_the_same_number_for_any_batch_size():
@@ -101,7 +101,7 @@ def test_the_same_number_for_any_batch_size():
 
 
 def test_layers_with_a_prior_beside_kernels_without():
-    """`prior_scale` covers the kernels that have no prior of their own, and only them."""
+    """`prior_scale` applies only to kernels without a prior of their own."""
     inputs = keras.Input((5,))
     hidden = MCDropout(0.5)(keras.layers.Dense(4, activation="relu")(inputs))
     outputs = DenseFlipout(3, activation="softmax")(hidden)
@@ -128,13 +128,13 @@ def test_a_shared_layer_counts_once():
 
 @pytest.mark.parametrize("make", [plain, bayesian])
 def test_counted_once_under_a_strategy(make, two_replicas):
-    """Two logical CPU devices see one KL; their noise differs."""
+    """Two logical CPU devices count the KL once, although their noise differs."""
     with two_replicas.scope():
         mirrored = make()
     single = make()
     single.set_weights(mirrored.get_weights())
     for model in (mirrored, single):
-        for layer in tfp_bayes.layers.variational_layers(model):  # noise too small to matter
+        for layer in tfp_bayes.layers.variational_layers(model):  # negligible noise
             for weight in layer.trainable_variables:
                 if "untransformed" in weight.name:
                     weight.assign(np.full(weight.shape, -1.2))
@@ -159,7 +159,7 @@ def test_replicas_draw_different_noise(two_replicas):
 
     a, b = draws(training=True)
     assert not np.array_equal(a, b)
-    a, b = draws(training=False)  # one function
+    a, b = draws(training=False)  # the same function
     np.testing.assert_array_equal(a, b)
 
 
@@ -189,7 +189,7 @@ def test_cycles():
 
 @pytest.mark.parametrize("known", [True, False])
 def test_generators_and_lists_of_callbacks(known):
-    """Where the data do not tell their number, the callback may; a list may be Keras' own."""
+    """If data have no known length, the callback gives it, also in Keras' `CallbackList`."""
 
     def batches():
         while True:
@@ -200,14 +200,14 @@ def test_generators_and_lists_of_callbacks(known):
     assert (model.num_train, float(model.kl_weight)) == (32, 1 / 32)
     own = [KLWeight(temperature=0.5)] if known else []
     callbacks = keras.callbacks.CallbackList(own, add_history=True)
-    for num_train in (30, 10):  # again with the same list
+    for num_train in (30, 10):  # twice with the same list
         model.fit(X[:num_train], Y[:num_train], verbose=0, callbacks=callbacks)
         weight = (0.5 if known else 1) / num_train
         assert float(model.kl_weight) == pytest.approx(weight)
 
 
 def test_restarts_with_the_data():
-    """As in active learning: one callback, one model, more labels, no retrace."""
+    """As in active learning: the same callback and model, more labels, and no retrace."""
     model, callback = bayesian(), KLWeight(warmup_epochs=1)
     first = weights_seen(model, 2, [callback])
     function = model.train_function

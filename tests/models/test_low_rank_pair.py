@@ -1,4 +1,4 @@
-"""Frozen networks with random low-rank updates, and back."""
+"""Tests of the conversion to frozen networks with low-rank updates, and back."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ Y = RNG.integers(0, 3, (12, 1))
 
 
 def transformer():
-    """Every layer that has an update, normalization, a skip, a nested model and dropout."""
+    """All layers with updates, normalization, a skip, a nested model and dropout."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 6))
     x = L.Dense(6, "relu", kernel_regularizer="l2", name="dense")(inputs)
@@ -30,21 +30,21 @@ def transformer():
 
 
 def frozen_weights(model):
-    """Everything but the factors and what is no knowledge of the network."""
+    """All weights except those of the updates."""
     return {v.path: v.numpy() for v in model.weights if "lora_" not in v.path}
 
 
 @pytest.mark.parametrize("flag", [True, False])
 def test_updates_are_all_that_is_trained(flag):
     model = transformer()
-    model.trainable = model.get_layer("nested").trainable = flag  # as pretrained ones often are
+    model.trainable = model.get_layer("nested").trainable = flag  # pretrained ones are often frozen
     expected = model(X, training=False)
     bayesian = to_bayesian(model, "lora", rank=4, num_samples=2, verbose=False)
     np.testing.assert_array_equal(bayesian(X, training=False), expected)
     parts = {v.path.rpartition("/")[0][-6:] for v in bayesian.trainable_variables}
     assert parts == {"lora_a", "lora_b"}
     assert len(bayesian.trainable_variables) == 3 * 8  # four layers, four projections
-    assert bayesian.get_layer("out").rank == 3  # of a smaller kernel
+    assert bayesian.get_layer("out").rank == 3  # its kernel has a smaller side
     prior = bayesian.get_layer("dense").lora_a.kernel_prior
     assert prior.get_config() == {"loc": 0, "scale": 0.2}
 
@@ -104,7 +104,7 @@ def test_updates_without_randomness():
     ]
     before = first.base.get_weights()
     start = first.lora_a.get_weights()
-    initialize(model, 5)  # as members of an ensemble do, of which all keep the network
+    initialize(model, 5)  # as for members of an ensemble, which share the network
     for old, new in zip(before, first.base.get_weights()):
         np.testing.assert_array_equal(old, new)
     assert not np.array_equal(start[0], first.lora_a.get_weights()[0])
@@ -122,7 +122,7 @@ def test_alpha_of_smaller_kernels():
     [
         ({"rank": 0}, "Received: rank=0"),
         ({"alpha": -1.0}, "Received: alpha=-1.0"),
-        ({"moped_delta": 0.1}, "updates start without"),
+        ({"moped_delta": 0.1}, "with random kernels under a prior only"),
         ({"inference": "flipout", "rank": 2}, "with inference='lora' only"),
         ({"inference": "lorax"}, "'lora'.*Received: inference='lorax'"),
         ({"layers": ["nothing"]}, "no such layer"),

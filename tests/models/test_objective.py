@@ -1,4 +1,4 @@
-"""The objective against slow NumPy: loss, nll, kl and penalty of one step of training."""
+"""Tests of loss, nll, kl and penalty of a training step, against slow NumPy."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ import tfp_bayes
 from tfp_bayes.layers import DenseFlipout, MCDropout, NormalParameters
 from tfp_bayes.losses import NormalNLL
 
-RNG = np.random.default_rng()  # set anew for each test
+RNG = np.random.default_rng()  # seeded for each test
 SCALE = 0.5
 TOLERANCE = 1e-5
 
@@ -32,7 +32,7 @@ def bayesian(inputs, outputs, likelihood="categorical", **kwargs):
 
 
 def step(model, x, y, **kwargs):
-    """Returns the history of one step, at the weights as they were."""
+    """Return the history of one step, at the weights before the step."""
     return {
         name: values[0]
         for name, values in model.fit(x, y, batch_size=len(x), verbose=0, **kwargs).history.items()
@@ -52,7 +52,7 @@ def check(logs, nll, kl, observations, other=0.0):
 
 
 def classes(y, p):
-    """NLL of each observation, of labels and probabilities."""
+    """The NLL of each observation, for labels and probabilities."""
     return -np.log(np.take_along_axis(p.astype("float64"), y[..., None], -1)[..., 0])
 
 
@@ -60,8 +60,8 @@ def coins(y, p):
     return -scipy.stats.bernoulli.logpmf(y, p.astype("float64"))
 
 
-# One case for each kind of observation. Each gives a model, data, and from outputs to the NLL of
-# every observation.
+# One case for each kind of observation. A case returns a model, data, and a function from outputs
+# to the NLL of each observation.
 
 
 def dense(**compiled):
@@ -119,7 +119,7 @@ def foreground():
 
 
 def own_loss():
-    """The NLL of counts, which no likelihood here has."""
+    """The NLL of counts, a likelihood that the library does not have."""
     inputs = keras.Input((5,))
     model = bayesian(inputs, keras.layers.Dense(2, "softplus")(inputs), "bernoulli")
     model.compile("sgd", lambda y, rate: rate - y * keras.ops.log(rate))
@@ -137,13 +137,13 @@ def test_loss_nll_and_kl(case):
     kl = penalty(model)
     expected = model.evaluate(x, y, verbose=0)
     check(step(model, x, y), each.mean(), kl, each.size)
-    if case is not own_loss:  # whose outputs are no probabilities
+    if case is not own_loss:  # its outputs are not probabilities
         assert expected == pytest.approx(each.mean(), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", [segmentation, tags])
 def test_the_gradient_is_that_of_the_whole_bound(case):
-    """One step of SGD at rate 1 moves weights by d/dw [sum NLL + KL] / observations."""
+    """An SGD step with rate 1 changes weights by d/dw [sum NLL + KL] / observations."""
     model, x, y, nll = case()
     model.optimizer.learning_rate = 1.0
     before, kernel = model.get_weights(), model.layers[1].kernel.numpy()
@@ -217,7 +217,7 @@ def test_ignored_classes_are_no_observations():
 
 
 def test_several_outputs():
-    """Pixels and a label: every observation counts as one, its log likelihood times a weight."""
+    """Each pixel and each label is one observation; loss weights multiply log likelihoods."""
     inputs = keras.Input((4, 4, 2), name="image")
     pixels = keras.layers.Conv2D(3, 1, activation="softmax", name="pixels")(inputs)
     flat = keras.layers.Flatten()(inputs)
@@ -299,7 +299,7 @@ def test_what_shapes_training_is_not_in_the_nll(loss, plain):
     assert logs["loss"] == pytest.approx(shaped + kl / expected.size, rel=TOLERANCE)
 
 
-# The same number whatever runs it.
+# The same loss on every execution path.
 
 
 @pytest.mark.parametrize("settings", [{"jit_compile": True}, {"run_eagerly": True}])
@@ -312,7 +312,7 @@ def test_compiled_by_xla_and_not_at_all(settings):
 
 def test_one_batch_at_a_time_and_a_loop():
     model, x, y, nll = segmentation()
-    tfp_bayes.set_kl_weight(model, 1 / 40)  # of 40 examples
+    tfp_bayes.set_kl_weight(model, 1 / 40)  # for 40 examples
     expected, kl = nll(y, model(x).numpy()).mean(), penalty(model)
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x, y, model(x, training=True))
@@ -331,7 +331,7 @@ def flipout():
 
 
 def test_a_loop_of_ones_own_with_variational_layers():
-    """The terms that layers stated in the call are those in the loss, and are not drawn again."""
+    """The loss uses the terms that layers stated in the call, without drawing again."""
     model, x, y = flipout(), weights(12, 5), np.arange(12) % 3
     tfp_bayes.set_kl_weight(model, 1 / 12)
     kl = float(model.kl_divergence())
@@ -349,7 +349,7 @@ def test_a_loop_of_ones_own_with_variational_layers():
         assert model.losses == []
         scale = [g for g, w in zip(gradients, model.trainable_variables) if "scale" in w.name]
         assert all(np.abs(g).max() > 0 for g in scale)
-    # Without a call in training there are no stated terms; the model asks its layers.
+    # Without a call with training=True, no terms are stated, so the model recomputes them.
     with tf.GradientTape() as tape:
         loss = model.compute_loss(x, y, tf.constant(np.full((12, 3), 1 / 3, "float32")))
     assert float(loss) == pytest.approx(np.log(3) + kl / 12, rel=1e-5)
@@ -357,7 +357,7 @@ def test_a_loop_of_ones_own_with_variational_layers():
 
 
 def test_a_draw_of_the_prior_term_is_that_of_the_forward_pass():
-    """Under a prior without closed form the KL is that of the weights that the pass drew."""
+    """Under a prior without a closed form, the KL is that of the weights drawn in the pass."""
     inputs = keras.Input((3,))
     layer = tfp_bayes.layers.DenseReparameterization(
         3, kernel_prior="scale_mixture", use_bias=False, name="drawn"
@@ -371,7 +371,7 @@ def test_a_draw_of_the_prior_term_is_that_of_the_forward_pass():
 
 
 def test_two_replicas(two_replicas):
-    """Training and validation on two logical CPU devices are those on one."""
+    """Training and validation on two logical CPU devices equal those on one."""
     with two_replicas.scope():
         mirrored, x, y, _ = tags()
     single, *_ = tags()

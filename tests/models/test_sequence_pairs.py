@@ -1,4 +1,4 @@
-"""Layers for sequences made Bayesian, and back."""
+"""Tests of the conversion of sequence layers, and back."""
 
 import keras
 import numpy as np
@@ -9,11 +9,11 @@ from tfp_bayes import layers, to_bayesian, to_deterministic
 L = keras.layers
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 12, (6, 5)).astype("int32")
-WORDS[:, 0] = 3  # padding would hide what comes before it from a layer that goes backwards
+WORDS[:, 0] = 3  # leading padding would hide words from backward layers
 
 
 def text_model():
-    """Embeddings, recurrent layers with and without dropout, a wrapper, a frozen layer."""
+    """Embeddings, recurrent layers with and without dropout, a wrapper and a frozen layer."""
     inputs = keras.Input((5,), dtype="int32")
     x = L.Embedding(12, 4, mask_zero=True, name="words")(inputs)
     x = L.LSTM(4, return_sequences=True, dropout=0.2, recurrent_dropout=0.1, name="lstm")(x)
@@ -35,7 +35,7 @@ def kinds(model):
 
 
 def check_same(a, b):
-    """Two models agree in all that was configured and learned."""
+    """Assert that two models have equal configurations and weights."""
     assert [each.get_config() for each in a.layers[1:]] == [
         each.get_config() for each in b.layers[1:]
     ]
@@ -50,7 +50,7 @@ def test_dropout_inside_recurrent_layers_stays_on(capsys, tmp_path):
     bayesian = to_bayesian(model, "mc_dropout")
     assert capsys.readouterr().out == (
         "Converted to mc_dropout: Bidirectional 1, GRU 1, LSTM 1. "
-        "Left, with their weights: Dense 1, Embedding 1, GRU 1.\n"
+        "Other layers with weights: Dense 1, Embedding 1, GRU 1.\n"
     )
     assert kinds(bayesian) == {
         **kinds(model),
@@ -97,7 +97,7 @@ def test_weights_of_sequence_layers_become_random(inference, tmp_path):
     scale = random[0].random_embeddings.distribution().stddev()
     np.testing.assert_allclose(scale, 0.2 * np.abs(random[0].embeddings_loc), rtol=1e-3)
     assert random[1].dropout == 0.2
-    if inference == "flipout":  # the others share its classes
+    if inference == "flipout":  # the other inferences share its classes
         assert bayesian.sample(WORDS, 3, seed=0).std(0).min() > 0
         bayesian.save(tmp_path / "model.keras")
         bayesian = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
@@ -105,7 +105,7 @@ def test_weights_of_sequence_layers_become_random(inference, tmp_path):
 
 
 def test_a_bayesian_text_classifier_learns():
-    """Of two kinds of words, which are told apart after a few epochs of training."""
+    """A classifier of two kinds of words separates them after a few epochs."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((5,), dtype="int32")
     x = L.LSTM(8)(L.Embedding(12, 8, mask_zero=True)(inputs))
@@ -139,7 +139,7 @@ def test_a_stateful_layer_is_refused_by_name():
 
 
 def attention_model():
-    """Attention with and without dropout, and a projection of several axes."""
+    """Attention with and without dropout, and a projection over several axes."""
     inputs = keras.Input((5,), dtype="int32")
     x = L.Embedding(12, 4, mask_zero=True, name="words")(inputs)
     x = L.MultiHeadAttention(2, 3, dropout=0.2, name="first")(x, x, use_causal_mask=True)
@@ -167,7 +167,7 @@ def test_attention_and_back(inference, first, second, tmp_path):
     bayesian = to_bayesian(model, inference, verbose=False)
     assert [kinds(bayesian)[name] for name in ("first", "second")] == [first, second]
     assert bayesian.get_layer("first").dropout == 0.2
-    if inference in ("mc_dropout", "flipout"):  # the others share their code
+    if inference in ("mc_dropout", "flipout"):  # the other inferences share their code
         assert bayesian.sample(WORDS, 3, seed=0).std(0).min() > 0
         bayesian.save(tmp_path / "model.keras")
         bayesian = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)

@@ -1,4 +1,4 @@
-"""What `docs/guides/several_gpus.md` claims, on two logical CPU devices."""
+"""Tests of the claims in `docs/guides/several_gpus.md`, on two logical CPU devices."""
 
 import keras
 import numpy as np
@@ -8,15 +8,15 @@ import tensorflow as tf
 import tfp_bayes
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(42, 6)).astype("float32")  # an odd last batch on each replica
+X = RNG.normal(size=(42, 6)).astype("float32")  # the last batch is odd on each replica
 Y = RNG.integers(0, 3, 42)
 
 
 def network():
-    """Both kinds of noise, batch statistics and a skip."""
+    """A model with both kinds of noise, batch statistics and a skip."""
     inputs = keras.Input((6,))
     x = tfp_bayes.layers.DenseFlipout(6, "relu")(inputs)
-    x = keras.layers.BatchNormalization(synchronized=True)(x)  # or each replica has its own
+    x = keras.layers.BatchNormalization(synchronized=True)(x)  # shared by the replicas
     x = tfp_bayes.layers.MCDropout(0.3)(keras.layers.Add()([x, inputs]))
     outputs = keras.layers.Dense(3, "softmax")(x)
     model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=5)
@@ -32,7 +32,7 @@ def test_a_model_of_two_replicas_answers_as_one_does(two_replicas, tmp_path):
     assert np.isfinite(history["loss"]).all()
     after = [variable.numpy() for variable in mirrored.trainable_variables]
     assert all((a != b).any() for a, b in zip(before, after))
-    for variable in mirrored.variables:  # the replicas have not parted
+    for variable in mirrored.variables:  # the replicas are equal
         copies = getattr(variable.value, "values", ())
         assert len(copies) == 2
         np.testing.assert_array_equal(*(copy.numpy() for copy in copies))
@@ -54,4 +54,4 @@ def test_replicas_have_noise_of_their_own(two_replicas):
         layer.build(x.shape)
     outputs = two_replicas.run(tf.function(lambda: layer(x, training=True)))
     first, second = (each.numpy() for each in outputs.values)
-    assert 60 < (first != second).sum() < 140  # half of 200: independent
+    assert 60 < (first != second).sum() < 140  # half of 200 if independent

@@ -1,4 +1,4 @@
-"""Losses that are the likelihood which a model states, and those that are refused."""
+"""Tests of losses that match the likelihood of a model, and of those that are refused."""
 
 import functools
 
@@ -76,10 +76,10 @@ def test_several_losses_are_checked_against_their_outputs():
         with pytest.raises(ValueError, match="negative log likelihood of likelihood="):
             several(likelihood).compile("sgd", loss)
     bad = several(likelihood)
-    bad.compile("sgd", "binary_crossentropy")  # which Keras gives to both outputs
+    bad.compile("sgd", "binary_crossentropy")  # Keras uses it for both outputs
     with pytest.raises(ValueError, match="negative log likelihood of likelihood="):
         bad.fit(X, [np.ones((12, 3)), np.ones((12, 3))], verbose=0)
-    # One output may have no loss.
+    # An output may have no loss.
     partial = several(likelihood)
     partial.compile("sgd", {"a": "sparse_categorical_crossentropy", "b": None})
 
@@ -93,7 +93,7 @@ def test_what_only_a_batch_shows_is_refused_before_a_step():
     bad.compile("sgd", "binary_crossentropy")
     with pytest.raises(ValueError, match=r"shape \(12,\)|shape \(12, 1\)"):
         bad.fit(X, np.ones(12), batch_size=12, verbose=0)
-    bad.compile("sgd", "crossentropy")  # which is that of classes here
+    bad.compile("sgd", "crossentropy")  # Keras resolves it to a loss of classes here
     with pytest.raises(ValueError, match="categorical_crossentropy"):
         bad.fit(X, np.ones((12, 12)), verbose=0)
     bad = model("bernoulli", units=3)
@@ -102,7 +102,7 @@ def test_what_only_a_batch_shows_is_refused_before_a_step():
         bad.fit(X, np.ones((12, 3)), sample_weight=np.ones((12, 3)), verbose=0)
     without = model()
     without.compile("sgd")
-    with pytest.raises(ValueError, match="Expected a compiled loss"):
+    with pytest.raises(ValueError, match="Expected a model compiled with a loss"):
         without.fit(X, np.ones(12), verbose=0)
 
 
@@ -155,7 +155,7 @@ def test_metrics_of_one_of_several_outputs():
     results = both.evaluate(X, y, verbose=0, return_dict=True)
     assert results["b_mae"] == pytest.approx(np.abs(p["b"][:, 0] - y["b"]).mean(), rel=1e-5)
     assert results["a_accuracy"] == pytest.approx((np.argmax(p["a"], 1) == y["a"]).mean())
-    # As a user unpacks it.
+    # Users unpack the two values.
     loss, a_loss, b_loss, *_ = both.evaluate(X, y, verbose=0)
     assert loss == pytest.approx((a_loss + b_loss) / 2, rel=1e-5)
 
@@ -170,4 +170,4 @@ def test_two_values_of_evaluate_and_a_loaded_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=True)
     assert loaded.evaluate(X, y, verbose=0) == [loss, accuracy]
     loaded.fit(X, y, verbose=0)
-    assert tf.reduce_all(loaded.optimizer.iterations > 1)  # its state came along
+    assert tf.reduce_all(loaded.optimizer.iterations > 1)  # the optimizer's state was loaded

@@ -1,4 +1,4 @@
-"""Nothing random is left in a deterministic twin, or the layer is named."""
+"""Tests that nothing in a deterministic copy is random, or that the error names the layer."""
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ def test_other_posteriors_give_their_means():
 
 @keras.saving.register_keras_serializable("test_to_deterministic")
 class Block(L.Layer):
-    """A layer of a user, with random ones inside."""
+    """A custom layer with random layers inside."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -75,7 +75,7 @@ class Block(L.Layer):
 
 @keras.saving.register_keras_serializable("test_to_deterministic")
 class Sampling(L.Layer):
-    """The reparameterization of a variational autoencoder, always on."""
+    """The sampling layer of a variational autoencoder, which is always random."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -87,7 +87,7 @@ class Sampling(L.Layer):
 
 @keras.saving.register_keras_serializable("test_to_deterministic")
 class DropPath(Sampling):
-    """Stochastic depth, off at inference."""
+    """Stochastic depth, which is off at inference."""
 
     def call(self, inputs, training=False):
         return super().call(inputs) if training else inputs
@@ -108,7 +108,7 @@ def around(layer):
     ],
 )
 def test_what_stays_random_is_named(layer, name):
-    with pytest.raises(ValueError, match=rf"Received: 'outer' with random \['{name}'\]"):
+    with pytest.raises(ValueError, match=rf"Received: 'outer' with the random layers \['{name}'\]"):
         to_deterministic(around(layer()))
 
 

@@ -1,4 +1,4 @@
-"""A classifier as a Gaussian process of its features: graph, posterior and predictions."""
+"""Tests of SNGP: graph, posterior and predictions."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ METHOD = Laplace("shared", prior_scale=1.0, variables="last_layer")
 
 
 def residual(dtype=None):
-    """A convolutional network with statistics, a skip connection and a constraint of its own."""
+    """A network with batch normalization, a skip connection and another constraint."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6, 6, 1), name="image")
     x = L.Conv2D(4, 3, padding="same", dtype=dtype)(inputs)
@@ -33,7 +33,7 @@ def test_kernels_are_constrained_and_weights_kept():
     assert kernels[0].kernel.constraint.bound == 0.7
     assert sngp.layers[-2].length_scale == 2.0
     assert sngp.output_shape == (None, K)
-    # An automatic name would be taken where the model was loaded or made in another session.
+    # An automatic name could be taken if the model was loaded or built in another session.
     assert sngp.layers[-1].name == model.layers[-1].name
     assert model.layers[1].kernel_constraint is None
     for a, b in zip(model.weights[:-2], sngp.weights[:-3], strict=True):
@@ -46,7 +46,7 @@ def test_kernels_are_constrained_and_weights_kept():
 
 @pytest.fixture(scope="module")
 def trained():
-    """Three clusters in a plane, and a network that has learned them."""
+    """Three clusters in the plane, and a network trained on them."""
     keras.utils.set_random_seed(0)
     y = np.arange(150) % K
     angles = 2 * np.pi * y / K
@@ -63,7 +63,7 @@ def test_it_knows_its_data_and_little_far_away(trained):
     near = posterior.predict(x)
     far = posterior.predict(15 * vectors(200, 2, seed=1))
     assert metrics.accuracy(y, near) > 0.97
-    # Far from data a Gaussian process returns to its prior, which prefers no class.
+    # Far from the data, a Gaussian process returns to its prior, which prefers no class.
     assert np.quantile(far.max(1), 0.9) < np.quantile(near.max(1), 0.1)
     assert np.quantile(model.predict(15 * vectors(200, 2, seed=1), verbose=0).max(1), 0.9) > 0.6
     samples = Predictor(model, posterior=posterior).predict_uncertainty(x, 400, seed=0)

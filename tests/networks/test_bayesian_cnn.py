@@ -168,7 +168,7 @@ def test_priors_of_random_kernels():
         ({"architecture": "lenet"}, "Received: architecture='lenet'"),
         ({"dropout_rates": (0.5,)}, r"Received: dropout_rates=\(0.5,\)"),
         ({"architecture": "kirsch", "input_shape": (8, 8, 1)}, "height and width of 16"),
-        ({"kernel_prior": "laplace"}, "the prior of dropout is prior_scale"),
+        ({"kernel_prior": "laplace"}, "the prior of dropout with `prior_scale`"),
         ({"inference": "laplace"}, "Received: inference='laplace'"),
     ],
 )

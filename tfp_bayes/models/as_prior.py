@@ -1,4 +1,4 @@
-"""The posterior of a model as its prior for the next data."""
+"""Turn the posterior of a model into its prior for the next data."""
 
 from collections.abc import Container, Sequence
 
@@ -14,28 +14,29 @@ from tfp_bayes.posteriors import MeanFieldNormal
 
 
 def as_prior(model: keras.Model, private: str | Sequence[str] = ()) -> keras.Model:
-    """Returns a copy of a variational model whose prior is the posterior that the model has now.
+    """Return a copy of a variational model whose prior is the current posterior of the model.
 
-    Use it to learn from data that come in parts, one after another, without keeping the earlier
-    ones: compile the copy, fit it to the next part, and so on. Each weight's prior is its normal
-    posterior q, as an `ElementwiseNormal`, and so is where the new q starts: KL(q || prior) is 0
-    before training, and a closed form in it. The copy is not compiled, so that each part of the
-    data gets an optimizer without the memory of another.
+    Use it when data arrive in parts and earlier parts are not stored: compile the copy, fit it to
+    the next part, and repeat. Each weight's normal posterior q becomes its prior, as an
+    `ElementwiseNormal`, and is also the starting point of the new q. KL(q || prior) is therefore 0
+    before training, and has a closed form during training. The copy is not compiled, so each part
+    of the data starts with a fresh optimizer.
 
     Args:
-        model: A built functional or Sequential model, a `BayesianModel` as a rule; not changed.
-        private: Names of layers, or paths ("nested/head") where nested models repeat a name, that
-            belong to one task alone, such as the head of its classes: they start anew under their
-            own prior.
+        model: A built functional or Sequential model, usually a `BayesianModel`. It is not
+            changed.
+        private: Names of the layers that belong to a single task, such as the head for its
+            classes. Where nested models repeat a name, give a path ("nested/head"). These layers
+            are initialized again, under their original prior.
 
     Returns:
-        A `BayesianModel`, or of a plain Keras model one.
+        A `BayesianModel` if `model` is one, otherwise a plain Keras model.
 
     Raises:
-        ValueError: If the model has no graph, a name in `private` is not there, a scale is zero,
-            or layers that are not private learn what has no distribution to pass on: point
-            estimates (biases by default, plain Keras layers), statistics of BatchNormalization,
-            other posteriors than `MeanFieldNormal`.
+        ValueError: If the model has no graph, it has no layer of a name in `private`, a scale is
+            zero, or layers that are not private train something that has no distribution to pass
+            on: point estimates (biases by default, plain Keras layers), statistics of
+            BatchNormalization, or posteriors other than `MeanFieldNormal`.
 
     Reference:
         Nguyen et al. 2018, "Variational Continual Learning", equation 4, arXiv:1710.10628.
@@ -67,12 +68,12 @@ def as_prior(model: keras.Model, private: str | Sequence[str] = ()) -> keras.Mod
 
 
 def copy_as_is(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model with all its state, not compiled."""
+    """Return an uncompiled copy of a model with all its state."""
     return _as_given(GraphCopy(model, lambda layer: None).model, model)
 
 
 def freeze_points(model: keras.Model) -> None:
-    """Freezes all that `as_prior` would refuse."""
+    """Freeze everything that `as_prior` would refuse."""
     for _, layer in walk(model):
         for variable in _points(layer):
             variable.trainable = False
@@ -81,7 +82,7 @@ def freeze_points(model: keras.Model) -> None:
 
 
 def _as_given(copy: keras.Model, model: keras.Model) -> keras.Model:
-    """Returns the copy of a graph as a model of the kind that the original is."""
+    """Convert the copy of a graph to a `BayesianModel` if the original model is one."""
     if not isinstance(model, BayesianModel):
         return copy
     is_sequential = isinstance(copy, keras.Sequential)
@@ -97,7 +98,7 @@ def _as_given(copy: keras.Model, model: keras.Model) -> keras.Model:
 
 
 def find_private(model: keras.Model, private: str | Sequence[str]) -> dict[int, keras.layers.Layer]:
-    """Returns the layers of these names, by their ids."""
+    """Return the layers with the given names, keyed by `id`."""
     places = list(walk(model))
     found: dict[int, keras.layers.Layer] = {}
     for name in [private] if isinstance(private, str) else private:
@@ -105,8 +106,8 @@ def find_private(model: keras.Model, private: str | Sequence[str]) -> dict[int, 
         named = named or {id(layer): layer for _, layer in places if layer.name == name}
         if len(named) != 1:
             raise ValueError(
-                "Expected names of single layers for `private`. Received: "
-                f"{name!r}, of {len(named)} layers. "
+                "Expected names that each belong to one layer for `private`. Received: "
+                f"{name!r}, which names {len(named)} layers. "
                 f"Hint: the model has {[path for path, _ in places]}."
             )
         found |= named
@@ -119,7 +120,7 @@ def _mean_field(layer: VariationalLayer) -> dict[str, RandomWeight]:
 
 
 def _points(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Lists the variables that a layer trains without a distribution over them."""
+    """List the variables that a layer trains as point estimates."""
     held: set[int] = set()
     if isinstance(layer, VariationalLayer):
         for weight in _mean_field(layer).values():
@@ -129,7 +130,7 @@ def _points(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def _check_shared(model: keras.Model, own: Container[int]) -> None:
-    """Refuses what the next data would change and the prior would not hold."""
+    """Refuse anything that training would change and that a prior cannot constrain."""
     problems: list[str] = []
     for path, layer in walk(model):
         if id(layer) in own:
@@ -145,9 +146,9 @@ def _check_shared(model: keras.Model, own: Container[int]) -> None:
     if problems:
         problems = list(dict.fromkeys(problems))
         raise ValueError(
-            "Expected independent normal distributions of all that is trained, but for `private` "
-            "layers: the next data would change anything else without bounds. "
-            f"Received: {', '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}. "
+            "Expected independent normal posteriors of everything that is trained outside of the "
+            "`private` layers, because no prior would keep the next data from overwriting the "
+            f"rest. Received: {', '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}. "
             "Hint: bias_prior='normal', bias_posterior='mean_field_normal' for biases; "
             "layer.trainable = False; or name the layer in `private`."
         )
@@ -158,13 +159,14 @@ def _check_scale(name: str, weight: RandomWeight) -> None:
     loc, scale = np.asarray(q.loc), np.asarray(q.scale)
     if not (np.isfinite(loc).all() and np.isfinite(scale).all() and (scale > 0).all()):
         raise ValueError(
-            "Expected finite means and positive scales of the posterior, which a prior can have. "
-            f"Received: others in {name}. Hint: train with a smaller learning rate."
+            "Expected a posterior with finite means and finite, positive scales, so that it can "
+            f"become a prior. Received: other values in {name}. "
+            "Hint: train with a smaller learning rate."
         )
 
 
 def _under_own_posterior(layer: VariationalLayer) -> VariationalLayer:
-    """Makes the layer anew, not built, with priors to be filled."""
+    """Create an unbuilt copy of the layer whose priors `_fill` sets later."""
     config = layer.get_config()
     given = keras.saving.serialize_keras_object(priors.ElementwiseNormal())
     config.update({f"{name}_prior": given for name in _mean_field(layer)})
@@ -172,7 +174,7 @@ def _under_own_posterior(layer: VariationalLayer) -> VariationalLayer:
 
 
 def _fill(old: VariationalLayer, new: VariationalLayer) -> None:
-    """Sets q to the old one, and the prior of independent normals to it too."""
+    """Set both q and the elementwise normal priors of the new layer to the q of the old one."""
     for name, weight in old.random_weights.items():
         twin = new.random_weights[name]
         for part, variable in weight.variables.items():

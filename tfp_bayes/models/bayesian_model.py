@@ -1,4 +1,4 @@
-"""A Keras model that trains on the evidence bound and predicts the posterior mean."""
+"""A Keras model that trains on the evidence bound and predicts with the posterior mean."""
 
 import contextlib
 from pathlib import Path
@@ -27,38 +27,40 @@ from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPL
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
-    """A functional Keras model with random layers, trained and scored as a Bayesian would.
+    """A functional Keras model with random layers, trained on the evidence bound.
 
-    Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` are Keras' own, with
+    Use it in place of `keras.Model(inputs, outputs)`. `compile` and `fit` work as in Keras, with
     three differences:
 
     - The loss is the negative evidence bound per observation: the mean NLL of the observations
-      plus KL / (their number in the data). An observation is one value of the compiled loss: an
-      example, a pixel, a time step that no mask hides, an output of a Bernoulli; there are
-      num_train times those of an example, and `fit` learns num_train from the data. It shows
-      `nll`, `kl` (nats, not yet divided) and, apart from both, `penalty`: regularizers and other
-      losses of layers; and in nats `function_prior`, see `FunctionSpacePrior`.
-    - `predict` returns the posterior predictive mean over `num_samples` functions, the same ones
-      at each call; `evaluate` and validation score that mean (in regression with the total
-      standard deviation), with the mean NLL alone as their loss.
-    - `predict_uncertainty`, `sample`, `calibrate` and an `export` that carries the uncertainty.
+      plus KL / (number of observations in the training data). An observation is one value of the
+      compiled loss: an example, a pixel, an unmasked time step, or one Bernoulli output. The
+      number of observations in the data is num_train times that of an example, and `fit` counts
+      num_train. The training log shows `nll`, `kl` (in nats, undivided) and, separately,
+      `penalty` (regularizers and other losses of layers) and `function_prior` (in nats, see
+      `FunctionSpacePrior`).
+    - `predict` returns the posterior predictive mean over `num_samples` functions, which are the
+      same at each call. `evaluate` and validation score that mean (in regression with the total
+      standard deviation). Their loss is the mean NLL alone.
+    - The model adds `predict_uncertainty`, `sample`, `calibrate`, and an `export` that preserves
+      the uncertainty.
 
     Args:
         inputs: Input tensors, as for `keras.Model`.
-        outputs: Output tensors that are probabilities (softmax or sigmoid), or `NormalParameters`
-            under likelihood="normal"; a list of one is that output.
-        name: String or None.
-        likelihood: What the outputs mean, see `Predictor`.
+        outputs: Output tensors: probabilities (softmax or sigmoid), or `NormalParameters` under
+            likelihood="normal". A list of one output is treated as that output.
+        name: Name of the model, or None.
+        likelihood: Meaning of the outputs, see `Predictor`.
         prior_scale: Standard deviation of a Gaussian prior on every kernel that has no prior of
-            its own, or None for a flat one: an L2 penalty of 1 / (2 prior_scale^2 (1 - p)) nats,
-            with p the rate of the `MCDropout` that the kernel's input has passed, see `kernels`
-            in `tfp_bayes.models.dropout_prior`.
-        num_samples: S, posterior samples used by `predict`, `evaluate` and validation.
+            its own, or None for a flat prior. The prior is an L2 penalty with the factor
+            1 / (2 prior_scale^2 (1 - p)) nats, where p is the rate of the `MCDropout` that the
+            kernel's input passes, see `kernels` in `tfp_bayes.models.dropout_prior`.
+        num_samples: Number of posterior samples S used by `predict`, `evaluate` and validation.
         **kwargs: Arguments of `keras.Model`.
 
     Losses:
-        Prior terms in nats, summed over weights, in float32, which the model weights once, also
-        those of models inside it.
+        Prior terms in nats, float32, summed over weights. The model weights the sum once, and
+        includes the terms of models nested in it.
 
     Raises:
         ValueError: If `prior_scale` or `num_samples` is not positive.
@@ -105,24 +107,24 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
                 f"Received: prior_scale={prior_scale!r}. Hint: None is a flat prior."
             )
         if isinstance(outputs, list | tuple) and len(outputs) == 1:
-            (outputs,) = outputs  # as of BayesianModel(model.inputs, model.outputs)
+            (outputs,) = outputs  # as in BayesianModel(model.inputs, model.outputs)
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         self.likelihood = likelihood
         self.prior_scale = prior_scale
         self.num_samples = num_samples
-        self.num_train = None  # of the data in fit
+        self.num_train = None  # set by fit
         self.kl_weight = add_kl_weight(self)
         self.nll_tracker = keras.metrics.Mean(name="nll")
         self.kl_tracker = keras.metrics.Mean(name="kl")
         self.penalty_tracker = keras.metrics.Mean(name="penalty")
         self.function_prior_tracker = keras.metrics.Mean(name="function_prior")
-        self._data_term = None  # made by compile
+        self._data_term = None  # set by compile
         self.predictor = Predictor(self, likelihood)
         self._make_calibration()
-        self._embedding = None  # made when it is asked for
+        self._embedding = None  # created by the first call of `embed`
         self.predictor.resolve_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
-            # Layers that were given one seed must not share their noise.
+            # Layers that were given the same seed must not share their noise.
             state = layer.seed_generator.state
             state.assign(tf.cast(fold_in(tf.cast(state.value, tf.int32), i), state.dtype))
 
@@ -141,7 +143,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         num_train: int | None = None,
         **kwargs,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit`, with the prior weighted by the size of the data.
+        """Train as `keras.Model.fit` does, with the prior weighted by 1 / num_train.
 
         Args:
             x: Training data, as in Keras.
@@ -150,20 +152,20 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             epochs: As in Keras.
             verbose: As in Keras.
             callbacks: As in Keras.
-            validation_split: As in Keras; what it holds out does not count as training data.
+            validation_split: As in Keras. Held-out examples do not count as training data.
             *args: As in Keras.
-            num_train: Number of training examples; needed where neither `x` (a generator, an
-                endless dataset) nor a `KLWeight` among the callbacks tells.
+            num_train: Number of training examples. Required if it cannot be counted from `x` (a
+                generator or an endless dataset) and no `KLWeight` among the callbacks states it.
             **kwargs: As in Keras.
 
         Returns:
-            Keras' History, with `nll` beside `loss`, and where there are any `kl`, `penalty` and
-            `function_prior`.
+            Keras' History, with `nll` beside `loss`, and with `kl`, `penalty` and
+            `function_prior` if the model has such terms.
 
         Raises:
-            ValueError: If the number of training examples is neither given nor known, there is a
-                `class_weight` for outputs with several observations an example, or an array of
-                inputs holds NaN or infinity, which layers such as ReLU would hide.
+            ValueError: If the number of training examples is neither given nor known, a
+                `class_weight` is given for outputs with several observations per example, or an
+                array of inputs contains NaN or infinity, which layers such as ReLU would hide.
         """
         check_finite_arrays(x)
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
@@ -183,22 +185,22 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
         )
 
-    # Prediction and evaluation: always the posterior predictive mean.
+    # Prediction and evaluation always use the posterior predictive mean.
 
     def predict_step(self, data):
-        """Returns the predictive mean of a batch."""
+        """Return the predictive mean of a batch."""
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self.predictor.stream_mean(x, self.num_samples, tf.constant(PREDICT_SEED))
 
     def test_step(self, data) -> dict:
-        """Scores the predictive distribution of a batch."""
+        """Score the predictive distribution of a batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if tf.executing_eagerly():  # `test_on_batch` hands over what it was given
+        if tf.executing_eagerly():  # `test_on_batch` passes NumPy arrays through unchanged
             x = keras.tree.map_structure(_as_tensor, x)
         y_pred = self.predictor.stream_outputs(x, self.num_samples, tf.constant(PREDICT_SEED))
         copy_output_masks(self, x, y_pred)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=False)
-        # Means over observations, of which batches may have different numbers for each row.
+        # The loss is a mean over observations, whose number per row may differ between batches.
         count = getattr(loss, "num_observations", tf.shape(keras.tree.flatten(y_pred)[0])[0])
         for metric in self.metrics:
             if metric.name == "loss":
@@ -206,16 +208,17 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         results = self.compute_metrics(x, y, y_pred, sample_weight)
         return self.shown_results(results, training=False)
 
-    # On a GPU Keras compiles with XLA, whose random numbers differ from those of the predictor and
-    # which wants to know how many units a mask keeps before it is drawn. So only training does.
+    # On a GPU, Keras compiles with XLA. XLA draws other random numbers than the predictor does,
+    # and needs to know how many units a mask keeps before the mask is drawn. Therefore only
+    # training uses XLA.
 
     def make_test_function(self, force: bool = False):
-        """Builds `evaluate`'s graph, as Keras does."""
+        """Build the graph of `evaluate` as Keras does, without XLA."""
         with self._without_xla():
             return super().make_test_function(force)
 
     def make_predict_function(self, force: bool = False):
-        """Builds `predict`'s graph, as Keras does."""
+        """Build the graph of `predict` as Keras does, without XLA."""
         with self._without_xla():
             return super().make_predict_function(force)
 
@@ -236,18 +239,19 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         num_samples: int | None = None,
         **kwargs,
     ):
-        """Returns the posterior predictive mean (N, K), the same at each call.
+        """Return the posterior predictive mean, which is the same at each call.
 
         Args:
             x: Inputs, as in `keras.Model.predict`.
-            batch_size: Rows of arrays at a time; None takes a size that suits sampling.
+            batch_size: Number of rows of an array per batch. None chooses a size that suits
+                sampling.
             verbose: As in Keras.
             *args: As in Keras.
-            num_samples: S; None takes the model's own.
+            num_samples: Number of posterior samples S. None uses the model's default.
             **kwargs: As in Keras.
 
         Returns:
-            Array (N, K), or the structure of the model's outputs.
+            Array (N, K), or several arrays in the structure of the model's outputs.
         """
         if num_samples is not None:
             size = batch_size or DEFAULT_BATCH_SIZE
@@ -256,7 +260,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         return super().predict(x, _batch_size(x, batch_size), verbose, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, batch_size: int | None = None, verbose="auto", **kwargs):
-        """Scores the posterior predictive mean; arguments and result as in Keras."""
+        """Score the posterior predictive mean. Arguments and result are as in Keras."""
         return super().evaluate(x, y, _batch_size(x, batch_size), verbose, **kwargs)
 
     def predict_uncertainty(
@@ -267,14 +271,15 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         batch_size: int = DEFAULT_BATCH_SIZE,
         return_samples: bool = False,
     ) -> Prediction:
-        """Estimates predictions and their uncertainty, see `Predictor.predict_uncertainty`.
+        """Estimate predictions and their uncertainty, see `Predictor.predict_uncertainty`.
 
         Args:
-            x: Inputs: arrays, `tf.data.Dataset` or `keras.utils.PyDataset`.
-            num_samples: S; None takes the model's own.
-            seed: Integer, pair of int32, or None for fresh draws.
-            batch_size: Rows of arrays at a time; changes memory and speed, not the answer.
-            return_samples: Whether to keep the (S, N, K) samples too.
+            x: Inputs: arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
+            num_samples: Number of posterior samples S. None uses the model's default.
+            seed: Integer, pair of int32, or None for fresh draws at each call.
+            batch_size: Number of rows of an array per batch. It changes memory and speed, not
+                the result.
+            return_samples: Whether to return the samples (S, N, K) too.
 
         Returns:
             A `Prediction`.
@@ -289,16 +294,18 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ):
-        """Returns samples (S, N, K) of the prediction; arguments as `predict_uncertainty`."""
+        """Return samples (S, N, K). Arguments are those of `predict_uncertainty`."""
         num_samples = self.num_samples if num_samples is None else num_samples
         return self.predictor.sample(x, num_samples, seed, batch_size)
 
     def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
-        """Returns what the last layer sees at the posterior means, to compare examples by.
+        """Return the inputs of the last layer at the posterior means, as features of examples.
+
+        Use them to compare examples, for instance by distance.
 
         Args:
             x: Inputs (N, ...).
-            batch_size: Rows of arrays at a time.
+            batch_size: Number of rows of an array per batch.
 
         Returns:
             Features (N, F) float32.
@@ -317,22 +324,22 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         input_signature=None,
         **kwargs,
     ) -> None:
-        """Writes a model that carries its uncertainty, for TensorFlow or for other runtimes.
+        """Write the model with its uncertainty, for TensorFlow or for other runtimes.
 
         Args:
-            filepath: The folder of a SavedModel, or the file.
+            filepath: Folder of the SavedModel, or path of the file.
             format: "tf_saved_model", see `export_saved_model`; "litert" or "onnx", see
                 `export_baked`.
-            verbose: Whether to print what was written; None does not.
+            verbose: Whether to print what was written. None is False.
             input_signature: As in Keras.
             **kwargs: `decisions` of `export_saved_model`: a fitted `uncertainty.Conformal` or
-                `SelectiveClassifier`, which answer as signatures `sets`, `intervals` and `decide`;
-                or `num_samples`, `seed` and `int8` of `export_baked`.
+                `SelectiveClassifier`, which become the signatures `sets`, `intervals` and
+                `decide`. Or `num_samples`, `seed` and `int8` of `export_baked`.
 
         Raises:
             ImportError: If a package that the format needs is not installed.
-            ValueError: If another format or another argument is asked for, or the format cannot
-                hold the model.
+            ValueError: If the format or an argument is unknown, or the format cannot represent
+                the model.
         """
         decisions = kwargs.pop("decisions", ())
         if format in ("litert", "onnx") and not decisions:
@@ -341,10 +348,10 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             return
         if format != "tf_saved_model" or kwargs:
             raise ValueError(
-                "Expected format='tf_saved_model' with `decisions` or nothing further, or 'litert' "
-                f"or 'onnx'. Received: format={format!r}, {kwargs or decisions}. Hint: other "
-                "formats hold one function; to_deterministic(model).export(...) writes that of the "
-                "posterior means."
+                "Expected format='tf_saved_model' with no other argument than `decisions`, or "
+                f"'litert' or 'onnx' without `decisions`. Received: format={format!r}, "
+                f"{kwargs or decisions}. Hint: other formats hold a single function; "
+                "to_deterministic(model).export(...) writes the function at the posterior means."
             )
         export_saved_model(
             self.predictor,
@@ -357,19 +364,19 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
 
 
 def _batch_size(x, batch_size: int | None) -> int | None:
-    """Chooses the batch for arrays; datasets bring their own and Keras refuses another."""
+    """Choose the batch size for arrays. Datasets have their own, and Keras refuses another."""
     if batch_size is None and all(hasattr(a, "shape") for a in keras.tree.flatten(x)):
         return DEFAULT_BATCH_SIZE
     return batch_size
 
 
 def _check_class_weight(model: keras.Model, class_weight: dict | None) -> None:
-    """Refuses weights of classes where Keras would look up a position instead of a class."""
+    """Refuse `class_weight` where Keras would look up weights by position instead of class."""
     shapes = [tuple(x.shape) for x in getattr(model, "outputs", None) or ()]
     if class_weight is not None and any(len(shape) > 2 for shape in shapes):
         raise ValueError(
-            "Expected one label an example with `class_weight`. Received: outputs of shapes "
-            f"{shapes}, several labels each. "
+            "Expected one label per example with `class_weight`. Received: outputs of shapes "
+            f"{shapes}, which have several labels per example. "
             "Hint: sample_weight=weights[y], one weight for each label."
         )
 

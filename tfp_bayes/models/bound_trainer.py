@@ -1,4 +1,4 @@
-"""Compilation and training steps of a Bayesian model on the evidence bound."""
+"""Compilation and training steps of a Bayesian model, on the evidence bound."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from tfp_bayes.models.seen_outputs import of_location
 from tfp_bayes.models.stated_likelihood import check_compiled
 
 if TYPE_CHECKING:
-    from keras import Model as _Base  # what the mixin is mixed into
+    from keras import Model as _Base  # the class that the mixin extends
 else:
     _Base = object
 
@@ -36,16 +36,17 @@ TRAINING_ONLY = ("nll", "kl", "penalty", "function_prior")  # parts of the loss 
 
 
 class BoundTrainer(_Base):
-    """A mixin of `BayesianModel`: its loss, which the model alone weights.
+    """A mixin of `BayesianModel` that computes the loss, and alone weights the prior in it.
 
-    The model has a `kl_weight`, a `predictor`, a `likelihood`, and trackers of the loss's parts.
+    The model provides a `kl_weight`, a `predictor`, a `likelihood`, and trackers of the parts of
+    the loss.
     """
 
-    # While `Laplace.fit` trains under the posterior of earlier data: that, as an `EarlierData`.
+    # An `EarlierData` while `Laplace.fit` trains under the posterior of earlier data.
     earlier_data: Any = None
-    function_prior: dict | None = None  # settings of the one that it was compiled with
+    function_prior: dict | None = None  # settings of the prior given to `compile`
     _function_term: FunctionTerm | None = None
-    _has_penalty = False  # in the step that was traced last
+    _has_penalty = False  # of the step that was traced last
 
     def compile(
         self,
@@ -55,23 +56,23 @@ class BoundTrainer(_Base):
         function_prior: FunctionSpacePrior | None = None,
         **kwargs,
     ) -> None:
-        """Configures training as `keras.Model.compile`.
+        """Configure training as `keras.Model.compile` does.
 
         Args:
             optimizer: As in Keras.
-            loss: The negative log likelihood under `likelihood`: one of Keras' cross-entropies,
-                `tfp_bayes.losses.NormalNLL`, or a loss of your own, whose values are taken as
-                the NLL of observations. With several outputs as in Keras; `loss_weights` multiply
-                the log likelihoods. Label smoothing and `NormalNLL(beta)` shape training only:
-                `nll` and `evaluate` are without.
+            loss: Negative log likelihood under `likelihood`: one of Keras' cross-entropies,
+                `tfp_bayes.losses.NormalNLL`, or your own loss, whose values are taken as the NLL
+                of observations. Losses of several outputs are given as in Keras; `loss_weights`
+                multiply the log likelihoods. Label smoothing and `NormalNLL(beta)` affect
+                training only: `nll` and `evaluate` do not include them.
             *args: As in Keras.
-            function_prior: A prior of the outputs at context inputs. A saved file does not hold
-                its data: to train a loaded model further, compile it again.
-            **kwargs: As in Keras. Metrics see the locations of "normal" outputs, unless their
+            function_prior: A prior on the outputs at context inputs. A saved file does not
+                contain its data. To train a loaded model further, compile it again.
+            **kwargs: As in Keras. Metrics receive the locations of "normal" outputs, unless their
                 class has `takes_parameters = True`.
 
         Raises:
-            ValueError: If a loss of Keras is not that NLL (logits, another loss, a sum).
+            ValueError: If a Keras loss is not that NLL (a loss of logits, another loss, a sum).
         """
         likelihoods = keras.tree.flatten(self.likelihood)
         check_compiled(loss, likelihoods, self.output_names)
@@ -85,25 +86,25 @@ class BoundTrainer(_Base):
             set_compiled_loss(self, self._data_term.losses)
 
     def get_compile_config(self) -> dict | None:
-        """Returns the arguments of `compile`, plain JSON; of a function prior, without data."""
+        """Return the arguments of `compile` as plain JSON, without the data of a function prior."""
         known = {"function_prior": dict(self.function_prior)} if self.function_prior else {}
         return {**super().get_compile_config(), **known}
 
     def compile_from_config(self, config: dict) -> None:
-        """Compiles a loaded model as it was, see `keras.Model.compile_from_config`."""
+        """Compile a loaded model as before, see `keras.Model.compile_from_config`."""
         if type(self).compile is not BoundTrainer.compile:
             super().compile_from_config(config)
             return
         arguments = {name: value for name, value in config.items() if name != "function_prior"}
         self.compile(**keras.saving.deserialize_keras_object(arguments))
-        self.function_prior = config.get("function_prior")  # without its data, see `compute_loss`
+        self.function_prior = config.get("function_prior")  # `compute_loss` needs its data too
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
     def __call__(self, *args, **kwargs):
-        """Calls the model as Keras does; the prior terms of its layers go with the outputs."""
+        """Call the model as Keras does, and attach the prior terms of its layers to the outputs."""
         if current_call() is not None and not are_collected():
-            # Inside a model that is no BayesianModel, and weights terms where they are stated.
+            # The outer model is not a BayesianModel, so each layer weights the term it states.
             outputs = super().__call__(*args, **kwargs)
             if self.prior_scale is not None and is_training_call():
                 state_prior_term(self, lambda: gaussian_penalty(self, owner=self))
@@ -124,17 +125,19 @@ class BoundTrainer(_Base):
         return self._has_kl or self.function_prior is not None
 
     def kl_divergence(self) -> tf.Tensor:
-        """Returns KL(q || prior), float32 scalar in nats, summed over all weights.
+        """Return KL(q || prior), a float32 scalar in nats, summed over all weights.
 
-        See `kl_divergence`; `prior_scale` counts, up to a constant, as `prior_penalty` says.
+        The sum includes the term of `prior_scale` up to a constant, see `prior_penalty`. See also
+        the function `kl_divergence`.
         """
         return kl_divergence(self)
 
     def prior_penalty(self) -> tf.Tensor:
-        """Returns the prior term of kernels under `prior_scale`, float32 in nats; 0 if flat.
+        """Return the prior term of `prior_scale`, float32 in nats, or 0 if the prior is flat.
 
-        See `gaussian_penalty`. Kernels of variational layers have priors of their own, and so have
-        weights that `Laplace.fit` trains under the posterior of earlier data.
+        See `gaussian_penalty`. Kernels of variational layers have priors of their own and are not
+        included. For weights that `Laplace.fit` trains under the posterior of earlier data, that
+        posterior takes the place of `prior_scale`.
         """
         if self.earlier_data is None:
             return gaussian_penalty(self)
@@ -144,30 +147,31 @@ class BoundTrainer(_Base):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training: bool = True
     ) -> tf.Tensor:
-        """Returns the loss of a batch, divided by the number of replicas, as Keras' is.
+        """Return the loss of a batch, divided by the number of replicas as in Keras.
 
         Args:
-            x: Inputs; not used.
+            x: Inputs, not used.
             y: Targets.
-            y_pred: Outputs of this model, called with training=True in training.
-            sample_weight: (N,) or (N, ...), as in Keras.
+            y_pred: Outputs of this model, called with training=True during training.
+            sample_weight: Weights (N,) or (N, ...), as in Keras.
             training: Whether to return the negative evidence bound per observation, see
-                `negative_bound`, instead of the mean NLL of an observation.
+                `negative_bound`. Otherwise the loss is the mean NLL per observation.
 
         Raises:
-            ValueError: If the model was compiled without a loss, its prior was never weighted, or
-                the context of its function prior is not there.
+            ValueError: If the model was compiled without a loss, the weight of its prior was never
+                set, or the context of its function prior is missing.
         """
         if self._data_term is None:
             raise ValueError(
-                "Expected a compiled loss, which says how likely the targets are. Received: a "
-                'model without. Hint: model.compile("adam", "sparse_categorical_crossentropy").'
+                "Expected a model compiled with a loss, the negative log likelihood of the "
+                "targets. Received: a model without a loss. "
+                'Hint: model.compile("adam", "sparse_categorical_crossentropy").'
             )
         data = self._data_term(y, y_pred, sample_weight, training)
         loss = data.nll
         if training:
             self.nll_tracker.update_state(data.nll, sample_weight=data.count)
-            penalties = self.losses  # which a call on context inputs would change
+            penalties = self.losses  # before `_priors`, whose calls on context inputs change them
             num_rows = tf.shape(keras.tree.flatten(y_pred)[0])[0]
             priors = self._priors(y_pred)
             bound = negative_bound(data, priors, penalties, self.kl_weight, num_rows)
@@ -180,7 +184,7 @@ class BoundTrainer(_Base):
         return loss
 
     def _priors(self, y_pred) -> list[tf.Tensor]:
-        """Returns the terms of the negative log prior in nats, and shows them."""
+        """Return the terms of the negative log prior in nats, and update their trackers."""
         priors = []
         if self._has_kl:
             priors.append(layers_divergence(self, y_pred) + self.prior_penalty())
@@ -189,20 +193,21 @@ class BoundTrainer(_Base):
             if self._function_term is None:
                 raise ValueError(
                     "Expected the context of the function prior that the model was compiled with. "
-                    "Received: a loaded model, whose file does not hold it. Hint: compile it again "
-                    "with function_prior=FunctionSpacePrior(context, ...), or without."
+                    "Received: a loaded model, whose file does not contain the context. Hint: "
+                    "compile the model again, with function_prior=FunctionSpacePrior(context, ...) "
+                    "or without a function prior."
                 )
             priors.append(self._function_term(self.optimizer.iterations))
             self.function_prior_tracker.update_state(priors[-1])
         return priors
 
     def train_step(self, data) -> dict:
-        """Takes a step as Keras does; shows the parts of the loss and learned dropout rates."""
+        """Take a step as Keras does, and report the parts of the loss and learned dropout rates."""
         results = self.shown_results(super().train_step(data), training=True)
         return {**results, **learned_rates(self)}
 
     def shown_results(self, results: dict, training: bool) -> dict:
-        """Returns the results of a step, without parts of the loss that the step does not have."""
+        """Return the results of a step without the parts of the loss that the step does not have."""
         absent = list(TRAINING_ONLY)
         if training:
             parts = (True, self._has_kl, self._has_penalty, self.function_prior)
@@ -210,10 +215,10 @@ class BoundTrainer(_Base):
         return {name: value for name, value in results.items() if name not in absent}
 
     def get_metrics_result(self) -> dict:
-        """Returns the values of metrics as Keras does, without parts of the loss not seen yet.
+        """Return the values of metrics as Keras does, without parts of the loss not yet computed.
 
-        Keras takes these for the results of an epoch, which are those of all replicas together,
-        if they have the names of a step's.
+        If these have the names that a step returns, Keras uses them as the results of the epoch,
+        over all replicas together.
         """
         results = super().get_metrics_result()
         if tf.inside_function():
@@ -229,7 +234,7 @@ class BoundTrainer(_Base):
         return results if "nll" in absent else {**results, **learned_rates(self)}
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict:
-        """Updates metrics as Keras does; they see the locations of "normal" outputs."""
+        """Update metrics as Keras does, with the locations in the place of "normal" outputs."""
         names = self.predictor.likelihood_names(len(keras.tree.flatten(y_pred)))
         views = [of_location if name == "normal" else None for name in names]
         view_metrics(self, y, y_pred, views)

@@ -1,4 +1,4 @@
-"""Calibration of a Bayesian model, kept with the model."""
+"""Calibration of a Bayesian model, saved and exported with the model."""
 
 import warnings
 from collections.abc import Mapping, MutableMapping
@@ -19,28 +19,30 @@ from tfp_bayes.uncertainty import Isotonic, VectorScaling
 from tfp_bayes.uncertainty.cautious import cautious_temperature, held_out_gain
 
 if TYPE_CHECKING:
-    from keras import Model as _Base  # what the mixin is mixed into
+    from keras import Model as _Base  # the class that the mixin extends
 else:
     _Base = object
 
 _CLASSWISE = {"vector": VectorScaling, "isotonic": Isotonic}
-# In files, where a temperature has had this name from the beginning.
+# Keys in files. The temperature has had this key since the first release.
 _KEYS = {
     method: {name: f"output_{method}_{name}" for name in names} for method, names in ARRAYS.items()
 } | {"temperature": {"temperature": "output_temperature"}}
 _IDENTITY = {"temperature": np.ones(())}
-_NEAR_BOUND = 19.0  # of the search, whose bounds are 1 / 20 and 20
+_NEAR_BOUND = 19.0  # close to the upper bound of the search, which goes from 1 / 20 to 20
 
 
 class Calibrated(_Base):
-    """A mixin of `BayesianModel`: the calibration of its pooled predictions.
+    """A mixin of `BayesianModel` that calibrates its posterior predictive mean.
 
-    Its numbers are variables that are saved and exported with the model, but not among `weights`:
-    they are no part of the network, which posteriors, copies and fresh starts are about.
+    The parameters are variables that are saved and exported with the model. They are not among
+    `weights`, because they are not part of the network that posteriors, copies and new initial
+    weights are about.
 
     Attributes:
-        output_calibration: A temperature of 1 until `calibrate`. None for what has no
-            probabilities of one output: several outputs, and likelihood="normal".
+        output_calibration: The calibration, a temperature of 1 until `calibrate` is called. None
+            for models without a single output of probabilities: those with several outputs, and
+            those with likelihood="normal".
     """
 
     predictor: Predictor
@@ -56,47 +58,48 @@ class Calibrated(_Base):
         method: str = "temperature",
         sample_weight: ArrayLike | None = None,
     ) -> float | VectorScaling | Isotonic | list[VectorScaling] | list[Isotonic]:
-        """Fits a calibration of the posterior predictive mean on held-out examples.
+        """Fit a calibration of the posterior predictive mean on held-out examples.
 
-        Use it after training, where probabilities are to be read as frequencies. `predict`,
-        `predict_uncertainty`, `evaluate`, `.keras` and `.weights.h5` files and `export` have it
-        from then on; `fit` undoes it, since other weights need another one.
+        Use it after training, if probabilities are to be read as frequencies. From then on,
+        `predict`, `predict_uncertainty`, `evaluate`, `export`, and `.keras` and `.weights.h5`
+        files include the calibration. `fit` undoes it, because new weights need a new one.
 
-        - "temperature" makes the mean proportional to p^(1/T), so the likeliest class stays. T is
-          the one nearest to 1 whose loss is within a standard error of the least, see
-          `cautious_temperature` in `tfp_bayes.uncertainty.cautious`: few errors say little.
+        - "temperature" makes the mean proportional to p^(1/T), which leaves the most probable
+          class unchanged. T is the value closest to 1 whose loss is within one standard error of
+          the smallest loss, because few errors say little about T. See `cautious_temperature` in
+          `tfp_bayes.uncertainty.cautious`.
         - "vector" is `uncertainty.VectorScaling`, for hundreds of examples and some of each class.
-        - "isotonic" is `uncertainty.Isotonic`, for thousands.
+        - "isotonic" is `uncertainty.Isotonic`, for thousands of examples.
 
-        Of the latter two, fifths of the examples are held out in turn; if their loss does not fall
-        by more than its standard error, the model is left as it was, and a warning says so.
+        The latter two are checked by 5-fold cross-validation. If the held-out loss does not fall
+        by more than its standard error, the model is left uncalibrated with a warning.
 
-        What is calibrated is the mean over samples. `predictive_entropy` is that of the calibrated
-        mean, and `mutual_information` and `expected_entropy` keep their shares of it, variances
-        alike, so sums hold and nothing is below 0. The samples themselves (`sample`,
-        `return_samples`), one call of the model, `to_deterministic` and a `Predictor` with a
-        posterior of its own are not calibrated.
+        The calibration applies to the mean over samples. `predictive_entropy` is the entropy of
+        the calibrated mean. `mutual_information` and `expected_entropy` keep their shares of it,
+        and variances are treated in the same way, so sums still hold and nothing is negative. Not
+        calibrated are the samples themselves (`sample`, `return_samples`), a single call of the
+        model, `to_deterministic`, and a `Predictor` with another posterior.
 
         Args:
-            x: Inputs (N, ...) that were not trained on, some hundreds or more.
-            y: Labels: integers (N,) or (N, 1) for "categorical", one for each pixel or time step
-                if there are several; 0 and 1, (N,) or (N, K), for "bernoulli".
-            batch_size: Rows of arrays at a time.
+            x: Held-out inputs (N, ...), a few hundred or more.
+            y: Labels: integers (N,) or (N, 1) for "categorical", with one label for each pixel or
+                time step if the output has several; 0 or 1, (N,) or (N, K), for "bernoulli".
+            batch_size: Number of rows of an array per batch.
             method: "temperature", "vector" or "isotonic".
-            sample_weight: (N,) weights of the examples, such as those of classes that were held
-                out more often than they come, or None for equal ones.
+            sample_weight: Weights (N,) of the examples, for instance to correct for classes that
+                are over-represented among them. None weights all examples equally.
 
         Returns:
-            The temperature, above 1 if the model was too sure; or the fitted object, and a list of
-            them, one for each output, of several sigmoids.
+            The temperature, which is above 1 if the model was overconfident. For the other
+            methods, the fitted object, or a list of one object per output for several sigmoids.
 
         Raises:
-            ValueError: If the model has several outputs or real targets, labels or weights do not
-                fit, or there are too few examples for the method.
+            ValueError: If the model has several outputs or real-valued targets, labels or weights
+                do not fit, or there are too few examples for the method.
 
         Reference:
-            Guo et al. 2017, equation 9, arXiv:1706.04599; of the pooled mean, Rahaman and Thiery
-            2021, section 3, arXiv:2007.08792.
+            Guo et al. 2017, equation 9, arXiv:1706.04599. For the calibration of the pooled mean,
+            Rahaman and Thiery 2021, section 3, arXiv:2007.08792.
 
         Example:
 
@@ -132,9 +135,9 @@ class Calibrated(_Base):
 
     @property
     def output_temperature(self) -> tf.Variable | None:
-        """Float32 scalar, 1 until `calibrate`; None of what has no temperature.
+        """Temperature of the outputs, a float32 scalar, 1 until `calibrate` is called.
 
-        That are models without an `output_calibration`, or with one of another method.
+        None if the model has no `output_calibration` or was calibrated by another method.
         """
         calibration = self.output_calibration
         return None if calibration is None else calibration.arrays.get("temperature")
@@ -146,9 +149,9 @@ class Calibrated(_Base):
         found = cautious_temperature(labels.reshape(-1), flat, weights.reshape(-1), num_examples)
         if not 1 / _NEAR_BOUND < found < _NEAR_BOUND:
             warnings.warn(
-                f"The temperature of smallest loss is {found:.3g}, at the end of what is searched: "
-                "labels are all right or all by chance. Calibrate on more examples, none of which "
-                "was trained on.",
+                f"The temperature with the smallest loss is {found:.3g}, at the end of the search "
+                "interval: the labels agree with all predictions, or are unrelated to them. "
+                "Calibrate on more examples that were not used for training.",
                 stacklevel=3,
             )
         self._set_calibration("temperature", {"temperature": found})
@@ -181,9 +184,9 @@ class Calibrated(_Base):
             )
         else:
             warnings.warn(
-                f"The model is left uncalibrated: of examples that were held out from it, "
-                f"method={method!r} changes the loss by {-gains.sum():+.4f} nats, with a standard "
-                f"error of {errors.sum():.4f}. Calibrate on more examples, or by a temperature.",
+                f"The model is left uncalibrated: on held-out examples, method={method!r} changes "
+                f"the loss by {-gains.sum():+.4f} nats, with a standard error of "
+                f"{errors.sum():.4f}. Calibrate on more examples, or use method='temperature'.",
                 stacklevel=3,
             )
         return found if len(found) > 1 else found[0]
@@ -194,7 +197,7 @@ class Calibrated(_Base):
         self.output_calibration = Calibration("temperature", _IDENTITY) if has_one else None
 
     def _set_calibration(self, method: str, arrays: Mapping[str, Any]) -> None:
-        """Assigns a temperature, and puts anything else in the place of what was there."""
+        """Assign a temperature to the present variable, or replace the calibration object."""
         calibration = self.output_calibration
         assert calibration is not None
         if calibration.method == method == "temperature":
@@ -202,7 +205,7 @@ class Calibrated(_Base):
             return
         with self.distribute_strategy.scope():
             self.output_calibration = Calibration(method, arrays)
-        self.predict_function = self.test_function = None  # graphs that hold the earlier one
+        self.predict_function = self.test_function = None  # graphs with the earlier calibration
 
     def _undo_calibration(self) -> None:
         if self.output_calibration is not None:
@@ -210,22 +213,22 @@ class Calibrated(_Base):
 
     def _is_calibrated(self) -> bool:
         calibration = self.output_calibration
-        return calibration is not None and calibration.temperature != 1  # NaN of other methods
+        return calibration is not None and calibration.temperature != 1  # NaN for other methods
 
     def _forget_calibration(self) -> None:
-        """Undoes `calibrate`, for training."""
+        """Undo `calibrate` before training, with a warning."""
         if self._is_calibrated():
             warnings.warn(
-                "fit() undoes calibrate(), and sets the temperature back to 1: call calibrate "
-                "again after training.",
+                "fit() undoes calibrate() and resets the temperature to 1. Call calibrate again "
+                "after training.",
                 stacklevel=3,
             )
             self._undo_calibration()
 
-    # A file has a calibration only if there was one, so files with and without it load.
+    # Only files of calibrated models contain a calibration. Files with and without one load.
 
     def save_own_variables(self, store: MutableMapping) -> None:
-        """Writes the model's own variables as Keras does, and the calibration."""
+        """Write the model's own variables as Keras does, and the calibration if there is one."""
         super().save_own_variables(store)
         if self._is_calibrated():
             assert self.output_calibration is not None
@@ -233,8 +236,8 @@ class Calibrated(_Base):
                 store[_KEYS[self.output_calibration.method][name]] = value.numpy()
 
     def load_own_variables(self, store: MutableMapping) -> None:
-        """Reads what `save_own_variables` wrote."""
-        keys = set(store.keys())  # that of an HDF5 file cannot be iterated over
+        """Read the variables that `save_own_variables` wrote."""
+        keys = set(store.keys())  # the store of an HDF5 file cannot be iterated over
         ours = {key for names in _KEYS.values() for key in names.values()}
         super().load_own_variables({key: store[key] for key in sorted(keys - ours)})
         if self.output_calibration is None:
@@ -251,17 +254,17 @@ def _check_method(method: str) -> None:
     if method not in ARRAYS:
         raise ValueError(
             f"Expected one of {list(ARRAYS)} for `method`. Received: method={method!r}. "
-            "Hint: a temperature needs the fewest examples."
+            "Hint: 'temperature' needs the fewest examples."
         )
 
 
 def _read(calibration: Calibration) -> dict[str, tf.Tensor]:
-    """Returns values, also of variables that a strategy has mirrored."""
+    """Return the values of the variables, which a distribution strategy may have mirrored."""
     return {name: tf.convert_to_tensor(v) for name, v in calibration.arrays.items()}
 
 
 def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
-    """Returns arrays (..., M) on a new first axis, the last entry repeated where M is smaller."""
+    """Stack arrays (..., M) along a new first axis, and repeat last entries up to the largest M."""
     longest = max(each.shape[-1] for each in arrays)
     pads = [[(0, 0)] * (each.ndim - 1) + [(0, longest - each.shape[-1])] for each in arrays]
     return np.stack([np.pad(each, pad, mode="edge") for each, pad in zip(arrays, pads)])
@@ -270,9 +273,9 @@ def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
 def _as_classes(
     y: np.ndarray, prediction: Prediction, sample_weight: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns class numbers, probabilities and weights of all positions.
+    """Return class numbers, probabilities and weights of all positions.
 
-    They are (n,), (n, K) and (n,), and of K Bernoulli outputs (n, K), (n, K, 2) and (n, K).
+    Their shapes are (n,), (n, K) and (n,), or (n, K), (n, K, 2) and (n, K) for K Bernoulli outputs.
     """
     mean = prediction.mean
     if prediction.likelihood == "bernoulli":

@@ -1,4 +1,4 @@
-"""One normal distribution for each class, estimated from a stream of features in float64."""
+"""Class-conditional normal distributions, estimated from a stream of features in float64."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from scipy.spatial.distance import cdist
 
 
 class ClassNormals(NamedTuple):
-    """Classes with their shares, means and covariances.
+    """Prior probabilities, means and covariances of classes.
 
     Args:
-        classes: (C,) integers, the numbers of the classes of which there were examples.
-        log_priors: (C,) logs of their shares.
-        means: (C, F).
-        factors: (G, F, F) lower Cholesky factors of the distinct covariances.
-        groups: (C,) integers, which of them a class has.
+        classes: Integers (C,), the class numbers that occurred among the examples.
+        log_priors: Logarithms (C,) of the classes' shares of the examples.
+        means: Class means (C, F).
+        factors: Lower Cholesky factors (G, F, F) of the distinct covariances.
+        groups: Integers (C,), the index of each class's covariance in `factors`.
     """
 
     classes: np.ndarray
@@ -25,12 +25,12 @@ class ClassNormals(NamedTuple):
     groups: np.ndarray
 
     def log_joint(self, features: np.ndarray) -> np.ndarray:
-        """Returns log pi_k + log N(h; mu_k, Sigma_k) for features (N, F), all finite: (N, C)."""
+        """Return log pi_k + log N(h; mu_k, Sigma_k), (N, C), of finite features h (N, F)."""
         size = features.shape[1]
         result = np.empty((len(features), len(self.classes)))
         for group, factor in enumerate(self.factors):
             members = self.groups == group
-            # Differences from a point among the features, so that large offsets cost no digits.
+            # Subtracting a common center first avoids cancellation if features are far from 0.
             center = self.means[members].mean(0)
             both = np.concatenate([features, self.means[members]]) - center
             white = scipy.linalg.solve_triangular(factor, both.T, lower=True).T
@@ -41,11 +41,12 @@ class ClassNormals(NamedTuple):
 
 
 class ClassMoments:
-    """Counts, means and sums of squared differences of each class, batch by batch.
+    """Counts, means and scatter matrices of classes, accumulated batch by batch.
 
     Args:
-        num_classes: K.
-        own: Keep the differences of each class apart, K times F x F numbers.
+        num_classes: Number of classes K.
+        own: Whether to accumulate a scatter matrix for each class, K times F x F numbers, instead
+            of one for all.
     """
 
     def __init__(self, num_classes: int, own: bool):
@@ -55,14 +56,14 @@ class ClassMoments:
         self._scatters: dict[int | None, np.ndarray] = {}
 
     def add(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Takes in features (B, F) of examples with labels (B,)."""
+        """Add the features (B, F) of a batch of examples with labels (B,)."""
         for label in np.unique(labels).tolist():
             rows = features[labels == label]
             before, added = self.counts[label], len(rows)
             mean = rows.mean(0)
             step = mean - self._means.get(label, 0.0)
             centered = rows - mean
-            # Chan, Golub and LeVeque 1979: squares about the new mean, without large sums.
+            # Chan, Golub and LeVeque 1979: update the scatter about the mean, without large sums.
             scatter = centered.T @ centered
             if before:
                 scatter += np.outer(step, step) * (before * added / (before + added))
@@ -72,13 +73,15 @@ class ClassMoments:
             self.counts[label] += added
 
     def normals(self, ridge: float) -> tuple[ClassNormals, np.ndarray]:
-        """Returns the most likely distributions, and classes too small for their own covariance.
+        """Return the maximum likelihood estimate, and classes too small for their own covariance.
 
         Args:
-            ridge: Added to each variance, as a share of the average variance within classes.
+            ridge: Variance added to each feature, as a fraction of the average variance within
+                classes.
 
         Raises:
-            ValueError: If features do not vary within classes.
+            ValueError: If features do not vary within classes, or a covariance is not positive
+                definite.
         """
         classes = np.flatnonzero(self.counts)
         counts = self.counts[classes]
@@ -89,8 +92,9 @@ class ClassMoments:
         if not np.trace(shared) > 0:
             raise ValueError(
                 "Expected features that differ between examples of a class. Received: "
-                f"{counts.sum()} examples of {len(classes)} classes, alike within each. "
-                "Hint: more examples of a class; is the network trained?"
+                f"{counts.sum()} examples of {len(classes)} classes, with the same features within "
+                "each class. Hint: use more examples per class, and check that the network is "
+                "trained."
             )
         small = classes[counts <= size] if self._own else classes
         factors = [_factor(shared, floor)] if len(small) else []
@@ -109,6 +113,6 @@ def _factor(covariance: Any, floor: np.ndarray) -> np.ndarray:
         return scipy.linalg.cholesky(covariance + floor, lower=True)
     except scipy.linalg.LinAlgError as error:
         raise ValueError(
-            "Expected a `ridge` that makes covariances positive definite. Received: features of "
-            f"which some follow from others, {error}. Hint: a larger one, such as ridge=1e-3."
+            "Expected a `ridge` that makes covariances positive definite. Received: features that "
+            f"are linearly dependent, {error}. Hint: a larger ridge, such as ridge=1e-3."
         ) from error

@@ -1,4 +1,4 @@
-"""Variational continual learning: one task after another, with coresets and heads of their own."""
+"""Variational continual learning with coresets and task-specific heads."""
 
 import copy as copying
 from collections.abc import Sequence
@@ -24,33 +24,35 @@ _FILE = "continual.npz"
 
 
 class ContinualLearner:
-    """Learns tasks one after another without keeping their data, each under the posterior before.
+    """Learn tasks in sequence without their earlier data, each under the preceding posterior.
 
-    Use it where data come in parts that cannot be kept, or where a network must learn a new task
-    without forgetting the old ones. Each `fit` trains a copy of the model made by `as_prior`, with
-    a fresh optimizer; `task_model` gives the model that answers for a task. With a coreset, some
-    examples of each task are held out of training and kept; they refine the model right before it
-    answers, and are not learned from otherwise.
+    Use it when data arrive in parts that cannot be stored, or when a network must learn a new task
+    without forgetting the old ones. Each `fit` after the first trains a copy of the model made by
+    `as_prior`, with a fresh optimizer. `task_model` returns the model for predictions on a task.
+    With a coreset, some examples of each task are held out of training and stored. They only
+    refine the model that `task_model` returns.
 
     Args:
-        model: A compiled `BayesianModel` of variational layers, see `as_prior` for what it may
-            hold; it is the one that the first task trains. Start it from a trained network where
-            you can: set the means, with `initial_scale` small.
+        model: A compiled `BayesianModel` of variational layers; `as_prior` says which layers it
+            may have. The first task trains this very model. If possible, start from a trained
+            network: set the means to its weights, with a small `initial_scale`.
         private: Names of the layers that each task has for itself, such as "head".
-        coreset_size: Examples of each task that are kept, drawn at random.
-        coreset_epochs: Passes over the coreset that refine a model before it answers; may be set
-            anew at any time, to 0 for models that are not refined.
-        seed: Integer, of all that is random.
-        directory: Folder of the learner's file, written after every task and every epoch; one that
-            exists is taken up: its tasks are done. None keeps nothing.
+        coreset_size: Number of examples of each task that are stored, drawn at random.
+        coreset_epochs: Number of passes over the coreset that refine the model of a task. It may
+            be changed at any time; 0 turns refinement off.
+        seed: Integer from which all randomness follows.
+        directory: Folder of the learner's file, which is written after every task and every epoch.
+            If the folder already holds the file of this learner, its tasks count as learned. None
+            writes nothing.
 
     Attributes:
         num_tasks: Number of tasks learned.
-        divergences: For each of them KL(q || the posterior before), nats, of what tasks share; of
-            the first from the prior. Near 0 where posteriors have become too narrow to learn.
+        divergences: KL(q || preceding posterior) of the shared layers in nats, one number per
+            task; for the first task, KL(q || prior). Values near 0 indicate posteriors that have
+            become too narrow to learn.
 
     Raises:
-        ValueError: If the model is not of that kind, or the folder is of another learner.
+        ValueError: If the model is not of that kind, or the folder belongs to another learner.
 
     Reference:
         Nguyen et al. 2018, "Variational Continual Learning", algorithm 1, arXiv:1710.10628;
@@ -86,8 +88,8 @@ class ContinualLearner:
         check_compiled(model)
         if not isinstance(model, BayesianModel):
             raise ValueError(
-                f"Expected a BayesianModel. Received: {type(model).__name__}. "
-                "Hint: tfp_bayes.BayesianModel(inputs, outputs), of variational layers."
+                f"Expected a BayesianModel for `model`. Received: {type(model).__name__}. "
+                "Hint: tfp_bayes.BayesianModel(inputs, outputs) with variational layers."
             )
         self.private = (private,) if isinstance(private, str) else tuple(private)
         self.coreset_size = coreset_size
@@ -98,7 +100,7 @@ class ContinualLearner:
         self._compile_config = copying.deepcopy(model.get_compile_config())
         self._private_values: list[list[np.ndarray]] = []
         self._coresets: list[list[np.ndarray]] = []
-        as_prior(model, self.private)  # refuses what it cannot hold, before anything is trained
+        as_prior(model, self.private)  # refuses unsuitable models before anything is trained
         self._identity = {
             "network": digest_network(model),
             "start": digest(_values(model)),
@@ -124,18 +126,19 @@ class ContinualLearner:
         batch_size: int = 256,
         **fit_arguments: Any,
     ) -> None:
-        """Learns the next task.
+        """Learn the next task.
 
         Args:
-            x: Arrays (N, ...) or a structure of them.
+            x: Inputs: an array (N, ...) or a structure of arrays.
             y: Targets (N, ...).
-            epochs: Passes over the data without their coreset.
-            batch_size: Rows of a step.
-            **fit_arguments: Others of Keras' `fit`, such as `verbose` and `callbacks`.
+            epochs: Number of passes over the data outside of the coreset.
+            batch_size: Number of examples per step.
+            **fit_arguments: Other arguments of Keras' `fit`, such as `verbose` and `callbacks`.
 
         Raises:
-            ValueError: If there are no more examples than the coreset takes, the data are no arrays
-                of one length, or an input is not finite. The task does not count as learned then.
+            ValueError: If there are no more examples than the coreset takes, the data are not
+                arrays of equal length, or an input or target is not finite. The task then does not
+                count as learned.
         """
         task = self.num_tasks
         x, y = _as_arrays(x, y)
@@ -164,13 +167,13 @@ class ContinualLearner:
                 used.unlink(missing_ok=True)
 
     def task_model(self, task: int | None = None) -> BayesianModel:
-        """Returns the model that answers for a task, compiled; a copy, which may be saved.
+        """Return the compiled model for predictions on a task, as a copy that may be saved.
 
-        With a coreset it is refined by that of the task, under the posterior of all tasks; by those
-        of all tasks, if they share all layers.
+        If coresets are stored, the copy is refined under the posterior of all tasks: on the
+        coreset of the task if there are private layers, otherwise on the coresets of all tasks.
 
         Args:
-            task: From 0; None is the last.
+            task: Number of the task, counted from 0. None is the last task.
 
         Raises:
             ValueError: If that task was not learned.
@@ -178,8 +181,8 @@ class ContinualLearner:
         task = self.num_tasks - 1 if task is None else task
         if not 0 <= task < self.num_tasks:
             raise ValueError(
-                f"Expected a task that was learned, of {self.num_tasks}, for `task`. "
-                f"Received: task={task!r}. Hint: they are numbered from 0; fit learns the next."
+                f"Expected one of the {self.num_tasks} learned tasks for `task`. Received: "
+                f"task={task!r}. Hint: tasks are numbered from 0; `fit` learns the next one."
             )
         refines = self.coreset_size > 0 and self.coreset_epochs > 0
         with seeded(self._seed_of(task, 1)):
@@ -213,8 +216,8 @@ class ContinualLearner:
     def _split(self, num_rows: int, task: int) -> tuple[np.ndarray, np.ndarray]:
         if num_rows <= self.coreset_size:
             raise ValueError(
-                f"Expected more examples than coreset_size={self.coreset_size}, which are held "
-                f"out. Received: {num_rows}. Hint: a smaller coreset."
+                f"Expected more examples than the coreset_size={self.coreset_size} that are held "
+                f"out. Received: {num_rows}. Hint: a smaller coreset_size."
             )
         order = np.random.default_rng([self.seed, task]).permutation(num_rows)
         return np.sort(order[: self.coreset_size]), np.sort(order[self.coreset_size :])
@@ -271,11 +274,11 @@ def _checkpoint_path(folder: Path, task: int) -> Path:
 
 
 def _as_arrays(x: Any, y: Any) -> tuple[Any, np.ndarray]:
-    """Returns data as arrays, of which rows can be held out, and which leave weights finite."""
+    """Convert data to arrays, and check that they have equal lengths and finite values."""
     if y is None or isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
         raise ValueError(
             f"Expected arrays for `x` and `y`. Received: x of type {type(x).__name__}, y of type "
-            f"{type(y).__name__}. Hint: read a dataset of one task into arrays."
+            f"{type(y).__name__}. Hint: read the dataset of a task into arrays."
         )
     x, y = keras.tree.map_structure(np.asarray, (x, y))
     indices = np.arange(count_rows((x, y)))

@@ -1,4 +1,4 @@
-"""A copy of a model's graph, in which some layers are replaced."""
+"""Copy the graph of a model and replace some of its layers."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from tfp_bayes.models.layer_state import copy_state, copy_tables
 
 
 class Replacement(NamedTuple):
-    """A layer that takes the place of another, and is never called with a fixed `training=`.
+    """A layer that replaces another. Fixed `training=` arguments of its calls are dropped.
 
     Attributes:
         layer: The new layer, not built.
-        fill: Sets its weights, once it is built.
+        fill: Function that sets the weights of the new layer once it is built.
     """
 
     layer: keras.Layer
@@ -30,10 +30,10 @@ class Replacement(NamedTuple):
 
 
 def check_graph(model: keras.Model) -> None:
-    """Raises ValueError unless the model is functional or Sequential, built, and runs its graph."""
+    """Raise ValueError unless the model is functional or Sequential, built, and runs its graph."""
     if not has_graph(model):
         raise ValueError(
-            "Expected a functional or Sequential `model`, built, whose `call` is Keras' own. "
+            "Expected a built functional or Sequential `model` that does not override `call`. "
             f"Received: {model.name!r} of type {type(model).__name__}, which has no graph of "
             "layers or does not run it. Hint: start it with keras.Input, and build it from layers "
             "with keras.Model(inputs, outputs)."
@@ -41,10 +41,11 @@ def check_graph(model: keras.Model) -> None:
 
 
 def walk(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.Layer]]:
-    """Yields the layers of a model and of the models nested in it, in graph order.
+    """Yield the layers of a model and of the models nested in it, in graph order.
 
     Yields:
-        Pairs of a path ("nested/dense") and a layer, once for each place that a layer has.
+        Pairs of a path ("nested/dense") and a layer. A layer that is used in several models is
+        yielded once for each path.
     """
     for layer in model.layers:
         if has_graph(layer):
@@ -54,26 +55,26 @@ def walk(model: keras.Model, path: str = "") -> Iterator[tuple[str, keras.Layer]
 
 
 def leaves(model: keras.Model) -> list[keras.Layer]:
-    """Lists the layers that `walk` finds, each once."""
+    """List the layers that `walk` finds, without repetitions."""
     return list({id(layer): layer for _, layer in walk(model)}.values())
 
 
 class GraphCopy:
     """A copy of a functional or Sequential model with some of its layers replaced.
 
-    Operations are copied as they are and layers with all their state; shared layers stay shared,
-    nested models nested (as plain functional or Sequential ones), and every layer keeps its name
-    and its `trainable` flag.
+    Layers are copied with all their state, and operations without change. Shared layers stay
+    shared. Nested models stay nested, as plain functional or Sequential models. Every layer keeps
+    its name and its `trainable` flag.
 
     Args:
-        model: A model with a graph; it is not changed.
-        replace: Function of a layer that returns its replacement, or None to copy it.
+        model: A model with a graph. It is not changed.
+        replace: Function of a layer that returns its replacement, or None to copy the layer.
 
     Attributes:
         model: The copy, a plain functional or Sequential model, not compiled.
 
     Raises:
-        ValueError: If the model has no graph, or a layer cannot be made from its configuration.
+        ValueError: If the model has no graph, or a layer cannot be rebuilt from its configuration.
     """
 
     def __init__(self, model: keras.Model, replace: Callable[[keras.Layer], Replacement | None]):
@@ -81,13 +82,13 @@ class GraphCopy:
         self._replace = replace
         self._copies: dict[int, keras.Operation] = {}  # by the id of the original
         self._replaced: set[int] = set()
-        self._fills: list[Callable[[], None]] = []  # wait until every layer is built
+        self._fills: list[Callable[[], None]] = []  # called once every layer is built
         self.model = self._copy_model(model)
         self._copy_flags(model, self.model)
         self.fill()
 
     def fill(self) -> None:
-        """Sets all weights and states to what those of the original are now."""
+        """Set all weights and states to the current ones of the original."""
         for fill in self._fills:
             fill()
 
@@ -124,7 +125,7 @@ class GraphCopy:
         return new
 
     def _copy_flags(self, old: keras.Model, new: keras.Model) -> None:
-        # From the outside in, because a model's flag sets those of its layers.
+        # Outer models first, because setting the flag of a model sets the flags of its layers.
         new.trainable = old.trainable
         for layer in old.layers:
             if has_graph(layer):
@@ -136,9 +137,12 @@ class GraphCopy:
 
 
 def _copy_frozen_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    """Freezes the weights of a trainable layer that are frozen one by one, `bias` as `bias_loc`."""
+    """Freeze the weights that are frozen individually in `old`. `bias` also stands for `bias_loc`.
+
+    Weights are matched by name, so layers that contain others are left alone.
+    """
     if len(flatten_layers(old)) > 1:
-        return  # names are not unique among the layers inside
+        return
     frozen = {v.name.removesuffix("_loc") for v in old.weights if not v.trainable}
     for weight in new.weights:
         if any(weight.name == name or weight.name.startswith(f"{name}_") for name in frozen):
@@ -151,7 +155,7 @@ def _copy_input(tensor: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def copy_layer(old: keras.Layer) -> keras.Layer:
-    """Makes a layer of the same class and configuration, without its weights."""
+    """Create a layer of the same class and configuration, without copying the weights."""
     try:
         if type(old) is keras.layers.Lambda:
             return copy_lambda(old)
@@ -159,15 +163,15 @@ def copy_layer(old: keras.Layer) -> keras.Layer:
         copy_tables(old, new)
     except Exception as error:
         raise ValueError(
-            "Expected layers that their own configuration rebuilds. Received: "
-            f"{old.name!r} of type {type(old).__name__}, where {type(error).__name__}: {error} "
-            "Hint: give its class get_config, and register the class and its functions with "
-            "keras.saving.register_keras_serializable."
+            "Expected layers that can be rebuilt from their configuration. Received: "
+            f"{old.name!r} of type {type(old).__name__}, which raised {type(error).__name__}: "
+            f"{error} Hint: define get_config in its class, and register the class and its "
+            "functions with keras.saving.register_keras_serializable."
         ) from error
     return new
 
 
 def count_types(layers: list[keras.Layer]) -> str:
-    """Describes layers as "Conv2D 3, Dense 1"."""
+    """Describe layers by type and number, such as "Conv2D 3, Dense 1"."""
     names, counts = np.unique([type(layer).__name__ for layer in layers], return_counts=True)
     return ", ".join(f"{name} {count}" for name, count in zip(names, counts))

@@ -1,4 +1,4 @@
-"""The Gaussian prior of kernels that are no random variables, and what dropout makes of it."""
+"""The Gaussian prior on kernels that are not random variables, and how dropout changes it."""
 
 from collections.abc import Container
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, gra
 from tfp_bayes.layers import MCGRU, MCLSTM, MCConcreteDropout, MCDropout, VariationalLayer
 from tfp_bayes.layers.prior_term import total
 
-# Attributes of Keras' layers that hold kernels. The first two meet the layer's inputs.
+# Attributes of Keras layers that hold kernels. The first two are applied to the layer's inputs.
 _ON_INPUTS = ("kernel", "depthwise_kernel")
 _KERNELS = (*_ON_INPUTS, "pointwise_kernel", "recurrent_kernel")
 
-# What lets units that are 0 stay 0 without mixing them with others: layers and operations.
+# Layers and operations that keep dropped units at 0 and do not mix them with other units.
 _TRANSPARENT = {
     *("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Relu", "Relu6", "LeakyRelu", "Elu"),
     *("Tanh", "Gelu", "Silu", "Selu", "Abs", "Identity", "Dropout", "Masking"),
@@ -31,11 +31,11 @@ _TRANSPARENT = {
 
 
 class Mask(NamedTuple):
-    """A call of a dropout whose rate is learned: each call draws a mask of its own.
+    """The mask that one call of a dropout layer with a learned rate draws.
 
     Args:
-        dropout: The layer.
-        call: The id of its node in the graph.
+        dropout: The dropout layer.
+        call: The `id` of the call's node in the graph.
     """
 
     dropout: MCConcreteDropout
@@ -46,22 +46,22 @@ class Keep(NamedTuple):
     """The probability that Monte Carlo dropout keeps a unit.
 
     Args:
-        fixed: Product of 1 - p over the dropouts whose rate p is fixed.
-        learned: The masks of those whose rate is learned.
+        fixed: Product of 1 - p over the dropout layers with a fixed rate p.
+        learned: Masks of the dropout layers with a learned rate.
     """
 
     fixed: float = 1.0
     learned: tuple[Mask, ...] = ()
 
     def after(self, node) -> "Keep":
-        """Returns the probability behind a call of a dropout on units kept with this one."""
+        """Return the probability after another dropout layer is called on the units."""
         if isinstance(node.operation, MCConcreteDropout):
             mask = Mask(node.operation, id(node))
             return self._replace(learned=(*self.learned, mask))
         return self._replace(fixed=self.fixed * (1 - node.operation.rate))
 
     def probability(self) -> float | tf.Tensor:
-        """Returns the number, or a float32 scalar that is differentiable in the rates learned."""
+        """Return a number, or a float32 scalar that is differentiable in the learned rates."""
         value = self.fixed
         for mask in self.learned:
             value = value * mask.dropout.keep_probability()
@@ -73,8 +73,8 @@ class Kernel(NamedTuple):
 
     Args:
         value: The kernel as the layer uses it.
-        owner: The model whose `prior_scale` s is the prior's standard deviation.
-        kept: How probably a unit of its input is kept.
+        owner: Model whose `prior_scale` s is the standard deviation of the prior.
+        kept: Probability that dropout keeps a unit of the kernel's input.
     """
 
     value: tf.Tensor
@@ -83,7 +83,7 @@ class Kernel(NamedTuple):
 
     @property
     def keep(self) -> float | tf.Tensor:
-        """1 - p, the probability that a unit of its input is kept by Monte Carlo dropout."""
+        """The probability 1 - p that Monte Carlo dropout keeps a unit of the kernel's input."""
         return self.kept.probability()
 
 
@@ -92,25 +92,26 @@ def gaussian_penalty(
     owner: keras.layers.Layer | None = None,
     without: Container[int] = (),
 ) -> tf.Tensor:
-    """Returns the sum over kernels of |W|^2 / (2 s^2 (1 - p)), a float32 scalar in nats.
+    """Return the sum over kernels of |W|^2 / (2 s^2 (1 - p)), a float32 scalar in nats.
 
-    The KL divergence of dropout or a point estimate from a Gaussian prior, up to a constant. p is
-    the rate of the `MCDropout` that a kernel's input has passed, 0 without; see `kernels`. Each
-    mask of an `MCConcreteDropout`, whose rate is learned, adds -F H(p), no constant there.
+    The sum is the KL divergence of dropout, or of a point estimate, from a Gaussian prior, up to
+    a constant. p is the rate of the `MCDropout` that the kernel's input passes, or 0 if there is
+    none; see `kernels`. Each mask of an `MCConcreteDropout` adds -F H(p), which is not constant
+    because p is learned.
 
     Args:
         model: The model.
-        owner: Only of kernels under the `prior_scale` of this model; None is all.
-        without: Ids of kernels that do not count.
+        owner: Model to whose `prior_scale` the sum is restricted. None includes all kernels.
+        without: The `id`s of kernels to leave out.
 
     Raises:
-        ValueError: If no kernel under the prior reads the units of an `MCConcreteDropout`, whose
-            rate nothing would be weighed against.
+        ValueError: If no kernel under the prior reads the units of an `MCConcreteDropout`. Then
+            no term would counterbalance the entropy of its rate.
 
     Reference:
-        Gal and Ghahramani 2016, equation 7, arXiv:1506.02142: kept units are scaled up here, so
-        that their M is W / (1 - p), and (1 - p) |M|^2 this number. Gal, Hron and Kendall 2017,
-        equation 3, arXiv:1705.07832.
+        Gal and Ghahramani 2016, equation 7, arXiv:1506.02142. Kept units are scaled up here, so
+        the M of the paper is W / (1 - p), and its (1 - p) |M|^2 is |W|^2 / (1 - p). Gal, Hron and
+        Kendall 2017, equation 3, arXiv:1705.07832.
     """
     owners = _owners(model)
     if not owners:
@@ -133,7 +134,7 @@ def gaussian_penalty(
 
 
 def learned_rates(model: keras.layers.Layer) -> dict[str, tf.Tensor]:
-    """Returns the dropout rates that a model learns, as `{name}_rate` of the layer."""
+    """Return the dropout rates that a model learns, under the keys `{layer name}_rate`."""
     return {f"{each.name}_rate": 1 - each.keep_probability() for each in _learned_dropouts(model)}
 
 
@@ -145,38 +146,39 @@ def _learned_dropouts(model: keras.layers.Layer) -> list[MCConcreteDropout]:
 def _check_read(layer: MCConcreteDropout, read: set[Mask], masks: set[Mask]) -> None:
     if not read or masks - read:
         raise ValueError(
-            "Expected units of a learned dropout rate to reach a kernel under `prior_scale`, which "
-            f"the rate is weighed against. Received: {layer.name!r}, whose units reach none, or "
-            "one that others reach too. Hint: put it right before a Dense layer or convolution, "
-            "behind normalization and sums; or use MCDropout."
+            "Expected the units of a dropout layer with a learned rate to reach a kernel under "
+            "`prior_scale`, whose prior term balances the rate. Received: "
+            f"{layer.name!r}, whose units reach no such kernel, or only one that is also applied "
+            "to other units. Hint: put it directly before a Dense layer or convolution, after "
+            "normalization and sums; or use MCDropout."
         )
 
 
 def has_prior_scale(model: keras.layers.Layer) -> bool:
-    """Tells whether a model, or one inside it, has a `prior_scale`."""
+    """Return whether a model, or a model nested in it, has a `prior_scale`."""
     return any(_prior_scale(each) is not None for each in flatten_layers(model))
 
 
 def kernels(model: keras.layers.Layer) -> list[Kernel]:
-    """Lists the trainable kernels of a model that are under the `prior_scale` of a BayesianModel.
+    """List the trainable kernels of a model that are under the `prior_scale` of a BayesianModel.
 
-    Kernels are what layers hold as `kernel`, `depthwise_kernel`, `pointwise_kernel` and
-    `recurrent_kernel`; of models in one another the innermost with a `prior_scale` counts, and
-    each kernel once. Variational layers have priors of their own.
+    Kernels are the attributes `kernel`, `depthwise_kernel`, `pointwise_kernel` and
+    `recurrent_kernel` of layers. Each kernel is listed once, under the innermost model that has a
+    `prior_scale`. Kernels of variational layers are left out, because they have their own priors.
 
-    Dropout is followed through the graph, into nested models too, as far as layers reshape, pool
-    and activate, and `Concatenate` joins tensors of one rate. Where it is mixed with other units
-    before it meets the kernel (sums, normalization) the kernel counts as without. A shared kernel
-    takes the lowest rate that it meets. Kernels that read a dropout whose rate is learned are
-    listed if they are not trained too.
+    Dropout is traced through the graph and into nested models, as long as layers only reshape,
+    pool or activate, and `Concatenate` joins tensors of equal rates. If dropped units are mixed
+    with others before they reach the kernel (sums, normalization), the kernel counts as one without
+    dropout. A shared kernel takes the lowest rate among its inputs. Kernels that read dropout with
+    a learned rate are listed even if they are not trained.
     """
     return _kernels(model, _owners(model), _Keeps(model))
 
 
 def _owners(model: keras.layers.Layer) -> dict[int, keras.layers.Layer]:
-    """Returns the model whose `prior_scale` a layer is under, by the id of the layer."""
+    """Return the model whose `prior_scale` applies to a layer, keyed by the layer's `id`."""
     owners = {}
-    for outer in flatten_layers(model):  # from the outside in
+    for outer in flatten_layers(model):  # outer models first
         if _prior_scale(outer) is not None:
             owners.update(dict.fromkeys(map(id, flatten_layers(outer)), outer))
     return owners
@@ -204,11 +206,11 @@ def _prior_scale(layer: keras.layers.Layer) -> float | None:
 def _is_trainable(value) -> bool:
     if isinstance(value, keras.Variable):
         return value.trainable
-    return tf.is_tensor(value)  # a kernel with LoRA, whose factors are trained
+    return tf.is_tensor(value)  # the kernel of a LoRA layer, computed from trained factors
 
 
 class _Keeps:
-    """The probability, for each layer, that a unit of its input was kept."""
+    """For each layer, the probability that dropout keeps a unit of its input."""
 
     def __init__(self, model: keras.layers.Layer) -> None:
         self.masks: set[Mask] = set()
@@ -219,18 +221,18 @@ class _Keeps:
             self._follow(each)
 
     def of(self, layer: keras.layers.Layer, name: str) -> Keep:
-        """Returns the probability for what the kernel of this name meets."""
+        """Return the probability for the input of the kernel of this name."""
         known = {**dict.fromkeys(_ON_INPUTS, self._on_inputs), "recurrent_kernel": self._on_states}
         return known.get(name, {}).get(id(layer), Keep())
 
     def _follow(self, layer: keras.layers.Layer) -> None:
-        """Follows dropout through the graph of a model, unless an outer one has led there."""
+        """Trace dropout through the graph of a model, unless an outer model already did."""
         graph = graph_of(layer)
         if graph is not None and id(graph) not in self._followed:
             self._run(graph, [Keep()] * len(graph.inputs))
 
     def _run(self, graph: keras.Function, inputs: list[Keep]) -> list[Keep]:
-        """Returns the probabilities of a graph's outputs, and notes those of its layers."""
+        """Return the probabilities for a graph's outputs, and record those for its layers."""
         self._followed.add(id(graph))
         keep = {id(tensor): value for tensor, value in zip(graph.inputs, inputs)}
         for node in graph_nodes(graph):
@@ -257,7 +259,7 @@ class _Keeps:
         return [result] * len(node.outputs)
 
     def _note(self, layer, keep: Keep, state: Keep) -> None:
-        """Notes what a layer meets, and those inside it that get its input."""
+        """Record the probabilities for a layer and for the layers inside it that read its input."""
         if isinstance(layer, MCGRU | MCLSTM):
             keep = keep._replace(fixed=keep.fixed * (1 - layer.dropout))
             state = Keep(1 - layer.recurrent_dropout)
@@ -270,7 +272,11 @@ class _Keeps:
 
 
 def _likelier(a: Keep, b: Keep) -> Keep:
-    """Returns what a kernel that meets both counts as; learned rates cannot be compared."""
+    """Combine the probabilities of two inputs of a shared kernel.
+
+    The larger one counts. Learned rates cannot be compared, so the kernel then counts as one
+    without dropout.
+    """
     if a.learned != b.learned:
         return Keep()
     return max(a, b, key=lambda each: each.fixed)

@@ -1,4 +1,4 @@
-"""Features of inputs: the values that enter a network's last layer."""
+"""Features of examples: the inputs of a network's last layer."""
 
 import keras
 import numpy as np
@@ -8,9 +8,9 @@ from tfp_bayes.models.to_deterministic import MeanCopy
 
 
 class Embedding:
-    """The inputs of a model's last layer with a kernel, at the posterior means.
+    """Compute the inputs of a model's last layer with a kernel, at the posterior means.
 
-    Follows the model as it trains; nothing is traced again.
+    Each call uses the current weights of the model, without retracing the graph.
 
     Args:
         model: A built functional model.
@@ -26,21 +26,21 @@ class Embedding:
         self.features = keras.Model(inputs, _features(plain))
 
     def __call__(self, x, batch_size: int) -> np.ndarray:
-        """Returns (N, F) float32."""
+        """Return features (N, F) float32 of inputs `x`."""
         self.copy.refresh()
         features = self.features.predict(x, batch_size=batch_size, verbose=0)
         return features.reshape(len(features), -1).astype("float32")
 
 
 def _features(model: keras.Model) -> keras.KerasTensor:
-    """Returns the inputs of the last layer with a kernel, in nested models too."""
+    """Return the inputs of the last layer with a kernel, which may be in a nested model."""
     with_kernel = [
         layer for layer in model.layers if any(len(weight.shape) > 1 for weight in layer.weights)
     ]
     if not with_kernel:
         raise ValueError(
             "Expected a `model` with a layer that has a kernel. "
-            f"Received: model={model.name!r} without. Hint: embed with the inputs themselves."
+            f"Received: model={model.name!r} without one. Hint: use the inputs as features."
         )
     last = with_kernel[-1]
     if not has_graph(last):

@@ -1,4 +1,4 @@
-"""The density of training data around an input, in the features of a trained classifier."""
+"""Out-of-distribution scores from the density of a trained classifier's features."""
 
 import warnings
 from collections.abc import Iterator
@@ -21,30 +21,33 @@ _COVARIANCES = ("own", "shared")
 
 
 class FeatureDensity(Configured):
-    """A score of strangeness for any trained classifier, from one pass over its training data.
+    """An out-of-distribution score for a trained classifier, from one pass over its training data.
 
-    Use it to find inputs unlike all that the network was trained on. It fits a normal distribution
-    to the features of each class, which are the inputs of the network's last layer, and scores an
-    input by minus the log density of its features: **the higher, the stranger**. It says nothing
-    of doubt between classes that look alike; for that, take the entropy of the predictions.
+    Use it to find inputs unlike all training data. It fits a normal distribution to the features
+    of each class, where the features are the inputs of the network's last layer. The score of an
+    input is minus the log density of its features: **the higher the score, the more unusual the
+    input**. The score does not measure ambiguity between similar classes. Use the entropy of the
+    predictions for that.
 
-    Fit it to the data that the network was trained on, never to test data. Inputs that the
-    network maps to the same features are not told apart here; residual networks whose kernels have
-    a `SpectralNormConstraint` map the fewest so.
+    Fit it to the data that the network was trained on, never to test data. The score cannot
+    distinguish inputs that the network maps to the same features. This happens least in residual
+    networks whose kernels have a `SpectralNormConstraint`.
 
     Args:
-        covariance: "shared" by all classes (linear discriminant analysis, the Mahalanobis
-            distance), or "own" for each (as in DDU). A class with no more examples than features
-            has a singular one of its own and takes the shared one; a warning says so.
-        ridge: Added to each variance, as a share of the average variance of a feature within
-            classes. It decides how strange an input is that differs where training data do not.
+        covariance: "shared" for one covariance of all classes (linear discriminant analysis, the
+            Mahalanobis distance), or "own" for one per class (as in DDU). The covariance of a
+            class with no more examples than features is singular, so such a class uses the shared
+            one, with a warning.
+        ridge: Variance added to each feature, as a fraction of the average variance of a feature
+            within classes. It determines the score of inputs that differ from the training data
+            in directions in which the training data do not vary.
 
     Raises:
-        ValueError: If an argument is none of these.
+        ValueError: If `covariance` is unknown or `ridge` is not positive.
 
     Reference:
         Mukhoti et al. 2023, "Deep Deterministic Uncertainty", section 3 and algorithm 1,
-        arXiv:2102.11582; Lee et al. 2018, equation 1, arXiv:1807.03888, for the shared one.
+        arXiv:2102.11582. For the shared covariance, Lee et al. 2018, equation 1, arXiv:1807.03888.
 
     Example:
 
@@ -60,7 +63,7 @@ class FeatureDensity(Configured):
         if covariance not in list(_COVARIANCES):
             raise ValueError(
                 f"Expected one of {list(_COVARIANCES)} for `covariance`. "
-                f"Received: covariance={covariance!r}. Hint: 'shared' needs the fewest data."
+                f"Received: covariance={covariance!r}. Hint: 'shared' needs the least data."
             )
         check_positive(ridge=ridge)
         self.covariance = covariance
@@ -69,20 +72,20 @@ class FeatureDensity(Configured):
     def fit(
         self, model: keras.Model, x: Any, y: np.ndarray | None = None
     ) -> "FittedFeatureDensity":
-        """Estimates the densities, in one pass and in float64.
+        """Estimate the densities in one pass over the data, in float64.
 
         Args:
-            model: A trained functional or Sequential classifier with one output (N, K), which is
-                not changed. Of stochastic layers the posterior means are taken.
-            x: Its training data: arrays (N, ...), or a dataset of (x, y).
-            y: Integer labels (N,) or (N, 1); None for a dataset.
+            model: A trained functional or Sequential classifier with one output (N, K). It is not
+                changed. Stochastic layers are evaluated at their posterior means.
+            x: Training data of the model: arrays (N, ...), or a dataset of (x, y).
+            y: Integer labels (N,) or (N, 1), or None if `x` is a dataset.
 
         Returns:
-            What scores inputs.
+            The fitted densities, whose `score` rates inputs.
 
         Raises:
-            ValueError: If the model is not of that kind, inputs are not finite, labels are out of
-                range, or features do not vary within classes.
+            ValueError: If the model is not such a classifier, features are not finite, labels are
+                out of range, or features do not vary within classes.
         """
         features = _Network(model)
         moments = ClassMoments(features.num_classes, self.covariance == "own")
@@ -93,7 +96,7 @@ class FeatureDensity(Configured):
             if bad.size:
                 raise ValueError(
                     "Expected finite features of every row of `x`. Received: NaN or infinity in "
-                    f"rows {bad[:5].tolist()}. Hint: leave them out, or mend the inputs."
+                    f"rows {bad[:5].tolist()}. Hint: leave these rows out, or correct the inputs."
                 )
             moments.add(phi, check_labels(labels, len(phi), features.num_classes))
             start += len(phi)
@@ -103,8 +106,8 @@ class FeatureDensity(Configured):
         if self.covariance == "own" and small.size:
             warnings.warn(
                 f"Classes {small[:5].tolist()} have no more than {normals.means.shape[1]} examples "
-                "each, as many as there are features: they take the covariance that all classes "
-                "share.",
+                "each, which is the number of features: they use the covariance that is shared by "
+                "all classes.",
                 stacklevel=2,
             )
         return FittedFeatureDensity(model, features, normals)
@@ -112,39 +115,39 @@ class FeatureDensity(Configured):
 
 @saved_as
 class FittedFeatureDensity(SavedPosterior):
-    """Densities of features, as `FeatureDensity.fit` has found them.
+    """Class-conditional densities of features, fitted by `FeatureDensity.fit`.
 
-    `save` writes them beside the saved model.
+    `save` writes them to a file of their own, beside that of the model.
 
     Attributes:
-        model: The model whose features they are of.
-        classes: (C,) integers, the classes of which there were examples.
+        model: The model that computes the features.
+        classes: Integers (C,), the classes that occurred among the examples.
     """
 
     def __init__(self, model: keras.Model, features: "_Network", normals: ClassNormals):
         self.model = model
-        self.variables = []  # all weights stay as they are
+        self.variables = []  # no model variable is replaced
         self.classes = normals.classes
         self._features, self._normals = features, normals
 
     def score(self, x: Any) -> np.ndarray:
-        """Returns how strange each input is: minus the log density of its features.
+        """Return how unusual each input is: minus the log density of its features.
 
         Args:
             x: Inputs: arrays (N, ...) or a dataset.
 
         Returns:
-            (N,) float64, -log sum_k pi_k N(h; mu_k, Sigma_k) in nats, the higher the stranger, as
-            `metrics.auroc` and the other scores of detection take it. It is that of a density, so
-            that it may be negative. NaN where inputs or features are not finite.
+            Array (N,) float64 of -log sum_k pi_k N(h; mu_k, Sigma_k) in nats. Higher means more
+            unusual, as `metrics.auroc` and the other detection metrics expect. It may be negative,
+            because a density can exceed 1. NaN where inputs or features are not finite.
 
         Raises:
-            ValueError: If the model was trained further.
+            ValueError: If the model was trained further after `fit`.
         """
         return -logsumexp(self.class_log_densities(x), axis=1)
 
     def class_log_densities(self, x: Any) -> np.ndarray:
-        """Returns log pi_k + log N(h; mu_k, Sigma_k) for each of `classes`, (N, C), see `score`."""
+        """Return log pi_k + log N(h; mu_k, Sigma_k), (N, C), for each of `classes`. See `score`."""
         self._features.check_unchanged()
         return np.concatenate(list(self._log_joint(x)))
 
@@ -166,14 +169,14 @@ class FittedFeatureDensity(SavedPosterior):
 
     @staticmethod
     def load(path: str | Path, model: keras.Model) -> "FittedFeatureDensity":
-        """Reads densities that `save` wrote, for the same model with the same weights.
+        """Read densities that `save` wrote, for the same model with the same weights.
 
         Args:
-            path: The file.
-            model: The model, such as from `keras.models.load_model`.
+            path: Path of the file.
+            model: The model, for example from `keras.models.load_model`.
 
         Raises:
-            ValueError: If the file is none of these, or the model is another.
+            ValueError: If the file holds something else, or belongs to another model.
         """
         found = load_posterior(path, model)
         if not isinstance(found, FittedFeatureDensity):
@@ -185,7 +188,7 @@ class FittedFeatureDensity(SavedPosterior):
 
 
 class _Network:
-    """A classifier up to its last layer, at the posterior means, as it is now."""
+    """A classifier up to its last layer, at the current posterior means."""
 
     def __init__(self, model: keras.Model):
         self._embedding = Embedding(model)
@@ -196,16 +199,16 @@ class _Network:
             raise ValueError(
                 "Expected a `model` with one output (N, K). Received: "
                 f"model={model.name!r} with outputs {[tuple(o.shape) for o in outputs]}. "
-                "Hint: keras.Model(model.input, one of them)."
+                "Hint: keras.Model(model.input, output) of one of them."
             )
         shape = tuple(network.outputs[0].shape)
         if len(shape) != 2 or shape[1] is None:
             raise ValueError(
-                "Expected a `model` whose last layer with a kernel sees vectors (N, F). Received: "
-                f"model={model.name!r}, where it sees {shape}. "
+                "Expected a `model` whose last layer with a kernel has inputs (N, F). Received: "
+                f"model={model.name!r}, where they are {shape}. "
                 "Hint: pool or flatten before a last Dense layer."
             )
-        self.num_classes = max(outputs[0].shape[1], 2)  # one output is that of two classes
+        self.num_classes = max(outputs[0].shape[1], 2)  # a single sigmoid is for two classes
         self._run = Features(network)
         self._digest = self._digest_weights()
 
@@ -214,7 +217,7 @@ class _Network:
         return self._run(x, y)
 
     def check_unchanged(self) -> None:
-        """Raises ValueError if the network was trained further."""
+        """Raise ValueError if the network was trained further."""
         self._embedding.copy.refresh()
         if self._digest_weights() != self._digest:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A prior over what a network computes, stated at inputs that are not training data."""
+"""A prior on the outputs of a network, stated at inputs that are not training data."""
 
 from typing import Any
 
@@ -22,37 +22,39 @@ from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE
 
 
 class FunctionSpacePrior:
-    """A Gaussian process prior of the logits at context inputs, for `BayesianModel.compile`.
+    """A Gaussian process prior on the logits at context inputs, for `BayesianModel.compile`.
 
-    Use it where a network shall be unsure on inputs of a kind that you can show it without
-    labels: it pulls the logits there towards 0. Context data are extra information, which a method
-    that is compared with this one does not have; say so beside figures. Any method
-    that trains a `BayesianModel` trains with it: variational layers, `SWAG`, `CyclicalSGHMC`,
-    `DeepEnsemble` ... The curvature of `Laplace` does not count it, and `HMC` refuses it.
+    Use it when a network should be uncertain on inputs of a kind that you can provide without
+    labels: the prior pulls the logits there toward 0. Context data are additional information that
+    other methods do not have, so state their use beside any comparison. All methods that
+    train a `BayesianModel` support it: variational layers, `SWAG`, `CyclicalSGHMC`,
+    `DeepEnsemble` and so on. The curvature of `Laplace` ignores it, and `HMC` refuses it.
 
     Each step draws some of the context inputs and adds
 
         strength / 2 * sum_k f_k^T K^-1 f_k,    K = weight_scale^2 h h^T + bias_scale^2
                                                     + jitter * mean(diag) * I
 
-    nats to the negative log prior, which the model divides by the size of the training data.
-    f_k are the logits of class k at these inputs, less the mean over classes, of which a softmax
-    tells nothing; of "bernoulli" outputs the logits, of "normal" ones the locations. They are those
-    of one function, with `training=False`, so that context inputs move no statistics of
-    `BatchNormalization`. h are features of the inputs under weights that stay as they are.
+    nats to the negative log prior, which the model divides by the number of training examples.
+    For "categorical" outputs, f_k are the logits of class k at these inputs minus their mean over
+    classes, which a softmax does not depend on. For "bernoulli" outputs they are the logits, for
+    "normal" outputs the locations. All come from one function with `training=False`, so context
+    inputs do not change the statistics of `BatchNormalization`. h are features of the inputs,
+    computed with frozen weights.
 
     Args:
-        context: Inputs, like those of the model: array (N, ...) or a structure of arrays.
-        features: The frozen features: array (N, F) for `context`, or a Keras model that gives
-            them. None takes what the model's last layer sees at the weights that the model has
-            when it is compiled: random ones, or those of pretraining.
-        strength: Factor of the term; 1 is the log density of the Gaussian process.
-        weight_scale: Standard deviation of the weights of the features.
-        bias_scale: Standard deviation of what all inputs have in common.
-        jitter: Share of the variance that each input has for itself. The larger, the less a
-            function has to be linear in the features; 1e-6 is about what float32 needs.
-        num_context: M, inputs drawn for each step.
-        seed: Integer. What a step draws follows from it and from `optimizer.iterations`.
+        context: Inputs like those of the model: an array (N, ...) or a structure of arrays.
+        features: Frozen features: an array (N, F) with one row per context input, or a Keras model
+            that computes it. None uses the inputs of the model's last layer, at the weights that
+            the model has when it is compiled (random or pretrained).
+        strength: Factor of the term. 1 is the log density of the Gaussian process.
+        weight_scale: Prior standard deviation of the weights that multiply the features.
+        bias_scale: Prior standard deviation of the bias, which all inputs share.
+        jitter: Independent variance of each input, as a fraction of the mean variance. The larger
+            it is, the further a function may depart from one that is linear in the features.
+            Float32 needs about 1e-6.
+        num_context: Number M of context inputs drawn at each step.
+        seed: Integer. The draws of a step follow from it and from `optimizer.iterations`.
 
     Raises:
         ValueError: If an argument is out of range, there are fewer than `num_context` inputs, or
@@ -107,13 +109,13 @@ class FunctionSpacePrior:
         self.seed = seed
 
     def compute_features(self, model: keras.Model) -> np.ndarray:
-        """Returns the features of all context inputs, (N, F) float32.
+        """Return the features (N, F) of all context inputs, in float32.
 
         Args:
-            model: The model that is compiled, a copy of which gives them if there is no other.
+            model: The model that is compiled. It computes the features if `features` is None.
 
         Raises:
-            ValueError: If there are not N of them, or one is not finite.
+            ValueError: If there are not N rows of features, or one is not finite.
         """
         if self.features is None:
             found = Embedding(model)(self.context, DEFAULT_BATCH_SIZE)
@@ -126,13 +128,13 @@ class FunctionSpacePrior:
             raise ValueError(
                 f"Expected an array ({num_rows}, F), one row for each context input, for "
                 f"`features`. Received: {getattr(found, 'shape', type(found).__name__)}. "
-                "Hint: None takes those of the model itself."
+                "Hint: None uses the features of the model itself."
             )
         _check_finite("features", found)
         return found.reshape(num_rows, -1).astype("float32")
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the settings as plain JSON, with digests in the place of data and weights."""
+        """Return the settings as plain JSON, with digests in place of data and weights."""
         features = self.features
         if isinstance(features, keras.Model):
             features = features.get_weights()
@@ -152,11 +154,11 @@ class FunctionTerm:
     """The term that a `FunctionSpacePrior` adds to the negative log prior of one model.
 
     Args:
-        prior: Its settings and context.
+        prior: The prior, with its settings and context.
         model: A built model with a `predictor`.
 
     Attributes:
-        config: Plain JSON that tells it from others.
+        config: Plain JSON that identifies the term.
     """
 
     def __init__(self, prior: FunctionSpacePrior, model: keras.Model):
@@ -165,25 +167,25 @@ class FunctionTerm:
         self.config = prior.get_config()
         if prior.features is None:
             self.config["features"] = digest(model.get_weights())
-        # Tensors that a graph reads as inputs, wherever it runs; not weights of the model.
+        # Tensors, which graphs capture as inputs, so they are not weights of the model.
         self._context = keras.tree.map_structure(tf.convert_to_tensor, prior.context)
         self._features = tf.convert_to_tensor(prior.compute_features(model))
         self._in_graph = tf.function(self._nats, autograph=False)
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """Returns the term of a step, float32 in nats.
+        """Return the term of a step in nats, float32.
 
         Args:
             step: Number of the step, an integer scalar.
         """
-        # Logits are found in a graph; `run_eagerly=True` has none.
+        # Logits are read from a graph, which `run_eagerly=True` does not have.
         return self._in_graph(step) if tf.executing_eagerly() else self._nats(step)
 
     def _nats(self, step: tf.Tensor) -> tf.Tensor:
         prior = self._prior
         seed = fold_in(as_seed(prior.seed), step)
         num_rows = self._features.shape[0]
-        # Not a shuffle, which XLA does not have.
+        # top_k draws rows without replacement, because XLA does not support shuffling.
         order = noise.uniform([num_rows], fold_in(seed, 0))
         rows = tf.math.top_k(order, prior.num_context).indices
         context = keras.tree.map_structure(lambda each: tf.gather(each, rows), self._context)
@@ -193,7 +195,7 @@ class FunctionTerm:
         return prior.strength / 2 * tf.reduce_sum(tf.square(whitened))
 
     def _covariance(self, features: tf.Tensor) -> tf.Tensor:
-        """Returns K (M, M) of features (M, F)."""
+        """Return the covariance K (M, M) for features (M, F)."""
         prior = self._prior
         k = prior.weight_scale**2 * tf.matmul(features, features, transpose_b=True)
         k += prior.bias_scale**2
@@ -201,7 +203,7 @@ class FunctionTerm:
         return tf.linalg.set_diag(k, diagonal + prior.jitter * tf.reduce_mean(diagonal))
 
     def _function(self, context, seed: tf.Tensor) -> tf.Tensor:
-        """Returns what one function of the model gives for the context, (M, outputs) float32."""
+        """Return the outputs (M, outputs) of one sampled function at the context, in float32."""
         model = self._model
         states = [
             (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))
@@ -217,7 +219,7 @@ class FunctionTerm:
 
 
 def _before_link(p: tf.Tensor, likelihood: str) -> tf.Tensor:
-    """Returns logits or locations (M, ..., K) float32 of outputs in a graph."""
+    """Return the logits or locations (M, ..., K) of outputs in a graph, in float32."""
     eta = tf.cast(before_link(p, likelihood), tf.float32)
     if likelihood == "categorical":
         return eta - tf.reduce_mean(eta, axis=-1, keepdims=True)
@@ -230,5 +232,5 @@ def _check_finite(name: str, arrays: Any) -> None:
         if np.any(bad):
             raise ValueError(
                 f"Expected finite numbers for `{name}`. Received: NaN or infinity in rows "
-                f"{np.flatnonzero(bad)[:5].tolist()}. Hint: leave them out."
+                f"{np.flatnonzero(bad)[:5].tolist()}. Hint: leave these rows out."
             )

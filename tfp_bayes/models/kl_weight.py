@@ -1,4 +1,4 @@
-"""The weight of the prior: 1 / num_train, annealed or cooled if asked."""
+"""The weight of the prior: 1 / num_train, optionally annealed or tempered."""
 
 import keras
 import tensorflow as tf
@@ -10,17 +10,17 @@ from tfp_bayes.models.dropout_prior import gaussian_penalty
 
 
 def kl_divergence(model: keras.layers.Layer) -> tf.Tensor:
-    """Returns KL(q || prior) of all variational layers of a model, for training loops of one's own.
+    """Return KL(q || prior) of all variational layers of a model, for custom training loops.
 
-    A loss per example is `nll + kl_divergence(model) / num_train`. Exact where there is a closed
-    form, otherwise an unbiased estimate from new draws. Under a distribution strategy, divide it
-    by the number of replicas too.
+    The loss per example is then `nll + kl_divergence(model) / num_train`. The divergence is exact
+    where there is a closed form, otherwise an unbiased estimate from new draws. Under a
+    distribution strategy, divide it by the number of replicas too.
 
     Args:
         model: Any model or layer.
 
     Returns:
-        float32 scalar, in nats, summed over weights, those under a `prior_scale` included.
+        Float32 scalar in nats, summed over weights, including those under a `prior_scale`.
 
     Example:
 
@@ -33,11 +33,11 @@ def kl_divergence(model: keras.layers.Layer) -> tf.Tensor:
 
 
 def set_kl_weight(model: keras.layers.Layer, weight: float) -> None:
-    """Sets what the KL divergence of a model is multiplied by in its loss, 1 / num_train as a rule.
+    """Set the factor of the KL divergence in the loss of a model, usually 1 / num_train.
 
     Args:
         model: Any model or layer.
-        weight: Positive number.
+        weight: Positive factor.
 
     Raises:
         ValueError: If `weight` is not positive.
@@ -49,19 +49,23 @@ def set_kl_weight(model: keras.layers.Layer, weight: float) -> None:
 
 
 class KLWeight(keras.callbacks.Callback):
-    """Weights the KL divergence by 1 / num_train, over epochs as asked.
+    """Weight the KL divergence by 1 / num_train, optionally with a schedule over epochs.
 
-    Pass it to `fit` of a plain `keras.Model` that holds variational layers, which cannot train
-    without; a `BayesianModel` needs it for annealing or cooling only, and tells it num_train.
+    Pass it to `fit` of a plain `keras.Model` with variational layers, which cannot train without
+    it. A `BayesianModel` counts num_train and needs this callback only for annealing or a
+    temperature.
 
     Args:
-        num_train: Number of training examples. None takes what a `BayesianModel` has counted.
-        warmup_epochs: Epochs, or a fraction of one, over which the weight rises linearly to its
-            full value: the fit comes first, the prior later.
-        cycle_epochs: If given, the rise starts anew every so many epochs (cyclical annealing).
-        temperature: T, by which the weight is multiplied. Below 1 the posterior is cold: sharper
-            than Bayes' rule says, as deep networks often need. It raises the likelihood to the
-            power 1 / T and leaves the prior, where samplers divide the logarithms of both by T.
+        num_train: Number of training examples. None uses the number that a `BayesianModel`
+            counted.
+        warmup_epochs: Number of epochs, possibly fractional, over which the weight rises linearly
+            to its full value, so that the data are fitted before the prior takes full effect.
+        cycle_epochs: Number of epochs after which the rise starts again (cyclical annealing).
+            None is a single rise.
+        temperature: Factor T of the weight. Values below 1 give a cold posterior, which is
+            narrower than Bayes' rule implies, as deep networks often need. T raises the likelihood
+            to the power 1 / T and leaves the prior unchanged. Samplers, in contrast, divide the
+            logarithms of both by T.
 
     Raises:
         ValueError: If an argument is out of range, or `num_train` is not known when training
@@ -97,9 +101,9 @@ class KLWeight(keras.callbacks.Callback):
             check_positive(num_train=num_train)
         if warmup_epochs < 0 or (cycle_epochs is not None and cycle_epochs < max(warmup_epochs, 1)):
             raise ValueError(
-                "Expected warmup_epochs >= 0, and `cycle_epochs` of at least 1 and "
-                f"`warmup_epochs`. Received: warmup_epochs={warmup_epochs}, "
-                f"cycle_epochs={cycle_epochs}. Hint: cycle_epochs=2 * warmup_epochs is usual."
+                "Expected warmup_epochs >= 0 and cycle_epochs >= max(1, warmup_epochs). "
+                f"Received: warmup_epochs={warmup_epochs}, cycle_epochs={cycle_epochs}. "
+                "Hint: cycle_epochs=2 * warmup_epochs is usual."
             )
         self.num_train = num_train
         self.warmup_epochs = warmup_epochs
@@ -108,53 +112,54 @@ class KLWeight(keras.callbacks.Callback):
         self._epoch = 0
 
     def weight(self, epochs: float, num_train: int) -> float:
-        """Returns the weight after `epochs` of training, which may be a fraction."""
+        """Return the weight after `epochs` epochs of training, possibly fractional."""
         if self.cycle_epochs is not None:
-            # The end of a cycle belongs to it: the weight reaches its full value there.
+            # The end of a cycle belongs to that cycle, so the weight reaches its full value.
             epochs = epochs % self.cycle_epochs or self.cycle_epochs
         rise = min(epochs / self.warmup_epochs, 1) if self.warmup_epochs else 1
         return self.temperature * rise / num_train
 
     def on_train_begin(self, logs=None) -> None:
-        """Starts anew, with the number of examples of this `fit`."""
+        """Restart the schedule, with the number of training examples of this `fit`."""
         num_train = self.num_train or getattr(self.model, "num_train", None)
         if not num_train:
             raise ValueError(
                 "Expected `num_train` to weight the KL divergence. Received: num_train=None and a "
-                "model that has not counted. Hint: KLWeight(num_train=len(x_train))."
+                "model that did not count its training examples. "
+                "Hint: KLWeight(num_train=len(x_train))."
             )
         self._num_train = num_train
         self._epoch = 0
         self._set(epochs=0)
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        """Notes the epoch."""
+        """Remember the number of the epoch."""
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs=None) -> None:
-        """Sets the weight of this step; constant ones are set once."""
+        """Set the weight for this step, unless it is constant."""
         if self.warmup_epochs:
-            # Where the length of an epoch is not known, the weight rises epoch by epoch.
+            # If the number of steps per epoch is unknown, the weight rises once per epoch.
             steps = self.params.get("steps")
             self._set(self._epoch + ((batch + 1) / steps if steps else 1))
 
     def _set(self, epochs: float) -> None:
         weight = self.weight(epochs, self._num_train)
-        set_kl_weight(self.model, max(weight, 1e-12))  # zero is before a warm-up's first step
+        set_kl_weight(self.model, max(weight, 1e-12))  # it is 0 before the first step of a warm-up
 
 
 def stated_num_train(callbacks) -> int | None:
-    """Returns the num_train of a `KLWeight` among callbacks, None without."""
+    """Return the num_train of the first `KLWeight` among the callbacks, or None."""
     stated = [each.num_train for each in _flat(callbacks) if isinstance(each, KLWeight)]
     return stated[0] if stated else None
 
 
 def with_kl_weight(callbacks, model: keras.Model) -> keras.callbacks.CallbackList | list:
-    """Adds the weight of the prior to the callbacks of `fit`, unless the user has.
+    """Add a `KLWeight` to the callbacks of `fit`, unless there is one.
 
     Args:
         callbacks: As in `fit`.
-        model: The model, which a `CallbackList` may not have been told.
+        model: The model, which is set on a `CallbackList`.
     """
     known = [each for each in _flat(callbacks) if isinstance(each, KLWeight)]
     if not isinstance(callbacks, keras.callbacks.CallbackList):

@@ -1,4 +1,4 @@
-"""Makes the layers of a network for one way of inference."""
+"""Create the layers of a network for a given kind of inference."""
 
 import keras
 
@@ -10,26 +10,27 @@ INFERENCES = ("mc_dropout", "concrete_dropout", *_VARIATIONAL, "deterministic")
 
 
 def check_inference(inference: str, known: tuple[str, ...] = INFERENCES) -> None:
-    """Raises ValueError unless the name is one of `known`."""
+    """Raise ValueError unless the name is one of `known`."""
     if inference not in known:
         raise ValueError(
             f"Expected one of {known} for `inference`. Received: inference={inference!r}. "
-            "Hint: 'mc_dropout' is the quickest Bayesian one, 'flipout' has random weights."
+            "Hint: 'mc_dropout' is the fastest Bayesian one; 'flipout' has random weights."
         )
 
 
 def is_variational(inference: str) -> bool:
-    """Tells whether an inference makes weights random."""
+    """Return whether an inference treats weights as random variables."""
     return inference in _VARIATIONAL
 
 
 class LayerFactory:
-    """Makes layers of one network, so that a network is written once for every inference.
+    """Create the layers of a network, so that its architecture is written once for all inferences.
 
     Args:
         inference: One of `INFERENCES`.
         kernel_prior: Prior on the kernels of variational layers.
-        seed: Seed of the noise, or None. `BayesianModel` keeps layers of one seed apart.
+        seed: Seed of the noise, or None. `BayesianModel` gives layers with the same seed
+            different noise.
 
     Raises:
         ValueError: If `inference` is unknown.
@@ -42,11 +43,11 @@ class LayerFactory:
         self.seed = seed
 
     def conv_2d(self, *args, **kwargs) -> keras.layers.Layer:
-        """Makes a convolution; arguments of `keras.layers.Conv2D`."""
+        """Create a convolution. Arguments are those of `keras.layers.Conv2D`."""
         return self._weights(keras.layers.Conv2D, *args, **kwargs)
 
     def dense(self, *args, **kwargs) -> keras.layers.Layer:
-        """Makes a dense layer; arguments of `keras.layers.Dense`."""
+        """Create a dense layer. Arguments are those of `keras.layers.Dense`."""
         return self._weights(keras.layers.Dense, *args, **kwargs)
 
     def dropout(
@@ -56,13 +57,13 @@ class LayerFactory:
         name: str | None = None,
         whole_maps: bool = False,
     ) -> keras.layers.Layer:
-        """Makes the network's dropout, which random weights leave nothing to do for.
+        """Create a dropout layer, or an identity if the weights are random.
 
         Args:
             rate: Rate at which units, or feature maps if `whole_maps`, are dropped.
             seed: Integer or None.
             name: Name of the layer.
-            whole_maps: Whether to drop feature maps of images as a whole.
+            whole_maps: Whether to drop whole feature maps of images instead of units.
         """
         if is_variational(self.inference):
             return keras.layers.Identity(name=name)
@@ -75,5 +76,5 @@ class LayerFactory:
         return self._class(kind)(*args, **kwargs)
 
     def _class(self, kind: type) -> type:
-        """Returns the twin of a Keras class where this inference has one, else the class."""
+        """Return the twin of a Keras class for this inference, or the class if there is none."""
         return twin_class(kind, self.inference) or kind

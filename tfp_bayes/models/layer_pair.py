@@ -14,8 +14,8 @@ from tfp_bayes.models.separable import RandomSeparableConv2D
 from tfp_bayes.posteriors.scale import from_scale
 
 K = keras.layers
-# A MOPED scale is a fraction of its weight; a weight of zero must not get a scale of zero, whose
-# KL is infinite.
+# MOPED sets a scale to a fraction of its weight. For a weight of 0 that would be a scale of 0, with
+# infinite KL.
 SMALLEST_SCALE = 1e-6
 
 
@@ -23,10 +23,10 @@ class LayerPair:
     """A Keras layer and its Bayesian twin.
 
     Args:
-        keras_class: The plain layer.
-        bayesian_class: Its twin.
-        *inferences: The values of `inference` for which `to_bayesian` makes the twin; none where
-            there is only a way back.
+        keras_class: Class of the Keras layer.
+        bayesian_class: Class of the twin.
+        *inferences: Values of `inference` for which `to_bayesian` creates the twin. Without any,
+            only `to_deterministic` uses the pair.
     """
 
     def __init__(
@@ -37,37 +37,37 @@ class LayerPair:
         self.inferences = inferences
 
     def has_twin(self, layer: keras.layers.Layer) -> bool:
-        """Tells whether this pair makes a twin of a Keras layer."""
+        """Return whether this pair can create a twin of a Keras layer."""
         return type(layer) is self.keras_class
 
     def is_twin(self, layer: keras.layers.Layer) -> bool:
-        """Tells whether a layer is a twin that this pair makes."""
+        """Return whether a layer is a twin of the kind that this pair creates."""
         return type(layer) is self.bayesian_class
 
     def make_bayesian(
         self, layer: keras.layers.Layer, prior: priors.Prior | None
     ) -> keras.layers.Layer:
-        """Makes the twin of a Keras layer, not built yet."""
+        """Create the twin of a Keras layer, not built yet."""
         raise NotImplementedError
 
     def fill_bayesian(
         self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
     ) -> None:
-        """Sets the means of a built twin, and with MOPED its scales, from a Keras layer."""
+        """Set the means of a built twin from a Keras layer, and for MOPED its scales too."""
         for weight, value in zip(_random_weights(new), old.get_weights(), strict=True):
             _set_mean(weight, value, moped_delta)
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
-        """Makes the Keras layer of a twin, not built yet."""
+        """Create the Keras layer of a twin, not built yet."""
         return self.keras_class.from_config(accepted(self.keras_class, layer.get_config()))
 
     def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-        """Sets the weights of a built Keras layer to the means of a twin."""
+        """Set the weights of a built Keras layer to the means of a twin."""
         new.set_weights([np.asarray(weight.mean()) for weight in _random_weights(old)])
 
 
 class SameWeights(LayerPair):
-    """A twin with the same constructor and the same weights, which stays random at inference."""
+    """A twin with the same constructor and weights as its Keras layer, but random at inference."""
 
     def make_bayesian(
         self, layer: keras.layers.Layer, prior: priors.Prior | None
@@ -87,7 +87,7 @@ class SameWeights(LayerPair):
 
 
 class InnerDropout(SameWeights):
-    """A layer with dropout inside, which has a twin if there is a rate that could stay on."""
+    """A layer with internal dropout, which has a twin if one of its rates is positive."""
 
     def has_twin(self, layer: keras.layers.Layer) -> bool:
         """See `LayerPair.has_twin`."""
@@ -97,7 +97,7 @@ class InnerDropout(SameWeights):
 
 
 class SpatialDropout1D(SameWeights):
-    """The twin knows channels first, which Keras' layer does not."""
+    """A pair whose twin supports "channels_first", which Keras' layer does not."""
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """See `LayerPair.make_keras`."""
@@ -105,13 +105,13 @@ class SpatialDropout1D(SameWeights):
 
 
 class LearnedRate(LayerPair):
-    """Dropout of units that the next kernel reads, and its twin, which learns the rate."""
+    """Dropout of the units that the next kernel reads, and a twin that learns the rate."""
 
     def has_twin(self, layer: keras.layers.Layer) -> bool:
         """See `LayerPair.has_twin`."""
         if not super().has_twin(layer) or not 0 < layer.rate < 1:
             return False
-        # On images and sequences plain dropout draws for each pixel, not for each row of a kernel.
+        # On images and sequences, Keras' Dropout draws per pixel instead of per kernel row.
         of_units = layer.noise_shape is None and input_ranks(layer) <= {2}
         return of_units if self.keras_class is K.Dropout else True
 
@@ -125,7 +125,7 @@ class LearnedRate(LayerPair):
     def fill_bayesian(
         self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
     ) -> None:
-        """See `LayerPair.fill_bayesian`; its constructor was given the rate."""
+        """See `LayerPair.fill_bayesian`. Nothing to do: the constructor sets the rate."""
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """See `LayerPair.make_keras`."""
@@ -137,10 +137,10 @@ class LearnedRate(LayerPair):
 
 
 class RandomWeights(LayerPair):
-    """A variational twin, whose random weights are in the order of the Keras layer's weights.
+    """A variational twin whose random weights are in the order of the Keras layer's weights.
 
-    The weights of which the twin is uncertain by default, its kernels, get the prior of
-    `to_bayesian`; the others, its biases, stay point estimates.
+    Weights that have a posterior by default (kernels) get the prior given to `to_bayesian`. The
+    others (biases) stay point estimates.
     """
 
     def make_bayesian(
@@ -150,9 +150,9 @@ class RandomWeights(LayerPair):
         return self.from_keras_config(layer.get_config(), prior)
 
     def from_keras_config(self, config: dict, prior: priors.Prior | None) -> keras.layers.Layer:
-        """Makes the twin from the configuration of a Keras layer."""
+        """Create the twin from the configuration of a Keras layer."""
         check_honoured(f"layer {config['name']!r}", config)
-        # A prior of None is flat, under which only a point estimate makes sense.
+        # None is a flat prior, under which only a point estimate makes sense.
         posterior = posteriors.Deterministic() if prior is None else posteriors.MeanFieldNormal()
         config = {name: value for name, value in config.items() if value is not None}
         for name, belief in self.bayesian_class.beliefs.items():
@@ -162,7 +162,7 @@ class RandomWeights(LayerPair):
 
 
 class Bidirectional(LayerPair):
-    """A Keras wrapper around two recurrent layers, which get their twins inside of it."""
+    """A bidirectional wrapper, in which both recurrent layers are replaced by their twins."""
 
     _DIRECTIONS = {"layer": "forward_layer", "backward_layer": "backward_layer"}
 
@@ -211,7 +211,7 @@ class Bidirectional(LayerPair):
 
 
 class Separable(LayerPair):
-    """A separable convolution, whose twin is made of two layers."""
+    """A separable convolution, whose twin consists of two layers."""
 
     def __init__(self, depthwise: RandomWeights, pointwise: RandomWeights):
         super().__init__(K.SeparableConv2D, RandomSeparableConv2D, *depthwise.inferences)
@@ -256,7 +256,7 @@ class Separable(LayerPair):
 
 
 class Linear(LayerPair):
-    """A closed-form linear layer, which goes back only: nothing else knows its data."""
+    """A closed-form linear layer, which is only converted back, since its data are not at hand."""
 
     def make_keras(self, layer: keras.layers.Layer) -> keras.layers.Layer:
         """See `LayerPair.make_keras`."""
@@ -268,7 +268,7 @@ class Linear(LayerPair):
     def fill_keras(self, old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         """See `LayerPair.fill_keras`."""
         kernel, bias = old.kernel_loc.numpy(), old.bias_loc.numpy()
-        if old.include_noise:  # the standard deviations of the noise depend on no input
+        if old.include_noise:  # zero kernel columns, since the noise depends on no input
             kernel = np.pad(kernel, ((0, 0), (0, old.units)))
             bias = np.concatenate([bias, np.sqrt(old.noise_variances.numpy())])
         new.set_weights([kernel, bias] if new.use_bias else [kernel])
@@ -281,14 +281,14 @@ def _plain_dropout(keras_class: type[keras.Layer], config: dict) -> keras.layers
 
 
 def accepted(keras_class: type, config: dict) -> dict:
-    """Returns the entries of a configuration that a Keras class takes."""
+    """Return the entries of a configuration that the constructor of a Keras class accepts."""
     known = set()
     for kind in keras_class.__mro__:
-        # Not of an instance, whose class may take other arguments, as the ignored error fears.
+        # mypy warns because `__init__` of an instance may differ; `kind` is a class.
         parameters = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
         known |= set(parameters)
         if all(each.kind is not inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
-            break  # it hands nothing on to the class that it derives from
+            break  # this constructor passes no further arguments to its base class
     return {name: value for name, value in config.items() if name in known}
 
 
@@ -299,7 +299,7 @@ def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 
 def _random_weights(layer: keras.layers.Layer) -> list[RandomWeight]:
-    """Lists the random weights of a layer, in the order of the Keras layer's weights."""
+    """List the random weights of a layer, in the order of the Keras layer's weights."""
     return [w for each in variational_layers(layer) for w in each.random_weights.values()]
 
 

@@ -1,8 +1,8 @@
-"""The one table of Keras layers and their Bayesian twins.
+"""The table of Keras layers and their Bayesian twins.
 
-A new twin is one line: `SameWeights` where the twin has the constructor and the weights of its
-Keras layer and adds noise, `RandomWeights` where the weights themselves have a posterior, and
-`LowRank` where an update of frozen weights has one.
+A new twin needs one line here: `SameWeights` if the twin has the constructor and weights of its
+Keras layer and only adds noise, `RandomWeights` if the weights themselves have a posterior, and
+`LowRank` if a low-rank update of frozen weights has one.
 """
 
 import keras
@@ -30,8 +30,8 @@ _DEPTHWISE_DRAW = RandomWeights(
 _CONV_2D_FLIPOUT = RandomWeights(_plain.Conv2D, bayes.Conv2DFlipout, _FLIPOUT)
 _CONV_2D_DRAW = RandomWeights(_plain.Conv2D, bayes.Conv2DReparameterization, _DRAW)
 
-# An estimator decides how gradients vary, not what the posterior is: where a layer has but one, it
-# is the nearest to any that is asked for.
+# Estimators differ in the variance of gradients, not in the posterior. A layer that has only one
+# uses it for every requested estimator.
 _ANY = (_FLIPOUT, _LOCAL, _DRAW)
 _LSTM = RandomWeights(_plain.LSTM, bayes.LSTMReparameterization, *_ANY)
 _GRU = RandomWeights(_plain.GRU, bayes.GRUReparameterization, *_ANY)
@@ -46,7 +46,7 @@ PAIRS: tuple[LayerPair, ...] = (
     LearnedRate(_plain.Dropout, bayes.MCConcreteDropout, "concrete_dropout"),
     LearnedRate(_plain.SpatialDropout1D, bayes.MCConcreteSpatialDropout1D, "concrete_dropout"),
     LearnedRate(_plain.SpatialDropout2D, bayes.MCConcreteSpatialDropout2D, "concrete_dropout"),
-    SameWeights(_plain.Embedding, bayes.MCEmbedding),  # Keras' own has no rate to keep
+    SameWeights(_plain.Embedding, bayes.MCEmbedding),  # Keras' Embedding has no dropout rate
     _MC_LSTM,
     _MC_GRU,
     Bidirectional(_MC_LSTM),
@@ -91,17 +91,17 @@ PAIRS: tuple[LayerPair, ...] = (
 
 
 def pair_of_keras(layer: keras.layers.Layer, inference: str) -> LayerPair | None:
-    """Returns the pair of a Keras layer for one inference, None where it has no twin."""
+    """Return the pair of a Keras layer for an inference, or None if it has no twin."""
     fitting = (p for p in PAIRS if inference in p.inferences and p.has_twin(layer))
     return next(fitting, None)
 
 
 def pair_of_bayesian(layer: keras.layers.Layer) -> LayerPair | None:
-    """Returns the pair of a Bayesian layer, None where it is not a twin."""
+    """Return the pair of a Bayesian layer, or None if it is not a twin."""
     return next((pair for pair in PAIRS if pair.is_twin(layer)), None)
 
 
 def twin_class(kind: type, inference: str) -> type | None:
-    """Returns the Bayesian class of a Keras class for one inference, None where it has none."""
+    """Return the Bayesian class of a Keras class for an inference, or None if it has none."""
     fitting = (p for p in PAIRS if p.keras_class is kind and inference in p.inferences)
     return next((pair.bayesian_class for pair in fitting), None)

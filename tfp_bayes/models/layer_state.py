@@ -1,4 +1,4 @@
-"""Copies of learned state between layers of the same configuration."""
+"""Copy learned state between layers of the same configuration."""
 
 import tempfile
 
@@ -9,7 +9,7 @@ from tfp_bayes._plumbing.keras_internals import flatten_layers
 
 
 def copy_tables(old: keras.Layer, new: keras.Layer) -> None:
-    """Copies vocabularies, which decide shapes and so must be there before the first call."""
+    """Copy vocabularies, which determine shapes and so must be set before the first call."""
     for a, b in zip(flatten_layers(old), flatten_layers(new)):
         if hasattr(a, "load_assets"):
             _reload_own_variables(a, b)
@@ -19,18 +19,18 @@ def copy_tables(old: keras.Layer, new: keras.Layer) -> None:
 
 
 def copy_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Copies weights, states of random generators, statistics and the `trainable` flags.
+    """Copy weights, states of random generators, statistics and `trainable` flags.
 
     Args:
         old: A built layer.
         new: A built layer of the same class and configuration.
 
     Raises:
-        ValueError: If the layers differ in their weights.
+        ValueError: If the layers have different weights or inner layers.
     """
     for a, b in zip(flatten_layers(old), flatten_layers(new), strict=True):
         b.trainable = a.trainable
-        # Some layers compute from their weights what they use, as Normalization does.
+        # Some layers use values computed from their weights, as Normalization does.
         if type(a).load_own_variables is not keras.Layer.load_own_variables:
             _reload_own_variables(a, b)
     for a, b in zip(_by_name(old), _by_name(new), strict=True):
@@ -39,7 +39,7 @@ def copy_state(old: keras.Layer, new: keras.Layer) -> None:
 
 
 def _by_name(layer: keras.Layer) -> list[keras.Variable]:
-    # A layer that was quantized after it was built has the same variables in another order.
+    # Quantizing a built layer changes the order of its variables.
     return sorted(layer.variables, key=lambda variable: variable.name)
 
 

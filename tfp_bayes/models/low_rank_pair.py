@@ -1,4 +1,4 @@
-"""Conversion between Keras layers and frozen ones with low-rank updates."""
+"""Conversion between Keras layers and frozen layers with low-rank updates."""
 
 import math
 
@@ -14,7 +14,7 @@ from tfp_bayes.models.layer_pair import LayerPair
 class LowRank(LayerPair):
     """A twin with the frozen weights of its Keras layer and a low-rank update.
 
-    On the way back the mean of the update is added to the kernel.
+    The conversion back adds the mean of the update to the kernel.
     """
 
     def has_twin(self, layer: keras.layers.Layer) -> bool:
@@ -31,11 +31,11 @@ class LowRank(LayerPair):
         """See `LayerPair.make_bayesian`.
 
         Args:
-            layer: Built.
-            prior: On the first factor; None makes it a plain weight.
-            rank: Of the update; of a smaller kernel the largest that it has, with the same
-                alpha / rank.
-            alpha: The update is multiplied by alpha / rank; None is 2 rank.
+            layer: A built Keras layer.
+            prior: Prior on the first factor. None makes that factor a plain weight.
+            rank: Rank of the update. A kernel too small for it gets its largest possible rank, with
+                the same alpha / rank.
+            alpha: Numerator of the factor alpha / rank of the update. None is 2 rank.
         """
         config = layer.get_config()
         check_kept(f"layer {layer.name!r}", config)
@@ -47,7 +47,7 @@ class LowRank(LayerPair):
     def fill_bayesian(
         self, old: keras.layers.Layer, new: keras.layers.Layer, moped_delta: float | None
     ) -> None:
-        """See `LayerPair.fill_bayesian`; the factors keep what they start from."""
+        """See `LayerPair.fill_bayesian`. The factors keep their initial values."""
         values = iter(old.get_weights())
         for part in _parts(new):
             part.base.set_weights([next(values) for _ in part.base.weights])
@@ -61,14 +61,14 @@ class LowRank(LayerPair):
 
 
 def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Lists what has an update of its own, in the order of the Keras layer's weights."""
+    """List the layers with an update each, in the order of the Keras layer's weights."""
     if not isinstance(layer, LoRAMultiHeadAttention):
         return [layer]
     return [each for each in layer._flatten_layers() if isinstance(each, LoRAEinsumDense)]
 
 
 def _largest_rank(layer: keras.layers.Layer) -> int:
-    """Returns the largest rank that updates of all kernels of a layer can have; 0 is none."""
+    """Return the largest rank possible for the updates of all kernels of a layer, or 0."""
     if isinstance(layer, keras.layers.Dense):
         return min(layer.kernel.shape)
     if isinstance(layer, keras.layers.EinsumDense):
@@ -78,5 +78,6 @@ def _largest_rank(layer: keras.layers.Layer) -> int:
             return 0
         return min(equation.sizes(layer.kernel.shape))
     kernels = [weight.shape for weight in layer.weights if weight.name == "kernel"]
-    # Queries, keys and values map the last axis of inputs, and all but the last of the heads'.
+    # Query, key and value kernels map the last axis of inputs. The output kernel maps all axes of
+    # the heads but the last of the kernel.
     return min(min(shape[0], math.prod(shape[1:])) for shape in kernels)

@@ -1,4 +1,4 @@
-"""The number of examples in a training set, which sets the weight of the prior."""
+"""Count the examples in a training set, which determines the weight of the prior."""
 
 import keras
 import tensorflow as tf
@@ -7,16 +7,16 @@ from tfp_bayes._plumbing.batches import count_rows
 
 
 def count_examples(x, validation_split: float = 0.0) -> int | None:
-    """Counts the training examples in what `fit` is given as `x`.
+    """Count the training examples in the argument `x` of `fit`.
 
     Args:
-        x: Arrays, `tf.data.Dataset` (read through once; what `repeat` yields again is counted
-            once) or `keras.utils.PyDataset` (its first and last batch are loaded).
-        validation_split: Fraction of arrays that `fit` holds out.
+        x: Arrays, a `tf.data.Dataset` (which is iterated once; examples repeated by `repeat` count
+            once) or a `keras.utils.PyDataset` (whose first and last batches are loaded).
+        validation_split: Fraction of the arrays that `fit` holds out.
 
     Returns:
-        The number of examples, or None where it cannot be known: a Python generator, an endless
-        dataset, one of unknown length or one of which parts are repeated.
+        The number of examples, or None if it cannot be determined: for a Python generator, an
+        endless dataset, a dataset of unknown length, or one that repeats only some examples.
     """
     if isinstance(x, keras.utils.PyDataset):
         if x.num_batches is None:
@@ -31,13 +31,13 @@ def count_examples(x, validation_split: float = 0.0) -> int | None:
             return None
         return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch))) // repetitions
     if all(hasattr(a, "__len__") for a in keras.tree.flatten(x)):
-        # Keras rounds the split towards the training set's end in the same way.
+        # Keras rounds the split in the same way.
         return int(count_rows(x) * (1 - validation_split))
     return None
 
 
 def _repetitions(dataset: tf.data.Dataset) -> int | None:
-    """Returns how often a finite dataset yields each example, None if some more than others."""
+    """Return how often a finite dataset yields each example, or None if the numbers differ."""
     below = {_repetitions(each) for each in dataset._inputs()} or {1}
     count = below.pop()
     if below or count is None:

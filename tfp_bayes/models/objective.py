@@ -13,14 +13,14 @@ from tfp_bayes.models.stated_likelihood import ObservedLoss
 
 
 class DataTerm(NamedTuple):
-    """Scalars that the data of one batch contribute.
+    """The contribution of a batch of data to the loss, as scalars.
 
     Args:
-        trained: What training minimizes: the NLL, or what its loss makes of it (`beta`, label
+        trained: Mean loss that training minimizes: the NLL, or a modified NLL (`beta`, label
             smoothing).
-        nll: Mean negative log likelihood of an observation, in nats, times the weight of its
-            output's loss.
-        count: Number of observations, of all outputs together.
+        nll: Mean negative log likelihood per observation in nats, times the loss weight of the
+            output.
+        count: Number of observations of all outputs together.
     """
 
     trained: tf.Tensor
@@ -29,11 +29,11 @@ class DataTerm(NamedTuple):
 
 
 class DataTerms:
-    """Computes data terms from the compiled losses, under the likelihood that a model states.
+    """Compute data terms from the compiled losses, under the likelihood of a model.
 
     Args:
-        compiled: Keras' compiled loss, whose losses of single outputs it takes over.
-        likelihoods: One name for all outputs, or one for each.
+        compiled: Keras' compiled loss. Its losses of single outputs are wrapped.
+        likelihoods: One name for all outputs, or one name per output.
     """
 
     def __init__(self, compiled, likelihoods: list[str]):
@@ -42,7 +42,7 @@ class DataTerms:
         self._local = threading.local()  # replicas call from threads of their own
 
     def __call__(self, y, y_pred, sample_weight, training: bool) -> DataTerm:
-        """Returns the data term of one batch."""
+        """Return the data term of one batch."""
         batch = self._local.batch = _Batch(keras.tree.flatten(y_pred), training)
         try:
             self.losses(y, y_pred, sample_weight)
@@ -54,7 +54,7 @@ class DataTerms:
         )
 
     def _observe(self, loss: keras.losses.Loss, loss_weight: float | None):
-        """Returns what Keras calls in the place of the loss of one output, for its mean."""
+        """Return the function that Keras calls for the mean loss of one output."""
         observed = {}
 
         def mean(y, y_pred, sample_weight=None) -> tf.Tensor:
@@ -80,7 +80,7 @@ class DataTerms:
 
 
 class _Batch:
-    """Sums that build up while Keras goes through the outputs of one batch."""
+    """Sums that accumulate while Keras iterates over the outputs of one batch."""
 
     def __init__(self, outputs: list, training: bool):
         self.outputs = outputs
@@ -89,7 +89,7 @@ class _Batch:
 
 
 class Bound(NamedTuple):
-    """The loss of a batch, and the penalty in it, None if there is none; scalars."""
+    """The loss of a batch and the penalty that it includes, as scalars; no penalty is None."""
 
     loss: tf.Tensor
     penalty: tf.Tensor | None
@@ -98,19 +98,19 @@ class Bound(NamedTuple):
 def negative_bound(
     data: DataTerm, priors: list[tf.Tensor], penalties: list, kl_weight: keras.Variable, num_rows
 ) -> Bound:
-    """Returns the loss of training, per observation.
+    """Return the training loss per observation.
 
-    It is data + priors / (num_train observations of an example) + penalties, where the number of
-    observations of an example is that of this batch: within each step the data and the prior
-    have the proportion of the evidence bound, also where masks hide a different number of time
-    steps in each batch.
+    The loss is data + priors / (num_train * observations per example) + penalties. The number of
+    observations per example is that of this batch. Within each step, data and prior thus have the
+    same proportion as in the evidence bound, even if masks hide a different number of time steps
+    in each batch.
 
     Args:
-        data: What the data say.
+        data: Data term of the batch.
         priors: Terms of the negative log prior in nats, such as the KL divergence.
-        penalties: Regularizers and other losses of layers, which are added as Keras adds them.
+        penalties: Regularizers and other losses of layers, added as in Keras.
         kl_weight: 1 / num_train, times a temperature.
-        num_rows: Examples in the batch.
+        num_rows: Number of examples in the batch.
 
     Raises:
         ValueError: If there is a prior whose weight was never set.
@@ -130,7 +130,7 @@ def negative_bound(
 
 
 def num_replicas() -> int:
-    """Returns by how many replicas Keras divides a loss, whose gradients it adds up."""
+    """Return the number of replicas, by which Keras divides a loss before it sums gradients."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
@@ -138,16 +138,17 @@ _ATTRIBUTE = "_tfp_bayes_prior_terms"
 
 
 def attach_prior_terms(outputs, terms: dict[int, tf.Tensor]) -> None:
-    """Lets the outputs of a call carry the prior terms that layers stated in it."""
+    """Attach to the outputs of a call the prior terms that layers stated during the call."""
     first = keras.tree.flatten(outputs)[0]
     if tf.is_tensor(first):
         setattr(first, _ATTRIBUTE, terms)
 
 
 def layers_divergence(model: keras.Model, y_pred) -> tf.Tensor:
-    """Returns the sum of the prior terms of variational layers, float32 in nats.
+    """Return the sum of the prior terms of variational layers in nats, float32.
 
-    Layers that stated none in the call that `y_pred` is from, or inside a loop, are asked.
+    Terms stated during the call that computed `y_pred` are used. They are recomputed for layers
+    that stated none, or that stated theirs inside of a loop.
     """
     terms = getattr(keras.tree.flatten(y_pred)[0], _ATTRIBUTE, {})
     total = tf.constant(0.0)

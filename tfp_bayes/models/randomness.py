@@ -1,4 +1,4 @@
-"""The check that a model computes the same outputs each time it is asked."""
+"""Check that a model is deterministic at inference."""
 
 import keras
 import tensorflow as tf
@@ -6,32 +6,33 @@ import tensorflow as tf
 from tfp_bayes._plumbing.keras_internals import calls, flatten_layers, has_graph
 from tfp_bayes.layers import stochastic_layers
 
-# Parts of the names of TensorFlow operations that draw random numbers.
+# Substrings of the types of TensorFlow operations that draw random numbers.
 _RANDOM_OPS = ("Random", "Multinomial", "TruncatedNormal", "Rng")
 
 
 def check_deterministic(model: keras.Model) -> None:
-    """Raises ValueError if something in a plain model is random at inference.
+    """Raise ValueError if any part of a model is random at inference.
 
     Args:
         model: A model with a graph.
 
     Raises:
-        ValueError: With the names of the layers.
+        ValueError: If a layer is random. The message names the layers.
     """
     names = [layer.name for layer in stochastic_layers(model)]
     if not names and _may_be_random(model):
         names = _random_scopes(model)
     if names:
         raise ValueError(
-            "Expected layers that have a plain twin, or are not random at inference. "
-            f"Received: {model.name!r} with random {names}. Hint: take them out of the model, or "
-            "make them return their mean with training=False and call them without training=True."
+            "Expected layers that have a plain twin or are not random at inference. "
+            f"Received: {model.name!r} with the random layers {names}. Hint: remove them from the "
+            "model, or let them return their mean with training=False, and do not call them with "
+            "training=True."
         )
 
 
 def _may_be_random(model: keras.Model) -> bool:
-    """Tells whether layers are not Keras' own, or Keras' own are told to train at inference."""
+    """Return whether a model has layers of other packages, Lambdas, or training=True in calls."""
     for layer in flatten_layers(model):
         own = type(layer).__module__.startswith(("keras.", "tfp_bayes."))
         if not own or isinstance(layer, keras.layers.Lambda):
@@ -42,7 +43,7 @@ def _may_be_random(model: keras.Model) -> bool:
 
 
 def _random_scopes(model: keras.Model) -> list[str]:
-    """Traces a model as it is at inference, and lists the layers that draw random numbers."""
+    """Trace a model in inference mode, and list the layers that draw random numbers."""
     specs = [tf.TensorSpec(each.shape, each.dtype) for each in model.inputs]
     inference = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
     inputs = keras.tree.pack_sequence_as(model.input, specs)
@@ -56,9 +57,9 @@ def _random_scopes(model: keras.Model) -> list[str]:
 
 
 def _innermost(scope: list[str], names: set[str]) -> str:
-    """Returns the name of the innermost layer that a node of a graph is in."""
+    """Return the name of the innermost layer that contains a node of a graph."""
     for part in reversed(scope):
-        for name in (part, part.rpartition("_")[0]):  # TensorFlow may add a number
+        for name in (part, part.rpartition("_")[0]):  # TensorFlow may append a number
             if name in names:
                 return name
     return "/".join(scope)

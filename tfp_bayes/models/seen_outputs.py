@@ -1,4 +1,4 @@
-"""The outputs of a model as its loss and its metrics see them."""
+"""Prepare the outputs of a model for its loss and its metrics."""
 
 import keras
 import tensorflow as tf
@@ -9,10 +9,11 @@ from tfp_bayes.prediction.inference_mode import run_isolated
 
 
 def of_location(metric: keras.metrics.Metric, y, y_pred) -> tuple:
-    """Returns targets and the location of normal outputs, as metrics of a guess compare them.
+    """Return targets and locations of normal outputs, for metrics of point predictions.
 
-    Beside (location, scale), of twice the width, they would broadcast and be wrong. Metrics whose
-    class says `takes_parameters = True` get both.
+    The outputs (location, scale) are twice as wide as the targets, so comparing them directly
+    would broadcast and give wrong numbers. Metrics whose class sets `takes_parameters = True`
+    receive both.
     """
     if getattr(metric, "takes_parameters", False):
         return y, y_pred
@@ -22,12 +23,12 @@ def of_location(metric: keras.metrics.Metric, y, y_pred) -> tuple:
 
 
 def copy_output_masks(model: keras.Model, x, y_pred) -> None:
-    """Gives predictive means the masks of time steps that the model's outputs have.
+    """Copy the time step masks of a model's outputs to its predictive means.
 
     Args:
         model: A functional model.
-        x: Its inputs.
-        y_pred: Tensors in the structure of its outputs.
+        x: Inputs of the model.
+        y_pred: Predictive means, tensors in the structure of the model's outputs.
     """
     if all(timestep_mask(each) is None for each in model.outputs):
         return

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class RandomSeparableConv2D(keras.layers.Layer):
-    """A depthwise convolution and a 1x1 convolution, each with a random kernel of its own.
+    """A depthwise convolution followed by a 1x1 convolution, each with a random kernel.
 
-    `to_bayesian` puts it in the place of a `keras.layers.SeparableConv2D`, and `to_deterministic`
-    turns it back into one.
+    `to_bayesian` replaces a `keras.layers.SeparableConv2D` by this layer, and `to_deterministic`
+    converts it back.
 
     Args:
         depthwise: A variational DepthwiseConv2D layer without bias, or its configuration.
@@ -17,10 +17,10 @@ class RandomSeparableConv2D(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Randomness:
-        That of its two layers.
+        Both inner layers draw their kernels.
 
     Losses:
-        Those of its two layers.
+        Both inner layers add their prior terms.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class RandomSeparableConv2D(keras.layers.Layer):
         self.pointwise = _as_layer(pointwise)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Builds both layers, unless they come built from a file."""
+        """Build both layers, unless they were built while loading a file."""
         for layer in (self.depthwise, self.pointwise):
             if not layer.built:
                 layer.build(input_shape)
@@ -39,15 +39,15 @@ class RandomSeparableConv2D(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns both convolutions of images, one after the other."""
+        """Apply both convolutions to images."""
         return self.pointwise(self.depthwise(inputs, training=training), training=training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the shape of the convolved images."""
+        """Return the shape of the convolved images."""
         return self.pointwise.compute_output_shape(self.depthwise.compute_output_shape(input_shape))
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments, plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         parts = {name: getattr(self, name) for name in ("depthwise", "pointwise")}
         serialize = keras.saving.serialize_keras_object
         return {**super().get_config(), **{name: serialize(part) for name, part in parts.items()}}

@@ -1,4 +1,4 @@
-"""Losses that are the negative log likelihood of a stated likelihood, for each observation."""
+"""Losses that are the negative log likelihood (NLL) of each observation."""
 
 import functools
 
@@ -20,24 +20,25 @@ _HINTS = {
     "bernoulli": '"binary_crossentropy" is',
     "normal": "tfp_bayes.losses.NormalNLL() is",
 }
-# What Keras resolves to a loss once it has seen targets.
+# Names that Keras resolves to a loss once it has seen targets.
 _LATER = ("crossentropy", "ce")
 
 
 class ObservedLoss:
-    """The loss of one output: a sum over observations and their number, instead of a mean.
+    """The loss of one output as a sum over observations and their number, instead of a mean.
 
-    An observation is one value of the loss: an example, a pixel, a time step, the D targets of a
-    normal vector. Of a Bernoulli output each of the K probabilities is one, over which Keras'
-    loss averages. Sample weights multiply an observation's NLL and leave the number as it is: an
-    example of weight 2 counts as two of them. What a mask hides is no observation.
+    An observation is one value of the loss: an example, a pixel, a time step, or the D targets of
+    a normal vector. For a Bernoulli output, each of the K probabilities is an observation; Keras'
+    loss averages over them. Sample weights multiply the NLL of an observation and leave the number
+    of observations unchanged, so an example of weight 2 contributes as much as two examples.
+    Masked values are not observations.
 
     Args:
         loss: A Keras loss.
-        likelihood: The likelihood that is stated for the output.
+        likelihood: Likelihood stated for the output.
 
     Raises:
-        ValueError: If Keras' loss is not the negative log likelihood, or its reduction would
+        ValueError: If a loss of Keras is not the negative log likelihood, or the reduction would
             weight the prior wrongly.
     """
 
@@ -48,13 +49,13 @@ class ObservedLoss:
         self.nll = _without_shaping(loss)
 
     def sums(self, loss: keras.losses.Loss, y, y_pred, sample_weight) -> tuple:
-        """Returns the weighted sum of the values of `trained` or `nll`, and how many there are.
+        """Return the weighted sum of the values of a loss, and the number of observations.
 
         Args:
-            loss: `trained` or `nll`.
+            loss: `trained` or `nll` of this object.
             y: Targets of the output.
             y_pred: The output (B, ..., K).
-            sample_weight: Weights of rank up to that of the values, from the left, or None.
+            sample_weight: Weights for the first axes of the loss's values, or None.
 
         Returns:
             Two scalars of the loss's dtype.
@@ -65,13 +66,13 @@ class ObservedLoss:
         per_value = tf.ones([], loss.dtype)
         if self.likelihood == "bernoulli" and _keras_function(loss) is not None:
             y = _like_outputs(y, y_pred)
-            per_value = tf.cast(tf.shape(y_pred)[-1], loss.dtype)  # values are means over K
+            per_value = tf.cast(tf.shape(y_pred)[-1], loss.dtype)  # each value is a mean over K
         values = tf.convert_to_tensor(loss.call(y, y_pred))
         if values.shape.rank == 0:
             raise ValueError(
                 "Expected one value for each observation from the loss. Received: "
-                f"{_name(loss)}, which returns a single number. Hint: leave the mean over the "
-                "batch to Keras, so that the prior can be weighted by the number of observations."
+                f"{_name(loss)}, which returns a single number. Hint: return values that are not "
+                "averaged over the batch, so that the prior can be weighted by their number."
             )
         mask = _both(in_mask, timestep_mask(values), values)
         count = tf.cast(tf.size(values), loss.dtype)
@@ -84,11 +85,11 @@ class ObservedLoss:
 
 
 def check_compiled(loss, likelihoods: list[str], output_names: list[str]) -> None:
-    """Refuses losses that do not fit, as far as `compile` can know: see `ObservedLoss`.
+    """Refuse losses that are not the stated NLL, as far as known in `compile`. See `ObservedLoss`.
 
     Args:
-        loss: What the user gives to `compile`.
-        likelihoods: One name for all outputs, or one for each.
+        loss: Argument `loss` of `compile`.
+        likelihoods: One name for all outputs, or one name per output.
         output_names: Names of the model's outputs.
     """
     if isinstance(loss, dict) and set(loss) <= set(output_names):
@@ -97,7 +98,7 @@ def check_compiled(loss, likelihoods: list[str], output_names: list[str]) -> Non
     else:
         flat = keras.tree.flatten(loss)
         if len(likelihoods) not in (1, len(flat)):
-            return  # known when they are called
+            return  # checked when they are called
         pairs = list(zip(flat, likelihoods * len(flat)))
     for each, likelihood in pairs:
         if each is not None and str(each).lower() not in _LATER:
@@ -105,16 +106,16 @@ def check_compiled(loss, likelihoods: list[str], output_names: list[str]) -> Non
 
 
 def check_loss(loss, likelihood: str) -> None:
-    """Raises ValueError unless a loss can be the negative log likelihood, see `ObservedLoss`.
+    """Raise ValueError unless a loss can be the negative log likelihood, see `ObservedLoss`.
 
-    Keras' own losses are known. One of the user's own is taken at its word: its values are the
-    negative log likelihoods of observations, in nats, and all of them count.
+    Keras' losses are checked. Each value of a user's loss counts as the negative log likelihood of
+    an observation, in nats.
     """
     reduction = getattr(loss, "reduction", "sum_over_batch_size")
     if reduction not in ("sum_over_batch_size", "mean"):
         raise ValueError(
-            "Expected reduction='sum_over_batch_size' for the loss, whose mean over observations "
-            f"the weight of the prior goes with. Received: {_name(loss)} with "
+            "Expected reduction='sum_over_batch_size' for the loss, because the prior is weighted "
+            f"against a mean over observations. Received: {_name(loss)} with "
             f"reduction={reduction!r}. Hint: leave `reduction` out."
         )
     function = _keras_function(loss)
@@ -123,7 +124,7 @@ def check_loss(loss, likelihood: str) -> None:
     config = {**_config(loss), **_keywords(loss)}
     if config.get("from_logits"):
         raise ValueError(
-            "Expected a loss of probabilities, which are what a Bayesian model averages. "
+            "Expected a loss of probabilities, because a Bayesian model averages probabilities. "
             f"Received: {_name(loss)} with from_logits=True. Hint: end the model in a softmax or "
             "sigmoid and leave `from_logits` out."
         )
@@ -132,8 +133,8 @@ def check_loss(loss, likelihood: str) -> None:
         raise ValueError(
             f"Expected the negative log likelihood of likelihood={likelihood!r} as the loss. "
             f"Received: {_name(loss)}. Hint: {_HINTS[likelihood]}; or state another likelihood, "
-            "BayesianModel(..., likelihood=), or write a loss of your own that returns the NLL "
-            "of each observation."
+            "BayesianModel(..., likelihood=...), or write a loss that returns the NLL of each "
+            "observation."
         )
     if config.get("axis", -1) != -1:
         raise ValueError(
@@ -143,7 +144,7 @@ def check_loss(loss, likelihood: str) -> None:
 
 
 def _without_shaping(loss: keras.losses.Loss) -> keras.losses.Loss:
-    """Returns a loss without what changes training only: label smoothing, beta of NormalNLL."""
+    """Return a loss without training options: label smoothing and the beta of NormalNLL."""
     config = _config(loss)
     shaping = {name: 0.0 for name in ("label_smoothing", "beta") if config.get(name)}
     if not shaping or (_keras_function(loss) is None and not isinstance(loss, NormalNLL)):
@@ -152,7 +153,7 @@ def _without_shaping(loss: keras.losses.Loss) -> keras.losses.Loss:
 
 
 def _keras_function(loss):
-    """Returns the function of Keras that a loss wraps or is, None if it is the user's."""
+    """Return the Keras function that a loss wraps or is, or None if it is the user's."""
     function = loss
     if isinstance(loss, keras.losses.Loss):
         function = getattr(loss, "fn", None)
@@ -171,7 +172,7 @@ def _keywords(loss) -> dict:
 
 def _config(loss) -> dict:
     named = _keras_function(loss) is not None or isinstance(loss, NormalNLL)
-    wraps = type(loss).__name__ == "LossFunctionWrapper"  # whose function may have no name
+    wraps = type(loss).__name__ == "LossFunctionWrapper"  # its function may have no name
     if named and isinstance(loss, keras.losses.Loss) and not wraps:
         return loss.get_config()
     return {}
@@ -185,7 +186,7 @@ def _name(loss) -> str:
 
 
 def _like_outputs(y: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-    """Gives targets the last axis of the outputs, K = 1, which may have been left out."""
+    """Add the last axis of the outputs, K = 1, to targets that lack it."""
     if y.shape.rank == y_pred.shape.rank - 1:
         y = y[..., None]
     if not y.shape.is_compatible_with(y_pred.shape):
@@ -203,7 +204,7 @@ def _both(a, b, values: tf.Tensor) -> tf.Tensor | None:
 
 
 def _along(weights: tf.Tensor, values: tf.Tensor, name: str) -> tf.Tensor:
-    """Gives weights of the first axes of the values their rank."""
+    """Reshape weights for the first axes of the values so that they broadcast with them."""
     missing = values.shape.rank - weights.shape.rank
     if missing == -1 and weights.shape[-1] == 1:
         return tf.squeeze(weights, -1)
@@ -212,8 +213,8 @@ def _along(weights: tf.Tensor, values: tf.Tensor, name: str) -> tf.Tensor:
     )
     if not fits:
         raise ValueError(
-            f"Expected a `{name}` of the first axes of the loss's values, which have shape "
-            f"{tuple(values.shape)}. Received: {name} of shape {tuple(weights.shape)}. Hint: one "
-            "weight for each example or observation."
+            f"Expected a `{name}` for the first axes of the loss's values, which have shape "
+            f"{tuple(values.shape)}. Received: {name} of shape {tuple(weights.shape)}. Hint: use "
+            "one weight for each example or observation."
         )
     return tf.reshape(weights, tf.concat([tf.shape(weights), tf.ones(missing, tf.int32)], 0))

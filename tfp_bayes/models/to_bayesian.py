@@ -1,4 +1,4 @@
-"""Turns any Keras model into a Bayesian one."""
+"""Turn any Keras model into a Bayesian one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,53 +41,59 @@ def to_bayesian(
     num_samples: int = DEFAULT_NUM_SAMPLES,
     verbose: bool = True,
 ) -> BayesianModel:
-    """Returns a Bayesian copy of a functional or Sequential model, with its weights as means.
+    """Return a Bayesian copy of a functional or Sequential model, with its weights as means.
 
-    Dense, EinsumDense, Conv1D, Conv2D, Conv3D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose,
-    Embedding, LSTM, GRU and MultiHeadAttention layers get random kernels, or, with "mc_dropout",
-    dropout stays on at inference: dropout layers, and LSTM, GRU and MultiHeadAttention that have a
-    rate; with "concrete_dropout" it also learns its rate, starting from that of the layer, where it
-    drops whole units: Dropout on vectors, SpatialDropout1D and SpatialDropout2D. Bidirectional is
-    converted with what it wraps. Everything else is copied with its state: Keras operations, batch
-    normalization, vocabularies, frozen layers. Shared layers stay shared, nested models nested, and
-    every layer keeps its name. What is inside other layers (TimeDistributed, RNN, layers of your
-    own) is left as it is.
+    The conversion depends on `inference`:
 
-    With "lora" the whole network is frozen, whatever its `trainable` flags were, and Dense,
-    EinsumDense and MultiHeadAttention layers get low-rank updates with a random factor, see
-    `layers.LoRADense`; the model first computes what the network does.
+    - "flipout", "local_reparameterization" and "reparameterization" give random kernels to Dense,
+      EinsumDense, Conv1D, Conv2D, Conv3D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose,
+      Embedding, LSTM, GRU and MultiHeadAttention layers. They share a posterior and differ in the
+      estimator that training uses. DepthwiseConv2D, SeparableConv2D and Conv2DTranspose have no
+      local reparameterization and are then not converted. Embedding, LSTM and GRU train by
+      reparameterization in all three cases.
+    - "mc_dropout" keeps dropout on at inference: dropout layers, and LSTM, GRU and
+      MultiHeadAttention layers with a positive rate.
+    - "concrete_dropout" also learns the rate, starting from that of the layer. It applies to
+      dropout of whole units: Dropout on vectors, SpatialDropout1D and SpatialDropout2D.
+    - "lora" freezes the whole network, regardless of its `trainable` flags, and adds low-rank
+      updates with a random factor to Dense, EinsumDense and MultiHeadAttention layers, see
+      `layers.LoRADense`. Before training, the copy computes the same outputs as the network.
+
+    Bidirectional is converted together with the layers that it wraps. Everything else is copied
+    with its state: Keras operations, batch normalization, vocabularies, frozen layers. Shared
+    layers stay shared, nested models stay nested, and every layer keeps its name. Layers inside of
+    others (TimeDistributed, RNN, custom layers) are not converted.
 
     Args:
-        model: A built model whose outputs are probabilities; it is not changed.
+        model: A built model whose outputs are probabilities. It is not changed.
         inference: "flipout", "local_reparameterization", "reparameterization", "mc_dropout",
-            "concrete_dropout" or "lora". Depthwise convolutions have no local reparameterization
-            and are left there; Embedding, LSTM and GRU train by reparameterization whichever of
-            the three it is, under the same posterior.
-        prior: On kernels, see `tfp_bayes.priors`; "default" is a standard normal. For "mc_dropout"
-            a `priors.Normal` around 0, or None for a flat prior; "concrete_dropout" needs the
-            former. For "lora" it is on the first factor, Normal(0, 0.2) by default, and None makes
-            both factors plain weights, for `SWAG` and `Laplace`. For the others None leaves
-            kernels fixed, as only a prior keeps their scales from going to zero.
-        layers: Names of the layers to convert, or paths ("nested/dense") where nested models
-            repeat a name; None is all that can be.
-        moped_delta: If given, the standard deviation of each weight is this fraction of its
-            size, instead of the posterior's own start. For random kernels under a prior.
-        rank: For "lora", the rank of the updates, 8 by default; of a smaller kernel the largest
-            that it has.
-        alpha: For "lora", updates are multiplied by alpha / rank; None is 2 rank.
-        last_layer_only: Whether to convert the last of these layers only.
-        likelihood: What the outputs mean, see `Predictor`.
-        num_samples: S of `predict` and `evaluate`.
-        verbose: Whether to print what was converted and what was left.
+            "concrete_dropout" or "lora".
+        prior: Prior on kernels, see `tfp_bayes.priors`. "default" is a standard normal. For
+            "mc_dropout", a `priors.Normal` around 0, or None for a flat prior; for
+            "concrete_dropout", a `priors.Normal` around 0. For "lora", the prior on the first
+            factor, Normal(0, 0.2) by default; None makes both factors plain weights, for `SWAG`
+            and `Laplace`. For random kernels, None makes the kernels point estimates, because only
+            a prior keeps their scales from shrinking to zero.
+        layers: Names of the layers to convert. Where nested models repeat a name, give a path
+            ("nested/dense"). None converts all layers that can be converted.
+        moped_delta: Initial standard deviation of each weight as a fraction of its absolute value.
+            None uses the initial scale of the posterior. Only for random kernels under a prior.
+        rank: Rank of the updates for "lora", 8 by default. A smaller kernel gets its largest
+            possible rank.
+        alpha: Numerator of the factor alpha / rank of the updates for "lora". None is 2 rank.
+        last_layer_only: Whether to convert only the last of these layers.
+        likelihood: Meaning of the outputs, see `Predictor`.
+        num_samples: Number of posterior samples S of `predict` and `evaluate`.
+        verbose: Whether to print which layers were converted and which were not.
 
     Returns:
-        A `BayesianModel`, not compiled. `to_deterministic` is the exact inverse; of "lora" it
-        leaves what was frozen frozen.
+        A `BayesianModel`, not compiled. `to_deterministic` is the exact inverse, except that the
+        layers frozen by "lora" stay frozen.
 
     Raises:
-        ValueError: If the model has no graph, nothing in it can be converted, a name in `layers`
-            is not there, belongs to several layers or cannot be converted, a layer has a
-            regularizer or constraint, or a layer cannot be copied.
+        ValueError: If the model has no graph, none of its layers can be converted, a name in
+            `layers` is unknown, ambiguous or that of a layer that cannot be converted, a layer has
+            a regularizer or constraint, or a layer cannot be copied.
 
     Reference:
         Krishnan, Subedar and Tickoo 2020, "Specifying Weight Priors in Bayesian Deep Neural
@@ -98,7 +104,7 @@ def to_bayesian(
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(3, "softmax")])
     >>> bayesian = to_bayesian(model, moped_delta=0.1)
-    Converted to flipout: Dense 2. Left, with their weights: nothing.
+    Converted to flipout: Dense 2. Other layers with weights: none.
     >>> bayesian.predict_uncertainty(np.ones((2, 4)), seed=0).mutual_information.shape
     (2,)
     """
@@ -146,7 +152,7 @@ def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
     check_inference(inference, (*INFERENCES, "lora"))
     if inference == "concrete_dropout" and prior is None:
         raise ValueError(
-            "Expected a `prior` for inference='concrete_dropout', which rates are weighed against. "
+            "Expected a `prior` for inference='concrete_dropout', to balance the learned rates. "
             "Received: prior=None. Hint: prior='normal'; or 'mc_dropout', whose rates are fixed."
         )
     if inference == "deterministic":
@@ -161,13 +167,13 @@ def _check_arguments(inference: str, prior, moped_delta: float | None) -> None:
         raise ValueError(
             "Expected `moped_delta` with random kernels under a prior only. Received: "
             f"moped_delta={moped_delta!r}, prior={prior!r}, inference={inference!r}. "
-            "Hint: it sets scales by weights, which dropout and a flat prior do not have, and "
-            "updates start without."
+            "Hint: it sets the initial scales of random kernels, as inference='flipout' with "
+            "prior='normal' has them."
         )
 
 
 def _update(inference: str, rank: int | None, alpha: float | None) -> dict[str, Any]:
-    """Returns the arguments of low-rank updates, {} for other inferences."""
+    """Return the arguments of low-rank updates, or {} for other inferences."""
     if inference == "lora":
         rank = DEFAULT_RANK if rank is None else rank
         check_integers(1, rank=rank)
@@ -178,15 +184,15 @@ def _update(inference: str, rank: int | None, alpha: float | None) -> dict[str, 
         raise ValueError(
             "Expected `rank` and `alpha` with inference='lora' only. Received: "
             f"inference={inference!r}, rank={rank!r}, alpha={alpha!r}. "
-            "Hint: they are of low-rank updates, which no other inference makes."
+            "Hint: only inference='lora' adds low-rank updates."
         )
     return {}
 
 
 def _freeze_all_but(twins: list[keras.layers.Layer], model: keras.Model) -> None:
-    """Freezes the layers of a model, and nothing in the twins but what stays frozen by itself."""
+    """Freeze all layers of a model except the updates in the twins."""
     for layer in flatten_layers(model):
-        for flag in (False, True):  # setting a flag to what it is would not reach the weights
+        for flag in (False, True):  # setting a flag to its present value does not reach the weights
             layer.trainable = flag
     for layer in leaves(model):
         if layer not in twins:
@@ -199,7 +205,7 @@ def _choose(
     names: Sequence[str] | None,
     inference: str,
 ) -> list[keras.layers.Layer]:
-    """Returns the layers to convert in graph order, or says why there are none."""
+    """Return the layers to convert in graph order, or raise ValueError if there are none."""
     if names is not None:
         wanted = [_find(model, able, name, inference) for name in _as_list(names)]
         able = [layer for layer in able if layer in wanted]
@@ -220,38 +226,39 @@ def _as_list(names: Sequence[str]) -> Sequence[str]:
 def _find(
     model: keras.Model, able: list[keras.layers.Layer], name: str, inference: str
 ) -> keras.layers.Layer:
-    """Returns the one layer of a name, or of a path through nested models."""
+    """Return the layer with a name, or with a path through nested models."""
     places = [(path, layer) for path, layer in walk(model) if name in (path, layer.name)]
     exact = [layer for path, layer in places if path == name]
     found = exact or list({id(layer): layer for _, layer in places}.values())
     if len(found) > 1:
         raise ValueError(
-            f"Expected names that belong to one layer for `layers`. Received: {name!r}, the name "
-            f"of {len(found)} layers. Hint: say which of {[path for path, _ in places]}."
+            "Expected names that each belong to one layer for `layers`. Received: "
+            f"{name!r}, the name of {len(found)} layers. "
+            f"Hint: use one of the paths {[path for path, _ in places]}."
         )
     if not found or found[0] not in able:
         kind = type(found[0]).__name__ if found else "no such layer"
         raise ValueError(
             f"Expected names of layers that {inference!r} can convert for `layers`. "
             f"Received: {name!r}, {kind}. "
-            f"Hint: {[path for path, layer in walk(model) if layer in able]} can be."
+            f"Hint: it can convert {[path for path, layer in walk(model) if layer in able]}."
         )
     return found[0]
 
 
 def _report(chosen: list, left: list, inference: str) -> str:
-    """Says what was converted and what was left."""
-    with_weights = count_types([layer for layer in left if layer.weights]) or "nothing"
-    text = f"Converted to {inference}: {count_types(chosen)}. Left, with their weights: "
-    text += f"{with_weights}."
+    """Describe which layers were converted and which were not."""
+    with_weights = count_types([layer for layer in left if layer.weights]) or "none"
+    text = f"Converted to {inference}: {count_types(chosen)}. "
+    text += f"Other layers with weights: {with_weights}."
     noisy = count_types([layer for layer in left if _drops(layer)])
     if inference in _DROPOUT and noisy:
-        text += f" Left, with dropout that is off at inference: {noisy}."
+        text += f" Layers whose dropout is off at inference: {noisy}."
     return text
 
 
 def _drops(layer: keras.layers.Layer) -> bool:
-    """Tells whether a Keras layer, or one inside it, has a dropout rate."""
+    """Return whether a Keras layer, or one inside it, has a dropout rate."""
     parts = [each for each in flatten_layers(layer) if not isinstance(each, StochasticLayer)]
     names = ("rate", "dropout", "recurrent_dropout")
     rates = [getattr(part, name, 0) for part in parts for name in names]
@@ -259,10 +266,10 @@ def _drops(layer: keras.layers.Layer) -> bool:
 
 
 def _scale(prior: priors.Prior | None) -> float | None:
-    """Returns the `prior_scale` of dropout."""
+    """Return the `prior_scale` that expresses a prior for dropout."""
     if prior is not None and (not isinstance(prior, priors.Normal) or prior.loc != 0):
         raise ValueError(
             "Expected priors.Normal around 0, or None, for `prior` with dropout. "
-            f"Received: prior={prior!r}. Hint: other priors need random kernels, as 'flipout' has."
+            f"Received: prior={prior!r}. Hint: other priors need random kernels, such as 'flipout'."
         )
     return None if prior is None else prior.scale

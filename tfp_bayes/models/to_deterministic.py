@@ -1,4 +1,4 @@
-"""Turns a Bayesian model back into an ordinary Keras one."""
+"""Turn a Bayesian model back into a plain Keras model."""
 
 from collections.abc import Callable
 
@@ -11,14 +11,14 @@ from tfp_bayes.models.randomness import check_deterministic
 
 
 def to_deterministic(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model with plain Keras layers, whose weights are the posterior means.
+    """Return a copy of a model with plain Keras layers, whose weights are the posterior means.
 
-    Use it for a single pass at the mean weights, to quantize, or to hand a network to somebody
-    without this library. Dropout is off at inference, also where it was called with
-    `training=True`, and nothing random is left. The inverse of `to_bayesian`.
+    Use it for a single forward pass at the mean weights, for quantization, or to share a network
+    with people who do not have this library. Nothing in the copy is random: dropout is off at
+    inference, even where it was called with `training=True`. It is the inverse of `to_bayesian`.
 
     Args:
-        model: A built functional or Sequential model, a `BayesianModel` or not; not changed.
+        model: A built functional or Sequential model, a `BayesianModel` or not. It is not changed.
 
     Returns:
         A `keras.Model`, not compiled.
@@ -37,13 +37,14 @@ def to_deterministic(model: keras.Model) -> keras.Model:
 
 
 class MeanCopy:
-    """Deterministic twin of a model, kept up to date with the model's weights.
+    """A deterministic copy of a model, which `refresh` updates to the model's current weights.
 
     Args:
         model: See `to_deterministic`.
 
     Attributes:
         model: The copy.
+        refresh: Function without arguments that updates the weights of the copy.
     """
 
     def __init__(self, model: keras.Model):
@@ -58,7 +59,7 @@ def _replace(layer: keras.layers.Layer) -> Replacement | None:
     if pair is not None:
         plain = pair.make_keras(layer)
         return Replacement(plain, lambda: pair.fill_keras(layer, plain))
-    if pair_of_keras(layer, "mc_dropout"):  # perhaps called with training=True
+    if pair_of_keras(layer, "mc_dropout"):  # a Replacement drops training=True from its calls
         plain = copy_layer(layer)
         return Replacement(plain, lambda: copy_state(layer, plain))
     return None

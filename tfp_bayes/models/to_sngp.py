@@ -1,4 +1,4 @@
-"""Turns a classifier into one that is a Gaussian process of its features."""
+"""Turn the last layer of a classifier into a Gaussian process (SNGP)."""
 
 import keras
 
@@ -23,12 +23,12 @@ def to_sngp(
     *,
     seed: int | None = None,
 ) -> keras.Model:
-    """Returns a copy of a classifier whose last layer is a Gaussian process (SNGP).
+    """Return a copy of a classifier whose last layer is a Gaussian process (SNGP).
 
-    Use it for a single network that is less sure the further an input is from its training data.
-    The last layer becomes `RandomFeatures` and a Dense layer without bias, which are new, and
-    kernels before it get a `SpectralNormConstraint`. Train the copy as usual; then find the
-    posterior of its last layer in one exact pass, with one covariance that all classes share::
+    Use it for a single network whose confidence decreases with the distance of an input from the
+    training data. The last layer is replaced by new `RandomFeatures` and a new Dense layer without
+    bias. Kernels before it get a `SpectralNormConstraint`. Train the copy as usual. Then compute
+    the posterior of its last layer in one exact pass, with one covariance that all classes share::
 
         sngp = tfp_bayes.to_sngp(model)
         sngp.compile("adam", "sparse_categorical_crossentropy")
@@ -36,27 +36,29 @@ def to_sngp(
         posterior = method.fit(sngp, x, y, epochs=10)
         Predictor(sngp, posterior=posterior).predict_uncertainty(x_test)
 
-    The precision is that of all training data at the trained weights, each counted once with the
-    second derivative of its likelihood. No average moves during training, nothing has to be reset
-    between epochs, and prediction changes no state. A ridge r is prior_scale = r^(-1/2); with
-    `validation_data` the scale is the one that predicts them best.
+    The precision is computed at the trained weights. Each training example contributes to it once,
+    weighted by the second derivative of its likelihood. There is no moving average during
+    training, nothing to reset between epochs, and prediction does not change any state. A ridge r
+    of other implementations corresponds to prior_scale = r^(-1/2). With `validation_data`, the
+    scale that predicts the validation data best is used.
 
     Args:
         model: A built functional or Sequential classifier without stochastic layers that ends in a
-            Dense layer with a softmax; not changed.
-        num_features: Number of random features, D.
-        length_scale: Of the kernel, see `RandomFeatures`.
-        bound: Of the kernels of Dense and convolution layers that have no constraint of their own,
-            see `SpectralNormConstraint`; None leaves all as they are. Below 1, only networks with
-            skip connections learn well. Depthwise, separable and transposed convolutions,
-            EinsumDense, recurrent layers and attention are not bounded.
-        seed: Of the random features, integer or None.
+            Dense layer with a softmax. It is not changed.
+        num_features: Number D of random features.
+        length_scale: Length scale of the kernel, see `RandomFeatures`.
+        bound: Spectral norm bound on the kernels of Dense and convolution layers that have no other
+            constraint, see `SpectralNormConstraint`. None adds no constraint. Below 1, only
+            networks with skip connections learn well. Depthwise, separable and transposed
+            convolutions, EinsumDense, recurrent layers and attention are not bounded.
+        seed: Seed of the random features, an integer or None.
 
     Returns:
         A `keras.Model`, not compiled.
 
     Raises:
-        ValueError: If the model does not end so, or an argument is out of range.
+        ValueError: If the model does not end in a Dense layer with a softmax, has stochastic
+            layers, or an argument is out of range.
 
     Reference:
         Liu et al. 2020, "Simple and Principled Uncertainty Estimation with Deterministic Deep
@@ -80,7 +82,7 @@ def to_sngp(
         return Replacement(new, lambda: copy_state(layer, new))
 
     head = LastLayer(GraphCopy(model, replace).model)
-    # Names that are free, where Keras' next automatic ones may be those of copied layers.
+    # The next automatic names of Keras may already be those of copied layers.
     name = head.layer.name
     phi = RandomFeatures(num_features, length_scale, seed=seed, name=f"{name}_random_features")
     last = keras.layers.Dense(

@@ -117,6 +117,20 @@ def test_alpha_of_smaller_kernels():
     ] == [(4, 0.5), (3, 0.5)]
 
 
+@pytest.mark.parametrize(("key_dim", "expected"), [(3, 4), (1, 2)])
+def test_rank_of_attention_is_limited_by_its_projections_and_not_by_the_number_of_heads(
+    key_dim, expected
+):
+    inputs = keras.Input((4, 6))
+    x = L.MultiHeadAttention(2, key_dim, value_dim=3, name="attention")(inputs, inputs)
+    outputs = L.Dense(3, "softmax")(L.GlobalAveragePooling1D()(x))
+    model = to_bayesian(keras.Model(inputs, outputs), "lora", rank=4, verbose=False)
+    attention = model.get_layer("attention")
+    assert attention.get_config()["rank"] == expected
+    ranks = {v.shape[-1] for v in attention.weights if v.path.endswith("lora_a/kernel_loc")}
+    assert ranks == {expected}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

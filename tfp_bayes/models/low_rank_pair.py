@@ -1,10 +1,9 @@
 """Conversion between Keras layers and frozen layers with low-rank updates."""
 
-import math
-
 import keras
 
 from tfp_bayes import priors
+from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.layers import LoRAEinsumDense, LoRAMultiHeadAttention
 from tfp_bayes.layers.factored_equation import factor_equation
 from tfp_bayes.layers.lora import DEFAULT_RANK, REFUSED, check_kept
@@ -64,7 +63,7 @@ def _parts(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """List the layers with an update each, in the order of the Keras layer's weights."""
     if not isinstance(layer, LoRAMultiHeadAttention):
         return [layer]
-    return [each for each in layer._flatten_layers() if isinstance(each, LoRAEinsumDense)]
+    return [each for each in flatten_layers(layer) if isinstance(each, LoRAEinsumDense)]
 
 
 def _largest_rank(layer: keras.layers.Layer) -> int:
@@ -77,7 +76,5 @@ def _largest_rank(layer: keras.layers.Layer) -> int:
         except ValueError:
             return 0
         return min(equation.sizes(layer.kernel.shape))
-    kernels = [weight.shape for weight in layer.weights if weight.name == "kernel"]
-    # Query, key and value kernels map the last axis of inputs. The output kernel maps all axes of
-    # the heads but the last of the kernel.
-    return min(min(shape[0], math.prod(shape[1:])) for shape in kernels)
+    parts = flatten_layers(layer)
+    return min(_largest_rank(each) for each in parts if isinstance(each, keras.layers.EinsumDense))

@@ -49,6 +49,8 @@ def test_loss_of_extremes():
     assert float(nt_xent(apart, 3 * apart, 0.01)) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="Expected a positive, finite number for `temperature`"):
         nt_xent(apart, apart, 0.0)
+    with pytest.raises(ValueError, match=r"`views` of shape \(4, 4\), `others` of shape \(2, 4\)"):
+        nt_xent(apart, apart[:2])
 
 
 def affine_maps(count=400, side=41, **arguments):

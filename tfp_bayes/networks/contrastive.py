@@ -37,7 +37,7 @@ def nt_xent(views: tf.Tensor, others: tf.Tensor, temperature: float = 0.2) -> tf
         The loss in nats, a float32 scalar.
 
     Raises:
-        ValueError: If `temperature` is not positive.
+        ValueError: If `temperature` is not positive, or the shapes of `views` and `others` differ.
 
     Reference:
         Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations"
@@ -51,7 +51,14 @@ def nt_xent(views: tf.Tensor, others: tf.Tensor, temperature: float = 0.2) -> tf
     (0.013, 5.013)
     """
     check_positive(temperature=temperature)
-    z = tf.concat([tf.cast(views, "float32"), tf.cast(others, "float32")], axis=0)
+    views, others = tf.cast(views, "float32"), tf.cast(others, "float32")
+    if not views.shape.is_compatible_with(others.shape):
+        raise ValueError(
+            "Expected two views (B, D) of each image. Received: `views` of shape "
+            f"{tuple(views.shape)}, `others` of shape {tuple(others.shape)}. "
+            "Hint: row i of both belongs to the same image."
+        )
+    z = tf.concat([views, others], axis=0)
     z = tf.math.l2_normalize(z, axis=1)
     similarity = tf.matmul(z, z, transpose_b=True) / temperature
     similarity = tf.linalg.set_diag(similarity, tf.fill(tf.shape(z)[:1], similarity.dtype.min))

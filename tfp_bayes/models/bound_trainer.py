@@ -207,7 +207,7 @@ class BoundTrainer(_Base):
         return {**results, **learned_rates(self)}
 
     def shown_results(self, results: dict, training: bool) -> dict:
-        """Return the results of a step without the parts of the loss that the step does not have."""
+        """Return the results of a step without the parts of the loss that it does not have."""
         absent = list(TRAINING_ONLY)
         if training:
             parts = (True, self._has_kl, self._has_penalty, self.function_prior)

@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_json
 from tfp_bayes._plumbing.images import png
 from tfp_bayes.active import ActiveLearner
+from tfp_bayes.label.classes import check_class_names, predicted_class
 
 
 class Imported(NamedTuple):
@@ -45,36 +46,36 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
     Args:
         learner: Learner whose proposal is exported. If none is open, it makes one first.
         path: JSON file to write.
-        class_names: K names of the classes.
+        class_names: K names of the classes, or the names of 0 and 1 for one sigmoid.
 
     Returns:
         Number of tasks, which is the number of proposed images without a label.
+
+    Raises:
+        ValueError: If the model does not predict one class for each image, or the names do not
+            match its classes. No file is written then.
     """
+    names = check_class_names(learner.targets, class_names)
     pending = learner.propose()
     known = dict(zip(learner.pool.proposed.tolist(), learner.pool.proposed_probabilities))
     tasks = []
     for i in pending.tolist():
-        guess = int(known[i].argmax())
+        guess, probability = predicted_class(learner.targets, known[i])
         image = base64.b64encode(png(learner.rows(np.array([i]))[0])).decode()
         choice = {
             "from_name": "label",
             "to_name": "image",
             "type": "choices",
-            "value": {"choices": [class_names[guess]]},
+            "value": {"choices": [names[guess]]},
         }
         data = {"image": f"data:image/png;base64,{image}", "index": i, **_run_of(learner)}
-        tasks.append(
-            {
-                "data": data,
-                "predictions": [
-                    {
-                        "model_version": f"round {len(learner.history) - 1}",
-                        "score": float(known[i][guess]),
-                        "result": [choice],
-                    }
-                ],
-            }
-        )
+        prediction: dict[str, Any] = {
+            "model_version": f"round {len(learner.history) - 1}",
+            "result": [choice],
+        }
+        if probability is not None:
+            prediction["score"] = probability
+        tasks.append({"data": data, "predictions": [prediction]})
     write_json(Path(path), tasks)
     return len(tasks)
 
@@ -91,16 +92,18 @@ def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequenc
     Args:
         learner: Learner whose tasks were exported.
         path: JSON file to read.
-        class_names: K names of the classes.
+        class_names: K names of the classes, or the names of 0 and 1 for one sigmoid.
 
     Returns:
         The counts of imported labels.
 
     Raises:
-        ValueError: If the file is not such an export or belongs to another run, a choice is not a
-            class, or two answers are equally frequent. Nothing is stored then.
+        ValueError: If the names do not match the model's classes, the file is not such an export or
+            belongs to another run, a choice is not a class, or two answers are equally frequent.
+            Nothing is stored then.
         OSError: If another process labels the same run.
     """
+    names = check_class_names(learner.targets, class_names)
     learner.lock()
     annotations = _annotations(learner, Path(path))
     indices, labels, sources = [], [], []
@@ -108,15 +111,15 @@ def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequenc
         choices = [choice for choice, _ in found]
         if not choices:
             continue
-        unknown = set(choices) - set(class_names)
+        unknown = set(choices) - set(names)
         counts = Counter(choices).most_common(2)
         if unknown or (len(counts) == 2 and counts[0][1] == counts[1][1]):
             raise ValueError(
-                f"Expected a single most frequent answer among {list(class_names)} for image "
+                f"Expected a single most frequent answer among {names} for image "
                 f"{index}. Received: {choices}. Hint: correct it in Label Studio and export again."
             )
         indices.append(index)
-        labels.append(list(class_names).index(counts[0][0]))
+        labels.append(names.index(counts[0][0]))
         sources.append(f"label studio {digest(sorted(found))}")
     if not indices:
         return Imported(0, 0, 0, len(annotations))

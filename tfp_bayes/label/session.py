@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bayes.active import ActiveLearner
+from tfp_bayes.label.classes import check_class_names, predicted_class
 
 _WHO = "page"  # source of the answers, for the journal
 
@@ -19,12 +20,14 @@ class Session:
 
     Args:
         learner: Learner, before its first proposal or in the middle of a batch.
-        class_names: K names of the classes.
+        class_names: K names of the classes, or the names of 0 and 1 for one sigmoid.
         on_round: Function that is called with the learner after each training.
         picture: Function from an index to the image (H, W, C) uint8 to show, or to None if there is
             none. None shows the inputs of the model.
 
     Raises:
+        ValueError: If the model does not predict one class for each image, or the names do not
+            match its classes.
         OSError: If another process labels the same run.
     """
 
@@ -35,9 +38,9 @@ class Session:
         on_round: Callable[[ActiveLearner], None] | None = None,
         picture: Callable[[int], np.ndarray | None] | None = None,
     ):
+        self.class_names = check_class_names(learner.targets, class_names)
         learner.lock()
         self.learner = learner
-        self.class_names = list(class_names)
         self.on_round = on_round or (lambda learner: None)
         self.picture = picture
         self._lock = threading.RLock()
@@ -95,13 +98,13 @@ class Session:
             pool = learner.pool
             pending = set(pool.pending.tolist())
             for i, p in zip(pool.proposed.tolist(), pool.proposed_probabilities):
-                guess = int(p.argmax())
+                guess, probability = predicted_class(learner.targets, p)
                 label = int(pool.labels[i])
                 images.append(
                     {
                         "index": i,
                         "guess": self.class_names[guess],
-                        "probability": number_or_none(p[guess]),
+                        "probability": number_or_none(probability),
                         "score": number_or_none(pool.scores[i]),
                         "open": i in pending,
                         "label": self.class_names[label] if label >= 0 else None,
@@ -158,6 +161,6 @@ def check_name(name: str, class_names: list[str]) -> None:
         )
 
 
-def number_or_none(value: float) -> float | None:
-    """Return a number for JSON: None for NaN, which JSON cannot represent."""
-    return None if np.isnan(value) else float(value)
+def number_or_none(value: float | None) -> float | None:
+    """Return a number for JSON: None for NaN, which JSON cannot represent, and for None."""
+    return None if value is None or np.isnan(value) else float(value)

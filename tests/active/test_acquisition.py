@@ -167,3 +167,6 @@ def test_initial_sets_have_the_given_size_and_respect_exclude(draw):
     for size in (0, 61):
         with pytest.raises(ValueError, match=r"Expected .* Received: .* Hint: "):
             draw(x, labels, size=size, exclude=exclude)
+    for wrong in (np.arange(60) < 20, [-1], [60], [0.5]):  # a mask is not a list of indices
+        with pytest.raises(ValueError, match="for `exclude`"):
+            draw(x, labels, size=11, exclude=wrong)

@@ -60,6 +60,19 @@ def test_noise_refused(arguments):
         oracles.NoisyOracle(LABELS, **arguments)
 
 
+@pytest.mark.parametrize(
+    "labels", [[0, -1], [0.0, 1.0], [0, 2], [False, True], np.eye(2, dtype=int)]
+)
+def test_noise_of_other_labels_is_refused(labels):
+    with pytest.raises(ValueError, match="for `labels`"):
+        oracles.NoisyOracle(labels, 0.2, num_classes=2)
+
+
+def test_noise_of_a_column_of_labels():
+    column = oracles.NoisyOracle(LABELS[:, None], 0.3)
+    np.testing.assert_array_equal(column(ALL), oracles.NoisyOracle(LABELS, 0.3)(ALL))
+
+
 def test_human_is_asked_until_the_answer_is_a_class(tmp_path):
     typed = iter(["bird", "dog", " 0 "])
     oracle = oracles.HumanOracle(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes.active.pool import as_indices
 
 
 def balanced(
@@ -193,7 +194,16 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
 
 def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
     free = np.ones(num_examples, dtype=bool)
-    free[np.asarray([] if exclude is None else exclude, dtype="int64")] = False
+    if exclude is None:
+        return free
+    exclude = as_indices(exclude, "exclude")
+    outside = exclude[(exclude < 0) | (exclude >= num_examples)]
+    if outside.size:
+        raise ValueError(
+            f"Expected indices in [0, {num_examples}) for `exclude`. "
+            f"Received: {outside[:5].tolist()}. Hint: indices are rows of the data set."
+        )
+    free[exclude] = False
     return free
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_png
 from tfp_bayes._plumbing.images import draw_image
@@ -25,10 +26,10 @@ _SMOOTHING = 0.01  # added to confusion counts, so no confusion has probability 
 class Oracle(Protocol):
     """A function that answers what the labels of some examples are.
 
-    An oracle may have three additions. `get_config()` returns what the answers depend on, so that a
-    run cannot be resumed with another oracle. `get_state()` and `set_state(arrays)` exchange a
-    dictionary of arrays; an oracle whose answers depend on earlier ones needs them to be resumed.
-    An integer argument `again` says whether a label is asked for a second time.
+    Three additions are optional. `get_config()` returns what the answers depend on, so that a run
+    cannot be resumed with another oracle. An oracle whose answers depend on earlier ones needs
+    `get_state()` and `set_state(arrays)`, which exchange a dictionary of arrays, to be resumed. An
+    integer argument `again` is 1 if a label is asked for a second time.
     """
 
     def __call__(self, indices: np.ndarray, /) -> np.ndarray:
@@ -81,17 +82,16 @@ class NoisyOracle:
     """An oracle that gives wrong answers for some examples, always the same ones.
 
     Args:
-        labels: (N,) true labels, integers in [0, K).
+        labels: (N,) or (N, 1) true labels, integers in [0, K).
         rate: Share of labels that are replaced by a random other class.
         confusion: (K, K) confusion matrix, instead of `rate`. Row k holds the probability of each
             answer if the true label is k.
         seed: Integer that decides which answers are wrong.
-        resample: Whether a second question about an example draws a new answer. If False, the
-            answer is always the first one.
+        resample: Whether a second question draws a new answer instead of repeating the first.
         num_classes: Number of classes K. None uses the largest label plus 1.
 
     Raises:
-        ValueError: If `rate` is not in [0, 1], or rows of `confusion` are not probabilities.
+        ValueError: If `labels`, `rate` or `confusion` are not as described.
 
     Example:
 
@@ -111,8 +111,9 @@ class NoisyOracle:
         resample: bool = False,
         num_classes: int | None = None,
     ):
-        self.labels = np.asarray(labels)
-        num_classes = num_classes or int(self.labels.max()) + 1
+        labels = np.atleast_1d(labels)
+        num_classes = num_classes or int(labels.max()) + 1
+        self.labels = check_labels(labels, len(labels), num_classes, "labels")
         if (rate is None) == (confusion is None):
             raise ValueError(
                 "Expected either `rate` or `confusion`. Received: "
@@ -121,8 +122,7 @@ class NoisyOracle:
         if confusion is None:
             if not isinstance(rate, Real) or not 0 <= rate <= 1:
                 raise ValueError(
-                    f"Expected `rate` in [0, 1]. Received: rate={rate!r}. "
-                    "Hint: 0.2 replaces one label in five."
+                    f"Expected `rate` in [0, 1]. Received: rate={rate!r}. Hint: such as 0.2."
                 )
             others = np.full((num_classes, num_classes), rate / max(num_classes - 1, 1))
             np.fill_diagonal(others, 1 - rate)
@@ -132,8 +132,7 @@ class NoisyOracle:
         if not valid or np.abs(self.confusion.sum(1) - 1).max() > 1e-6:
             raise ValueError(
                 f"Expected probabilities ({num_classes}, {num_classes}) whose rows sum to 1 for "
-                f"`confusion`. Received: shape {self.confusion.shape}. "
-                "Hint: row k belongs to the true label k."
+                f"`confusion`. Received: shape {self.confusion.shape}. Hint: row k is for label k."
             )
         self.seed = seed
         self.resample = resample
@@ -294,8 +293,7 @@ class Annotators:
     Args:
         oracles: The A oracles to ask.
         num_classes: Number of classes K.
-        aggregation: "majority" (see `majority`) or "dawid_skene" (see `dawid_skene`), which
-            learns from all answers so far.
+        aggregation: "majority" or "dawid_skene", which learns from all answers so far.
         seed: Integer that decides ties.
 
     Attributes:
@@ -384,8 +382,7 @@ def _counts(answers: np.ndarray, num_classes: int) -> np.ndarray:
     if not valid or answers.min() < MISSING or answers.max() >= num_classes:
         raise ValueError(
             f"Expected integers (A, N) from -1 to {num_classes - 1} for `answers`. "
-            f"Received: {answers.dtype} array of shape {answers.shape}. "
-            "Hint: -1 stands for no answer."
+            f"Received: {answers.dtype} array of shape {answers.shape}. Hint: -1 is no answer."
         )
     counts = np.stack([(answers == k).sum(0) for k in range(num_classes)], axis=1)
     if (counts.sum(1) == 0).any():

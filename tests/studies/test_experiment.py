@@ -287,9 +287,10 @@ def test_tables_of_the_study_are_those_of_its_rows(path):
 
 
 def test_other_files_are_refused(tmp_path):
-    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="Expected columns `method` and `seed`"):
-        read_results(tmp_path / "r.csv")
+    for text in ("a,b\n1,2\n", "method,seed,loss\na,0,0.5\n"):
+        (tmp_path / "r.csv").write_text(text)
+        with pytest.raises(ValueError, match="Expected columns `method` and `seed`"):
+            read_results(tmp_path / "r.csv")
 
 
 TOML = """

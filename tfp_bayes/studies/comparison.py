@@ -111,16 +111,17 @@ def read_results(path: str | Path) -> Histories:
     """Return the histories of a results.csv, in the order of its methods.
 
     Raises:
-        ValueError: If the columns `method` and `seed` are missing.
+        ValueError: If the file has other columns.
     """
+    fields = {field.name for field in dataclasses.fields(Round)}
     histories: Histories = {}
     with Path(path).open(newline="") as file:
         for row in csv.DictReader(file):
             method, seed = row.pop("method", None), row.pop("seed", None)
-            if method is None or seed is None:
+            if method is None or seed is None or not set(row) <= fields:
                 raise ValueError(
-                    f"Expected columns `method` and `seed` in {path}. Received: {list(row)}. "
-                    "Hint: `tfp-bayes experiment` writes such a file."
+                    f"Expected columns `method` and `seed`, and attributes of Round, in {path}. "
+                    f"Received: {list(row)}. Hint: `tfp-bayes experiment` writes such a file."
                 )
             histories.setdefault(method, {}).setdefault(int(seed), []).append(read_round(row))
     return histories

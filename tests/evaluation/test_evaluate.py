@@ -1,4 +1,4 @@
-"""`evaluate`: every form of model and examples, numbers of the metric functions, refusals."""
+"""`evaluate`: every form of models and examples, agreement with the metric functions, errors."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ OTHER = (3 * RNG.normal(size=(90, 6))).astype("float32")
 
 
 def plain(name="plain", stochastic=False):
-    """A classifier that knows the classes somewhat, without training."""
+    """A classifier with fixed weights that is better than chance."""
     inputs = keras.Input((6,))
     hidden = MCDropout(0.3)(inputs) if stochastic else inputs
     model = keras.Model(inputs, keras.layers.Dense(3, "softmax")(hidden), name=name)
@@ -110,7 +110,7 @@ def test_every_form_of_examples_gives_the_same(models, tmp_path):
         "one-hot": (X, np.eye(3)[LABELS]),
         "float": (X, LABELS.astype("float32")),
         "Dataset": dataset,
-        "shuffled anew when read": shuffled,
+        "reshuffled at each reading": shuffled,
     }
     for form, data in forms.items():
         found = tfp_bayes.evaluate(models, data, num_samples=3)
@@ -148,8 +148,8 @@ def test_html_is_one_file_with_all_pictures(report, tmp_path):
     renamed.to_html(tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     assert not re.search(r"""https?:|(src|href)\s*=\s*["'](?!data:)|@import|url\(|<script""", text)
-    # Two of all; of each model reliability, confidences and a histogram of each score; of the
-    # random one mutual information as a score, and against the entropy.
+    # Two pictures of all models. For each model: reliability, confidences and a histogram of each
+    # of two scores. For the random one also mutual information, alone and against the entropy.
     assert text.count("data:image/png;base64,") == 2 + 2 * (2 + 2) + 2
     assert "&lt;script&gt;" in text
     assert text.count("<tr>") == 1 + len(renamed.metrics)
@@ -185,7 +185,7 @@ def test_regression(tmp_path):
     assert values["coverage_90"] == pytest.approx(np.mean(abs(pit - 0.5) <= 0.45))
     report.to_html(tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text().count("base64,") == 3
-    with pytest.raises(ValueError, match="have no temperature"):
+    with pytest.raises(ValueError, match="they have no temperature"):
         tfp_bayes.evaluate(model, (X, y), calibration=(X, y))
     with pytest.raises(ValueError, match="predict the same thing"):
         tfp_bayes.evaluate([model, plain()], (X, y))
@@ -228,13 +228,13 @@ def nan_rows(x, rows):
         ((X, LABELS + 1), {}, r"integer labels in \[0, 3\)"),
         ((X, LABELS[:9]), {}, "same length"),
         ((X[:0], LABELS[:0]), {}, "at least one example"),
-        ((X, LABELS, np.ones(150)), {}, "sample weights are not taken"),
+        ((X, LABELS, np.ones(150)), {}, "sample weights are not supported"),
         (X, {}, r"Expected \(x, y\)"),
-        ((X, LABELS), {"ood": (255 * X).astype("uint8")}, "Expected inputs of the kind float32"),
+        ((X, LABELS), {"ood": (255 * X).astype("uint8")}, "Expected inputs of kind float32"),
         ((X, LABELS), {"calibration": (X, LABELS + 1)}, "integer labels"),
         ((X, LABELS), {"num_samples": 0}, "num_samples"),
         ((X, LABELS), {"seed": -1}, "seed"),
-        (datasets.Dataset(X, LABELS, X[:0], LABELS[:0], ()), {}, "labelled test examples"),
+        (datasets.Dataset(X, LABELS, X[:0], LABELS[:0], ()), {}, "labeled test examples"),
     ],
 )
 def test_what_is_refused(data, options, message):

@@ -116,12 +116,12 @@ def _session(run: PoolRun, answers: dict[int, int | None]) -> StartSession:
 def _picture(images: ImageFiles, index: int) -> np.ndarray | None:
     """Return an image for display: at full resolution, with a longer side of at most `SIDE`."""
     from tfp_bayes._plumbing.images import SIDE
-    from tfp_bayes.datasets.image_files import decode, look
+    from tfp_bayes.datasets.image_files import decode, read_header
 
     if not 0 <= index < len(images):
         return None
     path = images.paths[index]
-    seen = look(path)
+    seen = read_header(path)
     scale = min(1.0, SIDE / max(seen.height, seen.width))
     size = max(round(seen.height * scale), 1), max(round(seen.width * scale), 1)
     return decode(path, size, 3)

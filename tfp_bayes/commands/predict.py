@@ -21,7 +21,7 @@ from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
 
 if TYPE_CHECKING:
     from tfp_bayes.datasets import ImageFiles
-    from tfp_bayes.datasets.image_files import Look
+    from tfp_bayes.datasets.image_files import ImageHeader
 
 
 def add_predict(commands, at_least) -> None:
@@ -51,7 +51,7 @@ def add_predict(commands, at_least) -> None:
 def predict(options: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     _check(options)
-    images, looks, skipped = _find(options)
+    images, headers, skipped = _find(options)
     start_tensorflow()
     from tfp_bayes._plumbing.files import write_png
     from tfp_bayes.evaluation.sources import as_predictor
@@ -59,7 +59,7 @@ def predict(options: argparse.Namespace) -> int:
 
     predictor = as_predictor(options.model, "MODEL")
     model = getattr(predictor, "model", predictor)
-    images = _fit_to(images, looks, image_shape(model), options.resize)
+    images = _fit_to(images, headers, image_shape(model), options.resize)
     class_names = class_names_of(options.model, options.classes, num_classes_of(model))
     say_scale(model, options.divide_by)
     x = scaled(images, None, options.divide_by)
@@ -86,9 +86,9 @@ def _check(options: argparse.Namespace) -> None:
     check_divisor(options.divide_by)
 
 
-def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str]]:
+def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[ImageHeader], list[str]]:
     """Return the images of the folder, their individual shapes, and the files left out."""
-    from tfp_bayes.datasets.folder import find, look_at
+    from tfp_bayes.datasets.folder import find, read_headers
     from tfp_bayes.datasets.image_files import ImageFiles
     from tfp_bayes.datasets.options import FileOptions
 
@@ -99,14 +99,14 @@ def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[Look], list[str
         )
     settings = FileOptions(labels=False, skip_bad=options.skip_bad)
     found = find(options.images, settings)
-    looks = look_at(found, settings)
+    headers = read_headers(found, settings)
     for reason in found.skipped:
         print(f"Left out {reason}", file=sys.stderr)
-    return ImageFiles(found.paths, (1, 1, 1), found.folder), looks, found.skipped
+    return ImageFiles(found.paths, (1, 1, 1), found.folder), headers, found.skipped
 
 
 def _fit_to(
-    images: ImageFiles, looks: list[Look], wanted: tuple[int | None, ...], resize: bool
+    images: ImageFiles, headers: list[ImageHeader], wanted: tuple[int | None, ...], resize: bool
 ) -> ImageFiles:
     """Return the images in the input shape of a model.
 
@@ -115,10 +115,10 @@ def _fit_to(
     """
     from tfp_bayes.datasets.image_files import ImageFiles, one_shape
 
-    sizes = [(each.height, each.width, each.channels) for each in looks]
+    sizes = [(each.height, each.width, each.channels) for each in headers]
     height, width, channels = wanted
     if height is None or width is None:  # any size, but the same for all images
-        shape = one_shape(looks, images.names.tolist(), None, channels)
+        shape = one_shape(headers, images.names.tolist(), None, channels)
         wanted = (height or shape[0], width or shape[1], channels)
     others = [i for i, size in enumerate(sizes) if size != wanted]
     if others:

@@ -17,11 +17,11 @@ from tfp_bayes.datasets.image_files import (
     NAMED,
     SUFFIXES,
     ImageFiles,
-    Look,
+    ImageHeader,
     UnreadableImageError,
     decode,
-    look,
     one_shape,
+    read_header,
     relative,
 )
 from tfp_bayes.datasets.options import FileOptions
@@ -140,30 +140,30 @@ def list_files(folder: Path) -> tuple[list[Path], list[str]]:
 
 def open_images(found: Found, options: FileOptions) -> ImageFiles:
     """Reads the header of every image and returns all images in one shape."""
-    looks = look_at(found, options)
+    headers = read_headers(found, options)
     names = [relative(path, found.folder) for path in found.paths]
-    shape = one_shape(looks, names, options.image_size, options.channels)
+    shape = one_shape(headers, names, options.image_size, options.channels)
     return ImageFiles(found.paths, shape, found.folder)
 
 
-def look_at(found: Found, options: FileOptions) -> list[Look]:
+def read_headers(found: Found, options: FileOptions) -> list[ImageHeader]:
     """Returns the header of each image.
 
     With `skip_bad`, every image is also decoded, because a header does not show whether the rest of
     the file is damaged. Images that cannot be read are removed from `found`.
     """
-    looks, bad, good = [], [], []
+    headers, bad, good = [], [], []
     for place, path in enumerate(found.paths):
         try:
-            seen = look(path)
+            header = read_header(path)
             if options.skip_bad:
-                size = options.image_size or (seen.height, seen.width)
-                decode(path, size, options.channels or seen.channels)
+                size = options.image_size or (header.height, header.width)
+                decode(path, size, options.channels or header.channels)
         except UnreadableImageError as error:
             reason = str(error).partition("Received: ")[2].partition(". Hint:")[0] or error
             bad.append(f"{relative(path, found.folder)}: {reason}")
         else:
-            looks.append(seen)
+            headers.append(header)
             good.append(place)
     leave_out(found, bad, options.skip_bad)
     found.keep(good)
@@ -172,7 +172,7 @@ def look_at(found: Found, options: FileOptions) -> list[Look]:
             f"Expected images that can be read in {found.folder}. Received: none. "
             "Hint: check the files that were left out."
         )
-    return looks
+    return headers
 
 
 def leave_out(found: Found, bad: list[str], skip_bad: bool) -> None:

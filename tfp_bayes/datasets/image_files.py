@@ -40,7 +40,7 @@ _ORIENTATION = 0x0112  # EXIF
 _THREADS = min(4, os.cpu_count() or 1)
 
 
-class Look(NamedTuple):
+class ImageHeader(NamedTuple):
     """The header of an image: size after EXIF rotation, number of channels, and Pillow's mode."""
 
     height: int
@@ -140,7 +140,7 @@ class ImageFiles:
         return decode(path, (height, width), channels)
 
 
-def look(path: Path) -> Look:
+def read_header(path: Path) -> ImageHeader:
     """Reads the header of an image file.
 
     Raises:
@@ -153,7 +153,7 @@ def look(path: Path) -> Look:
         width, height = image.size
         if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
             width, height = height, width
-        return Look(height, width, channels, image.mode)
+        return ImageHeader(height, width, channels, image.mode)
 
 
 def decode(path: Path, image_size: tuple[int, int], channels: int) -> np.ndarray:
@@ -183,7 +183,7 @@ def decode(path: Path, image_size: tuple[int, int], channels: int) -> np.ndarray
 
 
 def one_shape(
-    looks: Sequence[Look],
+    headers: Sequence[ImageHeader],
     names: Sequence[str],
     image_size: tuple[int, int] | None,
     channels: int | None,
@@ -205,14 +205,14 @@ def one_shape(
             "Hint: image_size=(64, 64)."
         )
     wanted = None if image_size is None else (int(image_size[0]), int(image_size[1]))
-    sizes = [wanted or (each.height, each.width) for each in looks]
-    depths = [each.channels if channels is None else channels for each in looks]
+    sizes = [wanted or (each.height, each.width) for each in headers]
+    depths = [each.channels if channels is None else channels for each in headers]
     size = Counter(sizes).most_common(1)[0][0]
     depth = Counter(depths).most_common(1)[0][0]
-    odd = [i for i in range(len(looks)) if (sizes[i], depths[i]) != (size, depth)]
+    odd = [i for i in range(len(headers)) if (sizes[i], depths[i]) != (size, depth)]
     if odd:
         described = [
-            f"{names[i]} ({sizes[i][0]} x {sizes[i][1]}, {_words(looks[i])})" for i in odd[:NAMED]
+            f"{names[i]} ({sizes[i][0]} x {sizes[i][1]}, {_words(headers[i])})" for i in odd[:NAMED]
         ]
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
         hints = []
@@ -293,7 +293,7 @@ def _with_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _words(seen: Look) -> str:
+def _words(header: ImageHeader) -> str:
     names = {"P": "palette", "L": "gray", "1": "black and white", "CMYK": "CMYK", "RGB": "color"}
-    name = "transparency" if seen.channels == 4 else names.get(seen.mode, seen.mode)
-    return f"{name}, {seen.channels} channel{'s'[: seen.channels > 1]}"
+    name = "transparency" if header.channels == 4 else names.get(header.mode, header.mode)
+    return f"{name}, {header.channels} channel{'s'[: header.channels > 1]}"

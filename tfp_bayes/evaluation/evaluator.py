@@ -11,7 +11,7 @@ from tfp_bayes.evaluation.bootstrap import resample
 from tfp_bayes.evaluation.examples import (
     OnRows,
     as_labels,
-    check_alike,
+    check_same_kind,
     labelled,
     predict,
     unlabelled,
@@ -95,10 +95,10 @@ def evaluate(
     x, y = labelled(data, "test", "data")
     others = None if ood is None else unlabelled(ood)
     if others is not None:
-        check_alike(x, others, "ood")
+        check_same_kind(x, others, "ood")
     held = None if calibration is None else labelled(calibration, "validation", "calibration")
     if held is not None:
-        check_alike(x, held[0], "calibration")
+        check_same_kind(x, held[0], "calibration")
 
     given, predictions = predict(sources, x, y, seed, "data", on_rows)
     labels = _common_labels(given, predictions, sources, "data")

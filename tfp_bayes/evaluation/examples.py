@@ -62,7 +62,7 @@ def unlabelled(ood: Any) -> Any:
     return ood
 
 
-def check_alike(x: Any, other: Any, name: str) -> None:
+def check_same_kind(x: Any, other: Any, name: str) -> None:
     """Raises ValueError if arrays differ in kind, as integer pixels and floats in [0, 1] do."""
     pairs = [keras.tree.flatten(each) for each in (x, other)]
     for a, b in zip(*pairs):

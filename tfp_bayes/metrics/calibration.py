@@ -46,6 +46,9 @@ def reliability_bins(
         bins: "equal_width", or "equal_mass" for bins of about N / num_bins rows. Rows of equal
             confidence always share a bin.
 
+    Returns:
+        A named tuple of `counts`, `confidence` and `accuracy`, (num_bins,) each.
+
     Raises:
         ValueError: If labels and probabilities do not match, `num_bins` is below 1, or there are
             fewer rows than equal-mass bins.

@@ -20,6 +20,9 @@ def crps_normal(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> float:
         loc: Predicted means, of the same shape.
         scale: Predicted standard deviations, of the same shape.
 
+    Returns:
+        Float, in the unit of the targets, averaged over all targets.
+
     Raises:
         ValueError: If shapes differ, a number is not finite, or a scale is not positive.
 
@@ -56,6 +59,9 @@ def crps_mixture(
         loc: Means of the components, (S, N) or (S, N, D).
         scale: Standard deviations of the components, of the same shape.
         weights: (S,) weights of the components, which sum to 1. None weights them equally.
+
+    Returns:
+        Float, in the unit of the targets, averaged over all targets.
 
     Raises:
         ValueError: If shapes do not match, a number is not finite, a scale is not positive, or
@@ -103,6 +109,9 @@ def crps_samples(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> fl
             with 10 and with 50 samples are comparable. False scores the S samples themselves as
             the prediction, which favors large S.
 
+    Returns:
+        Float, in the unit of the targets, averaged over all targets.
+
     Raises:
         ValueError: If shapes do not match, a number is not finite, or `fair` is True and there is
             only one sample.
@@ -134,6 +143,9 @@ def energy_score(y_true: ArrayLike, samples: ArrayLike, fair: bool = True) -> fl
         y_true: (N, D) targets.
         samples: (S, N, D) samples of the targets, including observation noise.
         fair: As in `crps_samples`.
+
+    Returns:
+        Float, in the unit of the targets, averaged over examples.
 
     Raises:
         ValueError: If shapes do not match, a number is not finite, or `fair` is True and there is

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from tfp_bayes.metrics.targets import as_alike, as_normal, as_sampled, check_level
+from tfp_bayes.metrics.targets import as_normal, as_same_shape, as_sampled, check_level
 
 QUANTILES = np.arange(1, 100) / 100  # the levels at which calibration is measured
 
@@ -25,6 +25,9 @@ def rmse(y_true: ArrayLike, mean: ArrayLike) -> float:
         y_true: (N,) or (N, D) targets.
         mean: Point predictions, of the same shape.
 
+    Returns:
+        Float, in the unit of the targets.
+
     Raises:
         ValueError: If shapes differ, or a number is not finite.
 
@@ -33,7 +36,7 @@ def rmse(y_true: ArrayLike, mean: ArrayLike) -> float:
     >>> round(rmse([1.0, 3.0], [2.0, 3.0]), 4)
     0.7071
     """
-    y, mean = as_alike(y_true=y_true, mean=mean)
+    y, mean = as_same_shape(y_true=y_true, mean=mean)
     return float(np.sqrt(((y - mean) ** 2).mean()))
 
 
@@ -85,6 +88,9 @@ def interval_coverage(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> 
         lower: Lower ends, of the same shape.
         upper: Upper ends, of the same shape.
 
+    Returns:
+        Float in [0, 1].
+
     Raises:
         ValueError: If shapes differ, a target is not finite, or a lower end is above its upper
             end.
@@ -111,6 +117,9 @@ def interval_score(
         lower: Predicted quantiles at (1 - level) / 2, of the same shape.
         upper: Predicted quantiles at (1 + level) / 2, of the same shape.
         level: Nominal coverage of the intervals, in (0, 1).
+
+    Returns:
+        Float, in the unit of the targets, averaged over all targets.
 
     Raises:
         ValueError: If shapes differ, a target is not finite, a lower end is above its upper end,
@@ -241,5 +250,5 @@ def _as_intervals(
             f"Received: {(~(lower <= upper)).sum()} of {lower.size} that are not. "
             "Hint: lower, upper = prediction.interval(0.9)."
         )
-    y, lower, upper = as_alike(y_true=y_true, lower=lower, upper=upper, infinite=True)
+    y, lower, upper = as_same_shape(y_true=y_true, lower=lower, upper=upper, infinite=True)
     return y, lower, upper

@@ -43,6 +43,9 @@ def retention_curve(errors: ArrayLike, uncertainty: ArrayLike) -> RetentionCurve
         errors: (N,) bool, or 0 and 1; 1 where the prediction is wrong.
         uncertainty: (N,) uncertainties, higher where the model is less sure.
 
+    Returns:
+        A named tuple of `retained`, `accuracy` and `accuracy_with_oracle`, (T,) each.
+
     Raises:
         ValueError: If the shapes differ, or an uncertainty is NaN.
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def as_alike(
+def as_same_shape(
     y_true: ArrayLike, infinite: bool = False, **predicted: ArrayLike
 ) -> tuple[np.ndarray, ...]:
     """Returns targets, and predictions of the same shape, as float64.
@@ -44,7 +44,7 @@ def as_normal(
     Raises:
         ValueError: If shapes differ, a number is not finite, or a scale is not positive.
     """
-    y, loc, scale = as_alike(y_true=y_true, loc=loc, scale=scale)
+    y, loc, scale = as_same_shape(y_true=y_true, loc=loc, scale=scale)
     check_scale(scale)
     return y, loc, scale
 
@@ -62,7 +62,7 @@ def as_sampled(
     Raises:
         ValueError: If shapes do not match, or a number is not finite.
     """
-    (y,) = as_alike(y_true=y_true)
+    (y,) = as_same_shape(y_true=y_true)
     samples = _finite(samples, name)
     if samples.shape[1:] != y.shape or samples.shape[0] == 0:
         raise ValueError(

@@ -289,6 +289,9 @@ class UncertaintyMonitor:
     def from_json(cls, text: str) -> "UncertaintyMonitor":
         """Restores a monitor from a state that `to_json` returned.
 
+        Args:
+            text: The result of `to_json`.
+
         Raises:
             ValueError: If `text` is not such a state.
         """

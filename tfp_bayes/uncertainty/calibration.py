@@ -62,6 +62,9 @@ def apply_temperature(probs: ArrayLike, temperature: float) -> np.ndarray:
         probs: (N, K) probabilities.
         temperature: Temperature T, a positive number, for example from `fit_temperature`.
 
+    Returns:
+        Float64 (N, K).
+
     Raises:
         ValueError: If T is not positive and finite, or `probs` are not probabilities of at least
             two classes.

@@ -104,6 +104,9 @@ def lac_scores(probs: ArrayLike) -> np.ndarray:
     Args:
         probs: (N, K) probabilities.
 
+    Returns:
+        Float64 (N, K) scores in [0, 1].
+
     Raises:
         ValueError: If `probs` are not probabilities.
 
@@ -135,6 +138,9 @@ def aps_scores(
             than the desired coverage.
         penalty: lambda of RAPS, added for each rank above `free_ranks`; 0 is APS.
         free_ranks: k_reg of RAPS, the number of ranks without penalty.
+
+    Returns:
+        Float64 (N, K) scores.
 
     Raises:
         ValueError: If `probs` are not probabilities, or `u` is not (N,) numbers in [0, 1].
@@ -177,6 +183,9 @@ def choose_raps_penalty(
         u: (n,) uniform numbers in [0, 1].
         coverage: Desired probability, in (0, 1).
 
+    Returns:
+        The penalty, and the number of free ranks.
+
     Raises:
         ValueError: If labels and probabilities do not match.
 
@@ -211,6 +220,9 @@ def row_uniforms(probs: ArrayLike, seed: int = 0) -> np.ndarray:
     Args:
         probs: (N, K) probabilities.
         seed: Integer seed.
+
+    Returns:
+        Float64 (N,) numbers in [0, 1).
 
     Raises:
         ValueError: If `probs` is not two-dimensional.
@@ -252,6 +264,9 @@ def normalized_scores(y_true: ArrayLike, loc: ArrayLike, scale: ArrayLike) -> np
         loc: Predicted means, of the same shape.
         scale: Predicted standard deviations, of the same shape, positive.
 
+    Returns:
+        Float64 scores of the shape of the targets.
+
     Raises:
         ValueError: If shapes differ, a scale is not positive or a number is not finite.
 
@@ -283,6 +298,9 @@ def cqr_scores(y_true: ArrayLike, lower: ArrayLike, upper: ArrayLike) -> np.ndar
         y_true: Targets.
         lower: Predicted lower quantiles, of the same shape.
         upper: Predicted upper quantiles, of the same shape.
+
+    Returns:
+        Float64 scores of the shape of the targets.
 
     Raises:
         ValueError: If shapes differ or a number is not finite.

@@ -217,6 +217,9 @@ class SelectiveClassifier:
 
         The model is not included; save it separately.
 
+        Args:
+            path: Path of the file.
+
         Raises:
             ValueError: If this object is not fitted.
         """
@@ -230,8 +233,13 @@ class SelectiveClassifier:
     def load(cls, path: str | Path, predictor: Any) -> "SelectiveClassifier":
         """Reads a file that `save` wrote, for the same predictor.
 
+        Args:
+            path: Path of the file.
+            predictor: The predictor that was fitted, for example from `keras.models.load_model`.
+
         Raises:
-            ValueError: If `save` did not write the file.
+            ValueError: If `save` did not write the file. A predictor with other weights raises
+                only when it is used.
         """
         try:
             record = json.loads(Path(path).read_text())

@@ -69,6 +69,15 @@ def is_half(s: Subject) -> bool:
     return any("float16" in layer.compute_dtype for layer in s.bayesian.layers)
 
 
+def tolerance(s: Subject) -> float:
+    """Relative tolerance for a training loss.
+
+    Batch statistics of five images through 50 layers amplify rounding: a plain `ResNet50` differs
+    from itself by 5e-5, run eagerly and in a graph.
+    """
+    return 5e-3 if is_half(s) else 1e-3 if s.entry.large else 1e-4
+
+
 def losses(entry: zoo.Entry):
     """Returns the losses that the entry's model is compiled with."""
     return keras.tree.map_structure(lambda each: each() if callable(each) else each, entry.loss)
@@ -240,7 +249,8 @@ def compare_step(s: Subject, **compiled) -> str | None:
         return "a plain Keras model uses the `fit` of Keras"
     shown = one_step(s, **compiled)
     for name, value in expected_step(s).items():
-        np.testing.assert_allclose(shown[name], value, rtol=5e-3 if is_half(s) else 1e-4)
+        rtol = 1e-4 if name == "kl" else tolerance(s)
+        np.testing.assert_allclose(shown[name], value, rtol=rtol)
     return None
 
 
@@ -271,7 +281,7 @@ def check_xla(s: Subject, folder) -> str | None:
     np.testing.assert_allclose(shown["kl"], expected["kl"], rtol=1e-4)
     count = nll(s, s.plain(as_tensors(s.x)))[1]
     whole = shown["nll"] + shown["kl"] / count + shown.get("penalty", 0.0)
-    np.testing.assert_allclose(shown["loss"], whole, rtol=5e-3 if is_half(s) else 1e-4)
+    np.testing.assert_allclose(shown["loss"], whole, rtol=tolerance(s))
     return None
 
 

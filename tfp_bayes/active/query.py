@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +41,47 @@ class Proposal(NamedTuple):
     uncertainty: float
 
 
+class Best(NamedTuple):
+    """Examples with the highest scores of a pool.
+
+    Attributes:
+        indices: (k,) Indices of the examples, the highest score first.
+        scores: (k,) Their scores.
+        uncertainty: Mean mutual information of the whole pool, in nats.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    uncertainty: float
+
+
+class Scorer(Protocol):
+    """Scores a whole pool in other processes, such as `tfp_bayes.scale.PoolScorer`."""
+
+    def check(self, acquisition: str) -> None:
+        """Raise ValueError if the scorer does not know an acquisition function."""
+
+    def best(
+        self,
+        model: Any,
+        acquisition: str,
+        unlabelled: np.ndarray,
+        size: int,
+        num_samples: int,
+        seed: int,
+    ) -> Best:
+        """Return the examples with the highest scores.
+
+        Args:
+            model: The learner's predictor.
+            acquisition: Name of the acquisition function.
+            unlabelled: (n,) Indices to choose from.
+            size: Number of examples to return; all of them if there are fewer.
+            num_samples: S, posterior samples.
+            seed: Seed of the samples, the same for every example.
+        """
+
+
 class Query:
     """Settings that decide which examples to label next.
 
@@ -54,6 +95,10 @@ class Query:
         num_samples: Number of posterior samples S for the scores. None uses the model's default.
         ignore: Indices (n,) of examples never to ask about, such as a validation set taken from
             `x`.
+        scorer: Scorer of a pool that is too large for this process, such as
+            `tfp_bayes.scale.PoolScorer`. It scores the whole pool. The candidates are then the
+            `candidates` examples with the highest scores (None: as many as a batch has) instead of
+            a random subset, and the selector chooses among them.
 
     Raises:
         ValueError: If a name is unknown or a number is out of range.
@@ -74,6 +119,7 @@ class Query:
         candidates: int | None = None,
         num_samples: int | None = None,
         ignore: Indices = (),
+        scorer: Scorer | None = None,
     ):
         numbers = {"size": size, "candidates": candidates, "num_samples": num_samples}
         check_integers(1, **{name: value for name, value in numbers.items() if value is not None})
@@ -89,6 +135,9 @@ class Query:
         self.candidates = candidates
         self.num_samples = num_samples
         self.ignore = as_indices(ignore, "ignore")
+        self.scorer = scorer
+        if scorer is not None:
+            _check_scorer(scorer, self.name, num_samples)
 
     def infer_targets(self, model: Any, inputs: np.ndarray, labels: ArrayLike | None) -> Targets:
         """Return the kind of labels that a model predicts, after checking that it suits this query.
@@ -126,13 +175,19 @@ class Query:
         Raises:
             ValueError: If a score is not finite, or there is not exactly one for each candidate.
         """
-        candidates = self._candidates(pool.unlabelled, seeds.candidates)
+        best = self._best(model, pool.unlabelled, seeds)
+        if best is None:
+            candidates = self._candidates(pool.unlabelled, seeds.candidates)
+        else:
+            candidates = np.sort(best.indices)
         prediction = self.predict(
             model, load, candidates, seeds.score, return_samples=self._needs_samples
         )
         scores = self._score(model, load, pool.unlabelled, prediction, seeds)
         scores = _check_scores(scores, candidates, self.name)
-        best = self.selector(
+        if best is not None:
+            _check_same(scores, best)
+        chosen = self.selector(
             selectors.Candidates(
                 model,
                 functools.partial(load, candidates),
@@ -144,11 +199,11 @@ class Query:
             seeds.select,
         )
         return Proposal(
-            candidates[best],
-            scores[best],
-            np.asarray(prediction.mean)[best].astype("float64"),
+            candidates[chosen],
+            scores[chosen],
+            np.asarray(prediction.mean)[chosen].astype("float64"),
             scores,
-            float(np.mean(prediction.mutual_information)),
+            float(np.mean(prediction.mutual_information)) if best is None else best.uncertainty,
         )
 
     def predict(
@@ -170,6 +225,7 @@ class Query:
             "candidates": self.candidates,
             "num_samples": self.num_samples,
             "ignored": digest(np.sort(self.ignore)),
+            **({} if self.scorer is None else {"scorer": type(self.scorer).__name__}),
         }
 
     @property
@@ -201,6 +257,14 @@ class Query:
     def _predict(self, model: Any, x: np.ndarray, seed: int, **kwargs: Any) -> Prediction:
         return model.predict_uncertainty(x, num_samples=self.num_samples, seed=seed, **kwargs)
 
+    def _best(self, model: Any, unlabelled: np.ndarray, seeds: RoundSeeds) -> Best | None:
+        """Ask the scorer, if there is one, for as many examples as there are candidates."""
+        if self.scorer is None:
+            return None
+        size = self.size if self.candidates is None else self.candidates
+        assert self.num_samples is not None  # see `_check_scorer`
+        return self.scorer.best(model, self.name, unlabelled, size, self.num_samples, seeds.score)
+
     def _candidates(self, pool: np.ndarray, seed: int) -> np.ndarray:
         if self.candidates is None or self.candidates >= len(pool):
             return pool
@@ -217,6 +281,32 @@ class Query:
         # With the seed of the candidates, sample s is the same function for both.
         targets = self.predict(model, load, chosen, seeds.score, return_samples=True)
         return self.acquisition(prediction, targets=targets)
+
+
+def _check_scorer(scorer: Scorer, acquisition: str, num_samples: int | None) -> None:
+    """Raise ValueError unless a scorer can do what a query asks of it."""
+    if not hasattr(scorer, "best"):
+        raise ValueError(
+            "Expected a Scorer for `scorer`. Received: scorer of type "
+            f"{type(scorer).__name__}. Hint: tfp_bayes.scale.PoolScorer(rows, folder)."
+        )
+    if num_samples is None:
+        raise ValueError(
+            "Expected `num_samples` with a scorer, whose workers do not know the learner's model. "
+            "Received: num_samples=None. Hint: Query(scorer=..., num_samples=100)."
+        )
+    scorer.check(acquisition)
+
+
+def _check_same(scores: np.ndarray, best: Best) -> None:
+    """Raise ValueError unless the learner finds the scores that the scorer found."""
+    found = best.scores[np.argsort(best.indices)]
+    if not np.allclose(scores, found, rtol=1e-2, atol=1e-6):
+        raise ValueError(
+            "Expected a scorer whose scores are those of the learner. Received: scores that differ "
+            f"by {np.abs(scores - found).max():.3g}. Hint: the rows of the scorer must be the "
+            "learner's `x`, and the acquisition one of tfp_bayes.active."
+        )
 
 
 def _check_functions(twice: Prediction, model: Any) -> None:

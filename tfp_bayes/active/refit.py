@@ -222,7 +222,7 @@ class Trainer:
             )
             arguments.update(validation_data=self.validation_data, callbacks=[early_stopping])
         parameters = inspect.signature(self.model.fit).parameters
-        if "num_train" in parameters or self.predictor is self.model:
+        if hasattr(self.model, "num_train") or self.predictor is self.model:
             arguments.update(num_train=len(x))  # a plain Keras model with a posterior lacks it
         if "condition_on" in parameters:
             # A closed-form head is conditioned on each example once, but `data` is endless.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tfp_bayes.scale.joint import CertifiedBatch, batch_bald, epig
     from tfp_bayes.scale.parquet_rows import ParquetRows
     from tfp_bayes.scale.pool import ScoredPool
+    from tfp_bayes.scale.pool_scorer import PoolScorer
     from tfp_bayes.scale.rows import ImageFolder, NpyRows, RowSource
     from tfp_bayes.scale.run import FailedPartsError
     from tfp_bayes.scale.score import score_pool
@@ -22,6 +23,7 @@ __all__ = [
     "ImageFolder",
     "NpyRows",
     "ParquetRows",
+    "PoolScorer",
     "RowSource",
     "ScoredPool",
     "Summary",
@@ -38,6 +40,7 @@ _DEFINED_IN = {
     "ImageFolder": "rows",
     "NpyRows": "rows",
     "ParquetRows": "parquet_rows",
+    "PoolScorer": "pool_scorer",
     "RowSource": "rows",
     "ScoredPool": "pool",
     "Summary": "summary",

@@ -101,16 +101,8 @@ def make_job(
             f"Expected at most {MOST_VALUES} for `rows_per_part`. Received: rows_per_part="
             f"{rows_per_part}. Hint: a part should take seconds to minutes."
         )
-    if acquisition not in SCORES:
-        raise ValueError(
-            f"Expected one of {SCORES} for `acquisition`. Received: acquisition={acquisition!r}. "
-            "Hint: ScoredPool.epig and ScoredPool.batch_bald choose from a pool scored by 'bald'."
-        )
-    if not hasattr(rows, "fingerprint"):
-        raise ValueError(
-            f"Expected a row source for `rows`. Received: rows of type {type(rows).__name__}. "
-            "Hint: use scale.NpyRows, ParquetRows or ImageFolder; save an array with np.save."
-        )
+    check_acquisition(acquisition)
+    check_source(rows)
     files, folder = served.files_of(model), Path(out).expanduser().resolve()
     check_apart(folder, files, rows)
     if not len(rows):
@@ -132,6 +124,24 @@ def make_job(
         likelihood=likelihood,
         keep_mean=keep_mean,
     )
+
+
+def check_acquisition(acquisition: str) -> None:
+    """Raise ValueError unless an acquisition function scores each row by itself."""
+    if acquisition not in SCORES:
+        raise ValueError(
+            f"Expected one of {SCORES} for `acquisition`. Received: acquisition={acquisition!r}. "
+            "Hint: scale.epig and scale.batch_bald choose from a pool that was scored by 'bald'."
+        )
+
+
+def check_source(rows: RowSource) -> None:
+    """Raise ValueError unless workers can open the rows for themselves."""
+    if not hasattr(rows, "fingerprint"):
+        raise ValueError(
+            f"Expected a row source for `rows`. Received: rows of type {type(rows).__name__}. "
+            "Hint: use scale.NpyRows, ParquetRows or ImageFolder; save an array with np.save."
+        )
 
 
 @functools.lru_cache(maxsize=1)  # once per worker

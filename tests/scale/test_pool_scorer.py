@@ -1,0 +1,127 @@
+"""A learner whose pool is scored in parts acquires what it would acquire by itself."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfp_bayes
+from tfp_bayes import inference, scale
+from tfp_bayes.active import Query
+
+pytest.importorskip("pyarrow")
+NUM_ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rows") / "x.npy"
+    np.save(path, 3 * np.random.default_rng(0).normal(size=(NUM_ROWS, 4)).astype("float32"))
+    return scale.NpyRows(path)
+
+
+@pytest.fixture(scope="module")
+def labels(rows):
+    return (rows[np.arange(NUM_ROWS)][:, 0] > 0).astype(int)
+
+
+def make(rows, labels, checkpoint=None, refit=None, inference="mc_dropout", **query):
+    keras.utils.set_random_seed(0)
+    model = tfp_bayes.BayesianMLP((4,), 2, max_pixel=1, inference=inference, seed=0)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return tfp_bayes.ActiveLearner(
+        model,
+        rows,
+        labels,
+        initial=range(4),
+        query={"size": 3, "num_samples": 4, "ignore": [50, 51], **query},
+        refit={"steps": 4} if refit is None else refit,
+        checkpoint=checkpoint,
+    )
+
+
+def scorer(rows, folder, **arguments):
+    return scale.PoolScorer(rows, folder, engine="local", rows_per_part=25, **arguments)
+
+
+@pytest.fixture(scope="module")
+def alone(rows, labels):
+    """The learner without a scorer, after one round."""
+    learner = make(rows, labels)
+    learner.run(total_rounds=1)
+    return learner
+
+
+def test_acquires_what_the_learner_acquires_by_itself(rows, labels, tmp_path, alone):
+    scored = make(rows, labels, scorer=scorer(rows, tmp_path))
+    scored.run(total_rounds=1)
+    np.testing.assert_array_equal(scored.pool.labelled, alone.pool.labelled)
+    assert len(scored.pool.labelled) == 7
+    assert not set(scored.pool.labelled) & {50, 51}
+    # The mean is over the whole pool; the learner by itself leaves out the six rows it cannot ask.
+    expected = alone.history[-1].pool_uncertainty
+    assert scored.history[-1].pool_uncertainty == pytest.approx(expected, rel=0.3)
+
+
+def test_the_posterior_of_a_round_goes_to_the_workers(rows, labels, tmp_path):
+    refit = {"steps": 4, "posterior": inference.Laplace("diagonal")}
+    learner = make(
+        rows, labels, refit=refit, inference="deterministic", scorer=scorer(rows, tmp_path)
+    )
+    learner.run(total_rounds=1)  # the learner compares the scores with its own
+    assert len(list(tmp_path.glob("round-*/posterior.npz"))) == 1
+
+
+def test_a_selector_chooses_among_the_highest_scores(rows, labels, tmp_path):
+    learner = make(rows, labels, selector="batch_bald", candidates=6, scorer=scorer(rows, tmp_path))
+    learner.run(total_rounds=1)
+    (place,) = tmp_path.glob("round-*")
+    pool = scale.ScoredPool(place / "scores")
+    allowed = [row for row in pool.top(NUM_ROWS).rows if row >= 4 and row not in (50, 51)][:6]
+    acquired = learner.pool.labelled[learner.pool.labelled >= 4]
+    assert len(acquired) == 3
+    assert set(acquired) <= set(allowed)
+    assert len(learner.candidate_scores) == 6
+
+
+def test_a_round_that_was_stopped_goes_on(rows, labels, tmp_path, alone):
+    def stop(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    stopped = make(
+        rows, labels, tmp_path / "c.npz", scorer=scorer(rows, tmp_path / "s", on_part=stop)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(total_rounds=1)
+    made = []
+    del stopped
+    learner = make(
+        rows,
+        labels,
+        tmp_path / "c.npz",
+        scorer=scorer(rows, tmp_path / "s", on_part=lambda done, total: made.append(done)),
+    )
+    learner.run(total_rounds=1)
+    assert made == [1, 2, 3]
+    np.testing.assert_array_equal(learner.pool.labelled, alone.pool.labelled)
+
+
+def test_rows_of_another_pool_are_noticed(rows, labels, tmp_path):
+    np.save(tmp_path / "x.npy", rows[np.arange(NUM_ROWS)[::-1]])
+    others = scale.NpyRows(tmp_path / "x.npy")
+    learner = make(rows, labels, acquisition="max_entropy", scorer=scorer(others, tmp_path / "s"))
+    with pytest.raises(ValueError, match="must be the learner's `x`"):
+        learner.run(total_rounds=1)
+
+
+def test_refuses_what_it_cannot_do_before_training(rows, tmp_path):
+    with pytest.raises(ValueError, match="Received: num_samples=None"):
+        Query(scorer=scorer(rows, tmp_path))
+    with pytest.raises(ValueError, match="Received: acquisition='epig'"):
+        Query("epig", num_samples=4, scorer=scorer(rows, tmp_path))
+    with pytest.raises(ValueError, match="Received: scorer of type str"):
+        Query(num_samples=4, scorer="ray")
+    with pytest.raises(ValueError, match="Expected a row source"):
+        scale.PoolScorer(np.zeros([3, 2]), tmp_path)
+    with pytest.raises(ValueError, match="Received: engine='spark'"):
+        scale.PoolScorer(rows, tmp_path, engine="spark")

@@ -1,0 +1,129 @@
+"""A learner's pool scored by processes or a Ray cluster in each round."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfp_bayes._plumbing.digest import digest, digest_network
+from tfp_bayes._plumbing.files import write_path_atomically
+from tfp_bayes._plumbing.lock import lock_of
+from tfp_bayes.active.query import Best
+from tfp_bayes.scale.engines import check_engine
+from tfp_bayes.scale.rows import RowSource
+from tfp_bayes.scale.run import OnPart
+from tfp_bayes.scale.score import ROWS_PER_PART, score_pool
+from tfp_bayes.scale.scoring import check_acquisition, check_source
+
+MODEL, POSTERIOR, SCORES = "model.keras", "posterior.npz", "scores"
+
+
+class PoolScorer:
+    """Scores the pool of an `ActiveLearner` with `score_pool`, once in each round.
+
+    Use it when a round spends most of its time on scoring: the model is saved, processes or the
+    machines of a Ray cluster score the whole pool, and the learner goes on with the examples that
+    have the highest scores. The scores are those that the learner itself would compute, so that
+    "top_k" acquires the same examples. A round that is killed goes on with the parts that are
+    there.
+
+    Args:
+        rows: Source of the learner's `x`: pass the same object to both.
+        folder: Folder for the model and the scores of the current round, which belongs to this
+            scorer alone. Those of the round before are deleted.
+        engine: See `score_pool`; so are the following arguments.
+        workers: Number of processes or actors.
+        gpus_per_worker: GPUs of an actor.
+        rows_per_part: Rows of a part.
+        on_part: Called with the number of parts that are there and that of all.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    Example:
+
+    >>> from tfp_bayes import scale
+    >>> np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    >>> rows = scale.NpyRows(tmp_path / "x.npy")
+    >>> model = tfp_bayes.BayesianMLP((4,), 2, seed=0)
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> scorer = scale.PoolScorer(rows, tmp_path / "scores", engine="local")
+    >>> learner = tfp_bayes.ActiveLearner(
+    ...     model, rows, np.arange(50) % 2, initial=range(4),
+    ...     query={"size": 5, "num_samples": 10, "scorer": scorer}, refit={"steps": 5})
+    >>> [row.num_acquired for row in learner.run(total_rounds=2)]
+    [0, 5, 10]
+    """
+
+    def __init__(
+        self,
+        rows: RowSource,
+        folder: str | Path,
+        *,
+        engine: str = "processes",
+        workers: int | None = None,
+        gpus_per_worker: float = 0,
+        rows_per_part: int = ROWS_PER_PART,
+        on_part: OnPart | None = None,
+    ):
+        check_source(rows)
+        check_engine(engine, workers, gpus_per_worker)
+        self.rows = rows
+        self.folder = Path(folder).expanduser().resolve()
+        self._settings = {
+            "engine": engine,
+            "workers": workers,
+            "gpus_per_worker": gpus_per_worker,
+            "rows_per_part": rows_per_part,
+            "on_part": on_part,
+        }
+
+    def check(self, acquisition: str) -> None:
+        """See `Scorer.check`."""
+        check_acquisition(acquisition)
+
+    def best(
+        self,
+        model: Any,
+        acquisition: str,
+        unlabelled: np.ndarray,
+        size: int,
+        num_samples: int,
+        seed: int,
+    ) -> Best:
+        """See `Scorer.best`."""
+        lock = lock_of(self.folder / "round")
+        lock.acquire()
+        network = getattr(model, "model", model)  # of a `Refitted`
+        weights = [variable.numpy() for variable in network.variables]
+        posterior = getattr(model, "posterior", None)
+        state = {} if posterior is None else model.get_state()
+        # A saved model holds the time of day, so it is told from others by what it computes.
+        key = digest([digest_network(network), weights, state, acquisition, num_samples, seed])
+        place = self.folder / f"round-{key}"
+        for other in self.folder.glob("round-*"):
+            if other != place:
+                shutil.rmtree(other)
+        place.mkdir(parents=True, exist_ok=True)
+        files = [place / MODEL]
+        if posterior is not None:
+            files.append(place / POSTERIOR)
+        for path, save in zip(files, [network.save, getattr(posterior, "save", None)]):
+            if not path.exists():
+                write_path_atomically(path, save)
+        pool = score_pool(
+            "+".join(map(str, files)),
+            self.rows,
+            place / SCORES,
+            num_samples=num_samples,
+            seed=seed,
+            acquisition=acquisition,
+            keep_mean=False,
+            **self._settings,
+        )
+        others = pool.num_rows - len(unlabelled)  # labeled or to be ignored, whatever their scores
+        chosen = pool.top(others + size)
+        kept = np.flatnonzero(np.isin(chosen.rows, unlabelled))[:size]
+        uncertainty = pool.summary.mean("mutual_information")
+        return Best(chosen.rows[kept], chosen.scores[kept], uncertainty)

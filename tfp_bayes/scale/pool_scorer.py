@@ -71,7 +71,7 @@ class PoolScorer:
         check_engine(engine, workers, gpus_per_worker)
         self.rows = rows
         self.folder = Path(folder).expanduser().resolve()
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "engine": engine,
             "workers": workers,
             "gpus_per_worker": gpus_per_worker,

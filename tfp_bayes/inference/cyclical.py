@@ -35,8 +35,8 @@ class CyclicalSGHMC(Configured):
 
     Args:
         num_cycles: Number of cycles, which have equal length.
-        snapshots_per_cycle: Number of snapshots in each cycle, taken at the end of its last epochs.
-            Snapshots include the statistics of `BatchNormalization`.
+        snapshots_per_cycle: Number of snapshots in each cycle, one at the end of each of its last
+            epochs. Snapshots include the statistics of `BatchNormalization`.
         learning_rate: Learning rate of the first step of each cycle.
         friction: One minus the momentum, see `SGHMC`.
         temperature: Temperature T of the steps with noise. 1 samples the Bayesian posterior. The

@@ -37,8 +37,8 @@ class SWAG(Configured):
         rank: Number of latest snapshots K for the low-rank part of the covariance, at least 2. The
             mean and the diagonal part use all snapshots. 0 is stochastic weight averaging (SWA),
             with the mean as the only stored draw.
-        num_snapshots: Number of snapshots, taken at the end of the last epochs of `fit`. Earlier
-            epochs are ordinary training.
+        num_snapshots: Number of snapshots, one at the end of each of the last epochs of `fit`.
+            Earlier epochs are ordinary training.
         learning_rate: Constant learning rate for the epochs with snapshots, such as 0.01 for SGD
             with momentum. None leaves it to the model's optimizer, with a warning if it falls.
         num_draws: Number of stored draws S. None returns a `SWAGPosterior`, or 30 stored draws for

@@ -64,6 +64,17 @@ def test_loss_is_scipys_likelihood():
     assert float(NormalNLL()(Y, y_pred)) == pytest.approx(expected.mean(), rel=1e-6)
 
 
+def test_loss_checks_the_shape_of_targets():
+    y = RNG.normal(size=(4, 2, 3)).astype("float32")
+    y_pred = np.concatenate([y, np.ones_like(y)], axis=-1)
+    for same in (y, y[..., None]):
+        assert float(NormalNLL()(same, y_pred)) == pytest.approx(1.5 * np.log(2 * np.pi), rel=1e-5)
+    one = NormalNLL()(y[:, 0, 0], np.stack([y[:, 0, 0], np.ones(4)], axis=1))
+    assert float(one) == pytest.approx(0.5 * np.log(2 * np.pi), rel=1e-5)
+    with pytest.raises(ValueError, match=r"of shape \(4, 2, 3\).*Received: shape \(4, 3, 2\)"):
+        NormalNLL()(y.transpose(0, 2, 1), y_pred)
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_beta_weights_the_gradients(beta):
     loc, scale = tf.Variable([[0.3]]), tf.Variable([[0.2]])

@@ -22,7 +22,8 @@ class NormalNLL(keras.losses.Loss):
         **kwargs: Arguments of `keras.losses.Loss`.
 
     Raises:
-        ValueError: If `beta` is outside [0, 1].
+        ValueError: If `beta` is outside [0, 1], or the targets do not have the shape of the
+            locations, apart from axes of size 1.
 
     Reference:
         Seitzer et al. 2022, "On the Pitfalls of Heteroscedastic Uncertainty Estimation with
@@ -47,6 +48,7 @@ class NormalNLL(keras.losses.Loss):
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Returns the loss (...) of targets (..., D) under parameters (..., 2 D)."""
         loc, scale = tf.split(y_pred, 2, axis=-1)
+        _check_targets(y_true, loc)
         z = (tf.reshape(tf.cast(y_true, loc.dtype), tf.shape(loc)) - loc) / scale
         nll = tf.math.log(scale) + (tf.square(z) + math.log(2 * math.pi)) / 2
         weight = tf.stop_gradient(tf.pow(scale, 2 * self.beta))
@@ -55,3 +57,17 @@ class NormalNLL(keras.losses.Loss):
     def get_config(self) -> dict:
         """Returns the constructor arguments as plain JSON."""
         return {**super().get_config(), "beta": self.beta}
+
+
+def _check_targets(y_true: tf.Tensor, loc: tf.Tensor) -> None:
+    """Raises ValueError unless targets and locations differ only in axes of size 1."""
+    shapes = tf.TensorShape(y_true.shape), loc.shape
+    if shapes[0].is_compatible_with(shapes[1]):
+        return
+    without_ones = [tf.TensorShape([size for size in shape if size != 1]) for shape in shapes]
+    if not without_ones[0].is_compatible_with(without_ones[1]):
+        raise ValueError(
+            f"Expected targets of shape {loc.shape} for `y_true`. "
+            f"Received: shape {y_true.shape}. Hint: the model outputs {loc.shape[-1]} locations "
+            "and as many scales, so the last axis of the targets has that size."
+        )

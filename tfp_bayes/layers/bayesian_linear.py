@@ -156,8 +156,9 @@ class BayesianLinear(StochasticLayer):
                 marginal likelihood, for all outputs together or, with `per_output`, for each
                 output. If the output covariance is learned, only the prior scale is set. The
                 scales of targets that do not vary do not change.
-            sample_weight: Array (N,) of numbers of at least 0. An example of weight 2 counts as
-                two examples, and one of weight 0 is ignored. None weights all examples by 1.
+            sample_weight: Array (N,) of numbers of at least 0, if `features` is an array. An
+                example of weight 2 counts as two examples, and one of weight 0 is ignored. None
+                weights all examples by 1.
 
         Raises:
             ValueError: If shapes do not fit, values are not finite, or `optimize_evidence` is set

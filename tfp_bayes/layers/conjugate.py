@@ -41,11 +41,6 @@ class Factor(NamedTuple):
         """Returns R^-T phi^T (F, N). Inner products of its columns are posterior covariances."""
         return scipy.linalg.solve_triangular(self.root, phi.T, trans=1, check_finite=False)
 
-    def of_output(self, index: int) -> "Factor":
-        """Returns the factor of a single output."""
-        at = slice(index, index + 1)
-        return Factor(self.root, self.projected[:, at], self.residual[at, at])
-
 
 def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
     """Returns the factor given no data."""

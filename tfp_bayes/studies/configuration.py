@@ -81,7 +81,7 @@ class RunConfig:
 
     dataset: str = option("mnist", "mnist, or any image classification data set of TFDS")
     pool_size: int | None = option(
-        None, "number of training images, the first N", least=1, absent="all", metavar="N"
+        None, "use only the first N training images", least=1, absent="all", metavar="N"
     )
     acquisition: str = option("bald", "score of each image", choices=ACQUISITIONS)
     selector: str | dict = option("top_k", "how to choose a batch by scores", choices=SELECTORS)
@@ -95,14 +95,14 @@ class RunConfig:
     initial_size: int = option(20, "images in the initial set", least=1, metavar="N")
     noise_rate: float = option(0.0, "share of wrong labels", least=0, most=1, metavar="P")
     label_filter: str | dict | None = option(
-        None, "filter that decides which labels to keep", choices=FILTERS, absent="all"
+        None, "filter that decides which labels to keep, or all", choices=FILTERS, absent="all"
     )
     rejected: str = option("skip", "what to do with rejected labels", choices=REJECTED)
     candidates: int | None = option(
         2000, "random pool images scored per round, or all", least=1, absent="all", metavar="N"
     )
     num_samples: int | None = option(
-        None, "posterior samples", least=1, absent="the model's", metavar="S"
+        None, "posterior samples for scores", least=1, absent="the model's", metavar="S"
     )
     evaluation_samples: int | None = option(
         None, "posterior samples for the test set", least=1, absent="as many", metavar="S"

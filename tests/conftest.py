@@ -16,7 +16,7 @@ def pytest_addoption(parser):
 
 
 def pytest_sessionstart(session):
-    """Prepares a process that runs tests, but not the one that distributes them."""
+    """Prepare a process that runs tests, but not the one that distributes them."""
     if xdist.is_xdist_controller(session):
         return
     import tensorflow as tf
@@ -38,7 +38,7 @@ def pytest_sessionstart(session):
 
 @pytest.fixture
 def two_replicas():
-    """Returns a strategy with two replicas that reduces on one device.
+    """Return a strategy with two replicas that reduces on one device.
 
     The default collective operations remember tensor shapes per device for the whole process and
     fail when a later strategy uses other shapes.

@@ -19,12 +19,12 @@ def inputs_for(case, rows=6, seed=0):
 
 
 def run(case, layer, x, **arguments):
-    """Calls a layer with `x` as each of its inputs."""
+    """Call a layer with `x` as each of its inputs."""
     return layer(*[x] * case.num_inputs, **arguments)
 
 
 def network(case, dtype=None):
-    """Returns a classifier with one stochastic layer."""
+    """Return a classifier with one stochastic layer."""
     inputs = keras.Input(case.input_shape, dtype="int32" if case.num_words else None)
     x = run(case, case.make(name="stochastic", dtype=dtype), inputs)
     x = keras.layers.Flatten()(x)
@@ -35,7 +35,7 @@ def network(case, dtype=None):
 
 
 def share_noise(model, twin):
-    """Copies seed states, which are not weights, so that the twin's next draw is the model's."""
+    """Copy seed states, which are not weights, so that the twin's next draw is the model's."""
     for a, b in zip(stochastic_layers(model), stochastic_layers(twin), strict=True):
         b.seed_generator.state.assign(a.seed_generator.state)
 

@@ -8,7 +8,7 @@ from tfp_bayes.layers import stochastic_layers
 
 
 def sample(model, x, num_samples, seed):
-    """Returns the expected result of `Predictor(model).sample`; `seed` is below 2^31."""
+    """Return the expected result of `Predictor(model).sample`; `seed` is below 2^31."""
     samples = []
     for s in range(num_samples):
         theta = fold(tf.constant([seed, 0]), s)

@@ -4,7 +4,7 @@ from tfp_bayes.active.built_in import MOVED
 
 
 def arranged(**flat):
-    """Moves arguments of queries, training and evaluation into their nested dictionaries."""
+    """Move arguments of queries, training and evaluation into their nested dictionaries."""
     arguments = {}
     for name, value in flat.items():
         where, inside = MOVED.get(name, (name, None))

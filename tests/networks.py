@@ -12,7 +12,7 @@ def images(rows=12, seed=0):
 
 
 def small_cnn(**kwargs):
-    """Returns Gal's network for 12 x 12 images and 4 classes."""
+    """Return Gal's network for 12 x 12 images and 4 classes."""
     return tfp_bayes.BayesianCNN((12, 12, 1), 4, **kwargs)
 
 
@@ -21,7 +21,7 @@ def vectors(rows=12, size=5, seed=0):
 
 
 def mlp(size=5, num_classes=3, rate=0.4):
-    """Returns a Sequential model with dropout before the second and third dense layer."""
+    """Return a Sequential model with dropout before the second and third dense layer."""
     return keras.Sequential(
         [
             keras.Input((size,)),

@@ -20,7 +20,7 @@ _CONTEXT.set_forkserver_preload(["tensorflow"])
 
 
 def run_python(program, *arguments, cwd=None) -> subprocess.CompletedProcess:
-    """Runs a program in a new process, like `subprocess.run` with captured output.
+    """Run a program in a new process, like `subprocess.run` with captured output.
 
     Args:
         program: Path of a script, or source code as for `python -c`.

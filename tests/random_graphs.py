@@ -77,7 +77,7 @@ class RandomGraph:
         return self.rng.random() < p
 
     def step(self):
-        """Adds a tensor, usually computed from the last one."""
+        """Add a tensor, usually computed from the last one."""
         x = self.tensors[-1] if self.chance(0.75) else self.pick(self.tensors)
         kinds = [self.noise, self.noise, self.linear, self.linear, self.keeping, self.of_rank]
         kind = self.pick([*kinds, self.keeping, self.of_rank, self.merge, self.nested, self.reuse])
@@ -116,7 +116,7 @@ class RandomGraph:
         return MCDropout(rate)(x)
 
     def linear(self, x):
-        """Adds a linear layer, which may consume a dropout mask or compute units to drop."""
+        """Add a linear layer, which may consume a dropout mask or compute units to drop."""
         units = int(self.pick([4, 17, 32, 40]))
         arguments = {"activation": self.pick(ACTIVATIONS), "use_bias": self.chance(0.8)}
         rank = len(x.shape) - 2
@@ -133,7 +133,7 @@ class RandomGraph:
         return convolution(units, size, padding=padding, **stretch, **arguments)(x)
 
     def keeping(self, x):
-        """Adds an operation for any rank that keeps or almost keeps the shape."""
+        """Add an operation for any rank that keeps or almost keeps the shape."""
         unary = [ops.relu, ops.tanh, ops.abs, ops.square, ops.sin, ops.sigmoid, ops.negative]
         return self.pick(
             [
@@ -270,7 +270,7 @@ class RandomGraph:
         return keras.Model(inner, MCDropout(0.3)(y) if self.chance(0.5) else y)(x)
 
     def reuse(self, x):
-        """Calls a shared layer, which may have been called before."""
+        """Call a shared layer, which may have been called before."""
         key = (x.shape[-1], int(self.rng.integers(2)))
         made = MCDropout(0.4) if key[1] else layers.Dense(key[0], activation="relu")
         return self.shared.setdefault(key, made)(x)

@@ -33,7 +33,7 @@ def expected_entropy(samples):
 
 
 def mutual_information(samples):
-    """Returns mean_s KL(p_s, mean), which equals H[mean] - mean_s H[p_s]."""
+    """Return mean_s KL(p_s, mean), which equals H[mean] - mean_s H[p_s]."""
     mean = predictive_mean(samples)
     result = []
     for n in range(len(mean)):
@@ -90,7 +90,7 @@ def aleatoric_variance(samples):
 
 
 def variance(samples):
-    """Returns the variance of a one-hot label under the mean of the samples."""
+    """Return the variance of a one-hot label under the mean of the samples."""
     return [[p * (1 - p) for p in row] for row in predictive_mean(samples)]
 
 
@@ -136,7 +136,7 @@ def margin(samples):
 
 
 def expected_information_gain(samples, targets):
-    """Returns EPIG, the mean over targets of KL(p(y, y*), p(y) p(y*))."""
+    """Return EPIG, the mean over targets of KL(p(y, y*), p(y) p(y*))."""
     mean, target_mean = predictive_mean(samples), predictive_mean(targets)
     result = []
     for n in range(len(mean)):
@@ -153,7 +153,7 @@ def expected_information_gain(samples, targets):
 
 
 def joint_mutual_information(samples, batch):
-    """Returns I(y_batch; theta) by enumerating all labels of the batch."""
+    """Return I(y_batch; theta) by enumerating all labels of the batch."""
     num_classes = len(samples[0][0])
     labellings = [[]]
     for _ in batch:
@@ -174,7 +174,7 @@ def joint_mutual_information(samples, batch):
 
 
 def batch_bald(samples, size):
-    """Picks greedily; each pick maximizes the joint mutual information of the batch."""
+    """Pick greedily; each pick maximizes the joint mutual information of the batch."""
     batch = []
     while len(batch) < size:
         left = [n for n in range(len(samples[0])) if n not in batch]

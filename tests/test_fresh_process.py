@@ -26,7 +26,7 @@ print("equal")
 
 
 def mixed():
-    """Returns a plain Keras model with layers, a prior and a posterior of this library."""
+    """Return a plain Keras model with layers, a prior and a posterior of this library."""
     inputs = keras.Input((8, 3))
     x = layers.Conv1DFlipout(4, 3, kernel_prior="scale_mixture")(inputs)
     x = keras.layers.Flatten()(layers.MCSpatialDropout1D(0.5)(x))

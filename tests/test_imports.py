@@ -31,7 +31,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
 def imports(path):
-    """Yields every module that a file imports, anywhere in the file."""
+    """Yield every module that a file imports, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -46,7 +46,7 @@ LARGEST_Z = 5
 
 
 def make(prior="normal", posterior="mean_field_normal", cls=DenseReparameterization, shape=(3, 2)):
-    """Returns a built layer whose parameters are far from their initial values."""
+    """Return a built layer whose parameters are far from their initial values."""
     layer = cls(shape[1], kernel_prior=prior, kernel_posterior=posterior, use_bias=False, seed=0)
     layer.build((None, shape[0]))
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def scale_of(layer):
 
 
 def repeat(function, draws=DRAWS):
-    """Calls a function of a seed `draws` times in one graph."""
+    """Call a function of a seed `draws` times in one graph."""
     loop = tf.function(
         lambda: tf.map_fn(
             lambda s: function(tf.stack([s, 7])), tf.range(draws), fn_output_signature=tf.float32

@@ -1,4 +1,4 @@
-"""Runs the Python blocks of README and site on small data, page by page, and checks links."""
+"""Run the Python blocks of README and site on small data, page by page, and checks links."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def name_of(page):
 
 @pytest.fixture
 def little_data(tmp_path, monkeypatch):
-    """Runs the test in a temporary folder with small datasets and the examples folder."""
+    """Run the test in a temporary folder with small datasets and the examples folder."""
     load = tfp_bayes.datasets.load
 
     def little(name, *args, **kwargs):

@@ -18,7 +18,7 @@ Y = RNG.normal(size=(40, 2)).astype("float32")
 
 
 def network(**arguments):
-    """Returns a Bayesian model with dropout for the regression of two targets."""
+    """Return a Bayesian model with dropout for the regression of two targets."""
     inputs = keras.Input((3,))
     hidden = MCDropout(0.5, seed=1)(keras.layers.Dense(16, activation="relu")(inputs))
     parameters = NormalParameters(**arguments)

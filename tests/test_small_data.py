@@ -16,7 +16,7 @@ def entropy(p):
 
 
 def exact_mutual_information():
-    """Returns the value for logistic regression under N(0, 1), summed over a grid of weights."""
+    """Return the value for logistic regression under N(0, 1), summed over a grid of weights."""
     grid = np.meshgrid(np.linspace(0, 3, 201), np.linspace(-2.5, 0.5, 201), indexing="ij")
     weights = np.stack(grid, -1).reshape(-1, 2)
     logits = X @ weights.T  # (N, grid points)

@@ -1,4 +1,4 @@
-"""Runs the checks on the models of the zoo."""
+"""Run the checks on the models of the zoo."""
 
 import pytest
 import zoo_checks

@@ -48,7 +48,7 @@ ZOO: dict[str, Entry] = {}
 
 
 def entry(x, y, **arguments):
-    """Returns a decorator that registers a function as a model of the zoo."""
+    """Return a decorator that registers a function as a model of the zoo."""
 
     def register(build):
         ZOO[build.__name__] = Entry(build, x, y, **arguments)
@@ -73,7 +73,7 @@ def pixels(*shape):
 
 
 def tokens(length, vocabulary):
-    """Returns a function that makes sentences of different lengths, padded with 0."""
+    """Return a function that makes sentences of different lengths, padded with 0."""
 
     def make(n):
         rng = np.random.default_rng(SEED)

@@ -79,12 +79,12 @@ def tolerance(s: Subject) -> float:
 
 
 def losses(entry: zoo.Entry):
-    """Returns the losses that the entry's model is compiled with."""
+    """Return the losses that the entry's model is compiled with."""
     return keras.tree.map_structure(lambda each: each() if callable(each) else each, entry.loss)
 
 
 def nll(s: Subject, y_pred) -> tuple[float, int]:
-    """Returns the mean negative log likelihood per observation and the number of observations."""
+    """Return the mean negative log likelihood per observation and the number of observations."""
     kinds = keras.tree.flatten(s.entry.likelihood)
     parts = zip(kinds, keras.tree.flatten(s.y), arrays(y_pred), strict=True)
     values = [_nll(kind, y, p.astype("float64")) for kind, y, p in parts]
@@ -95,7 +95,7 @@ def nll(s: Subject, y_pred) -> tuple[float, int]:
 
 
 def _nll(kind: str, y, p) -> np.ndarray:
-    """Returns the values for each observation. Like Keras, it clips probabilities at 1e-7."""
+    """Return the values for each observation. Like Keras, it clips probabilities at 1e-7."""
     if kind == "categorical":
         p = (p / p.sum(-1, keepdims=True)).clip(1e-7, 1 - 1e-7)
         return -np.log(np.take_along_axis(p, y[..., None], -1)[..., 0])
@@ -107,7 +107,7 @@ def _nll(kind: str, y, p) -> np.ndarray:
 
 
 def kl_divergence(s: Subject) -> float:
-    """Returns the KL of independent normals from N(0, 1), or for dropout that of the library."""
+    """Return the KL of independent normals from N(0, 1), or for dropout that of the library."""
     random_layers = variational_layers(s.bayesian)
     if not random_layers:
         return float(s.bayesian.kl_divergence())
@@ -122,7 +122,7 @@ def kl_divergence(s: Subject) -> float:
 
 
 def state(model) -> list:
-    """Returns the values of all variables: weights and seed states."""
+    """Return the values of all variables: weights and seed states."""
     return [variable.numpy() for variable in model.variables]
 
 
@@ -132,7 +132,7 @@ def restore(model, values) -> None:
 
 
 def one_step(s: Subject, model=None, **compiled) -> dict:
-    """Returns the metrics of one training step, and restores weights and seed states."""
+    """Return the metrics of one training step, and restore weights and seed states."""
     model = s.bayesian if model is None else model
     before = state(model)
     model.compile(keras.optimizers.SGD(0.0), losses(s.entry), **compiled)
@@ -233,7 +233,7 @@ def check_evaluate(s: Subject, folder) -> str | None:
 
 
 def expected_step(s: Subject) -> dict[str, float]:
-    """Returns the metrics of the first training step as computed in NumPy."""
+    """Return the metrics of the first training step as computed in NumPy."""
     before = state(s.bayesian)
     y_pred = s.bayesian(as_tensors(s.x), training=True)
     penalty = float(sum(s.bayesian.losses))
@@ -334,5 +334,5 @@ QUICK_MODELS = ("u_net", "two_outputs", "regularized", "many_labels", "forecast"
 
 
 def is_left_to_option(name: str, check: str) -> bool:
-    """Returns whether a check of a model runs only with `pytest --zoo`."""
+    """Return whether a check of a model runs only with `pytest --zoo`."""
     return check in SLOW and name not in QUICK_MODELS

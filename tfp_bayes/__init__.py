@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 
 def _runs_as_command() -> bool:
-    """Returns whether this process or its parent is `tfp-bayes` or `python -m tfp_bayes`."""
+    """Return whether this process or its parent is `tfp-bayes` or `python -m tfp_bayes`."""
     program = Path(sys.argv[0])
     is_module = program.parts[-2:] == ("tfp_bayes", "__main__.py")
     return program.stem == "tfp-bayes" or is_module or sys.orig_argv[1:3] == ["-m", "tfp_bayes"]

@@ -46,7 +46,7 @@ class NormalNLL(keras.losses.Loss):
         self.beta = beta
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns the loss (...) of targets (..., D) under parameters (..., 2 D)."""
+        """Return the loss (...) of targets (..., D) under parameters (..., 2 D)."""
         loc, scale = tf.split(y_pred, 2, axis=-1)
         _check_targets(y_true, loc)
         z = (tf.reshape(tf.cast(y_true, loc.dtype), tf.shape(loc)) - loc) / scale
@@ -55,12 +55,12 @@ class NormalNLL(keras.losses.Loss):
         return tf.reduce_sum(weight * nll, axis=-1)
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments as plain JSON."""
+        """Return the constructor arguments as plain JSON."""
         return {**super().get_config(), "beta": self.beta}
 
 
 def _check_targets(y_true: tf.Tensor, loc: tf.Tensor) -> None:
-    """Raises ValueError unless targets and locations differ only in axes of size 1."""
+    """Raise ValueError unless targets and locations differ only in axes of size 1."""
     shapes = tf.TensorShape(y_true.shape), loc.shape
     if shapes[0].is_compatible_with(shapes[1]):
         return

@@ -18,7 +18,7 @@ RANDOM = [
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, ...) of S = DRAWS calls."""
+    """Return outputs (S, B, ...) of S = DRAWS calls."""
 
     def one(_):
         return layer(*x, training=training, **arguments)
@@ -28,7 +28,7 @@ def draws(layer, x, training, **arguments):
 
 
 def check_moments(y, mean, variance):
-    """Compares draws with their mean and variance, within the standard error of the draws."""
+    """Compare draws with their mean and variance, within the standard error of the draws."""
     squares = (y - mean) ** 2
     assert np.all(np.abs(y.mean(0) - mean) < 4.5 * np.sqrt(variance / DRAWS) + 1e-6)
     error = squares.std(0) / np.sqrt(DRAWS)

@@ -26,7 +26,7 @@ def network(units=4, prior_scale=0.7, rate=0.3, readers=1):
 
 
 def enumerated_divergence(kernel, rate, scale):
-    """Returns E_q log q(m) - E_q log p(W m / (1 - p)) over all masks m, up to a constant."""
+    """Return E_q log q(m) - E_q log p(W m / (1 - p)) over all masks m, up to a constant."""
     total = 0.0
     for mask in itertools.product([0, 1], repeat=len(kernel)):
         mask = np.array(mask)

@@ -12,7 +12,7 @@ NUM_UNITS = 20_000
 
 
 def z_scores(values, rate):
-    """Standardizes sample mean and variance of x = m / (1 - rate), m ~ Bernoulli(1 - rate)."""
+    """Standardize sample mean and variance of x = m / (1 - rate), m ~ Bernoulli(1 - rate)."""
     n, keep = values.size, 1 - rate
     variance = rate / keep
     fourth = keep * (1 / keep - 1) ** 4 + rate  # E (x - 1)^4

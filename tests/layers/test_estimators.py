@@ -51,7 +51,7 @@ CASES = [
 
 
 def make(setting, estimator, **kwargs):
-    """Returns a layer whose weights are all random, its Keras counterpart, and two inputs."""
+    """Return a layer whose weights are all random, its Keras counterpart, and two inputs."""
     keras_name = setting.split(",")[0]
     arguments, shape = SETTINGS[setting]
     layer = getattr(layers, keras_name + estimator)(
@@ -70,7 +70,7 @@ def make(setting, estimator, **kwargs):
 
 
 def closed_form(layer, twin, x):
-    """Returns the mean (B, P) and the covariance (B, P, B, P) of the outputs."""
+    """Return the mean (B, P) and the covariance (B, P, B, P) of the outputs."""
     with tf.GradientTape(persistent=True) as tape:
         outputs = tf.reshape(twin(x), [BATCH, -1])
     parts = tape.jacobian(outputs, twin.trainable_variables, experimental_use_pfor=False)
@@ -84,7 +84,7 @@ def closed_form(layer, twin, x):
 
 
 def draw(layer, x, training):
-    """Returns outputs (S, B, P) of S = DRAWS calls."""
+    """Return outputs (S, B, P) of S = DRAWS calls."""
 
     def one(s):
         layer.seed_generator.state.assign(tf.cast(fold_in(as_seed(3), s), "int64"))
@@ -172,7 +172,7 @@ def test_gradients_against_finite_differences(setting, estimator):
 
 @pytest.fixture
 def _convolves_channels_first():
-    """Skips a test if TensorFlow runs without oneDNN, where the Keras layer fails too."""
+    """Skip a test if TensorFlow runs without oneDNN, where the Keras layer fails too."""
     try:
         keras.layers.Conv2D(1, 1, data_format="channels_first")(tf.zeros([1, 1, 2, 2]))
     except tf.errors.UnimplementedError:

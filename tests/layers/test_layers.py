@@ -1,4 +1,4 @@
-"""Runs the checks of the harness on every public stochastic layer."""
+"""Run the checks of the harness on every public stochastic layer."""
 
 import dataclasses
 import functools

@@ -15,7 +15,7 @@ from tfp_bayes.layers import BayesianLinear
 
 
 def exact_ridge(x, y, ratio):
-    """Returns the posterior mean of one output, computed in rational numbers."""
+    """Return the posterior mean of one output, computed in rational numbers."""
     x, y = ([[Fraction(float(v)) for v in row] for row in np.atleast_2d(a)] for a in (x, y))
     columns = list(zip(*x, strict=True))
     size = len(columns)

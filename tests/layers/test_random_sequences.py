@@ -19,14 +19,14 @@ FULL_BIAS = {"bias_prior": "normal", "bias_posterior": "mean_field_normal"}
 
 
 def spread(layer):
-    """Gives each weight a random mean and scale."""
+    """Give each weight a random mean and scale."""
     for variable in layer.trainable_variables:
         low, high = (-0.3, -0.1) if "untransformed_scale" in variable.name else (-1, 1)
         variable.assign(RNG.uniform(low, high, variable.shape))
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, ...) of S = DRAWS calls."""
+    """Return outputs (S, B, ...) of S = DRAWS calls."""
 
     def one(_):
         return layer(x, training=training, **arguments)
@@ -36,7 +36,7 @@ def draws(layer, x, training, **arguments):
 
 
 def check_moments(y, mean, covariance):
-    """Compares normal draws (S, P) with their mean (P,) and covariance (P, P)."""
+    """Compare normal draws (S, P) with their mean (P,) and covariance (P, P)."""
     deviations = y - mean
     variance = np.diag(covariance)
     assert np.all(np.abs(deviations.mean(0)) < 4.5 * np.sqrt(variance / DRAWS) + 1e-6)

@@ -113,7 +113,7 @@ def test_one_step_against_an_enumeration_of_masks(kind, keras_kind, training):
 
 
 def draws(layer, x, training, **arguments):
-    """Returns outputs (S, B, units) of S = DRAWS calls."""
+    """Return outputs (S, B, units) of S = DRAWS calls."""
 
     def one(_):
         return layer(x, training=training, **arguments)

@@ -24,7 +24,7 @@ def test_equal_singular_values_are_the_worst_case():
 
 
 def convolution(kernel, strides, padding, size=5):
-    """Returns the matrix of a convolution of size x size images."""
+    """Return the matrix of a convolution of size x size images."""
     count = size * size * kernel.shape[2]
     images = np.eye(count, dtype="float32").reshape(count, size, size, -1)
     return tf.nn.conv2d(images, kernel, strides, padding).numpy().reshape(count, -1)

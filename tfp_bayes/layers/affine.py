@@ -25,17 +25,17 @@ class AffineLayer(VariationalLayer):
     # Defined by subclasses.
 
     def kernel_shape(self, input_shape: tuple) -> tuple[int, ...]:
-        """Returns the shape of the kernel."""
+        """Return the shape of the kernel."""
         raise NotImplementedError
 
     def linear_map(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """Applies a kernel to inputs of the same dtype, without bias or activation."""
+        """Apply a kernel to inputs of the same dtype, without bias or activation."""
         raise NotImplementedError
 
     def estimator(
         self, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
     ) -> tf.Tensor:
-        """Computes the training outputs before the activation."""
+        """Compute the training outputs before the activation."""
         raise NotImplementedError
 
     # Common to all subclasses.
@@ -56,7 +56,7 @@ class AffineLayer(VariationalLayer):
         return (self.channel_axis,)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the parameters of the posteriors and of the priors."""
+        """Create the parameters of the posteriors and of the priors."""
         output_shape = self.compute_output_shape(input_shape)  # Keras checks the shape here
         axis = self.channel_axis
         self.input_spec: keras.layers.InputSpec = keras.layers.InputSpec(
@@ -80,20 +80,20 @@ class AffineLayer(VariationalLayer):
         return self.random_bias and self.random_bias.mean()
 
     def affine_map(self, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-        """Applies a kernel and a bias in the dtype of the inputs."""
+        """Apply a kernel and a bias in the dtype of the inputs."""
         outputs = self.linear_map(inputs, tf.cast(kernel, inputs.dtype))
         if bias is None:
             return outputs
         return self.add_bias(outputs, tf.cast(bias, outputs.dtype))
 
     def add_bias(self, outputs: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Adds a bias of the same dtype to the outputs."""
+        """Add a bias of the same dtype to the outputs."""
         shape = [1] * outputs.shape.rank
         shape[self.channel_axis] = -1
         return outputs + tf.reshape(bias, shape)
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns outputs under one draw of the weights; in training, those of the estimator."""
+        """Return outputs under one draw of the weights; in training, those of the estimator."""
         if not inputs.dtype.is_floating:  # kernels cast to an integer dtype would be truncated
             inputs = tf.cast(inputs, self.compute_dtype)
         seed = self.draw_seed(training)

@@ -67,14 +67,14 @@ class MCMultiHeadAttention(keras.layers.MultiHeadAttention):
         super().__init__(num_heads, key_dim, dropout=dropout, seed=seed, **kwargs)
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Creates the weights of the projections and the dropout layer."""
+        """Create the weights of the projections and the dropout layer."""
         super().build(query_shape, value_shape, key_shape)
         dropout = MCDropout(self.dropout, seed=self.seed, dtype=self.dtype_policy, name="dropout")
         replace_attention_dropout(self, dropout)
 
 
 def projection_seed(seed: int | None, name: str) -> int | None:
-    """Derives the seed of one projection, so that projections draw different weights."""
+    """Derive the seed of one projection, so that projections draw different weights."""
     if seed is None:
         return None
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
@@ -97,7 +97,7 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         self._beliefs = {part: config[part] for part in parts}
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Creates the projections and with them the parameters of the posteriors."""
+        """Create the projections and with them the parameters of the posteriors."""
         super().build(query_shape, value_shape, key_shape)
         replace_projections(self, self._random_projection)
 
@@ -109,7 +109,7 @@ class _RandomMultiHeadAttention(keras.layers.MultiHeadAttention):
         return random
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), **self._beliefs}
 
 

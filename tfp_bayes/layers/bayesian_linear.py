@@ -112,7 +112,7 @@ class BayesianLinear(StochasticLayer):
         self.use_bias = use_bias
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights that hold the posterior, which starts as the prior."""
+        """Create the weights that hold the posterior, which starts as the prior."""
         if input_shape[-1] is None:
             raise ValueError(
                 f"Expected a known last axis of the inputs of {self.name!r}. "
@@ -145,7 +145,7 @@ class BayesianLinear(StochasticLayer):
         optimize_evidence: bool = False,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Computes the posterior given only these examples.
+        """Compute the posterior given only these examples.
 
         Args:
             features: Array (N, F); or a `tf.data.Dataset` or other finite iterable of batches
@@ -178,7 +178,7 @@ class BayesianLinear(StochasticLayer):
         targets: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Adds examples, in any number of calls. For the arguments see `condition`."""
+        """Add examples, in any number of calls. For the arguments see `condition`."""
         data = self._examples(features, targets, sample_weight)
         self._assign(self._posterior().update(data))
 
@@ -188,7 +188,7 @@ class BayesianLinear(StochasticLayer):
         targets: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
     ) -> None:
-        """Removes examples that were added before. For the arguments see `condition`.
+        """Remove examples that were added before. For the arguments see `condition`.
 
         Raises:
             ValueError: If the examples were not among those added, or outweigh the others so much
@@ -220,7 +220,7 @@ class BayesianLinear(StochasticLayer):
         return float(self.count.numpy())
 
     def predictive(self, features: np.ndarray, covariance: bool = False) -> Predictive:
-        """Computes mean and variances of the predictive distribution without sampling.
+        """Compute mean and variances of the predictive distribution without sampling.
 
         Warns if the layer has learned no examples, because then the result is the prior.
 
@@ -244,7 +244,7 @@ class BayesianLinear(StochasticLayer):
         return self._posterior().predictive(phi, self._mean_field, covariance)
 
     def greedy_batch(self, features: np.ndarray, query_size: int) -> np.ndarray:
-        """Picks examples to label, each with the largest variance given those picked before.
+        """Pick examples to label, each with the largest variance given those picked before.
 
         A label reduces the variance of similar examples by an amount that does not depend on the
         label, so no labels are needed. With a known output covariance this is greedy BatchBALD in
@@ -270,14 +270,14 @@ class BayesianLinear(StochasticLayer):
         return self._posterior().greedy_batch(phi, self._mean_field, query_size)
 
     def log_marginal_likelihood(self) -> float:
-        """Returns log p(targets | features) in nats under the current scales.
+        """Return log p(targets | features) in nats under the current scales.
 
         The flat prior of a bias has density 1, so the first example has log likelihood 0.
         """
         return self._posterior().log_marginal_likelihood()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns outputs (..., D) of one draw of the weights, and the noise if included."""
+        """Return outputs (..., D) of one draw of the weights, and the noise if included."""
         if not inputs.dtype.is_floating:
             inputs = tf.cast(inputs, self.compute_dtype)
         kernel, bias = self._draw(self.draw_seed(training))
@@ -295,7 +295,7 @@ class BayesianLinear(StochasticLayer):
         return tf.concat([outputs, scale + tf.zeros_like(outputs)], axis=-1)
 
     def _draw(self, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Draws weights (F, D) and bias (D,) in float64; without a bias the latter is zero."""
+        """Draw weights (F, D) and bias (D,) in float64; without a bias the latter is zero."""
         shape = (self.kernel_loc.shape[0] + 1, self.units)
         z = noise.normal(shape, fold_in(seed, 0), tf.float64)
         kernel, bias = z[:-1], z[-1] * tf.sqrt(self.bias_variances)
@@ -313,7 +313,7 @@ class BayesianLinear(StochasticLayer):
         return self.kernel_loc + kernel, self.bias_loc + bias if self.use_bias else bias
 
     def _draw_covariance_root(self, seed: tf.Tensor) -> tf.Tensor:
-        """Returns A (D, D) with A A^T = Sigma, where a learned Sigma is drawn."""
+        """Return A (D, D) with A A^T = Sigma, where a learned Sigma is drawn."""
         root = tf.linalg.cholesky(self.scatter)
         if self.output_covariance != "inverse_wishart":
             return root
@@ -348,7 +348,7 @@ class BayesianLinear(StochasticLayer):
     def _examples(
         self, features, targets, sample_weight, with_prior: bool = False, exact: bool = False
     ) -> regression_data.Examples:
-        """Computes the sufficient statistics of the user's data in one pass.
+        """Compute the sufficient statistics of the user's data in one pass.
 
         Args:
             features: See `condition`.
@@ -372,18 +372,18 @@ class BayesianLinear(StochasticLayer):
         return data
 
     def _features(self, features) -> np.ndarray:
-        """Returns features (N, F) in float64."""
+        """Return features (N, F) in float64."""
         if not self.built and np.ndim(features) == 2:
             self.build(np.shape(features))
         width = self.kernel_loc.shape[0] if self.built else None
         return regression_data.check_features(features, width, self.name)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the input shape with the last axis D, or 2 D with the noise included."""
+        """Return the input shape with the last axis D, or 2 D with the noise included."""
         return (*input_shape[:-1], self.units * (2 if self.include_noise else 1))
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         names = (
             "units",
             "posterior",

@@ -93,7 +93,7 @@ class MCConcreteDropout(StochasticLayer):
         return -1
 
     def build(self, input_shape: tuple) -> None:
-        """Creates the logit of the rate in float32."""
+        """Create the logit of the rate in float32."""
         self.units = input_shape[self._unit_axis]
         if self.units is None:
             raise ValueError(
@@ -126,7 +126,7 @@ class MCConcreteDropout(StochasticLayer):
         return 1 / (1 + math.exp(-logit))
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns `inputs` times one mask, or in training one mask per example."""
+        """Return `inputs` times one mask, or in training one mask per example."""
         sizes = tf.shape(inputs)
         shape = [1] * len(inputs.shape)
         shape[self._unit_axis] = self.units
@@ -135,7 +135,7 @@ class MCConcreteDropout(StochasticLayer):
         return inputs * self.draw_mask(shape, training)
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
-        """Draws a mask of the given shape in the compute dtype.
+        """Draw a mask of the given shape in the compute dtype.
 
         Its entries are 0 and 1 / (1 - rate). With training=True they lie between these values and
         are differentiable in the rate.
@@ -152,11 +152,11 @@ class MCConcreteDropout(StochasticLayer):
         return tf.cast(mask / keep, self.compute_dtype)
 
     def keep_probability(self, training: bool = True) -> tf.Tensor:
-        """Returns 1 - rate as a float32 scalar, differentiable if `training`."""
+        """Return 1 - rate as a float32 scalar, differentiable if `training`."""
         return tf.exp(-tf.math.softplus(self._bounded_logit(training)))
 
     def negative_entropy(self) -> tf.Tensor:
-        """Returns -F H(p), the mask's part of the KL divergence, a float32 scalar in nats.
+        """Return -F H(p), the mask's part of the KL divergence, a float32 scalar in nats.
 
         The caller must add it to the loss. Until this method is called, training the rate raises
         an error.
@@ -169,7 +169,7 @@ class MCConcreteDropout(StochasticLayer):
         return -tf.cast(self.units, tf.float32) * entropy
 
     def _bounded_logit(self, training: bool = True) -> tf.Tensor:
-        """Returns the clipped logit, whose gradient with respect to the logit is 1 everywhere.
+        """Return the clipped logit, whose gradient with respect to the logit is 1 everywhere.
 
         So a logit beyond the bounds can come back. Computing the gradient also checks that the
         loss has a prior term. At inference there is no custom gradient, because a SavedModel would
@@ -199,11 +199,11 @@ class MCConcreteDropout(StochasticLayer):
             )
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns `input_shape`, which dropout does not change."""
+        """Return `input_shape`, which dropout does not change."""
         return input_shape
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         config = {"initial_rate": self.initial_rate, "temperature": self.temperature}
         return {**super().get_config(), **config}
 

@@ -34,16 +34,16 @@ class Factor(NamedTuple):
     residual: np.ndarray
 
     def mean(self) -> np.ndarray:
-        """Returns the posterior mean M (F, D)."""
+        """Return the posterior mean M (F, D)."""
         return scipy.linalg.solve_triangular(self.root, self.projected)
 
     def whiten(self, phi: np.ndarray) -> np.ndarray:
-        """Returns R^-T phi^T (F, N). Inner products of its columns are posterior covariances."""
+        """Return R^-T phi^T (F, N). Inner products of its columns are posterior covariances."""
         return scipy.linalg.solve_triangular(self.root, phi.T, trans=1, check_finite=False)
 
 
 def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
-    """Returns the factor given no data."""
+    """Return the factor given no data."""
     return Factor(
         np.sqrt(ratio) * np.eye(num_features),
         np.zeros((num_features, num_outputs)),
@@ -52,7 +52,7 @@ def prior_factor(num_features: int, num_outputs: int, ratio: float) -> Factor:
 
 
 def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Factor:
-    """Adds examples by Householder reflections.
+    """Add examples by Householder reflections.
 
     Args:
         factor: Factor to which the examples are added.
@@ -79,7 +79,7 @@ def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Fact
 
 
 def from_products(gram: np.ndarray, num_features: int, ratio: float) -> Factor:
-    """Returns the factor of examples from the sums of products of their features and targets.
+    """Return the factor of examples from the sums of products of their features and targets.
 
     It is faster than `add_rows` but less accurate, see `is_well_conditioned`.
 
@@ -104,7 +104,7 @@ def from_products(gram: np.ndarray, num_features: int, ratio: float) -> Factor:
 def is_well_conditioned(
     gram: np.ndarray, num_features: int, ratio: float, smallest: float = 1e-5
 ) -> bool:
-    """Checks that `from_products` is accurate to about ten digits.
+    """Check that `from_products` is accurate to about ten digits.
 
     The result does not depend on the units of the features.
 
@@ -139,7 +139,7 @@ def _ridge(gram: np.ndarray, num_features: int, ratio: float) -> np.ndarray:
 
 
 def triangle_of(rows: np.ndarray) -> np.ndarray:
-    """Returns at most F + D rows with the same sums of products as the rows (n, F + D)."""
+    """Return at most F + D rows with the same sums of products as the rows (n, F + D)."""
     if len(rows) <= rows.shape[1]:
         return rows
     return scipy.linalg.qr(rows, mode="r", check_finite=False)[0][: rows.shape[1]]
@@ -154,7 +154,7 @@ class LostToRoundingError(ValueError):
 
 
 def remove_rows(factor: Factor, rows: np.ndarray, noise_variances: np.ndarray) -> Factor:
-    """Removes examples that were added.
+    """Remove examples that were added.
 
     Args:
         factor: Factor that includes the examples.
@@ -193,7 +193,7 @@ def remove_rows(factor: Factor, rows: np.ndarray, noise_variances: np.ndarray) -
 
 
 def quadratic_forms(factor: Factor, phi: np.ndarray) -> np.ndarray:
-    """Returns phi^T (R^T R)^-1 phi (N,) of each row, as a sum of squares, so never negative."""
+    """Return phi^T (R^T R)^-1 phi (N,) of each row, as a sum of squares, so never negative."""
     result = np.empty(len(phi))
     for i in range(0, len(phi), _ROWS_AT_A_TIME):
         solved = factor.whiten(phi[i : i + _ROWS_AT_A_TIME])
@@ -202,7 +202,7 @@ def quadratic_forms(factor: Factor, phi: np.ndarray) -> np.ndarray:
 
 
 def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Returns the sums (F + D, F + D) of all products of features (N, F) and targets (N, D)."""
+    """Return the sums (F + D, F + D) of all products of features (N, F) and targets (N, D)."""
     f = phi.shape[1]
     size = f + y.shape[1]
     result = np.empty((size, size))
@@ -218,7 +218,7 @@ def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
-    """Picks rows one by one, each with the largest variance given the targets of those before.
+    """Pick rows one by one, each with the largest variance given the targets of those before.
 
     The variance is summed over outputs.
 
@@ -250,7 +250,7 @@ def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarr
 def greedy_batch_mean_field(
     variances: np.ndarray, phi: np.ndarray, noise: np.ndarray, size: int
 ) -> np.ndarray:
-    """Picks rows as `greedy_batch` does, for independent weights with `variances` (F, D)."""
+    """Pick rows as `greedy_batch` does, for independent weights with `variances` (F, D)."""
     precision = 1 / variances
     squares = phi**2
     picked: list[int] = []

@@ -8,7 +8,7 @@ from tfp_bayes.layers.stochastic import StochasticLayer
 
 
 def check_rate(**rates: float) -> None:
-    """Raises ValueError unless every keyword argument is a rate in [0, 1)."""
+    """Raise ValueError unless every keyword argument is a rate in [0, 1)."""
     for name, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
             raise ValueError(
@@ -18,7 +18,7 @@ def check_rate(**rates: float) -> None:
 
 
 def draw_mask(shape: tf.Tensor | tuple | list, rate: float, seed: tf.Tensor, dtype: str):
-    """Draws a mask with entries 0 and 1 / (1 - rate).
+    """Draw a mask with entries 0 and 1 / (1 - rate).
 
     Args:
         shape: Shape of the mask.
@@ -85,7 +85,7 @@ class MCDropout(StochasticLayer):
         self.supports_masking = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns `inputs` with some units set to zero, in the same shape and dtype."""
+        """Return `inputs` with some units set to zero, in the same shape and dtype."""
         if self.rate == 0:
             return inputs
         shape = self._mask_shape(inputs)
@@ -94,7 +94,7 @@ class MCDropout(StochasticLayer):
         return inputs * self.draw_mask(shape, training)
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
-        """Draws a mask of the given shape with entries 0 and 1 / (1 - rate), in compute dtype."""
+        """Draw a mask of the given shape with entries 0 and 1 / (1 - rate), in compute dtype."""
         return draw_mask(shape, self.rate, self.draw_seed(training), self.compute_dtype)
 
     def _mask_shape(self, inputs: tf.Tensor) -> list:
@@ -109,9 +109,9 @@ class MCDropout(StochasticLayer):
         return [n if fixed is None else fixed for n, fixed in zip(sizes, self.noise_shape)]
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns `input_shape`, which dropout does not change."""
+        """Return `input_shape`, which dropout does not change."""
         return input_shape
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape}

@@ -17,7 +17,7 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the parameters of the posteriors and of the priors."""
+        """Create the parameters of the posteriors and of the priors."""
         plain = keras.layers.EinsumDense(
             self.equation,
             self.partial_output_shape,
@@ -34,7 +34,7 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
         return keras.ops.einsum(self.equation, inputs, kernel)
 
     def add_bias(self, outputs: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """Adds a bias of the same dtype to the outputs."""
+        """Add a bias of the same dtype to the outputs."""
         # As in the Keras layer, where the bias weight already has the shape to broadcast.
         return keras.ops.add(outputs, bias)
 
@@ -62,7 +62,7 @@ class _EinsumDense(AffineLayer, keras.layers.EinsumDense):
 
 
 def _parts(equation: str) -> list[str]:
-    """Splits "ab...,bc->ac..." into inputs, kernel and outputs, with "." for each ellipsis."""
+    """Split "ab...,bc->ac..." into inputs, kernel and outputs, with "." for each ellipsis."""
     return re.split(",|->", equation.replace("...", ".").replace(" ", ""))
 
 

@@ -55,7 +55,7 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
         self.rate = rate
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns embeddings (B, ..., output_dim) of word numbers (B, ...)."""
+        """Return embeddings (B, ..., output_dim) of word numbers (B, ...)."""
         embedded = super().call(inputs)
         if self.rate == 0:
             return embedded
@@ -68,11 +68,11 @@ class MCEmbedding(StochasticLayer, keras.layers.Embedding):
         return embedded * mask[..., tf.newaxis]
 
     def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:
-        """Returns shape and dtype of the outputs, which do not depend on `training`."""
+        """Return shape and dtype of the outputs, which do not depend on `training`."""
         return super().compute_output_spec(inputs)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -126,7 +126,7 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         super().__init__(input_dim, output_dim, seed=seed, **kwargs)
 
     def build(self, input_shape: tuple[int | None, ...] | None = None) -> None:
-        """Creates the parameters of the posteriors and of the priors."""
+        """Create the parameters of the posteriors and of the priors."""
         shape = (self.input_dim, self.output_dim)
         self.add_random_weights(embeddings=(shape, self.embeddings_initializer))
         self.built = True
@@ -137,7 +137,7 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         return self.random_embeddings.mean()
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Returns embeddings (B, ..., output_dim) of word numbers (B, ...)."""
+        """Return embeddings (B, ..., output_dim) of word numbers (B, ...)."""
         seed = self.draw_seed(training)
         draws = self.draw_weights(seed)
         if training:
@@ -147,5 +147,5 @@ class EmbeddingReparameterization(VariationalLayer, keras.layers.Embedding):
         return tf.cast(embedded, self.compute_dtype)
 
     def compute_output_spec(self, inputs, training: bool = False) -> keras.KerasTensor:
-        """Returns shape and dtype of the outputs, which do not depend on `training`."""
+        """Return shape and dtype of the outputs, which do not depend on `training`."""
         return super().compute_output_spec(inputs)

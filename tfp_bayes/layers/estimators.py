@@ -16,14 +16,14 @@ from tfp_bayes.layers.random_weight import Draw
 def reparameterization(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Returns L(x, w), with one draw for the batch (Blundell et al. 2015, section 3.2)."""
+    """Return L(x, w), with one draw for the batch (Blundell et al. 2015, section 3.2)."""
     return layer.affine_map(inputs, kernel.value, bias and bias.value)
 
 
 def local_reparameterization(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Returns L(x, m) + sqrt(L(x^2, s^2)) e (Kingma et al. 2015, equation 6).
+    """Return L(x, m) + sqrt(L(x^2, s^2)) e (Kingma et al. 2015, equation 6).
 
     The noise e is drawn independently for every output element. Each element has the right
     distribution, but the correlation between pixels of a convolution, which share one kernel,
@@ -43,7 +43,7 @@ def local_reparameterization(
 
 @tf.custom_gradient
 def _scaled_noise(variance: tf.Tensor, noise: tf.Tensor):
-    """Returns sqrt(variance) noise, with a gradient of 0 where the variance is 0.
+    """Return sqrt(variance) noise, with a gradient of 0 where the variance is 0.
 
     The gradient of a square root is infinite at 0, and inputs that are all zero do occur.
     """
@@ -58,7 +58,7 @@ def _scaled_noise(variance: tf.Tensor, noise: tf.Tensor):
 def flipout(
     layer, inputs: tf.Tensor, kernel: Draw, bias: Draw | None, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Returns L(x, m) + r_out L(r_in x, w - m) (Wen et al. 2018, equation 4).
+    """Return L(x, m) + r_out L(r_in x, w - m) (Wen et al. 2018, equation 4).
 
     The random signs r differ between examples and channels and are constant over space. So the
     pixels of one example keep the correlation that comes from their shared kernel.
@@ -73,7 +73,7 @@ def flipout(
 
 
 def _signs(like: tf.Tensor, axes: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """Draws signs for each example and each index along `axes`, constant along other axes."""
+    """Draw signs for each example and each index along `axes`, constant along other axes."""
     shape = tf.unstack(tf.shape(like))
     sizes = [shape[0]] + [1] * (len(shape) - 1)
     for axis in axes:

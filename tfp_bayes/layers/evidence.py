@@ -49,7 +49,7 @@ class Evidence:
         self.projected = vectors.T @ data.projected[:rows]
 
     def of_output(self, index: int) -> "Evidence":
-        """Returns the evidence of a single output without a new decomposition."""
+        """Return the evidence of a single output without a new decomposition."""
         one = copy.copy(self)
         at = slice(index, index + 1)
         one.projected = self.projected[:, at]
@@ -58,12 +58,12 @@ class Evidence:
         return one
 
     def residual(self, ratio: float) -> np.ndarray:
-        """Returns Y^T Y - M^T (Phi^T Phi + r I) M (D, D), as a sum without cancellation."""
+        """Return Y^T Y - M^T (Phi^T Phi + r I) M (D, D), as a sum without cancellation."""
         shrunk = self.projected * (ratio / (self.eigenvalues + ratio))[:, None]
         return self.residual_without_prior + self.projected.T @ shrunk
 
     def log_marginal_likelihood(self, ratio: float, noise_scale: float) -> float:
-        """Returns log p(Y | Phi) in nats."""
+        """Return log p(Y | Phi) in nats."""
         log_det = np.log1p(self.eigenvalues / ratio).sum()
         return log_density(
             self.residual(ratio) / noise_scale**2,
@@ -76,7 +76,7 @@ class Evidence:
         )
 
     def best_noise_scale(self, ratio: float) -> float:
-        """Returns the sigma that maximizes the evidence for a given r and a known Sigma."""
+        """Return the sigma that maximizes the evidence for a given r and a known Sigma."""
         assert self.output_covariance is not None  # otherwise `maximize` gets a fixed sigma
         residual = self.residual(ratio)
         explained = np.trace(np.linalg.solve(self.output_covariance, residual))
@@ -85,7 +85,7 @@ class Evidence:
         return float(np.sqrt(max(explained, 1e-24 * total) / (self.count * len(residual))))
 
     def maximize(self, noise_scale: float | None = None) -> tuple[float, float]:
-        """Returns the prior scale s and the noise scale sigma that maximize the evidence.
+        """Return the prior scale s and the noise scale sigma that maximize the evidence.
 
         Args:
             noise_scale: Fixed sigma, or None to optimize sigma too.
@@ -120,7 +120,7 @@ def log_density(
     degrees: float,
     scatter: np.ndarray,
 ) -> float:
-    """Returns log p(Y | Phi) in nats from its sufficient statistics.
+    """Return log p(Y | Phi) in nats from its sufficient statistics.
 
     Args:
         residual: Residual (D, D) in units of sigma^2.

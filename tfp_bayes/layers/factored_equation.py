@@ -22,7 +22,7 @@ class FactoredEquation(NamedTuple):
     is_row: tuple[bool, ...]
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:
-        """Returns the number of rows and of columns of W as a matrix."""
+        """Return the number of rows and of columns of W as a matrix."""
         both = list(zip(kernel_shape, self.is_row, strict=True))
         return math.prod(n for n, row in both if row), math.prod(n for n, row in both if not row)
 
@@ -30,7 +30,7 @@ class FactoredEquation(NamedTuple):
 def factor_equation(
     equation: str, output_shape: tuple[int | None, ...], rank: int
 ) -> FactoredEquation:
-    """Splits "abc,cde->abde" into "abc,cr->abr" and "abr,rde->abde".
+    """Split "abc,cde->abde" into "abc,cr->abr" and "abr,rde->abde".
 
     Args:
         equation: Equation of `keras.layers.EinsumDense`.

@@ -66,15 +66,15 @@ class LinearModel:
         return [slice(0, self.num_outputs)]
 
     def examples(self, ratio: float | None) -> Examples:
-        """Returns an empty `Examples` object."""
+        """Return an empty `Examples` object."""
         return Examples(self.num_features, self.num_outputs, self.use_bias, ratio)
 
     def degrees_of_data(self, count: float) -> float:
-        """Returns N, or N - 1 if there is a bias, which uses up one degree of freedom."""
+        """Return N, or N - 1 if there is a bias, which uses up one degree of freedom."""
         return max(count - self.use_bias, 0.0)
 
     def rows_of(self, outputs: slice, rows: np.ndarray) -> np.ndarray:
-        """Returns rows (n, F + D) with only the targets of the given outputs."""
+        """Return rows (n, F + D) with only the targets of the given outputs."""
         features, targets = np.hsplit(np.atleast_2d(rows), [self.num_features])
         return np.hstack([features, targets[:, outputs]])
 
@@ -101,7 +101,7 @@ class LinearPosterior:
     def prior(
         cls, model: LinearModel, prior_scales: np.ndarray, noise_scales: np.ndarray
     ) -> "LinearPosterior":
-        """Returns the posterior given no data."""
+        """Return the posterior given no data."""
         return cls(model, prior_scales, noise_scales, model.examples(None).center, []).given(
             model.examples(None)
         )
@@ -121,7 +121,7 @@ class LinearPosterior:
 
     @classmethod
     def from_values(cls, model: LinearModel, values: dict[str, np.ndarray]) -> "LinearPosterior":
-        """Rebuilds the posterior from the entries of `values()` named in `KEPT`."""
+        """Rebuild the posterior from the entries of `values()` named in `KEPT`."""
         factors = [
             conjugate.Factor(root, projected, values["residual"][at, at])
             for root, projected, at in zip(values["root"], values["projected"], model.outputs)
@@ -130,7 +130,7 @@ class LinearPosterior:
         return cls(model, values["prior_scales"], values["noise_scales"], center, factors)
 
     def values(self) -> dict[str, np.ndarray]:
-        """Returns the entries of `KEPT` and the arrays that a layer's `call` reads, in float64."""
+        """Return the entries of `KEPT` and the arrays that a layer's `call` reads, in float64."""
         kernel_variances, bias_variances = self.independent_variances()
         values = {
             "prior_scales": self.prior_scales,
@@ -154,12 +154,12 @@ class LinearPosterior:
     # Learning.
 
     def given(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior given only these examples, with the same scales."""
+        """Return the posterior given only these examples, with the same scales."""
         factors = [data.factor(self.ratios[at][0], at) for at in self.model.outputs]
         return dataclasses.replace(self, center=data.center, factors=factors)
 
     def with_best_scales(self, data: Examples) -> "LinearPosterior":
-        """Returns this posterior with the scales that maximize the evidence of these examples."""
+        """Return this posterior with the scales that maximize the evidence of these examples."""
         count = self.model.degrees_of_data(data.center.count)
         if not count:
             raise ValueError(
@@ -180,7 +180,7 @@ class LinearPosterior:
         return dataclasses.replace(self, prior_scales=prior, noise_scales=noise)
 
     def update(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior with these examples added."""
+        """Return the posterior with these examples added."""
         center, shift = self.center.join(data.center)
         factors = [
             conjugate.add_rows(data.added_to(factor, at), self.model.rows_of(at, shift))
@@ -189,7 +189,7 @@ class LinearPosterior:
         return dataclasses.replace(self, center=center, factors=factors)
 
     def downdate(self, data: Examples) -> "LinearPosterior":
-        """Returns the posterior with these examples removed.
+        """Return the posterior with these examples removed.
 
         Args:
             data: Examples without sums of products (`ratio=None`).
@@ -246,7 +246,7 @@ class LinearPosterior:
         return np.full(self.model.num_outputs, 1 / count) if count else 1 / self.ratios
 
     def independent_variances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the mean-field variances of the weights (F, D) and of the bias (D,)."""
+        """Return the mean-field variances of the weights (F, D) and of the bias (D,)."""
         squares = np.stack([np.square(factor.root).sum(0) for factor in self.factors], axis=1)
         squares = squares + self.center.count * np.square(self.center.features)[:, None]
         return self.noise_scales**2 / squares, self.noise_scales**2 * self.mean_variances
@@ -339,7 +339,7 @@ class LinearPosterior:
 
 
 def check_covariance(value, units: int) -> list | str | None:
-    """Returns `output_covariance` as plain JSON: nested lists, "inverse_wishart" or None.
+    """Return `output_covariance` as plain JSON: nested lists, "inverse_wishart" or None.
 
     Raises:
         ValueError: If it is neither of these nor a symmetric positive definite matrix.

@@ -32,7 +32,7 @@ REFUSED = {
 
 
 def check_kept(owner: str, arguments: dict) -> None:
-    """Raises ValueError if a layer with an update cannot honor an argument of a Keras layer."""
+    """Raise ValueError if a layer with an update cannot honor an argument of a Keras layer."""
     check_absent(owner, arguments, REFUSED)
 
 
@@ -102,7 +102,7 @@ class _LoRA(keras.layers.Layer):
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
     def make_parts(self, plain: type, random: type, a: tuple, b: tuple) -> None:
-        """Creates `lora_a` and `lora_b`.
+        """Create `lora_a` and `lora_b`.
 
         Args:
             plain: Layer class for B, and for A if there is no prior.
@@ -122,7 +122,7 @@ class _LoRA(keras.layers.Layer):
         self.lora_b = plain(*b, **shared, name="lora_b", kernel_initializer=self.b_initializer)
 
     def check_rank(self, num_inputs: int, num_outputs: int) -> None:
-        """Raises ValueError if the rank exceeds the smaller side of the kernel."""
+        """Raise ValueError if the rank exceeds the smaller side of the kernel."""
         if self.rank > min(num_inputs, num_outputs):
             raise ValueError(
                 f"Expected a `rank` of {self.name!r} of at most {min(num_inputs, num_outputs)}, "
@@ -131,25 +131,25 @@ class _LoRA(keras.layers.Layer):
             )
 
     def factors(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the means of A and B, in the dtype of the weights."""
+        """Return the means of A and B, in the dtype of the weights."""
         return tf.convert_to_tensor(self.lora_a.kernel), tf.convert_to_tensor(self.lora_b.kernel)
 
     def merged_kernel(self) -> tf.Tensor:
-        """Returns W0 + (alpha / rank) E[A] B, the mean kernel, in the shape and dtype of W0."""
+        """Return W0 + (alpha / rank) E[A] B, the mean kernel, in the shape and dtype of W0."""
         raise NotImplementedError
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Returns the shape of the outputs."""
+        """Return the shape of the outputs."""
         return self.base.compute_output_shape(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns the activation of the frozen layer's outputs plus the update."""
+        """Return the activation of the frozen layer's outputs plus the update."""
         outputs = self.base(inputs)
         outputs += self.lora_b(self.scaling * self.lora_a(inputs))
         return outputs if self.activation is None else self.activation(outputs)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         inner = self.base.get_config()
         serialize = keras.saving.serialize_keras_object
         return {
@@ -239,7 +239,7 @@ class LoRADense(_LoRA):
         self.make_parts(keras.layers.Dense, DenseFlipout, (rank,), (units,))
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the frozen weights and the factors."""
+        """Create the frozen weights and the factors."""
         self.base.build(input_shape)
         self.check_rank(*self.base.kernel.shape)
         self.lora_a.build(input_shape)
@@ -299,7 +299,7 @@ class LoRAEinsumDense(_LoRA):
         self.make_parts(keras.layers.EinsumDense, EinsumDenseFlipout, a, b)
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the frozen weights and the factors."""
+        """Create the frozen weights and the factors."""
         self.base.build(input_shape)
         self.check_rank(*self._equation.sizes(self.base.kernel.shape))
         self.lora_a.build(input_shape)
@@ -358,7 +358,7 @@ class LoRAMultiHeadAttention(keras.layers.MultiHeadAttention):
         self._options = {name: config[name] for name in ("rank", "alpha", *self._OPTIONS)}
 
     def build(self, query_shape: Shape, value_shape: Shape, key_shape: Shape | None = None) -> None:
-        """Creates the projections."""
+        """Create the projections."""
         super().build(query_shape, value_shape, key_shape)
         replace_projections(self, self._low_rank)
 
@@ -369,5 +369,5 @@ class LoRAMultiHeadAttention(keras.layers.MultiHeadAttention):
         return new
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), **self._options}

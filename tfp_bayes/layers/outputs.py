@@ -44,7 +44,7 @@ class NormalParameters(keras.layers.Layer):
         self.min_scale = min_scale
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the scale if it does not depend on the input."""
+        """Create the scale if it does not depend on the input."""
         self.compute_output_shape(input_shape)
         if not self.heteroscedastic:
             self.untransformed_scale = self.add_weight(
@@ -55,7 +55,7 @@ class NormalParameters(keras.layers.Layer):
             )
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns (..., 2 D): locations, then scales, in the units of the target."""
+        """Return (..., 2 D): locations, then scales, in the units of the target."""
         if self.heteroscedastic:
             loc, raw = tf.split(inputs, 2, axis=-1)
         else:
@@ -64,7 +64,7 @@ class NormalParameters(keras.layers.Layer):
         return tf.concat([loc, tf.nn.softplus(raw) + self.min_scale], axis=-1)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the shape with 2 D as its last axis."""
+        """Return the shape with 2 D as its last axis."""
         if not self.heteroscedastic:
             return (*input_shape[:-1], 2 * input_shape[-1])
         if input_shape[-1] % 2:
@@ -76,7 +76,7 @@ class NormalParameters(keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         own = {"heteroscedastic": self.heteroscedastic, "min_scale": self.min_scale}
         return {**super().get_config(), **own}
 
@@ -108,17 +108,17 @@ class ClassProbabilities(keras.layers.Layer):
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Checks the input shape. The layer has no weights."""
+        """Check the input shape. The layer has no weights."""
         self.compute_output_shape(input_shape)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns probabilities (..., K) from concatenated locations and scales (..., 2 K)."""
+        """Return probabilities (..., K) from concatenated locations and scales (..., 2 K)."""
         loc, scale = tf.split(inputs, 2, axis=-1)
         mean_square = tf.reduce_mean(tf.square(scale), axis=-1, keepdims=True)
         return tf.nn.softmax(loc * (math.pi / math.sqrt(6)) / tf.sqrt(mean_square), axis=-1)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the shape with K as its last axis."""
+        """Return the shape with K as its last axis."""
         if input_shape[-1] % 2:
             raise ValueError(
                 f"Expected an even last axis of the inputs of {self.name!r}. "

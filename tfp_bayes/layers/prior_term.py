@@ -17,7 +17,7 @@ from tfp_bayes._plumbing.keras_internals import current_call
 
 
 class collected_prior_terms:  # noqa: N801  # a context manager; generators lose to AutoGraph
-    """Collects the prior terms stated inside the context, as a dictionary from id(layer) to nats.
+    """A context manager that collects prior terms, as a dictionary from id(layer) to nats.
 
     A context inside another one uses the outer dictionary. Each thread, such as a replica of a
     distribution strategy, has its own dictionary.
@@ -34,12 +34,12 @@ class collected_prior_terms:  # noqa: N801  # a context manager; generators lose
 
 
 def are_collected() -> bool:
-    """Returns whether prior terms are currently being collected."""
+    """Return whether prior terms are currently being collected."""
     return _collection() is not None
 
 
 def state_prior_term(layer: keras.layers.Layer, divergence: Callable[[], tf.Tensor]) -> None:
-    """States the prior term of a layer from its `call` with training=True.
+    """State the prior term of a layer from its `call` with training=True.
 
     The term of a layer that a model calls several times is counted once.
 
@@ -60,7 +60,7 @@ def state_prior_term(layer: keras.layers.Layer, divergence: Callable[[], tf.Tens
 
 
 def total(terms: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of the terms of a divergence as a double-precision scalar.
+    """Return the sum of the terms of a divergence as a double-precision scalar.
 
     The largest half-precision number is 65504. On a CPU XLA adds numbers one after the other, so a
     single-precision sum over the weights of VGG16 is off by 0.1%.
@@ -72,7 +72,7 @@ def total(terms: tf.Tensor) -> tf.Tensor:
 
 
 def add_kl_weight(layer: keras.layers.Layer) -> keras.Variable:
-    """Creates the weight of a layer's prior term, which is NaN until it is set to 1 / num_train."""
+    """Create the weight of a layer's prior term, which is NaN until it is set to 1 / num_train."""
     return layer.add_weight(
         name="kl_weight",
         shape=(),
@@ -84,7 +84,7 @@ def add_kl_weight(layer: keras.layers.Layer) -> keras.Variable:
 
 
 def check_known(weight: keras.Variable) -> None:
-    """Raises ValueError if the weight of prior terms was never set.
+    """Raise ValueError if the weight of prior terms was never set.
 
     The check reads the value while the graph is traced, because XLA drops assertions.
 
@@ -103,7 +103,7 @@ def check_known(weight: keras.Variable) -> None:
 
 
 def _weighted(kl: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
-    """Returns weight * kl, whose gradient raises an error if the weight was never set.
+    """Return weight * kl, whose gradient raises an error if the weight was never set.
 
     Only training on the layer's loss computes this gradient. A single call with training=True, or
     a loop that weights `kl_divergence(model)` itself, therefore works without a weight.

@@ -69,7 +69,7 @@ class RandomFeatures(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: tuple) -> None:
-        """Draws W and b."""
+        """Draw W and b."""
         size = input_shape[-1]
         if size is None:
             raise ValueError(
@@ -91,18 +91,18 @@ class RandomFeatures(keras.layers.Layer):
         self._divisor = np.sqrt(size) if self.length_scale is None else self.length_scale
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Returns features (..., D) of inputs (..., F)."""
+        """Return features (..., D) of inputs (..., F)."""
         kernel = tf.convert_to_tensor(self.kernel)
         angles = tf.tensordot(tf.cast(inputs, kernel.dtype) / self._divisor, kernel, 1)
         features = np.sqrt(2 / self.num_features) * tf.cos(angles + self.offset)
         return tf.cast(features, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """Returns the input shape with D in place of F."""
+        """Return the input shape with D in place of F."""
         return (*input_shape[:-1], self.num_features)
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {
             **super().get_config(),
             "num_features": self.num_features,
@@ -112,7 +112,7 @@ class RandomFeatures(keras.layers.Layer):
 
 
 def orthogonal_normal(rows: int, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Draws standard normal vectors (rows, size) that are orthogonal within blocks of `size`.
+    """Draw standard normal vectors (rows, size) that are orthogonal within blocks of `size`.
 
     Their kernel estimates have a lower variance than those of independent vectors.
     """

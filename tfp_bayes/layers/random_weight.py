@@ -68,20 +68,20 @@ class RandomWeight:
         self.prior_variables = {} if prior is None else prior.add_variables(add_weight, self.shape)
 
     def distribution(self) -> tfd.Distribution:
-        """Returns the current q."""
+        """Return the current q."""
         return self.posterior.distribution(self.variables)
 
     def mean(self) -> tf.Tensor:
-        """Returns the mean of q."""
+        """Return the mean of q."""
         return self.posterior.mean(self.variables)
 
     def draw(self, seed: tf.Tensor) -> Draw:
-        """Draws a sample from q; `seed` is int32 (2,)."""
+        """Draw a sample from q; `seed` is int32 (2,)."""
         q = self.distribution()
         return Draw(self.posterior.sample(q, seed), q)
 
     def kl_divergence(self, draw: Draw, seed: tf.Tensor) -> tf.Tensor:
-        """Returns KL(q || p) in nats, summed over elements, in double precision.
+        """Return KL(q || p) in nats, summed over elements, in double precision.
 
         Args:
             draw: A draw w of the weight. If TensorFlow Probability has no closed form, the result

@@ -16,7 +16,7 @@ from tfp_bayes.layers.variational import POINT, UNCERTAIN, VariationalLayer
 
 
 def refuse_stateful(layer: keras.layers.RNN) -> None:
-    """Raises ValueError if a recurrent layer keeps its state between calls."""
+    """Raise ValueError if a recurrent layer keeps its state between calls."""
     if layer.stateful:
         raise ValueError(
             f"Expected stateful=False for {layer.name!r}. Received: stateful=True, with which a "
@@ -51,7 +51,7 @@ class _MCRecurrent(StochasticLayer):
         mask: tf.Tensor | None = None,
         training: bool = False,
     ):
-        """Returns the outputs of the Keras layer with `dropout` and `recurrent_dropout` applied.
+        """Return the outputs of the Keras layer with `dropout` and `recurrent_dropout` applied.
 
         Args:
             sequences: Inputs (B, T, F).
@@ -146,7 +146,7 @@ class _RecurrentReparameterization(VariationalLayer):
     def build(
         self, sequences_shape: tuple[int | None, ...], initial_state_shape: tuple | None = None
     ) -> None:
-        """Creates the parameters of the posteriors and of the priors."""
+        """Create the parameters of the posteriors and of the priors."""
         weights = requested_weights(self.cell, (sequences_shape[0], sequences_shape[-1]))
         self.add_random_weights(**{name: weights.get(name) for name in self.beliefs})
         self.built = True
@@ -158,7 +158,7 @@ class _RecurrentReparameterization(VariationalLayer):
         mask: tf.Tensor | None = None,
         training: bool = False,
     ):
-        """Returns the outputs of the Keras layer under one draw of its weights.
+        """Return the outputs of the Keras layer under one draw of its weights.
 
         Args:
             sequences: Inputs (B, T, F).

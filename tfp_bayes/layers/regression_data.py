@@ -21,7 +21,7 @@ class Center:
     count: float
 
     def join(self, other: "Center") -> tuple["Center", np.ndarray]:
-        """Returns the center of two data sets together, and the row that accounts for the shift.
+        """Return the center of two data sets together, and the row that accounts for the shift.
 
         Adding the row (F + D,) to the centered rows of both data sets gives the products of the
         joint data set around its own center.
@@ -34,7 +34,7 @@ class Center:
         return self._moved(other, other.count, total)
 
     def leave(self, other: "Center") -> tuple["Center", np.ndarray]:
-        """Returns the center without the other's data, and the row to remove; see `join`."""
+        """Return the center without the other's data, and the row to remove; see `join`."""
         return self._moved(other, -other.count, self.count - other.count)
 
     def _moved(self, other: "Center", weight: float, total: float) -> tuple["Center", np.ndarray]:
@@ -66,7 +66,7 @@ class Examples:
         self._rows: list[np.ndarray] = []  # rows of all other blocks
 
     def add(self, phi: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> None:
-        """Adds a block of features (N, F), targets (N, D) and weights (N,)."""
+        """Add a block of features (N, F), targets (N, D) and weights (N,)."""
         count = float(len(phi)) if weights is None else float(weights.sum())
         if not count:
             return
@@ -90,7 +90,7 @@ class Examples:
             self._rows = [conjugate.triangle_of(self.rows)]
 
     def join(self, other: "Examples") -> None:
-        """Adds the statistics of another `Examples` object with the same arguments."""
+        """Add the statistics of another `Examples` object with the same arguments."""
         self.center, shift = self.center.join(other.center)
         if other._gram is not None:
             self._gram = other._gram if self._gram is None else self._gram + other._gram
@@ -99,7 +99,7 @@ class Examples:
             self._rows = [conjugate.triangle_of(self.rows)]
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all statistics. `gram` is empty if there are no sums of products."""
+        """Return all statistics. `gram` is empty if there are no sums of products."""
         return {
             "features": self.center.features,
             "targets": self.center.targets,
@@ -109,7 +109,7 @@ class Examples:
         }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Restores the result of `get_state` of an object with the same arguments."""
+        """Restore the result of `get_state` of an object with the same arguments."""
         self.center = Center(state["features"], state["targets"], float(state["count"]))
         self._gram = state["gram"] if state["gram"].size else None
         self._rows = [state["rows"]]
@@ -120,7 +120,7 @@ class Examples:
         return np.vstack([np.empty((0, self._size)), *self._rows])
 
     def factor(self, ratio: float, outputs: slice) -> conjugate.Factor:
-        """Returns the posterior of some outputs given only these examples."""
+        """Return the posterior of some outputs given only these examples."""
         at = self._columns(outputs)
         if self._gram is None:
             factor = conjugate.prior_factor(self._width, len(at) - self._width, ratio)
@@ -129,7 +129,7 @@ class Examples:
         return conjugate.add_rows(factor, self.rows[:, at])
 
     def added_to(self, factor: conjugate.Factor, outputs: slice) -> conjugate.Factor:
-        """Returns the posterior of some outputs given these examples and those in `factor`."""
+        """Return the posterior of some outputs given these examples and those in `factor`."""
         at = self._columns(outputs)
         if self._gram is not None:
             new = conjugate.from_products(self._gram[np.ix_(at, at)], self._width, 0.0)
@@ -147,7 +147,7 @@ def blocks(
     targets: np.ndarray | None,
     sample_weight: np.ndarray | None = None,
 ) -> Iterator[Block]:
-    """Yields blocks of several thousand rows from arrays or from an iterable of batches.
+    """Yield blocks of several thousand rows from arrays or from an iterable of batches.
 
     Raises:
         ValueError: If the numbers of features, targets and weights differ, or weights are given
@@ -176,7 +176,7 @@ def blocks(
 
 
 def _joined(batches: Iterable) -> Iterator[Block]:
-    """Joins small batches, because the time for a block hardly depends on its size."""
+    """Join small batches, because the time for a block hardly depends on its size."""
     waiting: list[Block] = []
     for batch in batches:
         features, targets, *weights = batch
@@ -205,7 +205,7 @@ def _join(waiting: list[Block]) -> Block:
 
 
 def check_features(features: np.ndarray, width: int | None, owner: str) -> np.ndarray:
-    """Returns features (N, width) in float64.
+    """Return features (N, width) in float64.
 
     Raises:
         ValueError: If the shape is another, or a value is not finite.
@@ -221,7 +221,7 @@ def check_features(features: np.ndarray, width: int | None, owner: str) -> np.nd
 
 
 def check_targets(targets: np.ndarray, units: int, owner: str) -> np.ndarray:
-    """Returns targets (N, units) in float64. One unit accepts (N,) too.
+    """Return targets (N, units) in float64. One unit accepts (N,) too.
 
     Raises:
         ValueError: If the shape is another, or a value is not finite.
@@ -239,7 +239,7 @@ def check_targets(targets: np.ndarray, units: int, owner: str) -> np.ndarray:
 
 
 def check_weights(weights: np.ndarray | None, size: int, owner: str) -> np.ndarray | None:
-    """Returns sample weights (size,) in float64, or None.
+    """Return sample weights (size,) in float64, or None.
 
     Raises:
         ValueError: If the shape is another, or a value is negative or not finite.

@@ -7,7 +7,7 @@ from tfp_bayes.layers.dropout import MCDropout
 
 
 def check_data_format(data_format: str | None) -> str:
-    """Returns a valid data format, the Keras default for None, or raises ValueError."""
+    """Return a valid data format (the Keras default for None) or raise ValueError."""
     data_format = data_format or keras.config.image_data_format()
     if data_format not in ("channels_last", "channels_first"):
         raise ValueError(

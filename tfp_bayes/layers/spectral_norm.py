@@ -11,14 +11,14 @@ _NUM_SQUARINGS = 8  # computes the 256th power of W^T W
 
 @keras.saving.register_keras_serializable("tfp_bayes")
 class SpectralNormConstraint(keras.constraints.Constraint):
-    """Keeps the spectral norm of a kernel at or below a bound after each optimizer step.
+    """A constraint that keeps the spectral norm of a kernel at or below a bound.
 
     Use it as `kernel_constraint` of Dense layers and convolutions so that distances between
     features reflect distances between inputs, as SNGP and `FeatureDensity` need. In residual
     networks with a bound below 1, different inputs also keep different features. A kernel whose
-    norm exceeds the bound is scaled down, W <- W min(1, bound / norm). Other kernels do not
-    change. `keras.layers.SpectralNormalization` always divides by the norm and therefore enlarges
-    small kernels.
+    norm exceeds the bound after an optimizer step is scaled down, W <- W min(1, bound / norm).
+    Other kernels do not change. `keras.layers.SpectralNormalization` always divides by the norm
+    and therefore enlarges small kernels.
 
     The bound is guaranteed, because an upper bound takes the place of the norm:
 
@@ -59,13 +59,13 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         self.bound = float(bound)
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:
-        """Returns the kernel, scaled down if its norm exceeds the bound."""
+        """Return the kernel, scaled down if its norm exceeds the bound."""
         w = keras.ops.convert_to_tensor(w)
         factor = tf.minimum(1.0, self.bound / self.norm_bound(w))
         return w * tf.cast(factor, w.dtype)
 
     def norm_bound(self, w: tf.Tensor) -> tf.Tensor:
-        """Returns an upper bound of the spectral norm of a kernel, a float32 scalar."""
+        """Return an upper bound of the spectral norm of a kernel, a float32 scalar."""
         shape = tuple(w.shape)
         if len(shape) < 2:
             raise ValueError(
@@ -80,12 +80,12 @@ class SpectralNormConstraint(keras.constraints.Constraint):
         return tf.minimum(by_output, by_input) * float(np.sqrt(np.prod(shape[:-2])))
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments as plain JSON."""
+        """Return the constructor arguments as plain JSON."""
         return {"bound": self.bound}
 
 
 def _matrix_norm(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns trace((W^T W)^p)^(1 / (2 p)), p = 256, a bound of the largest singular value."""
+    """Return trace((W^T W)^p)^(1 / (2 p)), p = 256, a bound of the largest singular value."""
     rows, columns = matrix.shape
     gram = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
     trace = tf.linalg.trace(gram)

@@ -40,7 +40,7 @@ class StochasticLayer(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def draw_seed(self, training: bool = False) -> tf.Tensor:
-        """Returns the next seed of this layer, an int32 tensor of shape (2,).
+        """Return the next seed of this layer, an int32 tensor of shape (2,).
 
         In training each replica of a distribution strategy gets a different seed. At inference all
         replicas get the same seed, because they evaluate one function.
@@ -52,10 +52,10 @@ class StochasticLayer(keras.layers.Layer):
         return seed
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         return {**super().get_config(), "seed": self.seed}
 
 
 def stochastic_layers(layer: keras.layers.Layer) -> list[StochasticLayer]:
-    """Lists the stochastic layers of a model, including nested ones, in graph order."""
+    """List the stochastic layers of a model, including nested ones, in graph order."""
     return [each for each in flatten_layers(layer) if isinstance(each, StochasticLayer)]

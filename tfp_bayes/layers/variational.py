@@ -43,7 +43,7 @@ _REFUSED = {
 
 
 def check_honoured(owner: str, arguments: dict) -> None:
-    """Raises ValueError if random weights cannot honor an argument of a Keras layer."""
+    """Raise ValueError if random weights cannot honor an argument of a Keras layer."""
     check_absent(owner, arguments, _REFUSED)
 
 
@@ -111,7 +111,7 @@ class VariationalLayer(StochasticLayer):
             )
 
     def add_random_weights(self, **weights: tuple[tuple[int, ...], Any] | None) -> None:
-        """Creates the parameters of the posteriors and of the priors. Call it in `build`.
+        """Create the parameters of the posteriors and of the priors. Call it in `build`.
 
         Args:
             **weights: For each name the shape of the weight and the initializer of its loc, or
@@ -139,16 +139,16 @@ class VariationalLayer(StochasticLayer):
         ]
 
     def draw_weights(self, seed: tf.Tensor) -> dict[str, Draw]:
-        """Draws every random weight; `seed` is int32 (2,)."""
+        """Draw every random weight; `seed` is int32 (2,)."""
         weights = enumerate(self.random_weights.items())
         return {name: weight.draw(fold_in(seed, i)) for i, (name, weight) in weights}
 
     def add_kl(self, draws: dict[str, Draw], seed: tf.Tensor) -> None:
-        """States the layer's prior term in `call` with training=True. See `prior_term`."""
+        """State the layer's prior term in `call` with training=True. See `prior_term`."""
         state_prior_term(self, lambda: self._kl_divergence(draws, seed))
 
     def kl_divergence(self) -> tf.Tensor:
-        """Returns KL(q || prior) of all random weights, a float32 scalar in nats.
+        """Return KL(q || prior) of all random weights, a float32 scalar in nats.
 
         The value is exact if there is a closed form, and otherwise an unbiased estimate from a new
         draw.
@@ -164,21 +164,21 @@ class VariationalLayer(StochasticLayer):
         return tf.cast(sum(terms), "float32")
 
     def enable_lora(self, *args, **kwargs) -> None:
-        """Raises ValueError, because LoRA updates a single kernel."""
+        """Raise ValueError, because LoRA updates a single kernel."""
         raise ValueError(
             f"Expected a layer with one kernel. Received: {self.name!r}, whose kernel has a "
             f"distribution. Hint: {_REFUSED['lora_rank']}."
         )
 
     def quantize(self, *args, **kwargs) -> None:
-        """Raises ValueError, because a quantized kernel has no distribution."""
+        """Raise ValueError, because a quantized kernel has no distribution."""
         raise ValueError(
             f"Expected a layer with one kernel. Received: {self.name!r}, whose kernel has a "
             f"distribution. Hint: {_QUANTIZED}."
         )
 
     def get_config(self) -> dict:
-        """Returns the layer's constructor arguments as plain JSON."""
+        """Return the layer's constructor arguments as plain JSON."""
         config = {k: v for k, v in super().get_config().items() if k not in _REFUSED}
         for name in self.beliefs:
             for part in Belief._fields:
@@ -188,5 +188,5 @@ class VariationalLayer(StochasticLayer):
 
 
 def variational_layers(model: keras.layers.Layer) -> list[VariationalLayer]:
-    """Lists the variational layers of a model, including nested ones, in graph order."""
+    """List the variational layers of a model, including nested ones, in graph order."""
     return [layer for layer in stochastic_layers(model) if isinstance(layer, VariationalLayer)]

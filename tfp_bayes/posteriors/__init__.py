@@ -25,7 +25,7 @@ _CLASSES = {
 
 
 def get(identifier: str | dict | Posterior, argument: str = "posterior") -> Posterior:
-    """Returns the variational family that an identifier describes.
+    """Return the variational family that an identifier describes.
 
     Args:
         identifier: A name ("mean_field_normal", "deterministic", "low_rank_normal" or

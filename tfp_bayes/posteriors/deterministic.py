@@ -32,9 +32,9 @@ class Deterministic(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Creates loc, of the weight tensor's shape."""
+        """Create loc, of the weight tensor's shape."""
         return {"loc": add_weight("loc", shape, initializer)}
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution; its density at its value is defined as 1."""
+        """Return the distribution; its density at its value is defined as 1."""
         return tfd.Deterministic(self.mean(variables))

@@ -53,7 +53,7 @@ class LowRankNormal(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Creates loc and untransformed_scale, of the weight's shape, and factor (size, rank)."""
+        """Create loc and untransformed_scale, of the weight's shape, and factor (size, rank)."""
         start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         # Not zeros: there the factor's gradient vanishes by symmetry.
         factor = keras.initializers.RandomNormal(stddev=self.initial_scale / math.sqrt(self.rank))
@@ -64,7 +64,7 @@ class LowRankNormal(Posterior):
         }
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, whose event shape is that of the weight tensor."""
+        """Return the distribution, whose event shape is that of the weight tensor."""
         loc = self.mean(variables)
         scale = to_scale(variables["untransformed_scale"])
         flat = tfd.MultivariateNormalDiagPlusLowRankCovariance(

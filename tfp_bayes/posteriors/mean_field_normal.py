@@ -47,7 +47,7 @@ class MeanFieldNormal(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Creates loc and untransformed_scale, both of the weight tensor's shape."""
+        """Create loc and untransformed_scale, both of the weight tensor's shape."""
         start = keras.initializers.Constant(float(from_scale(self.initial_scale)))
         return {
             "loc": add_weight("loc", shape, initializer),
@@ -55,10 +55,10 @@ class MeanFieldNormal(Posterior):
         }
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution as a batch of scalar normals."""
+        """Return the distribution as a batch of scalar normals."""
         return tfd.Normal(self.mean(variables), to_scale(variables["untransformed_scale"]))
 
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
-        """Draws one weight tensor; `seed` is int32 (2,)."""
+        """Draw one weight tensor; `seed` is int32 (2,)."""
         loc = distribution.loc
         return loc + distribution.scale * noise.normal(loc.shape, seed, loc.dtype)

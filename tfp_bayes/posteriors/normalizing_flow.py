@@ -59,7 +59,7 @@ class NormalizingFlow(Posterior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Creates loc, untransformed_scale and the weights of each coupling network."""
+        """Create loc, untransformed_scale and the weights of each coupling network."""
         size = math.prod(shape)
         if size < 2:
             raise ValueError(
@@ -83,7 +83,7 @@ class NormalizingFlow(Posterior):
         return variables
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution, whose event shape is that of the weight tensor."""
+        """Return the distribution, whose event shape is that of the weight tensor."""
         loc = tf.convert_to_tensor(variables["loc"])
         scale = to_scale(variables["untransformed_scale"])
         size = math.prod(loc.shape)
@@ -97,12 +97,12 @@ class NormalizingFlow(Posterior):
         return tfd.TransformedDistribution(base, tfb.Chain(bijectors))
 
     def mean(self, variables: dict) -> tf.Tensor:
-        """Returns the average of 1,000 draws that are the same in every call."""
+        """Return the average of 1,000 draws that are the same in every call."""
         return tf.reduce_mean(self.distribution(variables).sample(MEAN_SAMPLES, seed=[0, 0]), 0)
 
 
 def _coupling(variables: dict, i: int) -> Callable:
-    """Returns the network of coupling `i`, from the fixed half to shift and log scale."""
+    """Return the network of coupling `i`, from the fixed half to shift and log scale."""
 
     def shift_and_log_scale(given: tf.Tensor, num_moved: int, **_) -> tuple[tf.Tensor, tf.Tensor]:
         hidden = tf.tanh(

@@ -28,7 +28,7 @@ class Posterior(Configured):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...], initializer
     ) -> dict:
-        """Creates the parameters as weights of the layer.
+        """Create the parameters as weights of the layer.
 
         Args:
             add_weight: Function `add_weight(name, shape, initializer)` that creates a weight of
@@ -42,13 +42,13 @@ class Posterior(Configured):
         raise NotImplementedError
 
     def distribution(self, variables: dict) -> tfd.Distribution:
-        """Returns the distribution; its samples have the shape of the weight tensor."""
+        """Return the distribution; its samples have the shape of the weight tensor."""
         raise NotImplementedError
 
     def mean(self, variables: dict) -> tf.Tensor:
-        """Returns the mean weight tensor."""
+        """Return the mean weight tensor."""
         return tf.convert_to_tensor(variables["loc"])
 
     def sample(self, distribution: tfd.Distribution, seed: tf.Tensor) -> tf.Tensor:
-        """Draws one weight tensor from the result of `distribution`; `seed` is int32 (2,)."""
+        """Draw one weight tensor from the result of `distribution`; `seed` is int32 (2,)."""
         return distribution.sample(seed=seed)

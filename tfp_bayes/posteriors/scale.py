@@ -13,11 +13,11 @@ SPEED = 10.0
 
 
 def to_scale(untransformed_scale: tf.Tensor) -> tf.Tensor:
-    """Returns softplus(SPEED * untransformed_scale), a positive scale."""
+    """Return softplus(SPEED * untransformed_scale), a positive scale."""
     return tf.math.softplus(SPEED * tf.convert_to_tensor(untransformed_scale))
 
 
 def from_scale(scale: float | np.ndarray) -> np.ndarray:
-    """Returns the untransformed scale whose `to_scale` equals a positive scale."""
+    """Return the untransformed scale whose `to_scale` equals a positive scale."""
     scale = np.asarray(scale, "float64")
     return (scale + np.log(-np.expm1(-scale))) / SPEED  # log(expm1(scale)) would overflow

@@ -37,7 +37,7 @@ def get(identifier: str | dict | Prior, argument: str = "prior") -> Prior: ...
 @overload
 def get(identifier: None, argument: str = "prior") -> None: ...
 def get(identifier: str | dict | Prior | None, argument: str = "prior") -> Prior | None:
-    """Returns the prior that an identifier describes.
+    """Return the prior that an identifier describes.
 
     Args:
         identifier: A name ("normal", "laplace", "scale_mixture", "student_t",

@@ -48,7 +48,7 @@ class ElementwiseNormal(Prior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Creates the two arrays; see `Prior.add_variables`."""
+        """Create the two arrays; see `Prior.add_variables`."""
         starts = {"prior_loc": self.initial_loc, "prior_scale": self.initial_scale}
         return {
             name: add_weight(name, shape, keras.initializers.Constant(start), trainable=False)
@@ -58,12 +58,12 @@ class ElementwiseNormal(Prior):
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the prior of the whole weight tensor. See `Prior.condition`."""
+        """Return the prior of the whole weight tensor. See `Prior.condition`."""
         loc, scale = (
             tf.convert_to_tensor(variables[name]) for name in ("prior_loc", "prior_scale")
         )
         return tfd.Normal(loc, scale), tf.constant(0, dtype)
 
     def get_config(self) -> dict:
-        """Returns the constructor arguments as plain JSON."""
+        """Return the constructor arguments as plain JSON."""
         return {"initial_loc": self.initial_loc, "initial_scale": self.initial_scale}

@@ -69,7 +69,7 @@ class HierarchicalNormal(Prior):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Creates the scale, or the parameters of its log-normal posterior."""
+        """Create the scale, or the parameters of its log-normal posterior."""
         constant = keras.initializers.Constant
         if self.hyperprior is None:
             start = math.log(math.expm1(self.initial_scale))
@@ -87,7 +87,7 @@ class HierarchicalNormal(Prior):
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the prior given one draw of its scale, and the KL divergence of the scale."""
+        """Return the prior given one draw of its scale, and the KL divergence of the scale."""
         if self.hyperprior is None:
             scale = tf.math.softplus(variables["untransformed_prior_scale"])
             return tfd.Normal(tf.zeros_like(scale), scale), tf.constant(0, dtype)

@@ -37,5 +37,5 @@ class Laplace(Prior):
         self.scale = scale
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the distribution of one weight."""
+        """Return the distribution of one weight."""
         return tfd.Laplace(tf.cast(self.loc, dtype), tf.cast(self.scale, dtype))

@@ -39,5 +39,5 @@ class Normal(Prior):
         self.scale = scale
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the distribution of one weight."""
+        """Return the distribution of one weight."""
         return tfd.Normal(tf.cast(self.loc, dtype), tf.cast(self.scale, dtype))

@@ -20,7 +20,7 @@ class Prior(Configured):
     def add_variables(
         self, add_weight: Callable[..., keras.Variable], shape: tuple[int, ...]
     ) -> dict:
-        """Creates the prior's own parameters as weights of the layer.
+        """Create the prior's own parameters as weights of the layer.
 
         Args:
             add_weight: Function `add_weight(name, shape, initializer, trainable=True)` that
@@ -33,13 +33,13 @@ class Prior(Configured):
         return {}
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the scalar distribution of one weight of type `dtype`."""
+        """Return the scalar distribution of one weight of type `dtype`."""
         raise NotImplementedError
 
     def condition(
         self, variables: dict, seed: tf.Tensor, dtype: tf.DType
     ) -> tuple[tfd.Distribution, tf.Tensor]:
-        """Returns the prior of the weights and the KL divergence of the prior's own parameters.
+        """Return the prior of the weights and the KL divergence of the prior's own parameters.
 
         Args:
             variables: Result of `add_variables`.

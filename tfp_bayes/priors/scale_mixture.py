@@ -45,7 +45,7 @@ class ScaleMixture(Prior):
         self.scale2 = scale2
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the distribution of one weight."""
+        """Return the distribution of one weight."""
         return tfd.MixtureSameFamily(
             tfd.Categorical(probs=tf.cast([self.pi, 1 - self.pi], dtype)),
             tfd.Normal(tf.cast(0, dtype), tf.cast([self.scale1, self.scale2], dtype)),

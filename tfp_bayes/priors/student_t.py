@@ -41,5 +41,5 @@ class StudentT(Prior):
         self.scale = scale
 
     def distribution(self, dtype: tf.DType) -> tfd.Distribution:
-        """Returns the distribution of one weight."""
+        """Return the distribution of one weight."""
         return tfd.StudentT(*(tf.cast(each, dtype) for each in (self.df, self.loc, self.scale)))

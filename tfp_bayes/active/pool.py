@@ -314,15 +314,7 @@ class Pool:
                 f"Expected indices in [0, {len(self)}). Received: {unknown[:5].tolist()}. "
                 "Hint: indices are rows of the data set, not positions in the pool."
             )
-        return self._each_once(indices)
-
-    def _each_once(self, indices: np.ndarray) -> np.ndarray:
-        if len(np.unique(indices)) != len(indices):
-            raise ValueError(
-                "Expected each index once. "
-                f"Received: {len(indices)} indices, {len(np.unique(indices))} different. "
-                "Hint: drop the repeated ones."
-            )
+        check_unique(indices)
         return indices
 
     def _in_pool(self, indices: Indices) -> np.ndarray:
@@ -345,6 +337,16 @@ def as_indices(indices: Indices, name: str = "indices") -> np.ndarray:
             "Hint: pass indices of the data set; for a mask, np.flatnonzero(mask)."
         )
     return found.astype("int64")
+
+
+def check_unique(indices: np.ndarray) -> None:
+    """Raise ValueError if an index is repeated."""
+    num_different = len(np.unique(indices))
+    if num_different != len(indices):
+        raise ValueError(
+            "Expected each index once. Received: "
+            f"{len(indices)} indices, {num_different} different. Hint: drop the repeated ones."
+        )
 
 
 def are_known(labels: np.ndarray) -> np.ndarray:

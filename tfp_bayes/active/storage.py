@@ -13,7 +13,7 @@ from tfp_bayes._plumbing.run_files import Storage
 from tfp_bayes._plumbing.seeds import RoundSeeds
 from tfp_bayes.active.filters import TRUSTED_ACCURACY, Answers, Filter
 from tfp_bayes.active.oracles import Oracle
-from tfp_bayes.active.pool import IGNORED, Indices, Pool, as_indices, differ
+from tfp_bayes.active.pool import IGNORED, Indices, Pool, as_indices, check_unique, differ
 from tfp_bayes.active.refit import Trainer
 from tfp_bayes.active.round import Round
 from tfp_bayes.prediction import Prediction
@@ -279,12 +279,7 @@ class Memory:
     def _check_pending(self, indices: np.ndarray) -> None:
         """Raise ValueError unless all examples are proposed, unanswered and listed once."""
         pool = self.pool
-        if len(np.unique(indices)) != len(indices):
-            raise ValueError(
-                "Expected each index once. Received: "
-                f"{len(indices)} indices, {len(np.unique(indices))} different. "
-                "Hint: drop the repeated ones."
-            )
+        check_unique(indices)
         given = np.flatnonzero(pool.is_known | (pool.rejected_at >= 0))
         answered = indices[np.isin(indices, np.setdiff1d(given, pool.pending))]
         if answered.size:

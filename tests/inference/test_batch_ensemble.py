@@ -1,4 +1,4 @@
-"""BatchEnsemble is an ensemble of explicit networks whose kernels are W * r s^T."""
+"""Tests that a BatchEnsemble equals an ensemble of explicit networks with kernels W * r s^T."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).normal(size=(22, 4, 4, 2)).astype("float32")
 
 
 def convolutional():
-    """A network with a skip connection, statistics, a penalty and two kinds of kernels."""
+    """Build a network with a skip connection, statistics, a penalty and two kinds of kernels."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4, 4, 2))
     x = L.BatchNormalization()(L.Conv2D(2, 3, padding="same", kernel_regularizer="l2")(inputs))
@@ -28,7 +28,7 @@ def convolutional():
 
 
 def compile_eagerly(model, optimizer):
-    """For a step or two, which are not worth a graph."""
+    """Compile for eager execution, which is faster than tracing for one or two steps."""
     model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
 
 
@@ -43,13 +43,13 @@ def dense(*layers, loss="sparse_categorical_crossentropy", optimizer="sgd", **kw
 
 
 def fit(model, x=X, y=Y, *, num_members=NUM_MEMBERS, split_batches=False, **arguments):
-    """One step by default."""
+    """Fit a BatchEnsemble, with one step by default."""
     method = BatchEnsemble(num_members, split_batches=split_batches, seed=1)
     return method.fit(model, x, y, **{"epochs": 1, "batch_size": len(x), "verbose": 0, **arguments})
 
 
 def explicit(posterior):
-    """Yields the members' weights, multiplied out in NumPy from what the file of them holds."""
+    """Yield the weights of each member, multiplied out in NumPy from the posterior's arrays."""
     arrays, _ = posterior.get_state()
     for m in range(posterior.num_draws):
         values = []
@@ -121,9 +121,9 @@ def rows_of(member, split_batches, size):
 @pytest.mark.parametrize(("split_batches", "size"), [(False, 22), (True, 22), (True, 2)])
 def test_a_step_follows_the_gradients_of_explicit_networks(split_batches, size):
     rate, (x, y) = 0.5, (IMAGES[:size], Y[:size])
-    data = tf.data.Dataset.from_tensors((x, y))  # whose rows stay in order
+    data = tf.data.Dataset.from_tensors((x, y))  # a dataset keeps the order of rows
     states = []
-    for each in (0.0, rate):  # a step of rate 0 tells where the members start
+    for each in (0.0, rate):  # a step with rate 0 gives the initial weights of the members
         model = convolutional()
         compile_eagerly(model, keras.optimizers.SGD(each))
         states.append(fit(model, data, None, split_batches=split_batches, shuffle=False))
@@ -150,7 +150,7 @@ def test_a_step_follows_the_gradients_of_explicit_networks(split_batches, size):
             expected[f"shared_{i}"] -= rate * g * r[m] * s[m]
             expected[f"rows_{i}"][m] -= rate * (g * w * s[m]).sum((*axes, -1), keepdims=True)
             expected[f"columns_{i}"][m] -= rate * (g * w * r[m]).sum((*axes, -2), keepdims=True)
-        for j, v in enumerate(statistics):  # those of this member's pass
+        for j, v in enumerate(statistics):  # statistics after the pass of this member
             expected[f"own_{len(trainable) + j}"][m] = v
     for name, value in expected.items():
         np.testing.assert_allclose(after[name], value, atol=2e-5, err_msg=name)
@@ -225,7 +225,7 @@ def test_the_prior_is_that_of_kernels_multiplied_out():
         penalties.append(float(model.prior_penalty()))
     assert logs["kl"] == pytest.approx(np.mean(penalties), rel=1e-5)
     assert logs["loss"] == pytest.approx(logs["nll"] + logs["kl"] / len(X), rel=1e-5)
-    # Draws with dropout on top may be taken several times, all of them as often.
+    # With dropout, each draw may be used several times, but all must be used equally often.
     p = Predictor(model, posterior=posterior).predict_uncertainty(X, 2 * NUM_MEMBERS, seed=0)
     assert p.mean.shape == (22, 3)
 

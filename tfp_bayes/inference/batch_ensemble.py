@@ -16,7 +16,7 @@ from tfp_bayes.layers import variational_layers
 
 
 class BatchEnsemble(Configured):
-    """Trains an ensemble whose members share each kernel up to a rank-1 factor.
+    """An ensemble whose members share each kernel up to a rank-1 factor.
 
     Use it if the weights of a `DeepEnsemble` take too much memory or disk space. Member m has the
     kernels W * r_m s_m^T, which a dense layer computes as ((x * r_m) W) * s_m, with one W for all
@@ -86,7 +86,7 @@ class BatchEnsemble(Configured):
         batch_size: int = 32,
         **fit_arguments: Any,
     ) -> BatchEnsemblePosterior:
-        """Trains all members together, starting from the current weights of the model.
+        """Train all members together, starting from the current weights of the model.
 
         Training minimizes the mean loss of the members. Priors and regularizers apply to the
         kernels of the members, W * r_m s_m^T. Displayed losses and metrics, including those of
@@ -142,7 +142,7 @@ class BatchEnsemble(Configured):
 
 
 def _new_optimizer(model: keras.Model, members: Members) -> keras.optimizers.Optimizer:
-    """Returns an optimizer for the members, with the configuration of the model's optimizer."""
+    """Return an optimizer for the members, with the configuration of the model's optimizer."""
     with model.distribute_strategy.scope():
         optimizer = type(model.optimizer).from_config(model.optimizer.get_config())
         inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -157,7 +157,7 @@ def _new_optimizer(model: keras.Model, members: Members) -> keras.optimizers.Opt
 
 
 def _check_model(model: keras.Model) -> None:
-    """Raises ValueError if a model cannot be trained with the weights of members."""
+    """Raise ValueError if a model cannot be trained with the weights of members."""
     received, hint = None, "use DeepEnsemble, which trains any model"
     owner = next(each for each in type(model).__mro__ if "train_step" in vars(each))
     constrained = [v.path for v in model.trainable_variables if v.constraint is not None]
@@ -178,7 +178,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _check_callbacks(callbacks: Any) -> None:
-    """Raises ValueError for callbacks that save or restore the weights of the model."""
+    """Raise ValueError for callbacks that save or restore the weights of the model."""
     for each in keras.tree.flatten(callbacks):
         restores = getattr(each, "restore_best_weights", False)
         kinds = keras.callbacks.ModelCheckpoint | keras.callbacks.BackupAndRestore

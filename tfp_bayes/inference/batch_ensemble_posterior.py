@@ -67,12 +67,12 @@ class BatchEnsemblePosterior(SavedPosterior):
         ]
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Returns member `index`, modulo M; see `Posterior.draw`."""
+        """Return member `index`, modulo M; see `Posterior.draw`."""
         del seed
         return [member_value(parts, index % self.num_draws) for parts in self._parts]
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the mean of the weights of all members."""
+        """Return the mean of the weights of all members."""
         return [mean_value(parts) for parts in self._parts]
 
     def assign(self, other: Any) -> bool:
@@ -114,7 +114,7 @@ class BatchEnsemblePosterior(SavedPosterior):
 
 
 def _check_shapes(parts: list[dict[str, np.ndarray]], variables: list[keras.Variable]) -> int:
-    """Returns M; raises ValueError unless the parts describe members of these variables."""
+    """Return M; raise ValueError unless the parts describe members of these variables."""
     found = [{name: array.shape for name, array in of.items()} for of in parts]
     expected = [tuple(v.shape) for v in variables]
     sizes = {shape[:1] for of in found for name, shape in of.items() if name != SHARED}

@@ -76,11 +76,11 @@ class Members(keras.callbacks.Callback):
         return [of[name] for of in self.parts if SHARED in of for name in (ROWS, COLUMNS)]
 
     def state(self, index: int) -> list[tuple[keras.Variable, tf.Tensor]]:
-        """Returns pairs of a model variable and its value for a member."""
+        """Return pairs of a model variable and its value for a member."""
         return [(v, member_value(of, index)) for v, of in zip(self.replaced, self.parts)]
 
     def assign_statistics(self, values: list[list[tf.Tensor]]) -> None:
-        """Stores the statistics after the pass of each member."""
+        """Store the statistics after the pass of each member."""
         parts = self.parts[len(self.parts) - len(self.statistics) :]
         for of, each in zip(parts, zip(*values), strict=True):
             of[OWN].assign(tf.stack(each))
@@ -115,7 +115,7 @@ class MemberSteps:
         self.split_batches = split_batches
 
     def train_step(self, data: Any) -> dict:
-        """Takes an optimizer step on the mean loss of the members."""
+        """Take an optimizer step on the mean loss of the members."""
         variables = [v.value for v in self.members.trainable_variables]
         with tf.GradientTape() as tape:
             losses, results = self._run(data, training=True)
@@ -124,7 +124,7 @@ class MemberSteps:
         return results
 
     def test_step(self, data: Any) -> dict:
-        """Returns the loss and the metrics, averaged over members."""
+        """Return the loss and the metrics, averaged over members."""
         return self._run(data, training=False)[1]
 
     def _run(self, data: Any, training: bool) -> tuple[list[tf.Tensor], dict]:
@@ -147,7 +147,7 @@ class MemberSteps:
         return losses, results if shown is None else shown(results, training)
 
     def _share(self, data: Any, index: int) -> Any:
-        """Returns every M-th row; if M does not divide the batch size, some rows appear twice."""
+        """Return every M-th row; if M does not divide the batch size, some rows appear twice."""
         size, num_members = tf.shape(keras.tree.flatten(data)[0])[0], self.members.num_members
         rows = (index + num_members * tf.range(-(-size // num_members))) % size
         return keras.tree.map_structure(
@@ -155,7 +155,7 @@ class MemberSteps:
         )
 
     def _track(self, loss: tf.Tensor, outputs: Any, training: bool) -> None:
-        """Updates the displayed loss, as Keras' own steps do."""
+        """Update the displayed loss, as Keras' own steps do."""
         count = tf.shape(keras.tree.flatten(outputs)[0])[0]
         if not training:  # a BayesianModel may have several observations per row
             count = getattr(loss, "num_observations", count)
@@ -165,7 +165,7 @@ class MemberSteps:
                 metric.update_state(loss * num_replicas, sample_weight=count)
 
     def _carry_over(self, scope: keras.StatelessScope, before: dict) -> None:
-        """Assigns what a pass changed besides statistics: random states and metrics."""
+        """Assign what a pass changed besides statistics: random states and metrics."""
         statistics = {id(v) for v in self.members.statistics}
         weights = {id(v) for v in self.model.weights if keras.backend.is_float_dtype(v.dtype)}
         known = {id(v): v for v in (*self.model.variables, *self.model.metrics_variables)}
@@ -179,7 +179,7 @@ class MemberSteps:
 
 @contextlib.contextmanager
 def trained_together(steps: MemberSteps, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Makes `fit` train the members of a model, until the context ends."""
+    """Make `fit` train the members of a model, until the context ends."""
     model, before = steps.model, steps.model.optimizer
     model.optimizer = optimizer
     model.train_step, model.test_step = steps.train_step, steps.test_step
@@ -194,7 +194,7 @@ def trained_together(steps: MemberSteps, optimizer: keras.optimizers.Optimizer) 
 
 
 def _like(variable: keras.Variable, name: str, value: np.ndarray) -> keras.Variable:
-    """Creates a variable for the members' values of a model variable."""
+    """Create a variable for the members' values of a model variable."""
     return keras.Variable(
         value.astype(variable.dtype),
         dtype=variable.dtype,

@@ -27,7 +27,7 @@ class FactorShapes(NamedTuple):
 
 
 def factor_shapes(model: keras.Model) -> dict[int, FactorShapes]:
-    """Returns the shapes of the factors of each trainable kernel of a model, by id(variable).
+    """Return the shapes of the factors of each trainable kernel of a model, by id(variable).
 
     Every variable with at least two axes that is not a bias counts as a kernel. Its last axis is
     the output axis and the axis before it the input axis, as in dense layers, convolutions,
@@ -55,7 +55,7 @@ def _factor_shapes(shape: Sequence[int], rows: list[int], columns: list[int]) ->
 
 
 def member_value(parts: Parts, index: tf.Tensor | int) -> tf.Tensor:
-    """Returns the value of a variable in member `index`: W * r * s, or the member's own copy."""
+    """Return the value of a variable in member `index`: W * r * s, or the member's own copy."""
     tensors = {name: tf.convert_to_tensor(each) for name, each in parts.items()}
     if OWN in tensors:
         return tensors[OWN][index]
@@ -63,7 +63,7 @@ def member_value(parts: Parts, index: tf.Tensor | int) -> tf.Tensor:
 
 
 def mean_value(parts: Parts) -> tf.Tensor:
-    """Returns the mean over the members of the value of a variable."""
+    """Return the mean over the members of the value of a variable."""
     tensors = {name: tf.convert_to_tensor(each) for name, each in parts.items()}
     if OWN in tensors:
         return tf.reduce_mean(tensors[OWN], axis=0)

@@ -188,7 +188,7 @@ def test_closed_form_head_in_the_predictor():
 def test_bad_outputs():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, keras.layers.Dense(3)(MCDropout(0.5)(inputs)))
-    with pytest.raises(ValueError, match=r"locations and as many scales.*NormalParameters"):
+    with pytest.raises(ValueError, match=r"equally many locations and scales.*NormalParameters"):
         Predictor(model, "normal").predict(X, 2)
     diverged = network()
     diverged.layers[-2].kernel.assign(np.full((16, 4), np.nan))

@@ -1,4 +1,4 @@
-"""Prints the peak memory in bytes of a prediction with as many samples as the argument says."""
+"""Print the peak memory in bytes of a prediction. The argument is the number of samples."""
 
 import resource
 import sys

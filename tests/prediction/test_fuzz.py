@@ -1,4 +1,4 @@
-"""The predictor equals the whole model, layer by layer, on random graphs; more with --fuzz=1000."""
+"""The predictor equals the whole model, layer by layer, on random graphs (--fuzz=N for more)."""
 
 import keras
 import layer_by_layer

@@ -1,4 +1,4 @@
-"""Nothing in a prediction is in training mode or random, but the stochastic layers."""
+"""In a prediction, no layer is in training mode, and only stochastic layers are random."""
 
 import keras
 import layer_by_layer
@@ -23,7 +23,7 @@ def pictures(rows=9):
 
 
 class Augmented(layers.Layer):
-    """Passes no mode on, as many layers that people write."""
+    """Layer that does not pass on its mode, like many custom layers."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -37,7 +37,7 @@ def augmentations():
     return [
         layers.RandomTranslation(0.3, 0.3),
         layers.RandomRotation(0.3),
-        layers.RandomHue(0.5, value_range=(0, 1)),  # draws and does not use it
+        layers.RandomHue(0.5, value_range=(0, 1)),  # draws noise but does not use it
         Augmented(),
         layers.Pipeline([layers.RandomFlip(), layers.RandomZoom(0.4)]),
         keras.Sequential([layers.RandomContrast(0.5), layers.RandomBrightness(0.5, (0, 1))]),
@@ -71,7 +71,7 @@ def augmented_frames():
     ids=["first", "after noise", "frames"],
 )
 def test_augmentation_is_off(make, x):
-    """Keras' augmentations train by default: nothing tells them not to, but the caller."""
+    """Keras' augmentations are in training mode unless the caller passes `training=False`."""
     model = make()
     predictor = Predictor(model)
     samples = predictor.sample(x, 3, seed=2)
@@ -80,7 +80,7 @@ def test_augmentation_is_off(make, x):
     assert np.ptp(samples, axis=0).max() > 1e-3
 
 
-# Training mode that a graph asks for.
+# Training mode in a graph.
 
 
 def lstm(x, **mode):
@@ -123,7 +123,7 @@ def test_forced_training_is_refused(part):
         keras.Model(inputs, softmax()(MCDropout(0.5)(part(inputs, **mode))))
         for mode in ({"training": True}, {})
     )
-    with pytest.raises(ValueError, match=r"'forced'.*training=True\. Hint: leave training=True"):
+    with pytest.raises(ValueError, match=r"'forced'.*training=True\. Hint: omit training=True"):
         Predictor(forced)
     Predictor(free)
 
@@ -135,7 +135,7 @@ def test_training_that_changes_nothing_is_accepted():
     Predictor(keras.Model(inputs, softmax()(MCDropout(0.5)(x))))
 
 
-# Training mode and noise that no graph shows: found while tracing.
+# Training mode and noise that are not visible in a graph, but are found while tracing.
 
 
 class Hidden(keras.Model):
@@ -157,7 +157,7 @@ class Forced(layers.Layer):
 
 
 class Sampling(layers.Layer):
-    """As in a variational autoencoder."""
+    """Layer with its own noise, as in a variational autoencoder."""
 
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
@@ -168,7 +168,7 @@ class Sampling(layers.Layer):
 
 
 class Counter(layers.Layer):
-    """Remembers how often it was called, as layers may."""
+    """Layer that counts its calls, which is allowed."""
 
     def build(self, shape):
         self.calls = self.add_weight(shape=(), dtype="int32", trainable=False, initializer="zeros")
@@ -228,6 +228,6 @@ def test_an_error_leaves_no_broken_graph_behind():
     predictor = Predictor(mlp())
     with pytest.raises(ValueError, match="incompatible"):
         predictor.sample(vectors(4, 7), 2, seed=0)
-    with pytest.raises((TypeError, ValueError, tf.errors.OpError)):  # while it is traced
+    with pytest.raises((TypeError, ValueError, tf.errors.OpError)):  # while tracing
         predictor.sample(np.full((4, 5), "word"), 2, seed=0)
     assert predictor.sample(vectors(4), 2, seed=0).shape == (2, 4, 3)

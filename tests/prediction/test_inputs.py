@@ -1,4 +1,4 @@
-"""What can be predicted from: any source of batches with an end, any size that the model takes."""
+"""Inputs of a prediction: finite sources of batches, all sizes that a model takes, and errors."""
 
 import copy
 import gc
@@ -62,7 +62,7 @@ def test_sources_that_cannot_be_read_are_refused(predictor):
         with pytest.raises(ValueError, match=message):
             predictor.sample(source, 2)
     unbatched = tf.data.Dataset.from_tensor_slices(vectors(4))
-    with pytest.raises(ValueError, match=r"Hint: dataset\.batch"):
+    with pytest.raises(ValueError, match=r"Hint: use dataset\.batch"):
         predictor.sample(unbatched, 2)
 
 
@@ -180,7 +180,7 @@ def test_one_graph_for_all_sizes_that_a_model_leaves_free():
         np.testing.assert_array_equal(
             predictor.sample(x, 2, seed=0), predictor.sample(x, 2, seed=0, batch_size=2)
         )
-    assert len(traces) == 2  # the first sample, and the loop over the others
+    assert len(traces) == 2  # for the first sample, and for the loop over the others
     dataset = tf.data.Dataset.from_generator(
         lambda: iter(lengths(4, 7)), output_signature=tf.TensorSpec((None, None, 5))
     )
@@ -214,7 +214,7 @@ def test_graphs_of_subclassed_models_do_not_pile_up(monkeypatch):
 
 
 def test_replaced_weights_are_seen():
-    """Quantization and LoRA put other weights in a layer's place."""
+    """Quantization and LoRA replace the weights of a layer."""
     model = keras.Sequential(
         [
             keras.Input((40,)),
@@ -230,7 +230,7 @@ def test_replaced_weights_are_seen():
     model.layers[1].lora_kernel_b.assign_add(keras.random.normal((2, 64), seed=1))
     check(predictor, x)
     model.quantize("int8")
-    check(predictor, x, tolerance=0.02)  # activations are rounded, too
+    check(predictor, x, tolerance=0.02)  # activations are rounded too
 
 
 def check(predictor, x, tolerance=1e-6):
@@ -249,7 +249,7 @@ def test_pickled_and_copied():
     assert copy.copy(predictor).model is predictor.model
 
 
-# What is no number.
+# NaN and infinity.
 
 
 def pooled():
@@ -267,7 +267,7 @@ def pooled():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_inputs_that_are_not_finite_have_no_uncertainty(value):
-    """Max pooling ignores NaN: the network would look sure."""
+    """Max pooling ignores NaN, so the network would seem certain."""
     x = np.random.default_rng(0).normal(size=(5, 6, 6, 1)).astype("float32")
     predictor = Predictor(pooled())
     expected = predictor.predict_uncertainty(x, 3, seed=0, return_samples=True)
@@ -293,7 +293,7 @@ def test_weights_that_are_not_finite_are_named():
 
 
 def test_weights_that_are_not_finite_have_no_prediction_in_keras():
-    """Keras' `predict` and `evaluate` run one graph, in which nobody is told."""
+    """Keras' `predict` and `evaluate` run one graph, which cannot raise an error."""
     plain = pooled()
     model = tfp_bayes.BayesianModel(plain.inputs, plain.outputs[0], num_samples=2)
     model.compile(loss="sparse_categorical_crossentropy")
@@ -315,7 +315,7 @@ def test_outputs_without_a_last_axis_are_refused():
 
 
 def test_images_of_another_size_than_the_model_takes_are_refused():
-    """As Keras does: convolutions that are averaged over the image would answer all the same."""
+    """Convolutions that are averaged over the image would accept them, but Keras refuses too."""
     inputs = keras.Input((8, 8, 3))
     hidden = MCDropout(0.5)(keras.layers.Conv2D(4, 3)(inputs))
     outputs = keras.layers.Dense(3, "softmax")(keras.layers.GlobalAveragePooling2D()(hidden))

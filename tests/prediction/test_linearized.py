@@ -1,4 +1,4 @@
-"""Samples of a model made linear in its weights, against explicit Jacobians."""
+"""Samples of a model that is linearized in its weights, against explicit Jacobians."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 
 def shaken(model, scale=0.3):
-    """Gives every weight a value of its own; variances of BatchNormalization stay positive."""
+    """Assign a random value to every weight; variances of BatchNormalization stay positive."""
     rng = np.random.default_rng(1)
     model.set_weights(
         [
@@ -27,7 +27,7 @@ def shaken(model, scale=0.3):
 
 
 def around(model, num_draws=2, scale=0.05):
-    """Draws around the weights that the model has, which are the center."""
+    """Posterior whose center is the current weights of the model."""
     rng = np.random.default_rng(2)
     noise = [scale * rng.normal(size=(num_draws // 2, *w.shape)) for w in model.get_weights()]
     both = [np.concatenate([each, -each]) for each in noise]
@@ -35,7 +35,7 @@ def around(model, num_draws=2, scale=0.05):
 
 
 def linear_samples(model, posterior, x, inverse, link):
-    """Returns samples by a Jacobian from central differences, in the inverse link's output."""
+    """Return samples by a Jacobian of the logits or locations, from central differences."""
     center = [w.numpy().astype("float64") for w in posterior.center()]
 
     def eta(weights):
@@ -168,7 +168,7 @@ def test_certain_logits_stay_finite():
     model = keras.Sequential([keras.Input((2,)), L.Dense(3, "softmax")])
     model.set_weights([np.diag([1e3, -1e3, 0])[:2].astype("f4"), np.zeros(3, "f4")])
     samples = Predictor(model, posterior=around(model), linearize=True).sample(np.eye(2))
-    # The model is linear already.
+    # This model is already linear.
     sampled = Predictor(model, posterior=around(model)).sample(np.eye(2))
     np.testing.assert_allclose(samples, sampled, atol=1e-4)
 
@@ -196,7 +196,7 @@ def test_outputs_without_the_link_are_refused(last, likelihood, received):
     model = keras.Model(inputs, last(L.Dense(3)(inputs)))
     posterior = Ensemble([model, keras.models.clone_model(model)])
     predictor = Predictor(model, likelihood, posterior, linearize=True)
-    with pytest.raises(ValueError, match=f"(?s)the derivatives.*{received}.*linearize=False"):
+    with pytest.raises(ValueError, match=f"(?s)logits are linearized.*{received}.*linearize=False"):
         predictor.predict(np.zeros((2, 3, 3)))
 
 

@@ -1,4 +1,4 @@
-"""Memory of a prediction does not grow with the number of samples."""
+"""The memory of a prediction does not grow with the number of samples."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a prediction can be asked: scores of labels, intervals, rows, parts of its variance."""
+"""Methods of a prediction: scores of labels, intervals, rows and parts of the variance."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def predicted(samples, likelihood, keep=True):
-    """Computes a prediction from samples (S, N, ..., K) as the predictor does, one by one."""
+    """Compute a prediction from samples (S, N, ..., K) one by one, as the predictor does."""
     samples = tf.constant(samples, tf.float32)
     likelihood_ = get_likelihood(likelihood)
     moments = streaming.first(samples[0], likelihood_)
@@ -51,7 +51,7 @@ def test_variance_is_that_of_the_target(samples, likelihood):
         loc, scale = np.split(samples, 2, axis=-1)
         expected = (loc**2 + scale**2).mean(0) - loc.mean(0) ** 2
     else:
-        expected = samples.mean(0) * (1 - samples.mean(0))  # of a label of 0 and 1
+        expected = samples.mean(0) * (1 - samples.mean(0))  # variance of a label of 0 or 1
     np.testing.assert_allclose(p.variance, expected, atol=1e-5)
     np.testing.assert_allclose(p.std**2, expected, atol=1e-5)
     np.testing.assert_array_equal(p.variance, p.epistemic_variance + p.aleatoric_variance)
@@ -106,11 +106,11 @@ def test_scores_are_those_of_sklearn():
         ValueError, match=r"Expected 30 integer labels in \[0, 4\), of shape \(30,\)"
     ):
         p.score(y + 1)
-    # Yes or no, for each output: the rows' shares of right answers have one mean.
+    # Yes or no for each output: accuracy is the mean over rows and outputs.
     p, y = predicted(YES_NO, "bernoulli"), RNG.integers(0, 2, (30, 3))
     expected = np.mean([sklearn.metrics.accuracy_score(a, b > 0.5) for a, b in zip(y, p.mean)])
     assert p.score(y).accuracy == pytest.approx(expected)
-    # Real numbers, which none is right of.
+    # Real targets have no accuracy.
     p, y = predicted(NORMAL, "normal"), RNG.normal(size=(7, 2))
     assert np.isnan(p.score(y).accuracy)
     error = sklearn.metrics.root_mean_squared_error(y.ravel(), p.mean.ravel())
@@ -127,7 +127,7 @@ def test_log_prob_is_finite_where_a_probability_is_0():
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.999])
 def test_interval_of_targets_has_its_probability_under_the_mixture(level):
-    samples = normal_samples(shape=(1500, 1))  # more rows than are computed at a time
+    samples = normal_samples(shape=(1500, 1))  # more rows than in one block
     lower, upper = predicted(samples, "normal").interval(level)
     loc, scale = np.split(samples, 2, axis=-1)
     for bound, tail in [(lower, (1 - level) / 2), (upper, (1 + level) / 2)]:
@@ -173,12 +173,12 @@ def test_rows():
         p[1:3, 0]
 
 
-# Long sums, half precision, what is not finite.
+# Long sums, half precision, NaN and infinity.
 
 
 @pytest.mark.parametrize("likelihood", ["categorical", "normal"])
 def test_sums_do_not_drift(likelihood):
-    """Equal samples carry no information, however many there are."""
+    """The mutual information of equal samples is 0, even for many samples."""
     sample = np.array([[0.3, 0.5, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]], "float32")
     likelihood_, num_samples = get_likelihood(likelihood), 20_000
 
@@ -238,5 +238,5 @@ def test_mutual_information_of_nearly_equal_samples_is_not_negative():
     samples = (p + 1e-8 * rng.normal(size=(6, *p.shape))).astype("float32")
     found = predicted(samples, "categorical")
     rounding = found.predictive_entropy - found.expected_entropy
-    assert (rounding < 0).any()  # so that there is something to clip
+    assert (rounding < 0).any()  # otherwise, nothing would be clipped
     assert (found.mutual_information >= 0).all()

@@ -1,4 +1,4 @@
-"""The sampling predictor: what it samples, how it streams, what it leaves alone."""
+"""The predictor: its samples and streamed measures, the models it supports, and its errors."""
 
 import itertools
 import random
@@ -39,7 +39,7 @@ def assert_equal(a, b, rows=slice(None)):
         np.testing.assert_array_equal(getattr(a, name)[rows], getattr(b, name), err_msg=name)
 
 
-# What it samples.
+# Samples and measures.
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 30])
@@ -57,7 +57,7 @@ def test_streamed_measures_equal_those_of_the_samples(num_samples):
 
 
 def test_moments_equal_enumeration_of_all_masks():
-    """With 4 dropped units there are 16 functions: their exact mean and variance are known."""
+    """Dropout of 4 units gives 16 functions, whose exact mean and variance are known."""
     rate = 0.3
     dense = keras.layers.Dense(3, activation="softmax")
     model = keras.Sequential([keras.Input((4,)), MCDropout(rate), dense])
@@ -95,7 +95,7 @@ def test_equal_layers_do_not_share_noise():
     assert 0.4 < (a == b).mean() < 0.6
 
 
-# One answer, however it is asked for.
+# Results that do not depend on batches, saving and state.
 
 
 @pytest.mark.parametrize("make", [small_cnn, mlp], ids=["cnn", "mlp"])
@@ -166,7 +166,7 @@ def test_sampling_does_not_move_batch_normalization():
     p = Predictor(model).predict_uncertainty(vectors(40) * 9, 5, seed=0)
     for value, variable in zip(before, model.layers[1].variables):
         np.testing.assert_array_equal(value, variable.numpy())
-    # In inference mode a row's answer does not depend on the others either.
+    # In inference mode, the prediction of a row does not depend on the other rows either.
     assert_equal(p, Predictor(model).predict_uncertainty(vectors(40)[:3] * 9, 5, seed=0), slice(3))
 
 
@@ -187,7 +187,7 @@ def test_traced_once_for_any_number_of_rows_and_samples():
 
 
 def branched():
-    """Two inputs, a skip around the noise, a shared layer, two places where noise enters."""
+    """A model with a skip around the noise, a shared layer, and noise in two places."""
     inputs = keras.Input((5,), name="features")
     shared = keras.layers.Dense(6, activation="relu")
     a = shared(inputs)
@@ -260,7 +260,7 @@ def test_deterministic_prefix_runs_once():
         run = layer.convolution_op
         layer.convolution_op = lambda *xs, run=run, layer=layer: calls.append(layer) or run(*xs)
     Predictor(model).predict_uncertainty(np.zeros((2, 8, 8, 2), "float32"), 9, seed=0)
-    # The first sample and the loop's body are two copies of the suffix; the prefix is one.
+    # The graph has two copies of the suffix, for the first sample and in the loop, and one prefix.
     assert (calls.count(first), calls.count(second)) == (1, 2)
 
 
@@ -355,7 +355,7 @@ def test_noise_that_cannot_be_sampled_is_refused():
 
 @pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([MCDropout(0.5)])])
 def test_a_model_without_weights_is_refused(make):
-    with pytest.raises(ValueError, match=r"Hint: start it with keras\.Input"):
+    with pytest.raises(ValueError, match=r"Hint: begin the model with keras\.Input"):
         Predictor(make())
 
 
@@ -373,9 +373,9 @@ def test_what_to_do_where_sigmoids_are_taken_for_classes(units, activation):
     last = keras.layers.Dense(units, activation)
     model = keras.Sequential([keras.Input((5,)), MCDropout(0.5), last])
     hints = {
-        (1, "sigmoid"): "Hint: say likelihood='bernoulli' if",
-        (3, "sigmoid"): "Hint: say likelihood='bernoulli' if",
-        (1, None): "Hint: end the model in a sigmoid and say likelihood='bernoulli'",
+        (1, "sigmoid"): "Hint: pass likelihood='bernoulli' if",
+        (3, "sigmoid"): "Hint: pass likelihood='bernoulli' if",
+        (1, None): "Hint: end the model in a sigmoid and pass likelihood='bernoulli'",
         (3, None): "Hint: end the model in a softmax",
     }
     with pytest.raises(ValueError, match=hints[units, activation]):
@@ -395,7 +395,7 @@ def test_bayesian_model_and_predictor_agree():
 
 
 class ShowsItsSeed(StochasticLayer):
-    """Returns the seed that it drew."""
+    """Layer whose output is the seed that it drew."""
 
     def call(self, inputs, training=None):
         seed = tf.cast(self.draw_seed(bool(training)), tf.float64)
@@ -403,7 +403,7 @@ class ShowsItsSeed(StochasticLayer):
 
 
 class SeedAsWeight:
-    """A posterior whose draw is its seed."""
+    """Posterior whose draw is its seed."""
 
     num_draws = None
 

@@ -1,4 +1,4 @@
-"""A row's bits do not depend on its place in the batch where positions are averaged."""
+"""Averages over positions are bit-equal for a row at any place in a batch."""
 
 import keras
 import layer_by_layer
@@ -36,7 +36,7 @@ IMAGES = {
 @pytest.mark.parametrize("channels", [10, 17])
 def test_same_bits_alone_and_among_others(pool, channels):
     inputs = keras.Input((6, 6, channels))
-    # Nothing behind it rounds the difference away.
+    # No later layer rounds the difference away.
     model = keras.Model(inputs, MCDropout(0.3)(pool(inputs)))
     predictor = Predictor(model, likelihood="bernoulli")
     x = RNG.random((40, 6, 6, channels)).astype("float32") / 36
@@ -46,7 +46,7 @@ def test_same_bits_alone_and_among_others(pool, channels):
 
 
 def test_tensorflow_alone_does_depend_on_it():
-    """Once this fails, `reductions` has nothing to do any more."""
+    """If this test fails, `reductions` is no longer necessary."""
     x = tf.constant(RNG.random((40, 6, 6, 10)), "float32")
     together = tf.reduce_mean(x, [1, 2])
     alone = tf.concat([tf.reduce_mean(row[None], [1, 2]) for row in x], 0)

@@ -1,4 +1,4 @@
-"""Masks on kernels and units that are not computed: the same numbers as layer after layer."""
+"""Masks on kernels and skipped units give the same numbers as running layer by layer."""
 
 import keras
 import layer_by_layer
@@ -44,7 +44,7 @@ def output_of_the_dropout():
 
 
 def around_the_dropout():
-    """What reads the units beside the dropout needs those that it drops."""
+    """A skip around the dropout, which needs the units that the dropout drops."""
     inputs = keras.Input((40,))
     x = layers.Dense(64, activation="relu")(MCDropout(0.5)(inputs))
     return keras.Model(inputs, softmax()(layers.Add()([x, layers.Dense(64)(MCDropout(0.5)(x))])))
@@ -58,7 +58,7 @@ def around_an_activation():
 
 
 def behind(*parts):
-    """A dropout, layers behind it, and the reader of the mask."""
+    """A dropout, layers after it, and the layer that reads the mask."""
     return sequential((40,), lambda: MCDropout(0.5), *parts, softmax)
 
 
@@ -88,7 +88,7 @@ class OwnDense(layers.Dense):
         return 2 * super().call(inputs)
 
 
-# Name: the network, the dropouts whose masks wait, the layers that skip units.
+# Name: (network, number of dropouts with masks on kernels, number of layers that skip units).
 CASES = {
     "gal": (lambda: BayesianCNN((12, 12, 1), 4), 2, 1),
     "kirsch": (lambda: BayesianCNN((16, 16, 1), 4, architecture="kirsch"), 3, 2),
@@ -319,7 +319,7 @@ def some_inputs(model, rows=20):
 def test_equals_layer_after_layer(name):
     make, num_waiting, num_skipping = CASES[name]
     model = make()
-    for variable in model.trainable_variables:  # biases and centres that are not zero
+    for variable in model.trainable_variables:  # so that biases and centers are not zero
         variable.assign_add(keras.random.normal(variable.shape, stddev=0.1, seed=1))
     split = SplitModel(model)
     assert (len(split._dropouts), len(split._makers())) == (num_waiting, num_skipping)
@@ -345,7 +345,7 @@ def test_bit_equal_for_any_batch_size(name):
 
 
 def test_every_unit_dropped():
-    """Where the mask is 0 throughout, what is left is the bias."""
+    """If the whole mask is 0, only the bias remains."""
     dense = layers.Dense(3, activation="sigmoid", bias_initializer="ones")
     model = keras.Sequential(
         [keras.Input((17,)), MCDropout(0.5), layers.Dense(17), MCDropout(0.999), dense]
@@ -388,9 +388,9 @@ def test_random_weights_compute_every_unit():
 
 @pytest.mark.parametrize("name", ["gal", "kirsch"])
 def test_same_answers_where_training_is_compiled_by_xla(name):
-    """As Keras does on a GPU; XLA draws other numbers and knows no sizes that depend on a mask."""
+    """On a GPU, Keras trains with XLA, which draws other numbers and has no dynamic sizes."""
     model = CASES[name][0]()
-    x, y = 80 * some_inputs(model), np.zeros(20)  # of the size of pixels
+    x, y = 80 * some_inputs(model), np.zeros(20)  # in the range of pixels
     answers = []
     for jit_compile in (False, True):
         model.compile(loss="sparse_categorical_crossentropy", jit_compile=jit_compile)

@@ -1,4 +1,4 @@
-"""Posterior samples of a model's predictions, and the `Prediction` made of them."""
+"""Posterior samples of a model's predictions, and the `Prediction` that summarizes them."""
 
 from tfp_bayes.prediction.posterior import Posterior
 from tfp_bayes.prediction.prediction import Prediction, concatenate

@@ -1,4 +1,4 @@
-"""A prediction of which the pooled mean is calibrated, and its measures accordingly."""
+"""Calibration of the predictive mean, and adjustment of the uncertainty measures to it."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,13 @@ ARRAYS = {
 
 
 class Calibration(tf.Module):
-    """What the pooled mean goes through: variables, and the graph that they are used in.
+    """Calibration map of the predictive mean: its variables, and the graph that applies it.
 
     Args:
-        method: One of `ARRAYS`.
-        arrays: Those of `ARRAYS`, of `uncertainty.VectorScaling` or `Isotonic`; a temperature is
-            a scalar. Of K Bernoulli outputs there is one for each, of two classes, on a first axis.
+        method: Name of the method, a key of `ARRAYS`.
+        arrays: Arrays by the names in `ARRAYS`, from `uncertainty.VectorScaling` or `Isotonic`. A
+            temperature is a scalar. For K Bernoulli outputs, the first axis of the other arrays
+            has one calibration of two classes per output.
     """
 
     def __init__(self, method: str, arrays: Mapping[str, np.ndarray]):
@@ -35,7 +36,7 @@ class Calibration(tf.Module):
         }
 
     def __call__(self, classes: tf.Tensor) -> tf.Tensor:
-        """Builds the graph of calibrated probabilities of classes, both (..., K) float64."""
+        """Build the graph of calibrated from plain class probabilities, both (..., K) float64."""
         values = [tf.cast(self.arrays[name], tf.float64) for name in ARRAYS[self.method]]
         if self.method == "isotonic":
             return _through_curves(classes, *values)
@@ -46,37 +47,38 @@ class Calibration(tf.Module):
 
     @property
     def temperature(self) -> float:
-        """T, and NaN of what has none; also of a variable that a strategy has mirrored."""
+        """Temperature T, or NaN for the other methods."""
         if self.method != "temperature":
             return float("nan")
+        # Works for a variable that a distribution strategy has mirrored, too.
         return float(tf.convert_to_tensor(self.arrays["temperature"]))
 
 
 def calibration_of(model: keras.Model, posterior: Posterior | None) -> Calibration | None:
-    """Returns that of a model; None under a posterior, for which it was not found."""
+    """Return the calibration of a model. With a posterior, return None: it was not fitted to it."""
     return getattr(model, "output_calibration", None) if posterior is None else None
 
 
 def calibrated(
     measures: dict[str, tf.Tensor], likelihood: Likelihood, calibration: Calibration | None
 ) -> dict[str, tf.Tensor]:
-    """Returns measures whose mean is calibrated, with the parts of the uncertainty in proportion.
+    """Return measures with a calibrated mean and proportionally adjusted uncertainties.
 
-    A calibration says how much uncertainty there is in a prediction, not why. So the predictive
-    entropy is that of the calibrated mean, and mutual information and expected entropy are the same
-    shares of it as before; variances alike. Each sum stays one, and nothing is below 0. At a
-    temperature of 1 every bit is as it was.
+    A calibration determines the amount of uncertainty, not its source. So the predictive entropy
+    is that of the calibrated mean, and mutual information and expected entropy keep their shares
+    of it. The same holds for the variances. Parts still add up to totals, and nothing is
+    negative. At a temperature of 1, the result is bit-equal to `measures`.
 
     Args:
-        measures: See `streaming.measures`, of probabilities.
-        likelihood: Of these.
-        calibration: See `calibration_of`.
+        measures: Measures of probabilities, see `streaming.measures`.
+        likelihood: Likelihood of the outputs.
+        calibration: See `calibration_of`. None returns `measures`.
     """
     if calibration is None:
         return measures
     before = {name: tf.cast(value, tf.float64) for name, value in measures.items()}
     dtype = measures["mean"].dtype
-    # Rounded before its entropy is taken, as it is without a calibration.
+    # Round the mean before taking its entropy, as `streaming.measures` does.
     rounded = tf.cast(likelihood.calibrate(before["mean"], calibration), dtype)
     mean = tf.cast(rounded, tf.float64)
     entropy = likelihood.entropy(mean)
@@ -101,7 +103,7 @@ def calibrated(
 
 
 def _through_curves(classes: tf.Tensor, inputs: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Interpolates between the knots (..., K, M) of each class, and makes the sum 1."""
+    """Interpolate between the knots (..., K, M) of each class, and normalize the sum to 1."""
     num_knots = inputs.shape[-1]
     inputs, outputs = (tf.reshape(knots, [-1, num_knots]) for knots in (inputs, outputs))
     p = tf.transpose(tf.reshape(classes, [-1, inputs.shape[0]]))
@@ -112,7 +114,7 @@ def _through_curves(classes: tf.Tensor, inputs: tf.Tensor, outputs: tf.Tensor) -
         return tf.gather(knots, position, batch_dims=1)
 
     x, y = at(inputs, right - 1), at(outputs, right - 1)
-    # Where the last knot is repeated both differences are 0.
+    # If the last knot is repeated, both differences are 0.
     slope = tf.math.divide_no_nan(at(outputs, right) - y, at(inputs, right) - x)
     raised = tf.reshape(tf.transpose(y + slope * (p - x)), tf.shape(classes))
     return raised / tf.reduce_sum(raised, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""NaN and infinity stay visible: layers such as max pooling would turn them into plain numbers."""
+"""Detection of NaN and infinity, which layers such as max pooling would turn into numbers."""
 
 import functools
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 def finite_rows(inputs) -> tf.Tensor:
-    """Returns for each row of a batch whether all its inputs are finite, (N,)."""
+    """Return booleans (N,): whether all inputs of a row are finite."""
     flat = keras.tree.flatten(inputs)
     rows = tf.fill(tf.shape(flat[0])[:1], True)
     for x in flat:
@@ -19,30 +19,36 @@ def finite_rows(inputs) -> tf.Tensor:
 
 
 def nan_unless(rows: tf.Tensor, value: tf.Tensor, axis: int = 0) -> tf.Tensor:
-    """Returns a value with NaN for each of the rows (N,), its size on an axis, that is False."""
+    """Replace rows of a tensor by NaN.
+
+    Args:
+        rows: Booleans (N,). Rows where this is False become NaN.
+        value: Tensor of size N on `axis`.
+        axis: Axis of the rows.
+    """
     shape = [1] * value.shape.rank
     shape[axis] = -1
     return tf.where(tf.reshape(rows, shape), value, tf.constant(float("nan"), value.dtype))
 
 
 class FiniteWeights:
-    """Checks weights before their numbers are used, in one pass over them.
+    """Check that weights are finite, in one pass over them.
 
     Args:
-        weights: Those to check. Infinity is allowed where they are not trained, as in the mask of
-            an attention; a scalar may be NaN for what nobody knows yet, as `kl_weight`.
+        weights: Weights to check. Non-trainable ones may be infinite, such as an attention mask.
+            Scalars are not checked, because they may be NaN while unknown, such as `kl_weight`.
     """
 
     def __init__(self, weights: Iterable[keras.Variable]):
         self._weights = [
             v for v in weights if keras.backend.is_float_dtype(v.dtype) and len(v.shape)
         ]
-        # Of a method TensorFlow would count the traces of all instances, and warn of them.
+        # For a method, TensorFlow would count the traces of all instances together, and warn.
         flags = functools.partial(_flags, self._weights)
         self._is_bad = tf.function(flags, autograph=False)
 
     def check(self) -> None:
-        """Raises ValueError with the names of the weights that are not finite."""
+        """Raise ValueError, with the names of the weights, if some are not finite."""
         if not self._weights:
             return
         bad = [v.path for v, is_bad in zip(self._weights, self._is_bad().numpy()) if is_bad]
@@ -53,12 +59,12 @@ class FiniteWeights:
             )
 
     def all_finite(self) -> tf.Tensor:
-        """Builds the graph of one boolean for all of them, where nobody can call `check`."""
+        """Build the graph of a boolean: whether all weights are finite. Use it inside graphs."""
         return ~tf.reduce_any(_flags(self._weights)) if self._weights else tf.constant(True)
 
 
 def _flags(weights: Iterable[keras.Variable]) -> tf.Tensor:
-    """Returns for each weight whether it is bad, (number of weights,)."""
+    """Return one boolean per weight: whether it has a forbidden value."""
     flags = []
     for variable in weights:
         value = tf.convert_to_tensor(variable)

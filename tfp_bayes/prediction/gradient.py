@@ -14,16 +14,17 @@ from tfp_bayes.prediction.split import tensors_of
 class MeanGradient:
     """The loss of a predictive mean, and its gradient with respect to an image or other input.
 
-    With L a loss of the mean p = 1/S sum_s f(x; theta_s), its gradient is
+    For a loss L of the mean p = 1/S sum_s f(x; theta_s), the gradient is
 
-        dL/dx = sum_s (df(x; theta_s)/dx)^T (1/S dL/dp),
+        dL/dx = sum_s (df(x; theta_s)/dx)^T (1/S dL/dp).
 
-    a sum over samples that is streamed as a prediction is: memory does not grow with S, and the
-    deterministic layers before the first random one run once, forward and backward.
+    This sum over samples is streamed like a prediction: memory does not grow with S, and the
+    deterministic layers before the first random one run only once, forward and backward.
 
     Args:
-        predictor: Of a model with one array of inputs and one output of probabilities.
-        loss: From the mean (N, ..., K) and targets to the losses of N examples, in TensorFlow.
+        predictor: Predictor of a model with one input array and one output of probabilities.
+        loss: TensorFlow function that takes the mean (N, ..., K) and targets, and returns the
+            losses (N,).
     """
 
     def __init__(self, predictor: Predictor, loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
@@ -34,13 +35,13 @@ class MeanGradient:
     def __call__(
         self, x: np.ndarray, targets: np.ndarray, num_samples: int, seed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns losses (N,) and their gradients, like x.
+        """Return losses (N,) and their gradients in the shape of x.
 
         Args:
-            x: (N, ...) float inputs.
-            targets: (N, ..., K) floats, as the loss takes them, of the shape of the mean.
-            num_samples: S >= 1.
-            seed: int32 pair; the same seed means the same theta_s, as in `predict_uncertainty`.
+            x: Inputs (N, ...), float.
+            targets: Targets (N, ..., K) of the loss, float, in the shape of the mean.
+            num_samples: Number of samples S >= 1.
+            seed: int32 pair. The same seed gives the same theta_s as in `predict_uncertainty`.
 
         Raises:
             ValueError: If the model's outputs cannot be differentiated.
@@ -91,7 +92,7 @@ class MeanGradient:
 
 
 def _sum(num_samples: tf.Tensor, add: Callable, start):
-    """Returns a sum to which `add(s, sum)` adds sample s."""
+    """Return the sum over samples. `add(s, total)` returns the total including sample s."""
     return tf.while_loop(
         lambda s, _: s < num_samples, lambda s, total: (s + 1, add(s, total)), (0, start)
     )[1]
@@ -104,6 +105,6 @@ def _only(outputs) -> tf.Tensor:
 
 _NO_GRADIENT = (
     "Expected a model whose outputs can be differentiated with respect to its inputs. "
-    "Received: model={!r}, which rounds them. Hint: keras.Input without an integer dtype, and "
-    "keras.layers.Rescaling rather than a cast."
+    "Received: model={!r}, which rounds them. Hint: use keras.Input without an integer dtype, and "
+    "keras.layers.Rescaling instead of a cast."
 )

@@ -1,4 +1,4 @@
-"""Runs a model in inference mode: nothing is remembered, no noise but that of stochastic layers."""
+"""Inference mode: a model changes no state, and only stochastic layers draw random numbers."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -9,19 +9,19 @@ import tensorflow as tf
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
 from tfp_bayes.layers import StochasticLayer
 
-# Operations that draw from TensorFlow's own state, or from that of a tf.random.Generator.
+# Names in operations that draw from the state of TensorFlow or of a tf.random.Generator.
 _RANDOM_OPERATIONS = ("Random", "Normal", "Uniform", "Multinomial", "Rng")
 
 
 def refuse_forced_training(model: keras.Model) -> None:
-    """Refuses `layer(x, training=True)` anywhere in the graphs of a model.
+    """Raise ValueError if a graph of the model calls `layer(x, training=True)`.
 
-    Its noise would not be a sample's, and its batch statistics would make a row's answer depend
-    on other rows. Layers that train by default, such as Keras' augmentations, are fine: they are
-    run with `training=False`.
+    Such noise would not belong to a posterior sample, and batch statistics would make the
+    prediction of a row depend on other rows. Layers whose `training` is True by default, such as
+    Keras' augmentations, are allowed: they are run with `training=False`.
 
     Raises:
-        ValueError: With the name of the layer.
+        ValueError: If there is such a call. The error names the layer.
     """
     for each in flatten_layers(model):
         graph = graph_of(each)
@@ -29,14 +29,14 @@ def refuse_forced_training(model: keras.Model) -> None:
             if _is_forced(node):
                 layer = node.operation
                 if isinstance(layer, StochasticLayer):
-                    hint = "leave training=True out; it is random at inference anyway"
+                    hint = "omit training=True; the layer is random at inference anyway"
                 else:
                     hint = (
-                        "leave training=True out; for noise at inference use "
-                        "tfp_bayes.layers.MCDropout, which needs none"
+                        "omit training=True; for noise at inference use "
+                        "tfp_bayes.layers.MCDropout, which does not need it"
                     )
                 raise ValueError(
-                    "Expected layers whose mode follows the model's. Received: layer "
+                    "Expected layers that follow the mode of the model. Received: layer "
                     f"{layer.name!r} of type {type(layer).__name__}, called with training=True. "
                     f"Hint: {hint}."
                 )
@@ -48,24 +48,24 @@ def _is_forced(node) -> bool:
         return False
     parameter = inspect.signature(layer.call).parameters.get("training")
     if parameter is None:
-        return len(flatten_layers(layer)) > 1  # it passes its mode on to the layers inside
+        return len(flatten_layers(layer)) > 1  # the layer passes its mode to the layers inside
     return parameter.default is not True
 
 
 def run_isolated(model: keras.Model, function: Callable, values, state: Iterable[tuple] = ()):
-    """Returns `function(values)`, a part of a model, run without a trace in the model.
+    """Return `function(values)`, a part of a model, without changing the model's state.
 
     Args:
-        model: The model.
-        function: Runs some of its layers with `training=False`.
-        values: Its argument.
-        state: Pairs of a variable of the model and the tensor to use in its place: weights, and
-            the seeds of stochastic layers.
+        model: Model that the part belongs to.
+        function: Function that runs layers of the model with `training=False`.
+        values: Argument of the function.
+        state: Pairs of a variable of the model and a tensor to use instead: weights, and the
+            seeds of stochastic layers.
 
     Raises:
-        ValueError: If the result depends on other random numbers, or a layer is in training mode
-            nevertheless, as in a subclassed model that calls it with `training=True`. Both are
-            known only while a graph is traced.
+        ValueError: If the result depends on other random numbers, most of which are found only
+            while a graph is traced, or a layer updates its statistics, as in a subclassed model
+            that calls it with `training=True`.
     """
     state = list(state)
     given = {id(variable) for variable, _ in state}
@@ -91,30 +91,31 @@ def run_isolated(model: keras.Model, function: Callable, values, state: Iterable
 
 
 def _refuse_training_mode(model: keras.Model, changed: set[int]) -> None:
-    # A counter of calls (an integer) changes no answer; moving averages are those of training.
+    # An integer, such as a counter of calls, is harmless. A float is a moving average, which
+    # only training updates.
     for variable in model.non_trainable_weights:
         if id(variable) in changed and keras.backend.is_float_dtype(variable.dtype):
             raise ValueError(
                 f"Expected layers in inference mode. Received: {_name_of_owner(model, variable)}, "
-                f"which updates {variable.name!r}. Hint: do not call it with training=True."
+                f"which updates {variable.name!r}. Hint: do not call the layer with training=True."
             )
 
 
 def _foreign_noise(source: str) -> ValueError:
     return ValueError(
-        f"Expected noise from stochastic layers alone. Received: {source}, which is random in "
-        "inference mode. Hint: replace it by tfp_bayes.layers.MCDropout, or derive the layer from "
+        f"Expected noise only from stochastic layers. Received: {source}, which is random in "
+        "inference mode. Hint: replace it by tfp_bayes.layers.MCDropout, or subclass "
         "tfp_bayes.layers.StochasticLayer and draw with its draw_seed()."
     )
 
 
 def is_seed(variable: keras.Variable) -> bool:
-    """Tells whether a variable is the state of a random generator of Keras."""
+    """Return whether a variable is the state of a Keras seed generator."""
     return variable.name == "seed_generator_state"
 
 
 def _name_of_owner(model: keras.Model, variable: keras.Variable) -> str:
-    """Describes the innermost layer that has a variable."""
+    """Describe the innermost layer that owns a variable."""
     owners = [
         layer for layer in flatten_layers(model) if any(v is variable for v in layer.variables)
     ]
@@ -127,7 +128,7 @@ def _operations() -> list[tf.Operation]:
 
 
 def _reaches(source: tf.Tensor, outputs) -> bool:
-    """Returns whether any of the outputs is computed from a tensor of the same graph."""
+    """Return whether any output depends on a tensor of the same graph."""
     targets = {x.ref() for x in keras.tree.flatten(outputs) if tf.is_tensor(x)}
     todo, seen = [source], set()
     while todo:

@@ -1,4 +1,4 @@
-"""Batches of inputs as the graph of a prediction takes them: any number of rows, and sizes."""
+"""Signatures of a prediction's inputs, and padding of batches to whole blocks of rows."""
 
 from typing import Any
 
@@ -7,21 +7,22 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import graph_of
 
-# The matrix products of TensorFlow's CPU kernels take blocks of rows (6 with AVX2, 8 or 16 with
-# AVX-512) and what is left over in another way, which rounds differently. Batches are padded to a
-# multiple of all these, so that a row's answer does not depend on its place and its neighbors.
+# TensorFlow's CPU kernels multiply matrices in blocks of rows (6 with AVX2, 8 or 16 with AVX-512).
+# They compute left-over rows in another way, which rounds differently. Batches are padded to a
+# multiple of all block sizes, so the prediction of a row does not depend on its place in a batch.
 ROWS = 48
 
 
 def signature(model: keras.Model, batch):
-    """Returns the specification of inputs like a batch, free where the model leaves sizes free.
+    """Return the specs of inputs like a batch, with None for sizes that the model leaves open.
 
     Args:
-        model: The model, which has no sizes to tell if it is subclassed.
+        model: A model. A subclassed one has no input sizes, so only the number of rows is None.
         batch: Inputs in any structure that the model takes.
 
     Raises:
-        ValueError: If a graph model does not take as many inputs, of these sizes, or text.
+        ValueError: If the number of inputs, their sizes, or text instead of numbers do not match
+            the graph of the model.
     """
     graph = graph_of(model)
     flat = keras.tree.flatten(batch)
@@ -31,10 +32,11 @@ def signature(model: keras.Model, batch):
 
 
 def _matching(expected, batch) -> list[keras.KerasTensor | None]:
-    """Lists a model's inputs in the order in which a batch of them is flattened.
+    """List a model's inputs in the order of the flattened batch.
 
-    A dictionary may hold more than a model takes that was made from a list; None stands for what it
-    does not take. Of a model that was made from a dictionary Keras would mix up the inputs.
+    For a model made from a list of inputs, a dictionary may have extra entries, for which the list
+    has None. For a model made from a dictionary this is an error, because Keras would mix up the
+    inputs.
     """
     symbols = keras.tree.flatten(expected)
     flat = keras.tree.flatten(batch)
@@ -61,34 +63,35 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
     if symbol is not None and (array.dtype == tf.string) != (symbol.dtype == "string"):
         raise ValueError(
             f"Expected {symbol.dtype} for input {symbol.name!r}. Received: {array.dtype}. "
-            "Hint: numbers that were read as text: x.astype('float32')."
+            "Hint: convert numbers that were read as text with x.astype('float32')."
         )
-    # Keras itself adds or drops a last axis of size 1.
+    # Keras itself adds or removes a last axis of size 1.
     if symbol is not None and len(symbol.shape) == len(shape) + 1 and symbol.shape[-1] != 1:
         raise ValueError(
             f"Expected batches of shape {symbol.shape} for input {symbol.name!r}. "
-            f"Received: shape {tuple(shape)}, a single example or not all of one. "
-            "Hint: dataset.batch(256), or x[None] for one example."
+            f"Received: shape {tuple(shape)}, which lacks the axis of examples or another one. "
+            "Hint: use dataset.batch(256), or x[None] for one example."
         )
     if symbol is not None and len(symbol.shape) == len(shape):
         if any(fixed not in (None, n) for n, fixed in zip(shape[1:], symbol.shape[1:])):
-            # Convolutions would answer all the same. Keras refuses, whose graph is not called.
+            # Convolutions would accept this. Keras' own check is in the model's call, which the
+            # prediction bypasses.
             raise ValueError(
                 f"Expected batches of shape {symbol.shape} for input {symbol.name!r}. "
                 f"Received: shape {tuple(shape)}, which is incompatible. Hint: resize or convert "
-                "the inputs; a model of keras.Input((None, None, 3)) takes images of any size."
+                "the inputs; a model with keras.Input((None, None, 3)) takes images of any size."
             )
         shape = [None if fixed is None else size for size, fixed in zip(shape, symbol.shape)]
     return tf.TensorSpec([None, *shape[1:]], array.dtype)
 
 
 def whole_blocks(inputs) -> tuple[Any, tf.Tensor]:
-    """Pads a batch to `ROWS` or a multiple; returns it with the true number of rows."""
+    """Pad a batch to a multiple of `ROWS`. Return it with the original number of rows."""
     num_rows = tf.shape(keras.tree.flatten(inputs)[0])[0]
     missing = tf.maximum(-(-num_rows // ROWS), 1) * ROWS - num_rows
 
     def pad(x):
-        # Repeats a row, because zeros may be no valid input. Not tf.pad: TensorFlow fuses that
+        # Repeat a row, because zeros may be invalid inputs. Do not use tf.pad: TensorFlow fuses it
         # into a convolution, which then sees the short batch.
         zeros = tf.zeros(tf.concat([[1], tf.shape(x)[1:]], axis=0), x.dtype)
         row = tf.concat([x[:1], zeros], axis=0)[:1]

@@ -1,26 +1,25 @@
-"""A model that is linear in its weights: f(x; center) + J (theta - center), before the link."""
+"""Linearization of a model in its weights: f(x; center) + J (theta - center), before the link."""
 
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
-# The operation that makes probabilities of what is linear in the weights of a last layer.
+# The operation that turns logits into probabilities.
 _LINKS = {"categorical": "Softmax", "bernoulli": "Sigmoid"}
 _HINTS = {
-    "categorical": "end the model in a softmax over the last axis, or say what else its outputs "
-    "are, likelihood='bernoulli' for a sigmoid",
-    "bernoulli": "end the model in a sigmoid, or say what else its outputs are, "
-    "likelihood='categorical' for a softmax",
+    "categorical": "end the model in a softmax over the last axis, or pass "
+    "likelihood='bernoulli' for a sigmoid",
+    "bernoulli": "end the model in a sigmoid, or pass likelihood='categorical' for a softmax",
 }
 
 
 def before_link(p: tf.Tensor, likelihood: str) -> tf.Tensor:
-    """Returns what a model's output (..., K) is made from by its softmax or sigmoid.
+    """Return the logits (..., K) of a model's output, the input of its softmax or sigmoid.
 
     Args:
-        p: The output in a graph.
-        likelihood: Of the output; under "normal" there is no link, and p is returned.
+        p: Output in a graph.
+        likelihood: Likelihood of the output. For "normal" there is no link, and p is returned.
 
     Raises:
         ValueError: If the output comes from another operation.
@@ -32,9 +31,9 @@ def before_link(p: tf.Tensor, likelihood: str) -> tf.Tensor:
         p = p.op.inputs[0]
     if p.op.type != link:
         raise ValueError(
-            f"Expected an output from a {link.lower()} for likelihood={likelihood!r}, to take the "
-            f"derivatives of what goes into it. Received: an output from operation {p.op.type}. "
-            f"Hint: {_HINTS[likelihood]}; samples of Predictor(..., linearize=False) need neither."
+            f"Expected an output from a {link.lower()} for likelihood={likelihood!r}, because its "
+            f"logits are linearized. Received: an output from operation {p.op.type}. "
+            f"Hint: {_HINTS[likelihood]}; Predictor(..., linearize=False) works without logits."
         )
     return p.op.inputs[0]
 
@@ -45,23 +44,23 @@ def linearized(
     weights: Sequence[tf.Tensor],
     likelihoods: Callable[[int], list[str]],
 ):
-    """Builds the graph of a model's outputs, linearized in its weights.
+    """Build the graph of a model's outputs, linearized in its weights.
 
-    Logits are linearized under "categorical" and "bernoulli". Under "normal" locations are, and
-    scales stay those of the center: the noise is that of the data, and a line through scales would
-    go below zero.
+    For "categorical" and "bernoulli", the logits are linearized. For "normal", the locations are
+    linearized, and the scales stay at their values for the center: they describe the noise of the
+    data, and linearized scales could be negative.
 
     Args:
-        run: From weights to outputs (N, ..., K) in any structure.
-        center: Weights to linearize at.
-        weights: Weights to evaluate at.
-        likelihoods: From the number of outputs to the likelihood of each.
+        run: Function from weights to outputs (N, ..., K) in any structure.
+        center: Weights at which to linearize.
+        weights: Weights at which to evaluate.
+        likelihoods: Function from the number of outputs to the name of each output's likelihood.
 
     Returns:
-        Outputs in that structure.
+        Outputs in the same structure.
 
     Raises:
-        ValueError: If an output has not the link of its likelihood, or an operation no second
+        ValueError: If an output lacks the link of its likelihood, or an operation has no second
             derivative.
     """
     center = [tf.identity(each) for each in center]
@@ -88,17 +87,17 @@ def _link(eta: tf.Tensor, change: tf.Tensor, likelihood: str) -> tf.Tensor:
 def _jvp(
     outputs: list[tf.Tensor], weights: list[tf.Tensor], changes: list[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """Returns J delta for each output, from two backward passes.
+    """Return J delta for each output, from two backward passes.
 
-    J^T u is linear in u, so its derivative with respect to u in the direction of delta is J delta;
-    u itself is never needed. `tf.autodiff.ForwardAccumulator` does the same operation by
-    operation, but not through the loops of recurrent layers.
+    J^T u is linear in u, so the derivative of delta^T J^T u with respect to u is J delta, for any
+    u. `tf.autodiff.ForwardAccumulator` computes the same, operation by operation, but does not
+    support the loops of recurrent layers.
     """
     directions = [tf.zeros_like(each) for each in outputs]
     try:
         backward = tf.gradients(outputs, weights, grad_ys=directions)
         pairs = [
-            (tf.convert_to_tensor(gradient), change)  # of an embedding, which has slices
+            (tf.convert_to_tensor(gradient), change)  # an embedding's gradient is IndexedSlices
             for gradient, change in zip(backward, changes)
             if gradient is not None
         ]
@@ -113,5 +112,5 @@ def _jvp(
     except LookupError as error:
         raise ValueError(
             "Expected layers that can be differentiated twice for linearize=True. Received: "
-            f"{error}. Hint: say linearize=False, which samples the model itself."
+            f"{error}. Hint: use linearize=False, which samples the model itself."
         ) from error

@@ -1,4 +1,4 @@
-"""The contract of a distribution over weights that a predictor can sample."""
+"""The interface of a distribution over weights that a predictor can sample."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,51 +10,51 @@ from tfp_bayes._plumbing.keras_internals import flatten_layers
 
 @runtime_checkable
 class Posterior(Protocol):
-    """A distribution over some or all variables of one model.
+    """Interface of a distribution over some or all variables of one model.
 
-    The same object serves `Predictor`, `export_saved_model` and `ActiveLearner`. Variables that it
-    does not replace keep their values, and layers before the first replaced one run once for all
-    samples.
+    The same object works with `Predictor`, `export_saved_model` and `ActiveLearner`. Variables
+    that it does not replace keep their values. Layers before the first one with a replaced
+    variable run once for all samples.
     """
 
-    # Properties, because a posterior need not let anybody set them.
+    # Properties rather than attributes, because they may be read-only.
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Every variable that a draw replaces, the statistics of `BatchNormalization` included."""
+        """Every variable that a draw replaces, including the statistics of `BatchNormalization`."""
 
     @property
     def num_draws(self) -> int | None:
-        """Number of stored draws, of which draw `index` is one; None if each draw is new."""
+        """Number of stored draws, which `index` selects, or None if each draw is new."""
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
-        """Builds the graph of one draw; everything random follows from `seed` alone.
+        """Build the graph of one draw. Its random numbers depend only on `seed`.
 
         Args:
-            index: int32 scalar, the number of the sample, below `num_draws` if that is finite.
-            seed: int32 (2,), another one for each sample.
+            index: Number of the sample, int32 scalar, below `num_draws` if that is not None.
+            seed: int32 (2,), a different one for each sample.
 
         Returns:
             One tensor for each of `variables`.
         """
 
     def center(self) -> list[tf.Tensor]:
-        """Returns the posterior mean, one tensor for each of `variables`."""
+        """Return the posterior mean, one tensor for each of `variables`."""
 
 
 def check_posterior(posterior: Posterior, model: keras.Model, linearize: bool = False) -> None:
-    """Raises ValueError unless this is a posterior over variables of that model.
+    """Raise ValueError unless the posterior is over variables of the model.
 
     Args:
-        posterior: The posterior.
-        model: The model.
-        linearize: Whether the model is taken at the posterior's center only.
+        posterior: Posterior to check.
+        model: Model whose variables it should replace.
+        linearize: Whether the model is only evaluated at the posterior's center.
     """
     if not isinstance(posterior, Posterior):
         raise ValueError(
             "Expected an object with `variables`, `num_draws`, `draw` and `center` for "
             f"`posterior`. Received: posterior={posterior!r}. "
-            "Hint: see tfp_bayes.inference.Posterior; Ensemble(models) is one."
+            "Hint: see tfp_bayes.inference.Posterior; Ensemble(models) is an example."
         )
     known = {id(variable) for variable in model.variables}
     foreign = [v.path for v in posterior.variables if id(v) not in known]
@@ -63,14 +63,17 @@ def check_posterior(posterior: Posterior, model: keras.Model, linearize: bool = 
             f"Expected a `posterior` over variables of model {model.name!r}. Received: "
             f"{len(foreign)} of its {len(posterior.variables)} variables that are not the "
             f"model's, {foreign[:3]}. "
-            "Hint: bind the posterior to this very model, as in Ensemble(members, model=model)."
+            "Hint: bind the posterior to this model object, as in Ensemble(members, model=model)."
         )
     if not linearize:
         _check_statistics(posterior, model)
 
 
 def _check_statistics(posterior: Posterior, model: keras.Model) -> None:
-    """Refuses draws of `BatchNormalization` without its statistics, which are of other weights."""
+    """Raise ValueError if draws replace weights of `BatchNormalization` without its statistics.
+
+    The statistics that the model has belong to other weights.
+    """
     drawn = {id(variable) for variable in posterior.variables}
     names = [
         layer.name
@@ -83,16 +86,16 @@ def _check_statistics(posterior: Posterior, model: keras.Model) -> None:
         raise ValueError(
             "Expected moving statistics in each draw of a `posterior` over weights of "
             f"BatchNormalization. Received: layers {names}, whose statistics belong to other "
-            "weights. Hint: materialize(posterior, num_draws=30, refresh_batchnorm=x_train) of "
-            "tfp_bayes.inference estimates those of each draw."
+            "weights. Hint: estimate the statistics of each draw with tfp_bayes.inference's "
+            "materialize(posterior, num_draws=30, refresh_batchnorm=x_train)."
         )
 
 
 def with_noise_scales(outputs, posterior: Posterior | None):
-    """Appends scales to outputs (N, ..., D) that are locations alone, if the posterior knows them.
+    """Append the posterior's noise scales, if it has any, to outputs that are locations only.
 
-    Its `noise_scales`, if it has that attribute, are (D,) for each output, or None for an output
-    that is complete.
+    A posterior's optional attribute `noise_scales` has an array (D,) for each output
+    (N, ..., D), or None for an output that has scales already.
     """
     scales = getattr(posterior, "noise_scales", None)
     if scales is None:

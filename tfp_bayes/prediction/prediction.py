@@ -1,4 +1,4 @@
-"""A sampled prediction: its mean and the measures of its uncertainty."""
+"""A sampled prediction: its mean and its uncertainty measures."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from tfp_bayes.prediction.likelihoods import get_likelihood
 
 
 class Scores(NamedTuple):
-    """Quality of predictions on labelled examples, NaN without any.
+    """Quality of predictions on labeled examples. The default NaN means unknown.
 
     Attributes:
-        accuracy: Share of labels that are the likelier ones; NaN for real labels.
-        rmse: Root mean squared error of the mean against the labels, one-hot if they are classes,
-            over examples and outputs.
-        nll: Mean negative log likelihood of an example or position, in nats.
+        accuracy: Fraction of labels that are the most probable ones; NaN for real targets.
+        rmse: Root mean squared error of the mean over examples and outputs. Class labels count
+            as one-hot vectors.
+        nll: Mean negative log likelihood per example or position, in nats.
     """
 
     accuracy: float = float("nan")
@@ -28,30 +28,30 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Uncertainty measures of N predictions, estimated from S posterior samples.
+    """Predictive mean and uncertainty measures of N examples, estimated from S posterior samples.
 
-    Entropies are in nats. Measures sum (entropies) or average (`variation_ratio`, `mean_std`)
-    over independent outputs when the likelihood is "bernoulli". When it is "normal", K is D, the
-    number of targets; `predictive_entropy` is that of a normal of the same variance, which is an
-    upper bound. Dense predictions, of pixels or tokens, have further axes after N. `p[rows]` is
-    the prediction of some of the examples.
+    Entropies are in nats. When the likelihood is "bernoulli", entropies are summed over the
+    independent outputs, and `variation_ratio` and `mean_std` are averaged. When it is "normal", K
+    is the number of targets D, and `predictive_entropy` is that of a normal with the same
+    variance, an upper bound. Dense predictions, of pixels or tokens, have further axes after N.
+    Select examples with `p[rows]`.
 
     Attributes:
         mean: (N, K) posterior predictive mean.
         predictive_entropy: (N,) total uncertainty, H[mean_s p_s].
         expected_entropy: (N,) aleatoric part, mean_s H[p_s].
-        mutual_information: (N,) epistemic part, their difference, never below 0.
+        mutual_information: (N,) epistemic part, the difference of the two, never below 0.
         variation_ratio: (N,) 1 - max_k mean_k; NaN when the likelihood is "normal".
         mean_std: (N,) standard deviation over samples, averaged over the K classes.
-        epistemic_variance: (N, K) of the target's expectation, over samples: what more data would
-            remove.
-        aleatoric_variance: (N, K) of the target within a sample, what no data removes:
-            mean_s p_s (1 - p_s) of a label, mean_s scale_s^2 of a real target.
-        likelihood: What the outputs mean: "categorical", "bernoulli" or "normal".
-        samples: (S, N, K) of the model's outputs, or None unless they were asked for; never
-            calibrated.
-        temperature: T of the mean and its measures, see `BayesianModel.calibrate`; NaN if they
-            were calibrated otherwise.
+        epistemic_variance: (N, K) variance over samples of the target's expectation, which more
+            data would reduce.
+        aleatoric_variance: (N, K) mean variance of the target within a sample, which more data do
+            not reduce: mean_s p_s (1 - p_s) of a label, mean_s scale_s^2 of a real target.
+        likelihood: Meaning of the outputs: "categorical", "bernoulli" or "normal".
+        samples: (S, N, K) samples of the model's outputs, never calibrated, or None unless
+            `return_samples` was True.
+        temperature: Temperature T of the mean and the measures, see `BayesianModel.calibrate`;
+            NaN if another method calibrated them.
     """
 
     mean: np.ndarray
@@ -68,7 +68,7 @@ class Prediction:
 
     @property
     def variance(self) -> np.ndarray:
-        """(N, K) total variance of the target, `epistemic_variance` and `aleatoric_variance`."""
+        """(N, K) total variance of the target, `epistemic_variance` + `aleatoric_variance`."""
         return self.epistemic_variance + self.aleatoric_variance
 
     @property
@@ -77,15 +77,16 @@ class Prediction:
         return np.sqrt(self.variance)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Computes central intervals, an own one for each output.
+        """Compute a central interval for each output.
 
-        Use it to say how far a target may be from its mean. When the likelihood is "normal", the
-        target itself lies in the interval with probability `level`, noise included: its bounds
-        are quantiles of the mixture of all samples. Otherwise a label is 0 or 1, and the interval
-        is that of its probability: quantiles of the samples.
+        Use it to report how far a target may be from its mean. When the likelihood is "normal",
+        the interval is one of the target itself, including noise: its bounds are quantiles of the
+        mixture of all samples. Otherwise a label is 0 or 1, and the interval is one of its
+        probability: its bounds are quantiles of the samples.
 
-        It needs the samples, `predict_uncertainty(..., return_samples=True)`, which take 4 S N K
-        bytes (8 S N D for "normal"); the tails of an interval need S well above 2 / (1 - level).
+        This requires samples, from `predict_uncertainty(..., return_samples=True)`, which take
+        4 S N K bytes (8 S N D for "normal"). The tails of an interval require an S well above
+        2 / (1 - level).
 
         Args:
             level: Probability of the interval, in (0, 1).
@@ -94,8 +95,8 @@ class Prediction:
             Lower and upper bounds, (N, K) each.
 
         Raises:
-            ValueError: If samples were not kept, are those of a calibrated mean, or `level` is
-                out of range.
+            ValueError: If there are no samples, the mean is calibrated, or `level` is out of
+                range.
 
         Example:
 
@@ -111,18 +112,18 @@ class Prediction:
         if not 0 < level < 1:
             raise ValueError(
                 f"Expected a probability in (0, 1) for `level`. Received: level={level!r}. "
-                "Hint: level=0.95 leaves 2.5 % on each side."
+                "Hint: level=0.95 leaves 2.5% on each side."
             )
         if self.samples is None:
             raise ValueError(
-                "Expected a prediction that kept its samples. Received: samples=None. "
-                "Hint: predict_uncertainty(..., return_samples=True)."
+                "Expected a prediction with samples. Received: samples=None. "
+                "Hint: call predict_uncertainty(..., return_samples=True)."
             )
         if self.temperature != 1:
             raise ValueError(
-                "Expected a prediction that is not calibrated: samples are not, and may lie far "
-                f"from the calibrated mean. Received: temperature={self.temperature:.4g}. "
-                "Hint: np.quantile(p.samples, ..., axis=0), beside p.samples.mean(0)."
+                "Expected a prediction that is not calibrated, because samples are not, and may be "
+                f"far from the calibrated mean. Received: temperature={self.temperature:.4g}. "
+                "Hint: use np.quantile(p.samples, ..., axis=0) together with p.samples.mean(0)."
             )
         likelihood = get_likelihood(self.likelihood)
         tails = (1 - level) / 2, (1 + level) / 2
@@ -130,40 +131,41 @@ class Prediction:
         return lower.astype(self.mean.dtype), upper.astype(self.mean.dtype)
 
     def log_prob(self, y: ArrayLike) -> np.ndarray:
-        """Computes the log predictive probability of labels or targets, in nats.
+        """Compute the log predictive probability of labels or targets, in nats.
 
         Use it to score predictions: `-p.log_prob(y).mean()` is the negative log likelihood. When
-        the likelihood is "normal" and samples were kept, it is the density of their mixture;
-        without samples, that of the normal of the same mean and variance, which `evaluate` scores
+        the likelihood is "normal", this is the log density of the mixture of all samples. Without
+        samples, it is that of the normal with the same mean and variance, which `evaluate` scores
         and which closed-form regression predicts.
 
         Args:
             y: Class numbers (N,) for "categorical", zeros and ones (N, K) for "bernoulli", real
-                targets (N, D) for "normal"; (N,) will do where K or D is 1. Dense predictions take
-                one for each position.
+                targets (N, D) for "normal". The shape (N,) is accepted if K or D is 1. Dense
+                predictions take one label for each position.
 
         Returns:
-            (N,), summed over outputs; probabilities below 1e-7 count as 1e-7, as in Keras' losses.
+            Array (N,), summed over outputs. Probabilities below 1e-7 count as 1e-7, as in Keras'
+            losses.
 
         Raises:
-            ValueError: If labels do not fit the prediction.
+            ValueError: If the labels do not match the prediction.
         """
         return get_likelihood(self.likelihood).log_prob(
             np.asarray(y), self.mean, self.variance, self.samples
         )
 
     def score(self, y: ArrayLike) -> Scores:
-        """Scores the prediction by accuracy, error and likelihood of the true labels.
+        """Compute accuracy, error and negative log likelihood for the true labels.
 
         Args:
-            y: (N, ...) labels or targets, as `log_prob` takes them; class numbers too where
-                several targets are regressed on as one-hot labels.
+            y: Labels or targets (N, ...), see `log_prob`. A regression on one-hot labels accepts
+                class numbers too.
 
         Returns:
             A named tuple of `accuracy`, `rmse` and `nll`.
 
         Raises:
-            ValueError: If labels do not fit the prediction.
+            ValueError: If the labels do not match the prediction.
 
         Example:
 
@@ -185,7 +187,7 @@ class Prediction:
         if isinstance(rows, tuple):
             raise IndexError(
                 f"Expected rows of the prediction. Received: {rows!r}. "
-                "Hint: index its arrays, as in p.mean[rows, 0]."
+                "Hint: index its arrays instead, as in p.mean[rows, 0]."
             )
         rows = rows if isinstance(rows, slice) else np.asarray(rows)
         changed = {name: getattr(self, name)[rows] for name in _PER_EXAMPLE}
@@ -202,7 +204,7 @@ _PER_EXAMPLE = [
 
 
 def concatenate(parts: Sequence[Prediction]) -> Prediction:
-    """Returns the prediction of all examples from those of some each."""
+    """Join predictions of the same kind along the axis of the examples."""
 
     def join(name: str, axis: int = 0) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis=axis)

@@ -1,4 +1,4 @@
-"""One compiled graph from inputs to the uncertainty of a model's predictions."""
+"""The predictor: one compiled graph from inputs to predictions with uncertainty."""
 
 import functools
 from collections.abc import Callable
@@ -25,36 +25,36 @@ from tfp_bayes.prediction.split import SplitModel, check_ranks
 # Large enough to keep matrix products busy, small enough for an image network in a few GB.
 DEFAULT_BATCH_SIZE = 6 * ROWS
 DEFAULT_NUM_SAMPLES = 100
-# Only subclassed models, which do not tell their input shapes, ask for many: the oldest goes.
+# Only subclassed models, whose input shapes are unknown, need many. The oldest graph is deleted.
 MAX_GRAPHS = 8
 
 
 class Predictor:
-    """Samples the predictions of any Keras model that holds stochastic layers.
+    """Predictor of means and uncertainties for any Keras model with stochastic layers.
 
-    Sample s is one function: theta_s follows from (`seed`, s, layer) alone. So the answer for a
-    row is the same, bit for bit on a CPU, whatever the batch size and the other rows; no layer's
-    own random state is read or changed. The deterministic layers before the first random one run
-    once; sums over samples are streamed, so memory does not grow with `num_samples`.
+    Sample s is one function, because theta_s depends only on (`seed`, s, layer). So the result for
+    a row does not depend on the batch size or on other rows (bit for bit on a CPU), and the random
+    state of layers is neither read nor changed. The deterministic layers before the first random
+    one run once. Sums over samples are streamed, so memory does not grow with `num_samples`.
 
     Args:
-        model: A built Keras model with at least one stochastic layer (`MCDropout` ...), or any
+        model: A built Keras model with at least one stochastic layer, such as `MCDropout`, or any
             model together with `posterior`. Without either, only `num_samples=1` is accepted.
-        likelihood: What the outputs mean: "categorical" (softmax over the last axis) or
-            "bernoulli" (sigmoid) or "normal" (`NormalParameters`); for several outputs, one name
-            for all or a structure of names like the model's outputs.
-        posterior: A distribution over variables of the model, such as `Ensemble`; the noise of
-            stochastic layers comes on top. If its `combine` is "vote", each sample counts by its
-            likeliest class alone.
-        linearize: Whether samples are f(x; center) + J (theta_s - center), where J are the
-            derivatives of the logits (of the locations under "normal", whose scales stay those of
-            the center) with respect to the weights, instead of f(x; theta_s). No derivative is
-            kept: a sample takes one forward and two backward passes. None asks
-            `posterior.linearize`, if it has that.
+        likelihood: Meaning of the outputs: "categorical" (softmax over the last axis),
+            "bernoulli" (sigmoid) or "normal" (`NormalParameters`). For several outputs, pass one
+            name for all, or a structure of names like the model's outputs.
+        posterior: A distribution over variables of the model, such as `Ensemble`. The noise of
+            stochastic layers is added to it. If its `combine` is "vote", each sample only counts
+            as a vote for its most probable class.
+        linearize: Whether samples are f(x; center) + J (theta_s - center) instead of
+            f(x; theta_s). J is the Jacobian of the logits with respect to the weights, or for
+            "normal" that of the locations, with the scales of the center. J is never stored: a
+            sample takes one forward and two backward passes. None uses `posterior.linearize`, if
+            it exists, or else False.
 
     Raises:
-        ValueError: If `likelihood` is unknown, `posterior` is none over this model, or the outputs
-            are to be linearized and come from neither a softmax nor a sigmoid.
+        ValueError: If `likelihood` is unknown, or `posterior` is not over variables of this model.
+            In predictions, if outputs to linearize do not come from a softmax or sigmoid.
 
     Reference:
         Gal and Ghahramani 2016, equation 6, arXiv:1506.02142; Immer et al. 2021, "Improving
@@ -89,16 +89,16 @@ class Predictor:
         elif linearize:
             raise ValueError(
                 "Expected a `posterior` for linearize=True. Received: posterior=None. "
-                "Hint: Predictor(model, posterior=Ensemble(members))."
+                "Hint: use Predictor(model, posterior=Ensemble(members))."
             )
         self._split = self._split_model()
-        self._structure = None  # of the model's outputs, known once traced
-        self._traced: list[Any] = []  # what the graphs hold: weights, and the calibration
+        self._structure = None  # structure of the model's outputs, known after tracing
+        self._traced: list[Any] = []  # weights and calibration that the graphs use
         self._compiled: dict[tuple, Callable] = {}
         self._finite_weights = FiniteWeights([])
 
     def __reduce__(self):
-        """Pickles and copies the model, whose graph is traced anew."""
+        """Pickle and copy the arguments. The new predictor traces its own graphs."""
         return type(self), (self.model, self.likelihood, self.posterior, self.linearize)
 
     def predict_uncertainty(
@@ -109,22 +109,22 @@ class Predictor:
         batch_size: int = DEFAULT_BATCH_SIZE,
         return_samples: bool = False,
     ) -> Prediction:
-        """Estimates predictions and their uncertainty from `num_samples` posterior samples.
+        """Estimate predictions and their uncertainty from `num_samples` posterior samples.
 
         Args:
             x: Inputs: array (N, ...), structure of arrays, `tf.data.Dataset` or
                 `keras.utils.PyDataset` (with or without targets).
-            num_samples: S, number of functions drawn from the posterior; None takes every draw of
-                a finite posterior once, and 100 otherwise.
-            seed: Integer, pair of int32, or None for fresh draws.
-            batch_size: Rows of arrays at a time; changes memory and speed, not the answer.
-            return_samples: Whether to keep the (S, N, K) samples too.
+            num_samples: Number of samples S. None uses every draw of a finite posterior once, and
+                100 samples otherwise.
+            seed: Integer, pair of int32, or None for new random draws.
+            batch_size: Rows per batch of arrays. Affects memory and speed, but not the result.
+            return_samples: Whether to return the samples (S, N, K) too.
 
         Returns:
-            A `Prediction`; for a model with several outputs, one in the place of each output.
+            A `Prediction`, or for a model with several outputs a structure of them.
 
         Raises:
-            ValueError: If `num_samples` is below 1, above 1 for a model that is not random, or
+            ValueError: If `num_samples` is below 1, is above 1 for a model that is not random, or
                 would count some draws of a finite posterior more often than others.
         """
         num_samples, theta_seed = self.resolve_num_samples(num_samples), as_seed(seed)
@@ -160,7 +160,7 @@ class Predictor:
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> np.ndarray:
-        """Returns the posterior predictive mean (N, K); arguments as `predict_uncertainty`."""
+        """Return the posterior predictive mean (N, K), see `predict_uncertainty`."""
         prediction = self.predict_uncertainty(x, num_samples, seed, batch_size)
         return keras.tree.map_structure(lambda p: p.mean, prediction)
 
@@ -171,9 +171,9 @@ class Predictor:
         seed: int | tuple[int, int] | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> np.ndarray:
-        """Returns the samples (S, N, K); arguments as `predict_uncertainty`.
+        """Return the samples (S, N, K), see `predict_uncertainty`.
 
-        Row s holds one function evaluated at every input: the samples of two inputs are joint.
+        Row s is one function, evaluated at every input, so samples of several inputs are joint.
         """
         prediction = self.predict_uncertainty(x, num_samples, seed, batch_size, return_samples=True)
         return keras.tree.map_structure(lambda p: p.samples, prediction)
@@ -186,19 +186,19 @@ class Predictor:
         keep_samples: bool = False,
         valid: tf.Tensor | None = None,
     ):
-        """Builds the graph of a prediction, to call inside a `tf.function` without `jit_compile`.
+        """Build the graph of a prediction, to call inside a `tf.function` without `jit_compile`.
 
         Args:
             inputs: One batch of the model's inputs.
-            num_samples: int32 scalar >= 1.
+            num_samples: Number of samples S >= 1, int32 scalar.
             seed: int32 (2,).
             keep_samples: Whether to return all samples (S, N, K) too.
-            valid: Boolean for each row, the others get NaN; None asks whether its inputs and all
-                weights are finite, as nobody else does for Keras' `predict` and for exports.
+            valid: Booleans (N,). The results of other rows are NaN. None checks in the graph that
+                a row and all weights are finite, for Keras' `predict` and exported models.
 
         Returns:
-            A dictionary of tensors named as the attributes of `Prediction`; for a model with
-            several outputs, one in the place of each output.
+            A dictionary of tensors named like the attributes of `Prediction`, or for a model with
+            several outputs a structure of dictionaries.
         """
         num_samples = tf.convert_to_tensor(num_samples, tf.int32)
         with tf.control_dependencies(self._num_samples_assertions(num_samples)):
@@ -207,7 +207,7 @@ class Predictor:
         inputs, num_rows = whole_blocks(inputs)
         values = self.share(inputs)
 
-        # The first sample gives the accumulators their shapes; the loop adds the others.
+        # The first sample determines the shapes of the accumulators. The loop adds the others.
         outputs = self.draw(values, 0, seed)
         self._structure = keras.tree.map_structure(lambda _: 0, outputs)
         flat = keras.tree.flatten(outputs)
@@ -238,15 +238,15 @@ class Predictor:
         return keras.tree.pack_sequence_as(self._structure, results)
 
     def stream_mean(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor):
-        """Builds the graph of the predictive mean (N, K); arguments as `stream`."""
+        """Build the graph of the predictive mean (N, K), see `stream`."""
         results = self.stream(inputs, num_samples, seed)
         return keras.tree.map_structure_up_to(self._structure, lambda r: r["mean"], results)
 
     def stream_outputs(self, inputs, num_samples: tf.Tensor, seed: tf.Tensor):
-        """Builds the graph of the predictive distribution, in the form of the model's outputs.
+        """Build the graph of the predictive distribution, in the form of the model's outputs.
 
-        These are the mean for probabilities, and mean and total standard deviation side by side
-        for "normal"; arguments as `stream`.
+        For probabilities, these are the mean. For "normal", these are means followed by total
+        standard deviations. See `stream` for the arguments.
         """
         results = self.stream(inputs, num_samples, seed)
         likelihoods = iter(self._likelihoods(len(keras.tree.flatten(self._structure))))
@@ -258,12 +258,12 @@ class Predictor:
         return keras.tree.map_structure_up_to(self._structure, outputs, results)
 
     def share(self, inputs, masks_on_kernels: bool = True):
-        """Builds the graph of what all samples share on a batch, for `draw`; see `SplitModel`."""
-        self._split = self._split_model(masks_on_kernels)  # of the layers as they are now
+        """Build the graph of the values that all samples share, for `draw`, see `SplitModel`."""
+        self._split = self._split_model(masks_on_kernels)  # layers may have changed since
         return run_isolated(self.model, self._split.prefix, inputs)
 
     def draw(self, values, index, seed: tf.Tensor):
-        """Builds the graph of the outputs under theta of sample `index`, of what is shared."""
+        """Build the graph of the outputs of sample `index`, from the result of `share`."""
         seed = fold_in(seed, index)
         state = [
             (layer.seed_generator.state, tf.cast(fold_in(seed, i), "int64"))
@@ -285,7 +285,7 @@ class Predictor:
                 outputs = linearized(run, self.posterior.center(), weights, self.likelihood_names)
             else:
                 outputs = run(weights)
-        # Sums over samples keep at least single precision, also under mixed_float16.
+        # Use at least single precision for sums over samples, also under mixed_float16.
         outputs = keras.tree.map_structure(
             lambda p: p if p.dtype == tf.float64 else tf.cast(p, tf.float32), outputs
         )
@@ -299,10 +299,10 @@ class Predictor:
         return [get_likelihood(name) for name in self.likelihood_names(num_outputs)]
 
     def likelihood_names(self, num_outputs: int) -> list[str]:
-        """Returns the name of the likelihood of each output.
+        """Return the name of the likelihood of each output.
 
         Raises:
-            ValueError: If there are more outputs or fewer.
+            ValueError: If the number of names is neither 1 nor `num_outputs`.
         """
         names = keras.tree.flatten(self.likelihood)
         if len(names) == 1:
@@ -310,7 +310,7 @@ class Predictor:
         if len(names) != num_outputs:
             raise ValueError(
                 f"Expected one `likelihood`, or one for each of {num_outputs} outputs. "
-                f"Received: likelihood={self.likelihood!r}. Hint: a single name serves all."
+                f"Received: likelihood={self.likelihood!r}. Hint: a single name applies to all."
             )
         return names
 
@@ -319,10 +319,10 @@ class Predictor:
         return SplitModel(self.model, random, masks_on_kernels)
 
     def _look_at_weights(self) -> None:
-        """Refuses weights that are not finite; forgets graphs of weights that were replaced.
+        """Raise ValueError for non-finite weights, and delete graphs of replaced weights.
 
-        Quantization and LoRA replace weights, and another method replaces a calibration. Other
-        values in the same variables need no new graph.
+        Quantization and LoRA replace weights, and a new calibration replaces the old one. New
+        values in the same variables do not require a new graph.
         """
         weights = self.model.weights
         traced = [*weights, calibration_of(self.model, self.posterior)]
@@ -332,27 +332,27 @@ class Predictor:
         self._finite_weights.check()
 
     def _function(self, batch, keep_samples: bool) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the graph for inputs like these, with any number of rows, see `_answer`."""
+        """Return the compiled `_answer` for inputs like these, with any number of rows."""
         spec = signature(self.model, batch)
         key = (repr(spec), keep_samples)
         if key not in self._compiled:
             if len(self._compiled) == MAX_GRAPHS:
                 del self._compiled[next(iter(self._compiled))]
             types = [spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)]
-            # partial: of a method TensorFlow counts, and warns of, the traces of all predictors.
+            # For a method, TensorFlow would count the traces of all predictors together, and warn.
             answer = functools.partial(self._answer, keep_samples)
             self._compiled[key] = tf.function(answer, input_signature=types, autograph=False)
         return self._compiled[key]
 
     def _answer(self, keep_samples: bool, x, num_samples: tf.Tensor, seed: tf.Tensor):
-        """Returns the result of `stream` for finite weights, and whether each row is finite."""
+        """Return the result of `stream` for finite weights, and whether each input is finite."""
         return self.stream(x, num_samples, seed, keep_samples, rows := finite_rows(x)), rows
 
     def resolve_num_samples(self, num_samples: int | None) -> int:
-        """Returns the number of samples that a user meant, see `predict_uncertainty`.
+        """Return the number of samples to draw, see `predict_uncertainty`.
 
         Raises:
-            ValueError: If the model cannot give that many different samples of equal weight.
+            ValueError: If the model cannot provide so many different samples of equal weight.
         """
         num_draws = None if self.posterior is None else self.posterior.num_draws
         if num_samples is None:
@@ -360,41 +360,41 @@ class Predictor:
         if not isinstance(num_samples, int | np.integer) or num_samples < 1:
             raise ValueError(
                 "Expected a positive integer for `num_samples`. "
-                f"Received: num_samples={num_samples!r}. Hint: 100 is usual."
+                f"Received: num_samples={num_samples!r}. Hint: 100 is a common choice."
             )
         if num_samples > 1 and not self.is_random:
             raise ValueError(
                 f"Expected a model with stochastic layers for `num_samples={num_samples}`. "
-                f"Received: model={self.model.name!r} with none, so that all samples would be "
-                "equal. Hint: replace keras.layers.Dropout by tfp_bayes.layers.MCDropout, pass "
-                "posterior=, or ask for num_samples=1."
+                f"Received: model={self.model.name!r} without any, so all samples would be equal. "
+                "Hint: replace keras.layers.Dropout by tfp_bayes.layers.MCDropout, pass "
+                "posterior=, or use num_samples=1."
             )
         if num_draws is not None and not self._is_balanced(num_samples):
             multiple = "a multiple of " if self._layers else ""
             raise ValueError(
                 f"Expected {multiple}the posterior's {num_draws} draws for `num_samples`. "
-                f"Received: num_samples={num_samples}, which would not count all draws alike, or "
-                "compute them twice. Hint: leave it out to use each draw once."
+                f"Received: num_samples={num_samples}, which would count draws unequally, or "
+                "compute them repeatedly. Hint: omit it to use each draw once."
             )
         return num_samples
 
     @property
     def is_random(self) -> bool:
-        """Whether samples differ: there are stochastic layers, or a posterior."""
+        """Whether samples differ, because there are stochastic layers or a posterior."""
         return bool(self._layers) or self.posterior is not None
 
     def _is_balanced(self, num_samples):
-        """Check, of numbers or tensors, that a finite posterior's draws count alike.
+        """Return whether all draws of a finite posterior count equally, for numbers or tensors.
 
-        The noise of stochastic layers makes a draw worth computing several times.
+        With noise from stochastic layers, it is useful to compute a draw several times.
         """
         num_draws = self.posterior.num_draws
         return num_samples % num_draws == 0 if self._layers else num_samples == num_draws
 
     def _num_samples_assertions(self, num_samples: tf.Tensor) -> list[tf.Operation]:
-        """Builds what `resolve_num_samples` checks into the graph, for an exported one."""
+        """Build the checks of `resolve_num_samples` as graph operations, for exported models."""
         assertions = [tf.debugging.assert_positive(num_samples, "num_samples")]
         if self.posterior is not None and self.posterior.num_draws is not None:
-            message = f"num_samples, of a posterior of {self.posterior.num_draws} draws"
+            message = f"num_samples, for a posterior of {self.posterior.num_draws} draws"
             assertions.append(tf.debugging.Assert(self._is_balanced(num_samples), [message]))
         return assertions

@@ -1,9 +1,10 @@
-"""Sums over positions of which a row gets the same bits wherever it stands in a batch.
+"""Sums over positions that are bit-equal for a row at any place in a batch.
 
-TensorFlow sums over axes that lie before the channels in blocks of channels, and a block that runs
-from one row into the next is summed in another order: with 10 channels a row differs by 6e-8 from
-what it is alone. Sums over the last axes have one order for every row. So the prediction brings
-the axes of global average pooling, of `keras.ops.mean` and of `keras.ops.sum` to the end.
+TensorFlow sums over axes before the channels in blocks of channels. A block that extends from one
+row into the next is summed in another order: with 10 channels, the result of a row in a batch
+differs by 6e-8 from that of the row alone. Sums over the last axes use the same order for every
+row. So, for predictions, the axes of global average pooling, `keras.ops.mean` and `keras.ops.sum`
+are moved to the end.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ _POOLING = (
 
 
 def row_by_row(operation: keras.Operation) -> Callable | None:
-    """Returns what to call in the place of an operation, None if it can stay as it is."""
+    """Return the function to call in place of an operation, or None if none is needed."""
     if type(operation) in _POOLING and operation.data_format == "channels_last":
         return lambda x, mask=None, **_: _pool(operation, x, mask)
     if is_sum(operation) and operation.axis is not None:
@@ -30,7 +31,7 @@ def row_by_row(operation: keras.Operation) -> Callable | None:
 
 
 def has_sums(model: keras.layers.Layer) -> bool:
-    """Tells whether the graph of a model, or of one inside, has an operation to replace."""
+    """Return whether the graph of a model, or of a model inside, has an operation to replace."""
     graph = graph_of(model)
     return graph is not None and any(
         row_by_row(each) is not None or has_sums(each) for each in graph.operations
@@ -38,7 +39,7 @@ def has_sums(model: keras.layers.Layer) -> bool:
 
 
 def _pool(layer: keras.Layer, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """Global average pooling of (B, ..., C) by Keras' own layer, for channels that come first."""
+    """Apply global average pooling to (B, ..., C), by Keras' own layer for channels first."""
     first = type(layer)(
         data_format="channels_first", keepdims=layer.keepdims, dtype=layer.dtype_policy
     )
@@ -49,7 +50,7 @@ def _pool(layer: keras.Layer, x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor
 
 
 def _reduce(operation: keras.Operation, x: tf.Tensor) -> tf.Tensor:
-    """The mean or sum of `operation`, unless it goes over the rows or has nothing to reorder."""
+    """Apply a mean or sum. If it includes the rows, or its axes are the last, do not reorder."""
     axes = sorted(axis % x.shape.rank for axis in operation.axis)
     if axes[0] == 0 or axes == list(range(axes[0], x.shape.rank)):
         return operation(x)
@@ -58,7 +59,7 @@ def _reduce(operation: keras.Operation, x: tf.Tensor) -> tf.Tensor:
 
 
 def _innermost(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
-    """Moves some axes to the end."""
+    """Move the given axes to the end."""
     kept = [axis for axis in range(x.shape.rank) if axis not in axes]
     return tf.transpose(x, kept + axes)
 

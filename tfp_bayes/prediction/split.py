@@ -1,4 +1,4 @@
-"""Splits a model where randomness enters: a prefix to run once, a suffix to run per sample."""
+"""Split of a model into a deterministic prefix to run once and a suffix to run per sample."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -22,12 +22,12 @@ from tfp_bayes.prediction.unit_dropout import KernelMasks, find_unit_dropouts, o
 
 
 class Shared(NamedTuple):
-    """What all samples read of a batch, for a model with a graph.
+    """Values that all samples of a batch share, for a model with a graph.
 
     Attributes:
         values: Tensors at the boundary between prefix and suffix.
-        timesteps: Mask of each, or None.
-        kernels: Of the layers that a sample runs for some units only.
+        timesteps: Time step mask of each tensor, or None.
+        kernels: Kernels of the layers that a sample computes for some units only.
     """
 
     values: list[tf.Tensor]
@@ -36,23 +36,24 @@ class Shared(NamedTuple):
 
 
 def tensors_of(shared) -> list[tf.Tensor]:
-    """Lists the tensors that depend on the inputs in what `SplitModel.prefix` returned."""
+    """List the tensors in the result of `SplitModel.prefix` that depend on the inputs."""
     return keras.tree.flatten(shared.values if isinstance(shared, Shared) else shared)
 
 
 class SplitModel:
     """A model as `suffix(prefix(inputs))`, equal to `model(inputs, training=False)`.
 
-    Everything that no random number or random weight can reach is in the prefix, and so is what
-    only the mask of a `UnitDropout` reaches, because that waits for the next kernel. Works on any
-    graph of layers (`Sequential` or functional, with skips, several inputs and outputs); a
-    subclassed model has no graph to read and is all suffix.
+    The prefix contains everything that does not depend on random numbers or random weights. It
+    also contains layers that depend only on the mask of a `UnitDropout`, because that mask is
+    applied to the next kernel. The split works on any graph of layers (`Sequential` or
+    functional, with skips, several inputs and outputs). A subclassed model has no graph, so all
+    of it is suffix.
 
     Args:
         model: A built Keras model.
-        random_weights: Variables that are random too, beside the stochastic layers.
-        masks_on_kernels: Whether masks of whole units wait for the next kernel; False leaves them
-            where the model has them.
+        random_weights: Variables that are random in addition to the stochastic layers.
+        masks_on_kernels: Whether masks of whole units are applied to the next kernel. False
+            applies them where the model does.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class SplitModel:
         if not model.built:
             raise ValueError(
                 f"Expected a built `model`. Received: {model.name!r} without weights. "
-                "Hint: start it with keras.Input, or call it once on a batch."
+                "Hint: begin the model with keras.Input, or call it once on a batch."
             )
         self._graph = graph_of(model)
         if self._graph is not None:
@@ -78,21 +79,21 @@ class SplitModel:
             self._suffix = keras.Function(boundary, self._graph.outputs)
 
     def prefix(self, inputs):
-        """Runs what all samples share on a batch of the model's inputs (any structure)."""
+        """Run the part that all samples share on a batch of inputs, in any structure."""
         if self._graph is None:
             return inputs
-        # Orders dict inputs and casts them, as the model's own call does.
+        # Sort the inputs of a dictionary and cast them, as the model's own call does.
         inputs = standardize_inputs(self._graph, inputs)
         values = keras.tree.flatten(run_graph(self._prefix, inputs, self._without_masks))
         kernels = {maker: output_first(maker.kernel) for maker in self._makers()}
         return Shared(values, [timestep_mask(each) for each in values], kernels)
 
     def suffix(self, values):
-        """Runs the random part; returns outputs in the model's structure."""
+        """Run the random part, and return outputs in the model's structure."""
         if self._graph is None:
             return self.model(values, training=False)
         values, timesteps, kernels = values
-        # Attention takes the masks off what it reads, which the next sample reads again.
+        # Attention removes the masks from its inputs, but the next sample needs them again.
         for value, mask in zip(values, timesteps):
             set_timestep_mask(value, mask)
         masks = KernelMasks(self._dropouts, kernels)
@@ -112,7 +113,7 @@ class SplitModel:
         return any(operation is each.dropout for each in self._dropouts)
 
     def _makers(self) -> list[keras.Layer]:
-        """Lists the layers that each sample runs, with fixed weights, for some units only."""
+        """List the layers with fixed weights that each sample computes for some units only."""
         makers = [each.maker for each in self._dropouts if each.maker and each.skips]
         return [
             maker
@@ -121,7 +122,7 @@ class SplitModel:
         ]
 
     def _boundary(self, graph: keras.Function) -> list[keras.KerasTensor]:
-        """Lists the deterministic tensors that random operations, or the outputs, read."""
+        """List the deterministic tensors that are outputs or inputs of random operations."""
         random: set[int] = set()
         needed: list[keras.KerasTensor] = []
         readers = {each.reader for each in self._dropouts}
@@ -137,7 +138,7 @@ class SplitModel:
         if not isinstance(operation, keras.Layer):
             return False
         if self._waits(operation):
-            return False  # but its reader is
+            return False  # its reader is random instead
         return bool(stochastic_layers(operation)) or self._has_random_weights(operation)
 
     def _has_random_weights(self, layer: keras.Layer) -> bool:
@@ -145,18 +146,18 @@ class SplitModel:
 
 
 def check_ranks(outputs) -> None:
-    """Raises ValueError if an output of a model has no axis beside that of examples."""
+    """Raise ValueError if an output of a model has no axis besides that of the examples."""
     for p in keras.tree.flatten(outputs):
         if p.shape.rank is not None and p.shape.rank < 2:
             raise ValueError(
-                "Expected outputs (N, ..., K) with one row an example. "
+                "Expected outputs (N, ..., K) with one row per example. "
                 f"Received: outputs of shape {tuple(p.shape)}. "
                 "Hint: keep the last axis, (N, 1) for a single number."
             )
 
 
 def _run_inside(model: keras.Model, inputs, training: bool | None = None, mask=None, **_):
-    """Calls a model that is a layer of another one, each of its operations in inference mode."""
+    """Call a model inside another model, with each of its operations in inference mode."""
     graph = graph_of(model)
     inputs = standardize_inputs(graph, inputs)
     if mask is not None:
@@ -167,7 +168,7 @@ def _run_inside(model: keras.Model, inputs, training: bool | None = None, mask=N
 
 
 def _inference(operation) -> Callable:
-    """Returns an operation in inference mode, whatever mode it was given in the graph."""
+    """Return a function that runs an operation in inference mode, overriding the graph's mode."""
     replacement = row_by_row(operation)
     if replacement is not None:
         return replacement
@@ -175,5 +176,5 @@ def _inference(operation) -> Callable:
         return operation
     if has_sums(operation):
         return functools.partial(_run_inside, operation)
-    # Layers that take no such argument hand it on to the layers inside.
+    # Layers without the argument `training` pass it to the layers inside.
     return lambda *args, **kwargs: operation(*args, **{**kwargs, "training": False})

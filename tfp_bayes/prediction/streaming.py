@@ -1,4 +1,4 @@
-"""Running sums over samples: every measure of a `Prediction` without keeping the samples."""
+"""Running sums over samples, which give every measure of a `Prediction` without storing them."""
 
 from typing import NamedTuple
 
@@ -8,30 +8,30 @@ from tfp_bayes.prediction.likelihoods import Likelihood, clip_below_zero
 
 
 class Moments(NamedTuple):
-    """Running sums over the samples so far; memory does not grow with their number.
+    """Running sums over the samples so far. Memory does not grow with their number.
 
-    In float64: a float32 sum of 100,000 entropies is wrong in the fourth digit, and the mutual
-    information is a difference of two.
+    The sums are float64, because a float32 sum of 100,000 entropies is wrong in the fourth digit,
+    and the mutual information is a difference of two entropies.
     """
 
-    mean: tf.Tensor  # (N, K) of the locations
+    mean: tf.Tensor  # (N, K) mean of the locations
     squares: tf.Tensor  # (N, K) sum of squared deviations from the mean
     entropy: tf.Tensor  # (N,) sum of the samples' entropies
-    noise: tf.Tensor  # (N, K) sum of the samples' noise variances, () if they have none
+    noise: tf.Tensor  # (N, K) sum of the samples' noise variances, () if there are none
 
 
 def first(p: tf.Tensor, likelihood: Likelihood) -> Moments:
-    """Returns the moments of one sample of the outputs p (N, K)."""
+    """Return the moments of one sample of the outputs p (N, K)."""
     mean = _wide(likelihood.location(p))
     noise = _wide(likelihood.noise_variance(p))
     return Moments(mean, tf.zeros_like(mean), _wide(likelihood.entropy(p)), noise)
 
 
 def add(moments: Moments, p: tf.Tensor, count: tf.Tensor, likelihood: Likelihood) -> Moments:
-    """Adds sample number `count` (the first is 1), p (N, K).
+    """Add sample p (N, K) with number `count`; the first sample has number 1.
 
-    Welford's update: centred, so that the variance of nearly equal probabilities survives, where
-    mean(p^2) - mean(p)^2 would cancel to noise.
+    Uses Welford's update, which is accurate for the variance of nearly equal probabilities, where
+    mean(p^2) - mean(p)^2 would cancel.
     """
     location = _wide(likelihood.location(p))
     deviation = location - moments.mean
@@ -44,12 +44,12 @@ def add(moments: Moments, p: tf.Tensor, count: tf.Tensor, likelihood: Likelihood
 def measures(
     moments: Moments, count: tf.Tensor, likelihood: Likelihood, dtype: tf.DType
 ) -> dict[str, tf.Tensor]:
-    """Returns every measure of `Prediction` from the moments of `count` samples, as `dtype`."""
+    """Return every measure of `Prediction` from the moments of `count` samples, as `dtype`."""
     count = _wide(count)
     epistemic = moments.squares / count
     aleatoric = likelihood.aleatoric_variance(moments.mean, epistemic, moments.noise / count)
-    # Rounded before its entropy is taken, as the samples' were: equal samples then have a mutual
-    # information of exactly 0.
+    # Round the mean before taking its entropy, like the samples. Then the mutual information of
+    # equal samples is exactly 0.
     mean, variance, expected_entropy = (
         tf.cast(each, dtype)
         for each in (moments.mean, epistemic + aleatoric, moments.entropy / count)

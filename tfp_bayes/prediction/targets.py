@@ -3,22 +3,22 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-UNKNOWN = -1  # of class numbers and of zeros and ones; a real label that is not known is NaN
+UNKNOWN = -1  # an unknown class number, or unknown zero or one; an unknown real label is NaN
 
 
 class Targets:
-    """The form of labels.
+    """Base class of the kinds of labels.
 
     Attributes:
-        described: What the error of a label that does not fit says was expected.
-        hint: What it advises.
-        dtype: As which labels are kept.
-        has_truth: Whether a label is right or wrong; real numbers are only near or far.
+        described: Description of valid labels, for errors.
+        hint: Hint for errors.
+        dtype: Dtype in which labels are stored.
+        has_truth: Whether a label can be right or wrong. A real number can only be near or far.
 
     Args:
-        num_outputs: K, the last axis of a prediction's mean.
-        shape: Of one label: () or that of the positions of a dense prediction, with a last axis
-            of K where each output has a label of its own and K is not 1.
+        num_outputs: Number of outputs K, the last axis of a prediction's mean.
+        shape: Shape of one label: that of the positions of a dense prediction, otherwise ().
+            There is a last axis of K if each output has its own label and K is not 1.
     """
 
     described: str
@@ -32,14 +32,14 @@ class Targets:
 
     @property
     def names_a_class(self) -> bool:
-        """Whether a label is one of the classes that a prediction gives a probability each."""
+        """Whether the label of an example is one of the classes that a prediction has."""
         return False
 
     def check(self, labels: ArrayLike, size: int) -> np.ndarray:
-        """Returns labels (size, *shape) as they are kept.
+        """Return labels (size, *shape) in `dtype`, after a check.
 
         Raises:
-            ValueError: If they have another shape, are of another kind or are out of range.
+            ValueError: If the labels have another shape or kind, or are out of range.
         """
         labels = self._without_last_axis(np.atleast_1d(labels), size)
         expected = (size, *self.shape)
@@ -55,38 +55,38 @@ class Targets:
         return labels.astype(self.dtype)
 
     def unknown(self, size: int) -> np.ndarray:
-        """Returns labels (size, *shape) that stand for none."""
+        """Return labels (size, *shape) that mean "unknown"."""
         value = UNKNOWN if self.dtype == "int64" else np.nan
         return np.full((size, *self.shape), value, self.dtype)
 
     def for_fit(self, labels: np.ndarray) -> np.ndarray:
-        """Returns labels as `fit` takes them: class numbers, or one axis for each output."""
+        """Return labels in the form that `fit` takes: class numbers, or a last axis of outputs."""
         labels = labels.astype("float32")
         return labels[..., None] if self.num_outputs == 1 else labels
 
     def for_log_prob(self, labels: np.ndarray) -> np.ndarray:
-        """Returns labels as `Prediction.log_prob` takes them."""
+        """Return labels in the form that `Prediction.log_prob` takes."""
         return labels
 
     def as_outputs(self, labels: np.ndarray) -> np.ndarray:
-        """Returns labels with the shape of a prediction's mean."""
+        """Return labels in the shape of a prediction's mean."""
         return labels[..., None] if self.num_outputs == 1 else labels
 
     def accuracy(self, labels: np.ndarray, mean: np.ndarray) -> float:
-        """Returns the share of labels that are the likelier ones; NaN of real numbers."""
+        """Return the fraction of labels that are the most probable ones, or NaN for real labels."""
         raise NotImplementedError
 
     def _valid(self, labels: np.ndarray) -> bool:
         raise NotImplementedError
 
     def _without_last_axis(self, labels: np.ndarray, size: int) -> np.ndarray:
-        """Leaves out an axis of length 1 for the only output."""
+        """Remove the last axis if it has length 1 for a single output."""
         is_column = self.num_outputs == 1 and labels.shape == (size, *self.shape, 1)
         return labels[..., 0] if is_column else labels
 
 
 class ClassNumbers(Targets):
-    """Integers in [0, K), for a softmax."""
+    """Class numbers, integers in [0, K), for a softmax."""
 
     hint = "one label for each index, as class numbers"
 
@@ -96,19 +96,19 @@ class ClassNumbers(Targets):
 
     @property
     def names_a_class(self) -> bool:
-        """Whether an example, and not each of its positions, has a class."""
+        """Whether each example has one class, rather than one for each position."""
         return not self.shape
 
     def for_fit(self, labels: np.ndarray) -> np.ndarray:
-        """Returns class numbers as they are."""
+        """Return the class numbers."""
         return labels
 
     def as_outputs(self, labels: np.ndarray) -> np.ndarray:
-        """Returns one-hot labels."""
+        """Return one-hot labels."""
         return np.eye(self.num_outputs)[labels]
 
     def accuracy(self, labels: np.ndarray, mean: np.ndarray) -> float:
-        """Returns the share of labels whose output is the largest."""
+        """Return the fraction of labels whose output is the largest."""
         return float(np.mean(mean.argmax(-1) == labels))
 
     def _valid(self, labels: np.ndarray) -> bool:
@@ -120,25 +120,25 @@ class ClassNumbers(Targets):
 
 
 class RegressedClasses(ClassNumbers):
-    """Class numbers that a regression takes as one-hot targets."""
+    """Class numbers whose one-hot labels are the targets of a regression."""
 
     @property
     def names_a_class(self) -> bool:
-        """Returns False: the prediction is no probability."""
+        """False, because the prediction is not a probability."""
         return False
 
     def for_log_prob(self, labels: np.ndarray) -> np.ndarray:
-        """Returns one-hot labels."""
+        """Return one-hot labels."""
         return self.as_outputs(labels)
 
 
 class ZerosAndOnes(Targets):
-    """One answer, yes or no, for each sigmoid."""
+    """Labels of 0 or 1, one for each sigmoid."""
 
     described = "labels of 0 and 1"
 
     def accuracy(self, labels: np.ndarray, mean: np.ndarray) -> float:
-        """Returns the share of labels that the mean is nearer to."""
+        """Return the fraction of labels that are the more probable ones."""
         return float(np.mean((mean > 0.5) == (self.as_outputs(labels) == 1)))
 
     def _valid(self, labels: np.ndarray) -> bool:
@@ -146,14 +146,14 @@ class ZerosAndOnes(Targets):
 
 
 class RealNumbers(Targets):
-    """Targets of a regression."""
+    """Real targets of a regression."""
 
     described = "finite real labels"
     dtype = "float64"
     has_truth = False
 
     def accuracy(self, labels: np.ndarray, mean: np.ndarray) -> float:
-        """Returns NaN."""
+        """Return NaN."""
         return float("nan")
 
     def _valid(self, labels: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Dropout of whole units at inference: masks go onto kernels, dropped units are not computed."""
+"""Dropout of whole units at inference: masks multiply kernels; dropped units are not computed."""
 
 import dataclasses
 from collections import Counter
@@ -17,17 +17,17 @@ from tfp_bayes.layers import (
     MCSpatialDropout3D,
 )
 
-# Leaving out fewer units than this costs more than it saves.
+# Skipping fewer dropped units than this costs more time than it saves.
 WORTH_SKIPPING = 16
-# Kept units are filled up to a multiple of this by dropped ones, whose mask is 0 anyway: a kernel
-# library prepares itself for each new shape, and there should not be many.
+# The number of computed units is rounded up to a multiple of this. The extra units have mask 0, so
+# results do not change, and kernel libraries, which prepare for each new shape, see fewer shapes.
 MULTIPLE = 4
 
 _CONV = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _LEARNED = (MCConcreteDropout, MCConcreteSpatialDropout1D, MCConcreteSpatialDropout2D)
 _SPATIAL = (MCSpatialDropout1D, MCSpatialDropout2D, MCSpatialDropout3D)
-# What a rate that is learned counts as where a graph is made, which later rates are to leave as
-# it is: a graph that followed the rate would round differently in a copy of the model.
+# The value assumed for a learned rate when a graph is built. If the graph depended on the current
+# rate, a copy of the model with another graph could round differently.
 _ASSUMED_RATE = 0.25
 _POOLING = (
     keras.layers.MaxPooling1D,
@@ -48,15 +48,17 @@ _ELEMENTWISE = ("linear", "relu", "tanh", "sigmoid", "elu", "selu", "gelu", "sil
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnitDropout:
-    """A dropout of whole units whose mask waits for the layer that reads it.
+    """A dropout of whole units whose mask is applied to the kernel of a later layer.
 
     Attributes:
-        dropout: Has one mask element a unit: a column of (N, F) or a map of (N, ..., C).
+        dropout: Dropout layer with one mask element per unit: a column of (N, F), or a map of
+            (N, ..., C).
         units: Number of units.
-        reader: Takes the mask onto the rows of its kernel. Between the two are only layers f of
-            each unit alone with f(m x) = m f(x) for m >= 0, such as ReLU and pooling.
-        maker: The layer whose units these are, with only such layers between, so that it need
-            not compute those that are dropped; None if there is no such layer.
+        reader: Layer that applies the mask to the rows of its kernel. Between the dropout and
+            the reader are only layers f that act on each unit separately, with f(m x) = m f(x)
+            for m >= 0, such as ReLU and pooling.
+        maker: Layer that computes these units, with only such layers in between, so that it can
+            skip the dropped ones. None if there is no such layer.
     """
 
     dropout: MCDropout | MCConcreteDropout
@@ -66,18 +68,18 @@ class UnitDropout:
 
     @property
     def skips(self) -> bool:
-        """Whether enough units are dropped to be worth leaving out."""
+        """Whether enough units are dropped to make skipping them worthwhile."""
         learned = isinstance(self.dropout, _LEARNED)
         rate = _ASSUMED_RATE if learned else self.dropout.rate
         return self.units * rate >= WORTH_SKIPPING
 
 
 def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
-    """Lists the dropouts of a graph whose masks can wait.
+    """List the dropouts of a graph whose masks can be applied to a later kernel.
 
     Args:
-        nodes: Nodes of the graph, each after those it reads from.
-        outputs: Tensors of the graph that somebody else reads.
+        nodes: Nodes of the graph in topological order.
+        outputs: Output tensors of the graph.
     """
     calls = Counter(id(node.operation) for node in nodes)
     readers: dict[int, list] = {}
@@ -109,7 +111,7 @@ def find_unit_dropouts(nodes: list, outputs: list) -> list[UnitDropout]:
                 return None
             if _is_linear(node.operation) and _acts_elementwise(node.operation):
                 return node.operation
-            # Flattened maps are not units of the layer that made them.
+            # The units after Flatten are not the units of the layer before it.
             flattens = type(node.operation) is keras.layers.Flatten
             if flattens or not _waits_behind(node.operation):
                 return None
@@ -133,7 +135,7 @@ def _drops_units(layer, x: keras.KerasTensor) -> bool:
 
 
 def _waits_behind(layer) -> bool:
-    """Whether a mask of units may be applied after this layer instead of before."""
+    """Return whether a mask of units can be applied after this layer instead of before it."""
     kind = type(layer)
     if kind is keras.layers.ReLU:
         return layer.max_value is None and layer.threshold == 0
@@ -145,11 +147,11 @@ def _waits_behind(layer) -> bool:
 
 
 def _is_linear(layer) -> bool:
-    """Whether `_apply` computes what calling the layer would, with any kernel in its place."""
+    """Return whether `_apply` computes the same as calling the layer, for any kernel."""
     if type(layer) in _CONV:
         known = layer.groups == 1 and layer.data_format == "channels_last"
-        # A causal convolution pads in its `call`; TensorFlow's dilated ones need to know the
-        # number of channels beforehand.
+        # A causal convolution pads in its `call`. TensorFlow's dilated convolutions require a
+        # static number of channels.
         known = known and layer.padding != "causal" and set(layer.dilation_rate) == {1}
     else:
         known = type(layer) is keras.layers.Dense
@@ -164,14 +166,14 @@ def _acts_elementwise(layer) -> bool:
 
 
 class KernelMasks:
-    """Runs the makers and readers of `UnitDropout`s, with the masks of one draw.
+    """Runner of the makers and readers of `UnitDropout`s, with the masks of one draw.
 
     Args:
-        dropouts: With at most one for each reader and for each maker.
-        kernels: Kernels of the makers that need not compute all their units, from `output_first`.
+        dropouts: Dropouts, at most one for each reader and for each maker.
+        kernels: Kernels, from `output_first`, of the makers that skip dropped units.
 
     Attributes:
-        layers: Those that `run` runs.
+        layers: Layers that must be called by `run`.
     """
 
     def __init__(self, dropouts: list[UnitDropout], kernels: dict[keras.Layer, tf.Tensor]):
@@ -182,7 +184,7 @@ class KernelMasks:
         self.layers = {*self._read_by, *self._made_by}
 
     def run(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
-        """Computes `layer(dropout(x))`, only those units of it that are not dropped in turn."""
+        """Compute `layer(dropout(x))`, without the units that the next dropout drops."""
         kernel, bias = self._some_outputs(layer)
         some_inputs = x
         if layer in self._read_by:
@@ -192,7 +194,7 @@ class KernelMasks:
         return outputs
 
     def _some_outputs(self, layer: keras.Layer) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the weights of the units that are computed."""
+        """Return kernel and bias of the computed units."""
         if layer not in self._made_by:
             return tf.convert_to_tensor(layer.kernel), layer.bias
         _, kept = self._draw(self._made_by[layer])
@@ -204,13 +206,13 @@ class KernelMasks:
     def _masked_inputs(
         self, layer: keras.Layer, x: tf.Tensor, kernel: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the inputs, and the kernel with the mask on its rows, which may be fewer."""
+        """Return inputs and masked kernel, both possibly without the dropped units."""
         dropout = self._read_by[layer]
         mask, kept = self._draw(dropout)
         is_conv = type(layer) in _CONV
-        lacks = dropout.maker in self._kernels  # x, which was made without dropped units
+        lacks = dropout.maker in self._kernels  # whether x lacks the dropped units
         num_outputs = tf.shape(kernel)[-1]
-        # Flattened maps have several rows of the kernel for each unit.
+        # After Flatten, the kernel has several rows for each unit.
         kernel = tf.reshape(kernel, [-1, dropout.units, num_outputs])
         if is_conv and dropout.skips and not lacks:
             x, lacks = tf.gather(x, kept, axis=-1), True
@@ -221,7 +223,7 @@ class KernelMasks:
         return x, tf.reshape(kernel, [*rows, num_outputs])
 
     def _draw(self, dropout: UnitDropout) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns a mask (C,) and the units to compute, all those kept and some that are not."""
+        """Return a mask (C,) and the units to compute: all kept units, and a few dropped ones."""
         if dropout not in self._drawn:
             mask = dropout.dropout.draw_mask([dropout.units])
             count = tf.math.count_nonzero(mask, dtype="int32")
@@ -232,7 +234,7 @@ class KernelMasks:
 
 
 def output_first(kernel: tf.Tensor) -> tf.Tensor:
-    """Moves the axis of outputs to the front, from where `tf.gather` is several times faster."""
+    """Move the axis of outputs to the front, where `tf.gather` is several times faster."""
     rank = len(kernel.shape)
     return tf.transpose(kernel, [rank - 1, *range(rank - 1)])
 
@@ -242,7 +244,7 @@ def _output_last(kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _apply(layer: keras.Layer, x: tf.Tensor, kernel: tf.Tensor, bias) -> tf.Tensor:
-    """Calls a Dense or convolution with other weights, which may be fewer."""
+    """Apply a Dense or convolutional layer with the given weights, which may be fewer."""
     x, kernel = (tf.cast(each, layer.compute_dtype) for each in (x, kernel))
     is_conv = type(layer) in _CONV
     outputs = layer.convolution_op(x, kernel) if is_conv else keras.ops.matmul(x, kernel)

@@ -36,6 +36,13 @@ def test_npz_of_keras(tmp_path):
     assert load(str(tmp_path / "a.npz"), image_size=(10, 8)).x_test.shape == (3, 10, 8, 1)
 
 
+def test_npz_with_an_empty_test_set(tmp_path):
+    arrays = {"x_train": images(2, 4, 4), "y_train": np.array([0, 1])}
+    np.savez(tmp_path / "a.npz", **arrays, x_test=images(0, 4, 4), y_test=np.zeros(0, int))
+    data = load(tmp_path / "a.npz")
+    assert (data.class_names, len(data.x_test)) == (("0", "1"), 0)
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_npz_of_medmnist(tmp_path, several):
     def labels(count):
@@ -90,6 +97,20 @@ def test_npz_without_tests_or_labels(tmp_path):
                 "y_test": np.arange(3),
             },
             "the same shape in all sets",
+        ),
+        (
+            {"x": images(2, 4, 4), "y": np.array([0, 2**63], "uint64")},
+            "from 0 to 9223372036854775808",
+        ),
+        ({"x": images(0, 4, 4), "y": np.zeros(0, int)}, "Expected training examples"),
+        (
+            {
+                "x_train": images(3, 4, 4),
+                "y_train": np.arange(3),
+                "x_test": images(3, 4, 4),
+                "y_test": np.eye(3, dtype=int),
+            },
+            r"the same form in all sets.*'test': \(3, 3\)",
         ),
     ],
 )

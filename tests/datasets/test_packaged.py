@@ -180,3 +180,9 @@ def test_licence_travels_with_the_files():
     text = (DATA / "blood_cells" / "README.md").read_text()
     for name, digest in packaged.BLOOD_CELLS_FILES.items():
         assert f"| {name} | {digest} |" in text
+
+
+@pytest.mark.parametrize("image_size", [14, (14,), (0, 14), (14.5, 14), "14"])
+def test_sizes_of_images_are_checked(image_size):
+    with pytest.raises(ValueError, match=r"\(H, W\) for `image_size`"):
+        datasets.load("mnist", image_size=image_size)

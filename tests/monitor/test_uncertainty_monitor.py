@@ -111,7 +111,8 @@ def test_rounding_is_no_drift():
 
 
 def test_state_goes_on_to_the_same_bits(tmp_path):
-    monitor = UncertaintyMonitor.from_reference(probabilities(1000), window=100, half_life=50.5)
+    window = np.int64(100)  # JSON does not take it
+    monitor = UncertaintyMonitor.from_reference(probabilities(1000), window=window, half_life=50.5)
     probs = probabilities(330)
     labels = RNG.integers(0, 3, 330)
     probs[3] = np.inf

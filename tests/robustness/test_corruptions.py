@@ -278,6 +278,7 @@ class TestClosedForms:
         (np.zeros((2, 28, 28, 1), "uint8"), {"kind": "frost"}, "for `kind`. Received: kind='fr"),
         (np.zeros((2, 28, 28, 1), "uint8"), {"suite": "imagenet_c"}, "for `suite`"),
         (np.zeros((2, 28, 28, 1), "uint8"), {"max_pixel": 0}, "for `max_pixel`"),
+        (np.ones((2, 28, 28, 1), "int8"), {}, "at most 127, the largest int8, for `max_pixel`"),
         (
             np.zeros((2, 28, 28, 1), "uint8"),
             {"kind": "saturate", "suite": "cifar_c"},

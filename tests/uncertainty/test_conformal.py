@@ -224,6 +224,7 @@ def test_row_uniforms():
         (lambda: lac_scores([[np.nan, 1.0]]), "Expected probabilities"),
         (lambda: aps_scores([[0.5, 0.5]], [[0.1, 0.2]]), "for `u`"),
         (lambda: aps_scores([[0.5, 0.5]], [np.nan]), "for `u`"),
+        (lambda: aps_scores([[0.5, 0.5]], [0.5], penalty=-0.1), "`penalty` and `free_ranks`"),
         (lambda: row_uniforms([0.5, 0.5]), r"Expected \(N, K\) for `probs`"),
         (lambda: choose_raps_penalty([2], [[0.5, 0.5]], [0.5]), "Expected labels"),
         (lambda: normalized_scores([1.0], [0.0], [0.0]), "positive standard deviations"),

@@ -41,6 +41,7 @@ def test_bound_equals_scipy_and_covers():
         (4, 3, 0.95, "for `errors`"),
         (-1, 3, 0.95, "for `errors`"),
         ([0, np.nan], 3, 0.95, "for `errors`"),
+        (0.02, 100, 0.95, "Hint: pass counts, not rates"),
         (1, 3, 95, "for `confidence`"),
         (1, 3, np.nan, "for `confidence`"),
     ],

@@ -20,6 +20,8 @@ _NAMES = {
     "test": [("x_test", "y_test"), ("test_images", "test_labels")],
 }
 
+_LARGEST_CLASS = 10**6  # larger numbers are taken for identifiers, not for classes
+
 
 def load_npz(path: Path, options: FileOptions) -> Dataset:
     """Loads a `.npz` file into memory. See `datasets.load`."""
@@ -48,6 +50,14 @@ def load_npz(path: Path, options: FileOptions) -> Dataset:
     if given["train"] is None and len(x) == 1:
         return Dataset(x["train"], np.zeros(0, "int64"), x["train"][:0], np.zeros(0, "int64"), ())
     y = {split: _labels(each, len(x[split]), split, path) for split, each in given.items()}
+    forms = {each.shape[1:] for each in y.values()}
+    if len(forms) > 1 or not len(x["train"]):
+        shapes = {split: each.shape for split, each in y.items()}
+        raise ValueError(
+            f"Expected training examples, and labels of the same form in all sets, in {path}. "
+            f"Received: labels of shape {shapes}. Hint: save class numbers (N,), or zeros and ones "
+            "(N, K), everywhere."
+        )
     return _dataset(x, y, _class_names(arrays.get("class_names"), y, path))
 
 
@@ -90,7 +100,8 @@ def _labels(y: np.ndarray | None, size: int, split: str, path: Path) -> np.ndarr
             f"Expected integer labels of the {size} examples for {split} in {path}. "
             f"Received: {received}. Hint: save class numbers (N,), or zeros and ones (N, K)."
         )
-    if y.size and (y.min() < 0 or (y.ndim == 2 and y.max() > 1)):
+    largest = _LARGEST_CLASS if y.ndim == 1 else 1
+    if y.size and not 0 <= y.min() <= y.max() <= largest:
         raise ValueError(
             f"Expected class numbers from 0, or zeros and ones (N, K), for {split} in {path}. "
             f"Received: numbers from {y.min()} to {y.max()}. Hint: 0 is the first class."
@@ -100,7 +111,10 @@ def _labels(y: np.ndarray | None, size: int, split: str, path: Path) -> np.ndarr
 
 def _class_names(names: np.ndarray | None, y: dict[str, np.ndarray], path: Path) -> tuple[str, ...]:
     train = y["train"]
-    num_classes = train.shape[1] if train.ndim == 2 else int(max(e.max() for e in y.values())) + 1
+    if train.ndim == 2:
+        num_classes = train.shape[1]
+    else:
+        num_classes = max(int(each.max()) for each in y.values() if each.size) + 1
     if names is None:
         return tuple(map(str, range(num_classes)))
     if names.shape != (len(names),) or len(names) < num_classes:

@@ -199,11 +199,6 @@ def one_shape(
             f"Expected 1, 3 or 4 for `channels`. Received: channels={channels!r}. "
             "Hint: 1 is gray, 3 is color, and 4 is color with transparency."
         )
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise ValueError(
-            f"Expected (H, W) for `image_size`. Received: image_size={image_size!r}. "
-            "Hint: image_size=(64, 64)."
-        )
     wanted = None if image_size is None else (int(image_size[0]), int(image_size[1]))
     sizes = [wanted or (each.height, each.width) for each in headers]
     depths = [each.channels if channels is None else channels for each in headers]

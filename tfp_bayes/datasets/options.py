@@ -1,7 +1,10 @@
 """Options of `datasets.load` for data from files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 TASKS = ("classification", "regression")
 
@@ -20,6 +23,11 @@ class FileOptions:
     lazy: bool | None = None
 
     def __post_init__(self):
+        if self.image_size is not None and not _is_size(self.image_size):
+            raise ValueError(
+                f"Expected (H, W) for `image_size`. Received: image_size={self.image_size!r}. "
+                "Hint: image_size=(64, 64)."
+            )
         if self.task not in (None, *TASKS):
             raise ValueError(
                 f"Expected one of {TASKS} for `task`. Received: task={self.task!r}. "
@@ -35,3 +43,8 @@ class FileOptions:
                 f"{', '.join(f'{name}={getattr(self, name)!r}' for name in given)}. "
                 "Hint: leave it out."
             )
+
+
+def _is_size(size: Any) -> bool:
+    is_pair = isinstance(size, Sequence) and len(size) == 2
+    return is_pair and all(isinstance(each, Integral) and int(each) > 0 for each in size)

@@ -171,7 +171,7 @@ class UncertaintyMonitor:
             name: _bins_of(name, each, num_bins, SMALLEST_EXPECTED * num_rows // window)
             for name, each in values.items()
         }
-        settings = {"window": window, "alpha": float(alpha), "half_life": float(half_life)}
+        settings = {"window": int(window), "alpha": float(alpha), "half_life": float(half_life)}
         return cls(settings, measures)
 
     def update(self, prediction: Any, labels: ArrayLike | None = None) -> list[Window]:

@@ -23,6 +23,12 @@ def check_images(x: np.ndarray, max_pixel: float) -> np.ndarray:
             f"Expected integer or float images for `x`. Received: x of dtype {x.dtype}. "
             "Hint: use x.astype('uint8') for pixels from 0 to 255."
         )
+    if x.dtype.kind in "iu" and max_pixel > np.iinfo(x.dtype).max:
+        raise ValueError(
+            f"Expected at most {np.iinfo(x.dtype).max}, the largest {x.dtype}, for `max_pixel`. "
+            f"Received: max_pixel={max_pixel!r}. Hint: use x.astype('uint8') for pixels from 0 to "
+            "255."
+        )
     if x.ndim != 4 or min(x.shape[1:3]) < MIN_SIZE or x.shape[3] == 0:
         raise ValueError(
             f"Expected images (N, H, W, C) of at least {MIN_SIZE} x {MIN_SIZE} pixels for `x`. "

@@ -143,7 +143,8 @@ def aps_scores(
         Float64 (N, K) scores.
 
     Raises:
-        ValueError: If `probs` are not probabilities, or `u` is not (N,) numbers in [0, 1].
+        ValueError: If `probs` are not probabilities, `u` is not (N,) numbers in [0, 1], or
+            `penalty` or `free_ranks` is negative.
 
     Reference:
         Romano, Sesia and Candes 2020, equation 8, arXiv:2006.02544; Angelopoulos et al. 2021,
@@ -159,6 +160,11 @@ def aps_scores(
         raise ValueError(
             f"Expected numbers in [0, 1] of shape {probs.shape[:1]} for `u`. "
             f"Received: u of shape {u.shape}. Hint: u=row_uniforms(probs, seed=0)."
+        )
+    if not (0 <= penalty < np.inf and free_ranks >= 0):
+        raise ValueError(
+            "Expected numbers of at least 0 for `penalty` and `free_ranks`. Received: "
+            f"penalty={penalty!r}, free_ranks={free_ranks!r}. Hint: penalty=0 is APS."
         )
     order = np.argsort(-probs, axis=1, kind="stable")
     likeliest_first = np.take_along_axis(probs, order, axis=1)

@@ -46,7 +46,8 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
         Float64, of the shape of the arguments.
 
     Raises:
-        ValueError: If `errors` is not between 0 and `trials`, or `confidence` is not in (0, 1).
+        ValueError: If `errors` is not a whole number from 0 to `trials`, or `confidence` is not in
+            (0, 1).
 
     Reference:
         Clopper and Pearson 1934, "The Use of Confidence or Fiducial Limits Illustrated in the Case
@@ -58,9 +59,10 @@ def risk_bound(errors: ArrayLike, trials: ArrayLike, confidence: float = 0.95) -
     0.01
     """
     errors, trials = np.asarray(errors), np.asarray(trials)
-    if not np.all((errors >= 0) & (errors <= trials)):  # NaN fails too
+    whole = (errors == np.floor(errors)) & (trials == np.floor(trials))
+    if not np.all(whole & (errors >= 0) & (errors <= trials)):  # NaN fails too
         raise ValueError(
-            "Expected from 0 to `trials` for `errors`. "
+            "Expected whole numbers from 0 to `trials` for `errors`. "
             f"Received: errors={errors}, trials={trials}. Hint: pass counts, not rates."
         )
     if not 0 < confidence < 1:

@@ -168,6 +168,9 @@ def test_unknown_number_of_examples_is_asked_for():
     endless = tf.data.Dataset.from_tensor_slices((X, Y)).repeat().batch(10)
     with pytest.raises(ValueError, match=r"Hint: fit\(x, num_train="):
         model.fit(endless, steps_per_epoch=2, verbose=0)
+    for wrong in (0, -30, 0.5):
+        with pytest.raises(ValueError, match=f"Received: num_train={wrong}"):
+            model.fit(endless, steps_per_epoch=2, num_train=wrong, verbose=0)
     model.fit(endless, steps_per_epoch=2, num_train=30, verbose=0)
     assert model.num_train == 30
     with pytest.raises(ValueError, match="set_kl_weight"):

@@ -235,9 +235,12 @@ def test_unknown_length_of_an_epoch_warms_up_by_epochs():
 def test_bad_arguments():
     for arguments, message in (
         ({"num_train": 0}, "num_train=0"),
+        ({"num_train": 0.5}, "num_train=0.5"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ({"warmup_epochs": float("nan")}, "warmup_epochs=nan"),
         ({"warmup_epochs": 4, "cycle_epochs": 2}, "cycle_epochs=2"),
+        ({"cycle_epochs": 2}, "warmup_epochs=0.0, cycle_epochs=2"),
     ):
         with pytest.raises(ValueError, match=message):
             KLWeight(**arguments)

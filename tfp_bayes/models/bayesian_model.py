@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import check_finite_arrays
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
@@ -163,14 +164,17 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             `function_prior` if the model has such terms.
 
         Raises:
-            ValueError: If the number of training examples is neither given nor known, a
-                `class_weight` is given for outputs with several observations per example, or an
-                array of inputs contains NaN or infinity, which layers such as ReLU would hide.
+            ValueError: If the number of training examples is neither given nor known, or is not a
+                positive integer, a `class_weight` is given for outputs with several observations
+                per example, or an array of inputs contains NaN or infinity, which layers such as
+                ReLU would hide.
         """
         check_finite_arrays(x)
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
         if num_train is None:
             num_train = stated_num_train(callbacks) or count_examples(x, validation_split)
+        else:
+            check_integers(1, num_train=num_train)
         if num_train is None and self._has_prior:
             raise ValueError(
                 "Expected data of known length, or `num_train`, to weight the prior. "

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.layers import variational_layers
@@ -60,8 +61,8 @@ class KLWeight(keras.callbacks.Callback):
             counted.
         warmup_epochs: Number of epochs, possibly fractional, over which the weight rises linearly
             to its full value, so that the data are fitted before the prior takes full effect.
-        cycle_epochs: Number of epochs after which the rise starts again (cyclical annealing).
-            None is a single rise.
+        cycle_epochs: Number of epochs after which the rise of `warmup_epochs` starts again
+            (cyclical annealing). None is a single rise.
         temperature: Factor T of the weight. Values below 1 give a cold posterior, which is
             narrower than Bayes' rule implies, as deep networks often need. T raises the likelihood
             to the power 1 / T and leaves the prior unchanged. Samplers, in contrast, divide the
@@ -98,11 +99,16 @@ class KLWeight(keras.callbacks.Callback):
         super().__init__()
         check_positive(temperature=temperature)
         if num_train is not None:
-            check_positive(num_train=num_train)
-        if warmup_epochs < 0 or (cycle_epochs is not None and cycle_epochs < max(warmup_epochs, 1)):
+            check_integers(1, num_train=num_train)
+        if cycle_epochs is None:
+            is_valid = warmup_epochs >= 0
+        else:  # without a rise, cycles would have no effect
+            is_valid = warmup_epochs > 0 and cycle_epochs >= max(1, warmup_epochs)
+        if not is_valid:
             raise ValueError(
-                "Expected warmup_epochs >= 0 and cycle_epochs >= max(1, warmup_epochs). "
-                f"Received: warmup_epochs={warmup_epochs}, cycle_epochs={cycle_epochs}. "
+                "Expected warmup_epochs >= 0; with `cycle_epochs`, warmup_epochs > 0 and "
+                "cycle_epochs >= max(1, warmup_epochs). Received: "
+                f"warmup_epochs={warmup_epochs}, cycle_epochs={cycle_epochs}. "
                 "Hint: cycle_epochs=2 * warmup_epochs is usual."
             )
         self.num_train = num_train

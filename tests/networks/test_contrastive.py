@@ -231,6 +231,8 @@ def test_what_cannot_be_learned_from_is_refused():
     for features in (random, keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs)), "resnet"):
         with pytest.raises(ValueError, match="Expected a built Keras model with one output"):
             contrastive_features(x, features=features)
+    with pytest.raises(ValueError, match=r"value 1\. Hint.*contrastive_features.max_pixel=1"):
+        contrastive_features(x + 1)
     for wrong in ({"steps": 0}, {"batch_size": 1}, {"temperature": 0}, {"learning_rate": -1}):
         with pytest.raises(ValueError, match="Expected"):
             contrastive_features(x, **wrong)

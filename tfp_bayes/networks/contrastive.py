@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes.layers import stochastic_layers
-from tfp_bayes.networks.network import check_image, initializers
+from tfp_bayes.networks.network import check_image, check_range, initializers
 from tfp_bayes.networks.random_distortion import RandomDistortion
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def contrastive_features(
 
     Raises:
         ValueError: If there are fewer than two images, an image is not finite, `features` is
-            random or does not return (N, F), or a number is out of range.
+            random or does not return (N, F), the images have a much smaller range than
+            `max_pixel`, or a number is out of range.
 
     Reference:
         Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations"
@@ -140,7 +141,9 @@ def contrastive_features(
     check_finite(rows, np.array([], "int64"))
     load = functools.partial(load_finite, rows)
     if features is None:
-        features = small_features(load([0]).shape[1:], max_pixel=max_pixel, seed=seed)
+        images = load(np.arange(min(len(rows), batch_size)))
+        check_range(images, max_pixel, "contrastive_features")
+        features = small_features(images.shape[1:], max_pixel=max_pixel, seed=seed)
     _check_trainable_features(features)
     features.trainable = True
     batches = _Batches(load, len(rows), batch_size, steps, seed)

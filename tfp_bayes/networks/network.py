@@ -109,14 +109,8 @@ class Network(BayesianModel):
             ValueError: If an array of images has a much smaller range than `max_pixel`, so that
                 the network would see almost constant images and learn nothing.
         """
-        largest = np.max(x[:1000], initial=0) if isinstance(x, np.ndarray) else None
-        max_pixel = self._config["max_pixel"]
-        if largest is not None and 0 < largest < max_pixel / 50:
-            raise ValueError(
-                f"Expected inputs up to max_pixel={max_pixel:g} for `x`. "
-                f"Received: x with largest value {largest:g}. "
-                f"Hint: pass images as stored, or {type(self).__name__}(max_pixel=1)."
-            )
+        if isinstance(x, np.ndarray):
+            check_range(x[:1000], self._config["max_pixel"], type(self).__name__)
         return super().fit(x, *args, **kwargs)
 
     def get_config(self) -> dict:
@@ -136,6 +130,17 @@ def check_image(input_shape: tuple[int, ...], smallest: int) -> None:
             f"Expected (height, width, channels) with height and width of {smallest} or more for "
             f"`input_shape`. Received: input_shape={tuple(input_shape)}. "
             "Hint: grayscale images need a last axis of 1."
+        )
+
+
+def check_range(images: np.ndarray, max_pixel: float, owner: str) -> None:
+    """Raise ValueError if images are far below `max_pixel`, which is an argument of `owner`."""
+    largest = np.max(images, initial=0)
+    if 0 < largest < max_pixel / 50:
+        raise ValueError(
+            f"Expected inputs up to max_pixel={max_pixel:g} for `x`. "
+            f"Received: x with largest value {largest:g}. "
+            f"Hint: pass images as stored, or {owner}(max_pixel=1)."
         )
 
 

@@ -1,5 +1,7 @@
 """Methods of a prediction: scores of labels, intervals, rows and parts of the variance."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -171,6 +173,18 @@ def test_rows():
     np.testing.assert_array_equal(both.mutual_information, p.mutual_information)
     with pytest.raises(IndexError, match="Expected rows"):
         p[1:3, 0]
+
+
+def test_predictions_of_different_kinds_are_not_joined():
+    p = predicted(YES_NO, "bernoulli")
+    assert len(concatenate([p, p[:2]])) == len(p) + 2
+    calibrated = dataclasses.replace(p, temperature=float("nan"))
+    assert np.isnan(concatenate([calibrated, calibrated]).temperature)
+    other = dataclasses.replace(p, likelihood="categorical")
+    without = dataclasses.replace(p, samples=None)
+    for parts in ([], [p, other], [p, calibrated], [p, without]):
+        with pytest.raises(ValueError, match=f"Received: {len(parts)} predictions of "):
+            concatenate(parts)
 
 
 # Long sums, half precision, NaN and infinity.

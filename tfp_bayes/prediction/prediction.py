@@ -204,7 +204,19 @@ _PER_EXAMPLE = [
 
 
 def concatenate(parts: Sequence[Prediction]) -> Prediction:
-    """Join predictions of the same kind along the axis of the examples."""
+    """Join predictions of one model along the axis of the examples.
+
+    Raises:
+        ValueError: If `parts` is empty, or likelihoods or temperatures differ, or only some of the
+            predictions have samples.
+    """
+    kinds = {(each.likelihood, str(each.temperature), each.samples is None) for each in parts}
+    if len(kinds) != 1:
+        raise ValueError(
+            "Expected predictions of one likelihood and temperature, all with or all without "
+            f"samples, for `parts`. Received: {len(parts)} predictions of {len(kinds)} kinds. "
+            "Hint: predict all parts with the same model and arguments."
+        )
 
     def join(name: str, axis: int = 0) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts], axis=axis)

@@ -194,7 +194,9 @@ def test_factors_of_each_kind_of_kernel():
 
 
 def test_losses_and_metrics_are_means_over_members():
-    model = dense(optimizer=keras.optimizers.SGD(0.0), metrics=["accuracy"], run_eagerly=True)
+    layer = L.Dense(3, "softmax", activity_regularizer="l2")
+    optimizer = keras.optimizers.SGD(0.0)
+    model = dense(layer, optimizer=optimizer, metrics=["accuracy"], run_eagerly=True)
     weight, logs = np.linspace(0, 2, len(X)), {}
     seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, found: logs.update(found))
     posterior = fit(model, sample_weight=weight, validation_data=(X[:9], Y[:9]), callbacks=seen)

@@ -21,7 +21,8 @@ class BatchEnsemble(Configured):
     Use it if the weights of a `DeepEnsemble` take too much memory or disk space. Member m has the
     kernels W * r_m s_m^T, which a dense layer computes as ((x * r_m) W) * s_m, with one W for all
     members. Biases, all other weights and the statistics of `BatchNormalization` belong to each
-    member. Members differ less than those of a `DeepEnsemble`, and prediction takes as many passes.
+    member. Prediction takes as many passes as with a `DeepEnsemble`, and training to the same
+    quality takes more epochs, so prefer `DeepEnsemble` if you can afford its memory.
 
     This method has no layer class. A layer sees rows and would have to infer the member of each
     row from its position, which fails if a layer such as `TimeDistributed` reshapes the batch
@@ -31,6 +32,7 @@ class BatchEnsemble(Configured):
     Args:
         num_members: Number of members M.
         factor_scale: Standard deviation of the initial factors r and s, whose mean is 1.
+            Smaller values speed training up and make members more alike.
         split_batches: False trains each member on the whole batch, with M times the computation
             and the activations of the network. True gives each member every M-th row of the batch
             (if M does not divide the batch size, some rows are used twice), so a step processes

@@ -1,4 +1,4 @@
-"""Answers on the disk: what a killed or refused write leaves, and who may write."""
+"""Journals, locks, checkpoints and digests: killed or failed writes, damage and other writers."""
 
 import errno
 import json
@@ -20,7 +20,7 @@ from tfp_bayes._plumbing.files import remove_unfinished, write_text
 from tfp_bayes._plumbing.journal import Journal
 from tfp_bayes._plumbing.lock import Lock, LockedError
 
-# What is tested needs no TensorFlow, which importing the package would start in each process.
+# The tested modules need no TensorFlow, which importing the package would start in each process.
 LIGHT = f"""
 import sys, types
 package = sys.modules["tfp_bayes"] = types.ModuleType("tfp_bayes")
@@ -62,7 +62,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
         acknowledged = int([line for line in process.stdout if line.endswith("\n")][-1])
         process.wait()
         with path.open("ab") as file:
-            file.write(b'{"number": 7, "te')  # torn, as a slower disk leaves it
+            file.write(b'{"number": 7, "te')  # an incomplete line, as a slower disk leaves it
         records = Journal(path).read()
         assert len(records) >= acknowledged
         assert [record["number"] for record in records] == list(range(len(records)))
@@ -73,7 +73,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
     records = [{"index": 12, "label": 3}, {"index": 13, "label": None}]
     made.append(records)
     content = made.path.read_bytes()
-    for position in range(len(content) - 1):  # the last one ends the last line
+    for position in range(len(content) - 1):  # the last byte ends the last line
         for bit in (1, 64):
             flipped = bytearray(content)
             flipped[position] ^= bit
@@ -132,7 +132,7 @@ def test_one_process_writes_until_it_ends(tmp_path):
     process.wait()
     mine.acquire()
     assert json.loads(path.read_text())["pid"] == os.getpid()
-    newer = Lock(path, "the run")  # such as of a notebook's cell that is run again
+    newer = Lock(path, "the run")  # as when a notebook cell is run again
     newer.acquire()
     assert newer.held
     assert not mine.held
@@ -174,7 +174,7 @@ def test_a_checkpoint_is_whole_or_refused(tmp_path):
             loaded, record = checkpoint.load(path)
         except ValueError:
             refused += 1
-        else:  # a byte that says nothing, such as a date
+        else:  # the byte does not matter, such as in a date
             assert record["x"] == 1
             assert {k: v.tolist() for k, v in loaded.items()} == {
                 k: v.tolist() for k, v in arrays.items()
@@ -185,7 +185,7 @@ def test_a_checkpoint_is_whole_or_refused(tmp_path):
 def test_digests_tell_data_apart():
     x = np.random.default_rng(0).normal(size=(500, 3))
 
-    class Elsewhere:  # not in memory: some rows are read
+    class Elsewhere:  # not in memory, so only some rows are read
         def __init__(self, x):
             self.x = x
 

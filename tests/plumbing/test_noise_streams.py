@@ -1,4 +1,4 @@
-"""Draws are TensorFlow's own with `alg="philox"`, bit for bit."""
+"""Draws equal TensorFlow's with `alg="philox"`, bit for bit."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_draws_are_tensorflows_with_xla(name):
 
 
 def test_a_shape_that_a_graph_knows_in_part_stays_known():
-    """Layers behind a draw are built from its shape."""
+    """Layers after a draw are built from its shape."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, 4))])
     def draw(x):

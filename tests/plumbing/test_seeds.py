@@ -1,4 +1,4 @@
-"""How seeds are derived."""
+"""Derivation of seeds."""
 
 import numpy as np
 import pytest

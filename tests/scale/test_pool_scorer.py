@@ -1,4 +1,4 @@
-"""A learner whose pool is scored in parts acquires what it would acquire by itself."""
+"""A learner whose pool is scored in parts acquires the same examples as without a scorer."""
 
 import keras
 import numpy as np
@@ -57,7 +57,8 @@ def test_acquires_what_the_learner_acquires_by_itself(rows, labels, tmp_path, al
     np.testing.assert_array_equal(scored.pool.labelled, alone.pool.labelled)
     assert len(scored.pool.labelled) == 7
     assert not set(scored.pool.labelled) & {50, 51}
-    # The mean is over the whole pool; the learner by itself leaves out the six rows it cannot ask.
+    # The scorer's mean is over the whole pool; without it, the six rows that are not asked for
+    # are left out.
     expected = alone.history[-1].pool_uncertainty
     assert scored.history[-1].pool_uncertainty == pytest.approx(expected, rel=0.3)
 
@@ -67,7 +68,7 @@ def test_the_posterior_of_a_round_goes_to_the_workers(rows, labels, tmp_path):
     learner = make(
         rows, labels, refit=refit, inference="deterministic", scorer=scorer(rows, tmp_path)
     )
-    learner.run(total_rounds=1)  # the learner compares the scores with its own
+    learner.run(total_rounds=1)  # the learner compares these scores with its own
     assert len(list(tmp_path.glob("round-*/posterior.npz"))) == 1
 
 

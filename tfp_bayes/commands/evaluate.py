@@ -50,7 +50,12 @@ def add_evaluate(commands, at_least) -> None:
         "another data set (its validation set, or else its test set) (default: cross-fitting)",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    add("--num-samples", type=at_least(1), metavar="S", help="samples (default: the model's)")
+    add(
+        "--num-samples",
+        type=at_least(1),
+        metavar="S",
+        help="posterior samples (default: the model's)",
+    )
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add("--divide-by", type=float, default=1.0, metavar="X", help="divide inputs by X")
     add("--target", metavar="COLUMN", help="column to predict, for a table")
@@ -186,8 +191,8 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
     if not (_same_classes(one, other) or _same_classes(other, one)):
         raise ValueError(
             f"Expected the classes {list(other)} of --dataset for --calibration, in that order. "
-            f"Received: {list(one)} from {options.calibration}. Hint: name and number the classes "
-            "of both data sets alike."
+            f"Received: {list(one)} from {options.calibration}. Hint: use the same names and order "
+            "of classes in both data sets."
         )
     return scaled(x, y, options.divide_by)
 

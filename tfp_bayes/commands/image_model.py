@@ -22,7 +22,12 @@ def add_image_model(add, at_least) -> None:
         at_least: Function of an integer that returns a parser of integers of at least that value.
     """
     add("model", type=Path, help="model saved as .keras")
-    add("--num-samples", type=at_least(1), metavar="S", help="samples (default: the model's)")
+    add(
+        "--num-samples",
+        type=at_least(1),
+        metavar="S",
+        help="posterior samples (default: the model's)",
+    )
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add(
         "--classes",

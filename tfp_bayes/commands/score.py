@@ -33,7 +33,13 @@ def add_score(commands, at_least) -> None:
     add("model", type=Path, help="SavedModel written by export, or .keras file")
     add("rows", type=Path, help=".npy file, .parquet file, folder of .parquet files or of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of this run")
-    add("--num-samples", type=at_least(1), default=100, metavar="S", help="samples (default 100)")
+    add(
+        "--num-samples",
+        type=at_least(1),
+        default=100,
+        metavar="S",
+        help="posterior samples (default 100)",
+    )
     add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
     add(
         "--acquisition",
@@ -49,9 +55,15 @@ def add_score(commands, at_least) -> None:
         help="meaning of a SavedModel's outputs (default categorical); a .keras file states it",
     )
     add("--top", type=at_least(1), default=10_000, metavar="K", help="rows in top.csv (10000)")
-    add("--rows-per-part", type=at_least(1), default=65_536, metavar="N", help="(default 65536)")
+    add(
+        "--rows-per-part",
+        type=at_least(1),
+        default=65_536,
+        metavar="N",
+        help="rows per part (65536)",
+    )
     add("--no-mean", action="store_true", help="leave predictive means out of the parts")
-    add("--engine", choices=ENGINES, default="local", help="how to run (default local)")
+    add("--engine", choices=ENGINES, default="local", help="where to compute (default local)")
     add("--workers", type=at_least(1), metavar="N", help="processes or actors (one per core)")
     add("--gpus-per-worker", type=float, default=0, metavar="G", help="GPUs per actor, with ray")
     rows = parser.add_argument_group("rows").add_argument

@@ -1,4 +1,4 @@
-"""A learner's pool scored by processes or a Ray cluster in each round."""
+"""Scoring of a learner's pool by processes or a Ray cluster in each round."""
 
 import shutil
 from pathlib import Path
@@ -22,24 +22,23 @@ MODEL, POSTERIOR, SCORES = "model.keras", "posterior.npz", "scores"
 class PoolScorer:
     """Scores the pool of an `ActiveLearner` with `score_pool`, once in each round.
 
-    Use it when a round spends most of its time on scoring: the model is saved, processes or the
-    machines of a Ray cluster score the whole pool, and the learner goes on with the examples that
-    have the highest scores. The scores are those that the learner itself would compute, so that
-    "top_k" acquires the same examples. A round that is killed goes on with the parts that are
-    there.
+    Use it when a round spends most of its time on scoring. The model is saved, processes or the
+    machines of a Ray cluster score the whole pool, and the learner continues with the examples of
+    highest score. The scores are those that the learner itself would compute, so "top_k" acquires
+    the same examples. A round that was killed reuses its completed parts.
 
     Args:
-        rows: Source of the learner's `x`: pass the same object to both.
-        folder: Folder for the model and the scores of the current round, which belongs to this
-            scorer alone. Those of the round before are deleted.
-        engine: See `score_pool`; so are the following arguments.
-        workers: Number of processes or actors.
-        gpus_per_worker: GPUs of an actor.
-        rows_per_part: Rows of a part.
-        on_part: Called with the number of parts that are there and that of all.
+        rows: Source of the learner's `x`. Pass the same object to both.
+        folder: Folder for the model and the scores of the current round, used only by this
+            scorer. Those of the previous round are deleted.
+        engine: See `score_pool`.
+        workers: See `score_pool`.
+        gpus_per_worker: See `score_pool`.
+        rows_per_part: See `score_pool`.
+        on_part: See `score_pool`.
 
     Raises:
-        ValueError: If an argument is wrong.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -95,11 +94,11 @@ class PoolScorer:
         """See `Scorer.best`."""
         lock = lock_of(self.folder / "round")
         lock.acquire()
-        network = getattr(model, "model", model)  # of a `Refitted`
+        network = getattr(model, "model", model)  # a `Refitted` wraps its network
         weights = [variable.numpy() for variable in network.variables]
         posterior = getattr(model, "posterior", None)
         state = {} if posterior is None else model.get_state()
-        # A saved model holds the time of day, so it is told from others by what it computes.
+        # A saved model contains the time of day, so its file does not identify it.
         key = digest([digest_network(network), weights, state, acquisition, num_samples, seed])
         place = self.folder / f"round-{key}"
         for other in self.folder.glob("round-*"):
@@ -122,7 +121,7 @@ class PoolScorer:
             keep_mean=False,
             **self._settings,
         )
-        others = pool.num_rows - len(unlabelled)  # labeled or to be ignored, whatever their scores
+        others = pool.num_rows - len(unlabelled)  # labeled or ignored, but may have high scores
         chosen = pool.top(others + size)
         kept = np.flatnonzero(np.isin(chosen.rows, unlabelled))[:size]
         uncertainty = pool.summary.mean("mutual_information")

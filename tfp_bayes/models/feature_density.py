@@ -117,7 +117,7 @@ class FeatureDensity(Configured):
 class FittedFeatureDensity(SavedPosterior):
     """Class-conditional densities of features, fitted by `FeatureDensity.fit`.
 
-    `save` writes them to a file of their own, beside that of the model.
+    `save` writes them to a separate file, next to the saved model.
 
     Attributes:
         model: The model that computes the features.

@@ -26,7 +26,7 @@ class FunctionSpacePrior:
 
     Use it when a network should be uncertain on inputs of a kind that you can provide without
     labels: the prior pulls the logits there toward 0. Context data are additional information that
-    other methods do not have, so state their use beside any comparison. All methods that
+    other methods do not have, so state their use in every comparison. All methods that
     train a `BayesianModel` support it: variational layers, `SWAG`, `CyclicalSGHMC`,
     `DeepEnsemble` and so on. The curvature of `Laplace` ignores it, and `HMC` refuses it.
 

@@ -1,4 +1,4 @@
-"""Saving, loading and cloning of graph models that have constructor arguments of their own."""
+"""Saving, loading and cloning of graph models with additional constructor arguments."""
 
 import inspect
 from typing import TYPE_CHECKING

@@ -24,7 +24,7 @@ def is_variational(inference: str) -> bool:
 
 
 class LayerFactory:
-    """Create the layers of a network, so that its architecture is written once for all inferences.
+    """Create the layers of a network, whose architecture is then written once for all inferences.
 
     Args:
         inference: One of `INFERENCES`.

@@ -39,7 +39,7 @@ class DataTerms:
     def __init__(self, compiled, likelihoods: list[str]):
         self.likelihoods = likelihoods
         self.losses = CompiledLosses(compiled, self._observe)
-        self._local = threading.local()  # replicas call from threads of their own
+        self._local = threading.local()  # each replica calls from its own thread
 
     def __call__(self, y, y_pred, sample_weight, training: bool) -> DataTerm:
         """Return the data term of one batch."""

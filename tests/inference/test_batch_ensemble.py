@@ -32,13 +32,14 @@ def compile_eagerly(model, optimizer):
     model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
 
 
-def dense(*layers, loss="sparse_categorical_crossentropy", optimizer="sgd", **kwargs):
+def dense(*layers, optimizer="sgd", run_eagerly=True, **compiled):
     keras.utils.set_random_seed(0)
     inputs = outputs = keras.Input((5,))
     for layer in layers or [L.Dense(3, "softmax")]:
         outputs = layer(outputs)
     model = keras.Model(inputs, outputs)
-    model.compile(optimizer, loss, **kwargs)
+    compiled.setdefault("loss", "sparse_categorical_crossentropy")
+    model.compile(optimizer, run_eagerly=run_eagerly, **compiled)
     return model
 
 
@@ -196,7 +197,7 @@ def test_factors_of_each_kind_of_kernel():
 def test_losses_and_metrics_are_means_over_members():
     layer = L.Dense(3, "softmax", activity_regularizer="l2")
     optimizer = keras.optimizers.SGD(0.0)
-    model = dense(layer, optimizer=optimizer, metrics=["accuracy"], run_eagerly=True)
+    model = dense(layer, optimizer=optimizer, metrics=["accuracy"])
     weight, logs = np.linspace(0, 2, len(X)), {}
     seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, found: logs.update(found))
     posterior = fit(model, sample_weight=weight, validation_data=(X[:9], Y[:9]), callbacks=seen)
@@ -255,8 +256,8 @@ def test_factors_are_not_decayed():
 def test_two_replicas_take_the_step_of_one_device(two_replicas):
     ends = []
     with two_replicas.scope():
-        mirrored = dense(L.Dense(4, "tanh"), L.Dense(3, "softmax"))
-    single = dense(L.Dense(4, "tanh"), L.Dense(3, "softmax"))
+        mirrored = dense(L.Dense(4, "tanh"), L.Dense(3, "softmax"), run_eagerly=False)
+    single = dense(L.Dense(4, "tanh"), L.Dense(3, "softmax"), run_eagerly=False)
     single.set_weights(mirrored.get_weights())
     for model in (mirrored, single):
         ends.append(fit(model, X[:20], Y[:20], batch_size=20, epochs=2).get_state()[0])

@@ -226,6 +226,13 @@ def test_empirical_bayes_finds_the_scale_of_the_weights():
     assert layer.kl_divergence() > kl
 
 
+def test_a_large_learned_scale_does_not_overflow():
+    prior = priors.HierarchicalNormal(initial_scale=1e3)
+    layer = DenseFlipout(2, kernel_prior=prior)
+    layer.build((None, 3))
+    assert float(tf.math.softplus(layer.kernel_untransformed_prior_scale)) == pytest.approx(1e3)
+
+
 # The posteriors.
 
 

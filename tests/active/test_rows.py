@@ -78,6 +78,30 @@ def test_passes_that_differ_are_refused():
     assert len(fixed) == 90
 
 
+def test_batches_that_change_or_have_another_size_are_refused():
+    class LateNoise(Batches):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x + (i > 3) * np.random.default_rng().normal(size=x.shape), y
+
+    class Uneven(Batches):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return (x[:5], y[:5]) if i == 3 else (x, y)
+
+    class Endless(Batches):
+        num_batches = None
+
+    with pytest.raises(ValueError, match="same order in each pass"):
+        rows.as_rows(LateNoise())
+    uneven = rows.as_rows(Uneven())
+    np.testing.assert_array_equal(uneven[np.array([30, 89])], X[[30, 89]])
+    with pytest.raises(ValueError, match="Received: 5 rows in batch 3 instead of 13"):
+        uneven[np.array([40])]
+    with pytest.raises(ValueError, match="num_batches=None"):
+        rows.as_rows(Endless())
+
+
 def test_endless_datasets_are_refused():
     endless = tf.data.Dataset.from_tensor_slices(X).repeat()
     with pytest.raises(ValueError, match="Received: cardinality -1"):

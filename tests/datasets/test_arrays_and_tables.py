@@ -177,6 +177,20 @@ def test_integers_may_be_either(tmp_path):
     assert load(path, target="stars", task="regression").y_train.dtype == "float32"
 
 
+def test_two_spellings_of_a_class_are_refused(tmp_path):
+    path = write(
+        tmp_path / "t.csv", ["a,stars", *[f"{i},{i % 2}{i % 3 * '.0'[:2]}" for i in range(9)]]
+    )
+    with pytest.raises(ValueError, match=r"Received: the classes '0' and '0\.0'"):
+        load(path, target="stars", task="classification")
+
+
+def test_two_features_of_the_same_name_are_refused(tmp_path):
+    rows = ["size,size=small,y", *[f"{'small' if i % 2 else 'large'},{i},{i}.5" for i in range(9)]]
+    with pytest.raises(ValueError, match="two of the name 'size=small'"):
+        load(write(tmp_path / "t.csv", rows), target="y")
+
+
 def test_split_and_group_of_a_table(tmp_path):
     rows = [f"{i},p{i // 3},{i / 2 + 0.25}" for i in range(30)]
     path = write(tmp_path / "t.csv", ["a,patient,y", *rows])

@@ -213,6 +213,28 @@ def test_a_rate_without_a_prior_is_not_trained():
     assert plain.layers[0].rate == 0.1
 
 
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_a_prior_of_another_model_does_not_count(eagerly):
+    model = network()
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eagerly)
+    x, y = RNG.normal(size=(6, 4)).astype("float32"), np.arange(6) % 3
+    model.fit(x, y, verbose=0)
+    plain = keras.Model(model.inputs[0], model.outputs[0])
+    with pytest.raises(ValueError, match="Expected a prior term for the learned rate"):
+        fit_in(plain, x, y, eagerly)
+    # A custom loop that computes the prior term after the call is allowed.
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(plain(x, training=True)) + model.kl_divergence() / 6
+    logit = model.get_layer("dropout").logit
+    assert tape.gradient(loss, logit.value) is not None
+    model.fit(x, y, verbose=0)
+
+
+def fit_in(model, x, y, eagerly):
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=eagerly)
+    model.fit(x, y, verbose=0)
+
+
 def test_a_rate_whose_units_reach_no_kernel_is_refused():
     def model(build):
         inputs = keras.Input((4,))

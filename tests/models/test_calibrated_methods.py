@@ -206,6 +206,24 @@ def test_refuses(uncalibrated, method, rows, message):
     np.testing.assert_array_equal(model.predict(X, verbose=0), mean)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_one_image_is_too_few_for_cross_validation(method):
+    """Its pixels are in one fold, so there is nothing to fit the other folds on."""
+    inputs = keras.Input((40, 30, 1))
+    outputs = keras.layers.Conv2D(3, 1, activation="softmax")(MCDropout(0.1, seed=0)(inputs))
+    model = tfp_bayes.BayesianModel(inputs, outputs, num_samples=2)
+    x = np.random.default_rng(0).normal(size=(9, 40, 30, 1)).astype("float32")
+    y = np.arange(x.size).reshape(x.shape[:-1]) % 3
+    weights = np.zeros(9)
+    for number in (1, 2):
+        weights[:number] = 1
+        if number == 1:
+            with pytest.raises(ValueError, match="at least two held-out examples of positive"):
+                model.calibrate(x, y, method=method, sample_weight=weights)
+        else:
+            model.calibrate(x, y, method=method, sample_weight=weights)
+
+
 def test_a_missing_class_is_refused(uncalibrated):
     model, _, _, y = uncalibrated
     with pytest.raises(ValueError, match=r"no example of the classes \[2\]"):

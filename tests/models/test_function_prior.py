@@ -236,7 +236,7 @@ def test_files_keep_the_model_and_refuse_to_train_it_without_context(tmp_path):
         ({"num_context": 7}, "at least num_context=7 inputs"),
         (
             {"context": np.where(CONTEXT[2, 3] == CONTEXT, np.nan, CONTEXT)},
-            r"`context`.*rows \[2\]",
+            r"`context`.*examples \[2\]",
         ),
     ],
 )

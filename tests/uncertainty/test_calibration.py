@@ -159,3 +159,14 @@ def test_refuses(case, fit, change, message):
     y, p, _ = case
     with pytest.raises(ValueError, match=message):
         fit(**{"y_true": y, "probs": p, **change})
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [VectorScaling(np.ones(4), np.zeros(4)), Isotonic(np.eye(4, 2), np.eye(4, 2))],
+    ids=lambda each: type(each).__name__,
+)
+def test_other_numbers_of_classes_are_refused(calibration):
+    for probs in (np.full((5, 2), 1 / 2), np.full((4, 5), 1 / 5)):
+        with pytest.raises(ValueError, match=r"Expected 4 classes.*for `probs`"):
+            calibration(probs)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -89,6 +90,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, record) -> None:
     """Write indented JSON. Raise ValueError for NaN, which JSON cannot represent."""
     write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def number_or_none(value: float | None) -> float | None:
+    """Return a number for JSON, which has no NaN and no infinity: None for these and for None."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def write_csv(path: Path, fields: Sequence[str], rows: Iterable[Sequence]) -> None:

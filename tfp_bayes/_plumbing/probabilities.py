@@ -25,11 +25,16 @@ def as_samples(samples: ArrayLike) -> np.ndarray:
     return samples
 
 
-def as_probabilities(probs: ArrayLike) -> np.ndarray:
+def as_probabilities(probs: ArrayLike, num_classes: int | None = None) -> np.ndarray:
     """Return probabilities (N, K) as float64.
 
+    Args:
+        probs: Probabilities.
+        num_classes: Number of classes K. None allows any.
+
     Raises:
-        ValueError: If `probs` does not have rows of probabilities over at least two classes.
+        ValueError: If `probs` does not have rows of probabilities over at least two classes, or
+            over K classes.
     """
     probs = np.asarray(probs, dtype="float64")
     if probs.ndim != 2 or probs.size == 0:
@@ -42,6 +47,11 @@ def as_probabilities(probs: ArrayLike) -> np.ndarray:
             "Expected at least two classes for `probs`. "
             f"Received: probs of shape {probs.shape}. "
             "Hint: turn sigmoids p (N, 1) into two classes with np.hstack([1 - p, p])."
+        )
+    if num_classes is not None and probs.shape[1] != num_classes:
+        raise ValueError(
+            f"Expected {num_classes} classes, as in the held-out examples, for `probs`. "
+            f"Received: probs of shape {probs.shape}. Hint: fit another calibration to them."
         )
     _check_distributions(probs, "probs")
     return probs

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing.checks import check_finite_rows
 
-_COMPARED = 64  # leading elements that must be equal in two passes
+_COMPARED = 64  # leading elements of a tf.data.Dataset that must be equal in two passes
+_COMPARED_BATCHES = 4  # evenly spaced batches of a PyDataset that must be equal when read again
 AT_ONCE = 4096  # maximum number of rows in memory while a pool is scored
 
 
@@ -59,12 +60,15 @@ class DatasetRows:
     Each request is a complete pass over the data set, so this suits scoring a pool but is slow for
     single rows.
 
+    The constructor compares the first 64 inputs of two passes. A data set whose order or values
+    differ only after them is not recognized, and its labels would belong to the wrong inputs.
+
     Args:
         dataset: Dataset of inputs, or of pairs (input, label), whose labels are ignored.
 
     Raises:
-        ValueError: If the number of examples is unknown, or the first elements differ between
-            passes.
+        ValueError: If the number of examples is unknown, or one of the first 64 inputs differs
+            between two passes.
     """
 
     def __init__(self, dataset: tf.data.Dataset):
@@ -96,17 +100,31 @@ class DatasetRows:
 class PyDatasetRows:
     """Inputs of a `keras.utils.PyDataset`; a request loads the batches that contain its rows.
 
+    The constructor reads four evenly spaced batches twice and compares them. It does not recognize
+    other batches that change.
+
     Args:
         dataset: Dataset of tuples (inputs, ...) with the same batches in each pass. All batches but
             the last have the same size.
+
+    Raises:
+        ValueError: If the number of batches is unknown, or one of the four batches differs when it
+            is read again. Reading rows raises it if a batch has another size.
     """
 
     def __init__(self, dataset: keras.utils.PyDataset):
+        if dataset.num_batches is None:
+            raise ValueError(
+                "Expected a keras.utils.PyDataset with a number of batches for `x`. Received: "
+                "num_batches=None. Hint: return it from __len__."
+            )
         self.dataset = dataset
-        _check_same_order(_first(dataset[0]), _first(dataset[0]))
-        first, last = (len(_first(dataset[i])) for i in (0, dataset.num_batches - 1))
-        self.batch_size = first
-        self.size = first * (dataset.num_batches - 1) + last
+        places = np.linspace(0, dataset.num_batches - 1, _COMPARED_BATCHES).round().astype(int)
+        batches = {i: _first(dataset[i]) for i in places.tolist()}  # with few batches, each once
+        _check_same_order(batches.values(), (_first(dataset[i]) for i in batches))
+        self.batch_size = len(batches[0])
+        last = dataset.num_batches - 1
+        self.size = self.batch_size * last + len(batches[last])
 
     def __len__(self) -> int:
         return self.size
@@ -115,10 +133,21 @@ class PyDatasetRows:
         batches, places = np.divmod(np.asarray(indices, "int64"), self.batch_size)
         rows: list = [None] * len(batches)
         for batch in np.unique(batches):
-            inputs = _first(self.dataset[int(batch)])
+            inputs = self._load(int(batch))
             for position in np.flatnonzero(batches == batch):
                 rows[position] = inputs[places[position]]
         return np.stack(rows)
+
+    def _load(self, batch: int) -> np.ndarray:
+        inputs = _first(self.dataset[batch])
+        size = min(self.batch_size, self.size - batch * self.batch_size)
+        if len(inputs) != size:
+            raise ValueError(
+                "Expected batches of the same size, except for the last, from the PyDataset `x`. "
+                f"Received: {len(inputs)} rows in batch {batch} instead of {size}. "
+                "Hint: otherwise an index does not name one example; pass LoadedRows(load, N)."
+            )
+        return inputs
 
 
 def as_rows(x) -> Rows:

@@ -110,11 +110,11 @@ def class_names_of(model: Path, given: str | None, num_classes: int) -> list[str
         given: Names separated by commas, or None.
         num_classes: Number of classes K.
     """
-    from tfp_bayes.studies.predictions import CLASS_NAMES, check_class_names, read_class_names
+    from tfp_bayes.studies.predictions import CLASS_NAMES, check_names_of_outputs, read_class_names
 
     if given is not None:
         names = [name.strip() for name in given.split(",")]
-        check_class_names(names, num_classes, "--classes")
+        check_names_of_outputs(names, num_classes, "--classes")
         return names
     names, known = read_class_names(model.parent, num_classes)
     if known:

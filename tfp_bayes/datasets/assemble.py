@@ -10,8 +10,13 @@ from tfp_bayes.datasets.dataset import SPLITS, Dataset
 
 
 def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Returns class numbers (N,) int64 and the K names, sorted (as numbers if all are integers)."""
+    """Returns class numbers (N,) int64 and the K names, sorted (as numbers if all are integers).
+
+    Raises:
+        ValueError: If two names are the same number, such as "1" and "1.0".
+    """
     names = sorted(set(labels))
+    _check_spellings(names)
     if all(name.isdecimal() for name in names):
         names.sort(key=int)
     places = {name: k for k, name in enumerate(names)}
@@ -100,6 +105,22 @@ def dataset(
         {name: sources[indices] for name, indices in rows.items() if len(indices)},
         **further,
     )
+
+
+def _check_spellings(names: Sequence[str]) -> None:
+    """Raise ValueError if two class names are the same number, because one class would be two."""
+    spellings: dict[float, str] = {}
+    for name in names:
+        try:
+            first = spellings.setdefault(float(name), name)
+        except ValueError:
+            continue  # not a number
+        if first != name:
+            raise ValueError(
+                "Expected one spelling of each class. Received: the classes "
+                f"{first!r} and {name!r}, which are the same number. "
+                "Hint: write it the same way everywhere, or use names that are no numbers."
+            )
 
 
 def _check_groups(named: np.ndarray, groups: np.ndarray) -> None:

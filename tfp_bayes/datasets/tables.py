@@ -117,6 +117,12 @@ def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tup
             )
         columns += [np.array([cell == each for cell in cells], "float32") for each in categories]
         names += [f"{name}={each}" for each in categories]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(
+            f"Expected different names of the features of {path}. Received: two of the name "
+            f"{twice[0]!r}, a column and a category. Hint: rename the column."
+        )
     return np.stack(columns, axis=1), tuple(names)
 
 

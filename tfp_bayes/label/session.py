@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bayes._plumbing.files import number_or_none
 from tfp_bayes.active import ActiveLearner
 from tfp_bayes.label.classes import check_class_names, predicted_class
 
@@ -159,8 +160,3 @@ def check_name(name: str, class_names: list[str]) -> None:
             f"Expected one of {class_names} for `label`. Received: label={name!r}. "
             "Hint: reload the page."
         )
-
-
-def number_or_none(value: float | None) -> float | None:
-    """Return a number for JSON: None for NaN, which JSON cannot represent, and for None."""
-    return None if value is None or np.isnan(value) else float(value)

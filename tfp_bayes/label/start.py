@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bayes._plumbing.files import write_json
-from tfp_bayes.label.session import Session, check_name, number_or_none
+from tfp_bayes.label.session import Session, check_name
 
 
 class StartSession:
@@ -120,7 +120,7 @@ class StartSession:
             "index": index,
             "guess": None,
             "probability": None,
-            "score": number_or_none(np.nan),
+            "score": None,
             "open": index not in self.answers,
             "label": None if label is None else self.class_names[label],
         }

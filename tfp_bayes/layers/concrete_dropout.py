@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.keras_internals import current_call
 from tfp_bayes.layers.spatial_dropout import check_data_format
 from tfp_bayes.layers.stochastic import StochasticLayer
 
@@ -132,6 +133,7 @@ class MCConcreteDropout(StochasticLayer):
         shape[self._unit_axis] = self.units
         if training:
             shape[0] = sizes[0]
+            self._forget_prior_of_another_model()
         return inputs * self.draw_mask(shape, training)
 
     def draw_mask(self, shape: tf.Tensor | list, training: bool = False) -> tf.Tensor:
@@ -159,7 +161,8 @@ class MCConcreteDropout(StochasticLayer):
         """Return -F H(p), the mask's part of the KL divergence, a float32 scalar in nats.
 
         The caller must add it to the loss. Until this method is called, training the rate raises
-        an error.
+        an error. In a training step of a model that is not a `BayesianModel`, call it after the
+        model.
         """
         self._has_prior_term = True
         logit = self._bounded_logit()
@@ -189,6 +192,17 @@ class MCConcreteDropout(StochasticLayer):
 
         logit = tf.convert_to_tensor(self.logit.value)
         return trainable_bound(logit) if training else bound(logit)
+
+    def _forget_prior_of_another_model(self) -> None:
+        """Require the prior term again if a plain Keras model contains the layer now.
+
+        The layer may have been trained in a `BayesianModel` before, whose prior term does not
+        belong to the loss of this model.
+        """
+        call = current_call()
+        outermost = None if call is None else call.entry_layer
+        if isinstance(outermost, keras.Model) and not hasattr(outermost, "prior_penalty"):
+            self._has_prior_term = False
 
     def _check_prior_term(self) -> None:
         if self.logit.trainable and not self._has_prior_term:

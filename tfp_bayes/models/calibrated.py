@@ -95,7 +95,8 @@ class Calibrated(_Base):
 
         Raises:
             ValueError: If the model has several outputs or real-valued targets, labels or weights
-                do not fit, or there are too few examples for the method.
+                do not fit, or there are too few examples for the method. Cross-validation needs
+                two, even if one has thousands of pixels.
 
         Reference:
             Guo et al. 2017, equation 9, arXiv:1706.04599. For the calibration of the pooled mean,
@@ -125,10 +126,12 @@ class Calibrated(_Base):
             prediction = self.predictor.predict_uncertainty(
                 x, self.num_samples, PREDICT_SEED, batch_size
             )
-            rows = _as_classes(np.asarray(y), prediction, sample_weight)
+            rows = _without_weightless(
+                *_as_classes(np.asarray(y), prediction, sample_weight), len(prediction)
+            )
             if method == "temperature":
-                return self._calibrate_temperature(*rows, len(prediction))
-            return self._calibrate_classes(method, *rows, len(prediction))
+                return self._calibrate_temperature(*rows)
+            return self._calibrate_classes(method, *rows)
         except BaseException:
             self._set_calibration(before.method, values)
             raise
@@ -171,6 +174,12 @@ class Calibrated(_Base):
         outputs = probs.reshape(len(probs), -1, probs.shape[-1]).swapaxes(0, 1)
         rows = list(zip(labels.T, outputs, weights.T, strict=True))
         found = [kind.fit(*each) for each in rows]
+        if num_examples < 2:
+            raise ValueError(
+                "Expected at least two held-out examples of positive weight, for the "
+                f"cross-validation of method={method!r}. Received: {num_examples}. "
+                "Hint: hold out more."
+            )
         gains, errors = np.transpose(
             [held_out_gain(kind.from_rows, *each, num_examples) for each in rows]
         )
@@ -268,6 +277,27 @@ def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     longest = max(each.shape[-1] for each in arrays)
     pads = [[(0, 0)] * (each.ndim - 1) + [(0, longest - each.shape[-1])] for each in arrays]
     return np.stack([np.pad(each, pad, mode="edge") for each, pad in zip(arrays, pads)])
+
+
+def _without_weightless(
+    labels: np.ndarray, probs: np.ndarray, weights: np.ndarray, num_examples: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Leave out examples of weight 0, which would count in standard errors and empty folds.
+
+    Args:
+        labels: See `_as_classes`.
+        probs: See `_as_classes`.
+        weights: See `_as_classes`.
+        num_examples: Number of examples that the first axis consists of.
+
+    Returns:
+        Labels, probabilities, weights with mean 1, and number of examples of positive weight.
+    """
+    by_example = weights.reshape(num_examples, -1)
+    positive = by_example[:, 0] > 0
+    kept = np.repeat(positive, len(labels) // num_examples)
+    weights = weights[kept]
+    return labels[kept], probs[kept], weights / weights.mean(), int(positive.sum())
 
 
 def _as_classes(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.batches import count_rows
-from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
@@ -94,7 +94,8 @@ class FunctionSpacePrior:
         check_integers(1, num_context=num_context)
         check_integers(0, seed=seed)
         self.context = keras.tree.map_structure(np.asarray, context)
-        _check_finite("context", self.context)
+        for each in keras.tree.flatten(self.context):
+            check_finite_rows(each, np.arange(len(each)), "context")
         if count_rows(self.context) < num_context:
             raise ValueError(
                 f"Expected at least num_context={num_context} inputs for `context`. Received: "
@@ -130,7 +131,7 @@ class FunctionSpacePrior:
                 f"`features`. Received: {getattr(found, 'shape', type(found).__name__)}. "
                 "Hint: None uses the features of the model itself."
             )
-        _check_finite("features", found)
+        check_finite_rows(found, np.arange(num_rows), "features")
         return found.reshape(num_rows, -1).astype("float32")
 
     def get_config(self) -> dict[str, Any]:
@@ -224,13 +225,3 @@ def _before_link(p: tf.Tensor, likelihood: str) -> tf.Tensor:
     if likelihood == "categorical":
         return eta - tf.reduce_mean(eta, axis=-1, keepdims=True)
     return get_likelihood(likelihood).location(eta) if likelihood == "normal" else eta
-
-
-def _check_finite(name: str, arrays: Any) -> None:
-    for array in keras.tree.flatten(arrays):
-        bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if np.any(bad):
-            raise ValueError(
-                f"Expected finite numbers for `{name}`. Received: NaN or infinity in rows "
-                f"{np.flatnonzero(bad)[:5].tolist()}. Hint: leave these rows out."
-            )

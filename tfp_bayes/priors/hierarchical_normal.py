@@ -72,7 +72,8 @@ class HierarchicalNormal(Prior):
         """Create the scale, or the parameters of its log-normal posterior."""
         constant = keras.initializers.Constant
         if self.hyperprior is None:
-            start = math.log(math.expm1(self.initial_scale))
+            scale = self.initial_scale
+            start = scale + math.log(-math.expm1(-scale))  # log(expm1(scale)) would overflow
             name = "untransformed_prior_scale"
             return {name: add_weight(name, (), constant(start))}
         return {

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tfp_bayes._plumbing.files import (
+    number_or_none,
     remove_unfinished,
     write_csv,
     write_json,
@@ -167,12 +168,14 @@ def summarize(histories: Histories) -> dict[str, dict]:
                     difference = paired_difference(part, ours[:, part], theirs[:, part])
                     row[name] = _as_json(difference)
         last = np.mean([history[len(acquired) - 1].validation_nll for history in runs.values()])
-        row["last_validation_nll"] = _known(last)
+        row["last_validation_nll"] = number_or_none(float(last))
         rounds = [each for history in runs.values() for each in history if each.num_asked]
         row["filter"] = {
             "rejected_per_round": sum(r.num_rejected for r in rounds) / max(len(rounds), 1),
-            "wrong_per_round": _known(sum(r.num_wrong for r in rounds) / max(len(rounds), 1)),
-            **{name: _known(value) for name, value in filter_quality(rounds).items()},
+            "wrong_per_round": number_or_none(
+                sum(r.num_wrong for r in rounds) / max(len(rounds), 1)
+            ),
+            **{name: number_or_none(value) for name, value in filter_quality(rounds).items()},
         }
         table[method] = row
     return table
@@ -223,13 +226,8 @@ def to_markdown(table: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _known(value: float | np.floating) -> float | None:
-    """Return None for NaN and infinity, which JSON cannot represent."""
-    return float(value) if np.isfinite(value) else None
-
-
 def _as_json(interval: Interval) -> list[float | None]:
-    return [_known(value) for value in interval]
+    return [number_or_none(value) for value in interval]
 
 
 def _shown(interval: Sequence[float | None], form: str, num_seeds: int) -> str:

@@ -45,7 +45,7 @@ def read_class_names(folder: Path, num_classes: int) -> tuple[list[str], bool]:
     names = known_class_names(folder)
     if names is None:
         return [str(k) for k in range(num_classes)], False
-    check_class_names(names, num_classes, str(folder / CLASS_NAMES))
+    check_names_of_outputs(names, num_classes, str(folder / CLASS_NAMES))
     return names, True
 
 
@@ -62,7 +62,7 @@ def known_class_names(folder: Path) -> list[str] | None:
     return names if is_list else []
 
 
-def check_class_names(names: Sequence[str], num_classes: int, where: str) -> None:
+def check_names_of_outputs(names: Sequence[str], num_classes: int, where: str) -> None:
     """Raise ValueError unless there is a different name for each output of a model."""
     if len(set(names)) != num_classes or len(names) != num_classes:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfp_bayes import __version__, datasets
 from tfp_bayes._plumbing.checkpoint import check_same_configuration
-from tfp_bayes._plumbing.files import write_json, write_path_atomically
+from tfp_bayes._plumbing.files import number_or_none, write_json, write_path_atomically
 from tfp_bayes._plumbing.fresh import initialize
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.active import (
@@ -300,8 +300,11 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
         "configuration": dataclasses.asdict(config),
         "rounds": len(history) - 1,
         **{level_name(level): images_to_error(history, level) for level in LEVELS},
-        "filter": _without_nan(filter_quality(history)),
-        "final": _without_nan(dataclasses.asdict(history[-1])),
+        "filter": {name: number_or_none(v) for name, v in filter_quality(history).items()},
+        "final": {
+            name: value if isinstance(value, int) else number_or_none(value)
+            for name, value in dataclasses.asdict(history[-1]).items()
+        },
         "seconds": sum(r.fit_seconds + r.score_seconds + r.evaluate_seconds for r in history),
         "versions": {
             "tfp_bayes": __version__,
@@ -310,8 +313,3 @@ def summary(config: RunConfig, history: list[Round]) -> dict:
         },
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
     }
-
-
-def _without_nan(record: dict) -> dict:
-    """Replace NaN, which JSON cannot represent, by None."""
-    return {name: None if value != value else value for name, value in record.items()}

@@ -101,8 +101,11 @@ class Isotonic:
 
         Args:
             probs: (N, K) probabilities.
+
+        Raises:
+            ValueError: If `probs` are not probabilities of the K classes that were fitted.
         """
-        probs = as_probabilities(probs)
+        probs = as_probabilities(probs, len(self.inputs))
         curves = zip(probs.T, self.inputs, self.outputs, strict=True)
         raised = np.stack([np.interp(*curve) for curve in curves], axis=1)
         return raised / raised.sum(axis=1, keepdims=True)

@@ -111,6 +111,9 @@ class VectorScaling:
 
         Args:
             probs: (N, K) probabilities.
+
+        Raises:
+            ValueError: If `probs` are not probabilities of the K classes that were fitted.
         """
-        log_p = np.log(np.maximum(as_probabilities(probs), SMALLEST_PROBABILITY))
+        log_p = np.log(np.maximum(as_probabilities(probs, len(self.scale)), SMALLEST_PROBABILITY))
         return softmax(self.scale * log_p + self.offset, axis=1)

@@ -81,6 +81,7 @@ def test_files_hold_what_python_says(folder, capsys):
         (["--divide-by", "0"], {}, "positive number for --divide-by"),
         (["--divide-by", "inf"], {}, "positive number for --divide-by"),
         (["--calibration", "SAME"], {}, "Expected other examples than those of --dataset"),
+        (["--calibration", "SPELLED"], {}, "Expected other examples than those of --dataset"),
         (["--out", "FILE"], {}, "Expected a folder for --out"),
     ],
 )
@@ -88,7 +89,11 @@ def test_what_is_refused_before_tensorflow_starts(
     folder, arguments, options, message, capsys, monkeypatch
 ):
     monkeypatch.setattr("tfp_bayes.commands.evaluate.start_tensorflow", lambda: pytest.fail("late"))
-    names = {"SAME": str(folder / "data.npz"), "FILE": str(folder / "model.keras")}
+    names = {
+        "SAME": str(folder / "data.npz"),
+        "SPELLED": f"{folder}/../{folder.name}/data.npz",
+        "FILE": str(folder / "model.keras"),
+    }
     assert run(folder, *(names.get(each, each) for each in arguments), **options) == 1
     assert message in capsys.readouterr().err
 

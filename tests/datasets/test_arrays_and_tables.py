@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfp_bayes.datasets import load
+from tfp_bayes.datasets.dataset import has_classes
 
 RNG = np.random.default_rng(0)
 
@@ -175,6 +176,13 @@ def test_integers_may_be_either(tmp_path):
         load(path, target="stars")
     assert load(path, target="stars", task="classification").class_names == ("0", "1", "2")
     assert load(path, target="stars", task="regression").y_train.dtype == "float32"
+
+
+def test_names_of_classes_are_those_expected_or_as_many_numbers():
+    expected = ("cat", "owl")
+    assert all(has_classes(names, expected) for names in (["cat", "owl"], ("0", "1"), ()))
+    for names in (("owl", "cat"), ("cat",), ("0",), ("0", "1", "2"), ("1", "0")):
+        assert not has_classes(names, expected)
 
 
 def test_two_spellings_of_a_class_are_refused(tmp_path):

@@ -163,8 +163,20 @@ def test_images_are_shown_with_names(tmp_path):
     report = tfp_bayes.evaluate(model, (images, np.arange(20) % 2), class_names=["no", "yes"])
     report.to_html(tmp_path / "r.html")
     assert "most uncertain images" in (tmp_path / "r.html").read_text()
-    with pytest.raises(ValueError, match="Expected 2 names"):
-        tfp_bayes.evaluate(model, (images[:2], np.arange(2)), class_names=["no"])
+    for names in (["no"], ["no", "no"], "ny"):
+        with pytest.raises(ValueError, match="Expected 2 different names"):
+            tfp_bayes.evaluate(model, (images[:2], np.arange(2)), class_names=names)
+
+
+def test_calibration_on_classes_of_another_order_is_refused(models):
+    y = LABELS[:20]
+    data = datasets.Dataset(X[:20], y, X[:20], y, ("a", "b", "c"), X[:20], y)
+    model = models["plain"]
+    other = data._replace(class_names=("a", "c", "b"))
+    with pytest.raises(ValueError, match=r"classes \['a', 'b', 'c'\] of `data`.*'c', 'b'"):
+        tfp_bayes.evaluate(model, data, calibration=other)
+    unnamed = data._replace(class_names=())
+    tfp_bayes.evaluate(model, data, calibration=unnamed)
 
 
 def test_regression(tmp_path):

@@ -95,6 +95,8 @@ def test_pairing_removes_what_seeds_share():
         lambda: mean_area(X, np.ones(6)),
         lambda: mean_area(X, np.ones((2, 5))),
         lambda: paired_difference(X, np.ones((2, 6)), np.ones((3, 6))),
+        lambda: mean_area(X, np.full((2, 6), np.nan)),
+        lambda: mean_crossing(X[::-1], np.ones((2, 6)), 0.5),
     ],
 )
 def test_refused(call):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ def _check(options: argparse.Namespace) -> list[str]:
     for name in (options.dataset, options.ood, options.calibration):
         if name not in (None, VALIDATION):
             check_dataset_name(name, options.data_dir)
-    if options.calibration == options.dataset:
+    if options.calibration is not None and _is_same(options.calibration, options.dataset):
         raise ValueError(
             "Expected other examples than those of --dataset for --calibration. Received: "
             f"--calibration={options.calibration}, which is --dataset too. "
@@ -116,6 +115,12 @@ def _check(options: argparse.Namespace) -> list[str]:
         )
     check_folder(options.out)
     return names
+
+
+def _is_same(name: str, other: str) -> bool:
+    """Return whether two names of data sets are equal, or two spellings of one path."""
+    one, two = as_path(name), as_path(other)
+    return name == other if one is None or two is None else one.resolve() == two.resolve()
 
 
 def _load(options: argparse.Namespace, name: str, **given: Any) -> Dataset:
@@ -133,23 +138,19 @@ def _check_classes(options: argparse.Namespace, data: Dataset) -> None:
 
     Otherwise, every metric would be wrong without an error. Classes without names are numbered.
     """
+    from tfp_bayes.datasets.dataset import has_classes
     from tfp_bayes.studies.predictions import CLASS_NAMES, known_class_names
 
     for path in options.models:
         folder = model_files(path)[0].parent
         names = known_class_names(folder)
-        if names is not None and not _same_classes(data.class_names, names):
+        if names is not None and not has_classes(data.class_names, names):
             raise ValueError(
                 f"Expected the classes {names} of {folder / CLASS_NAMES} in --dataset, in that "
                 f"order. Received: {list(data.class_names)}. Hint: name and number the classes of "
                 "the data like those of the model, or correct the file if it belongs to another "
                 "model."
             )
-
-
-def _same_classes(names: Sequence[str], expected: Sequence[str]) -> bool:
-    """Return whether classes have the expected names, or numbers instead of names."""
-    return list(names) in (list(expected), [str(k) for k in range(len(names))])
 
 
 def _ood(options: argparse.Namespace, data: Dataset) -> Any:
@@ -174,6 +175,8 @@ def _ood(options: argparse.Namespace, data: Dataset) -> Any:
 
 
 def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
+    from tfp_bayes.datasets.dataset import has_classes
+
     if options.calibration is None:
         return None
     is_own = options.calibration == VALIDATION
@@ -188,7 +191,7 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
     if x is None:
         x, y = held.x_test, held.y_test
     one, other = held.class_names, data.class_names
-    if not (_same_classes(one, other) or _same_classes(other, one)):
+    if not (has_classes(one, other) or has_classes(other, one)):
         raise ValueError(
             f"Expected the classes {list(other)} of --dataset for --calibration, in that order. "
             f"Received: {list(one)} from {options.calibration}. Hint: use the same names and order "

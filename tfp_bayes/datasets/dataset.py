@@ -1,6 +1,6 @@
 """The type `Dataset`, which every source of data returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,3 +50,9 @@ class Dataset(NamedTuple):
     def splits(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """The data in the form of `keras.datasets`: (x_train, y_train), (x_test, y_test)."""
         return (self.x_train, self.y_train), (self.x_test, self.y_test)
+
+
+def has_classes(names: Sequence[str], expected: Sequence[str]) -> bool:
+    """Returns whether class names are the expected ones, or as many numbers, or no names."""
+    numbers = [str(k) for k in range(len(expected))]
+    return list(names) in (list(expected), numbers, [])

@@ -7,6 +7,7 @@ import numpy as np
 
 from tfp_bayes._plumbing.checks import check_function, check_integers
 from tfp_bayes.datasets import Dataset
+from tfp_bayes.datasets.dataset import has_classes
 from tfp_bayes.evaluation.bootstrap import resample
 from tfp_bayes.evaluation.examples import (
     OnRows,
@@ -99,6 +100,7 @@ def evaluate(
     held = None if calibration is None else labelled(calibration, "validation", "calibration")
     if held is not None:
         check_same_kind(x, held[0], "calibration")
+        _check_same_classes(data, calibration)
 
     given, predictions = predict(sources, x, y, seed, "data", on_rows)
     labels = _common_labels(given, predictions, sources, "data")
@@ -120,6 +122,18 @@ def evaluate(
         {source.name: source.num_samples for source in sources},
     )
     return _report(scored, pictured, held is not None, seed)
+
+
+def _check_same_classes(data: Any, calibration: Any) -> None:
+    """Raises ValueError if classes of two `Dataset`s have other names, or another order."""
+    if not isinstance(data, Dataset) or not isinstance(calibration, Dataset):
+        return
+    one, other = calibration.class_names, data.class_names
+    if not (has_classes(one, other) or has_classes(other, one)):
+        raise ValueError(
+            f"Expected the classes {list(other)} of `data` for `calibration`, in that order. "
+            f"Received: {list(one)}. Hint: name and number the classes of both data sets alike."
+        )
 
 
 def _report(
@@ -148,11 +162,11 @@ def _class_names(given: Sequence[str] | None, data: Any, p: Prediction) -> tuple
     """Returns the K class names that were given or that a `Dataset` has, or None."""
     if given is None and isinstance(data, Dataset):
         given = data.class_names
-    if not given or p.likelihood == "normal":
+    if given is None or p.likelihood == "normal" or len(given) == 0:
         return None
-    if len(given) != _width(p):
+    if isinstance(given, str) or len(given) != _width(p) or len(set(given)) < len(given):
         raise ValueError(
-            f"Expected {_width(p)} names for `class_names`. Received: {list(given)}. "
+            f"Expected {_width(p)} different names for `class_names`. Received: {given!r}. "
             "Hint: give one per class, in the order of the model's outputs."
         )
     return tuple(given)

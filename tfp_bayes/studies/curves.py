@@ -155,6 +155,17 @@ def _checked(acquired: np.ndarray, errors: np.ndarray) -> np.ndarray:
             f"Expected curves (M, {len(acquired)}), one row for each seed. "
             f"Received: shape {errors.shape}. Hint: stack the errors of runs of equal length."
         )
+    if not np.isfinite(errors).all():
+        raise ValueError(
+            "Expected finite errors in every round. Received: NaN or infinity in "
+            f"{np.count_nonzero(~np.isfinite(errors))} of {errors.size}. "
+            "Hint: a run without a test set, or of a regression, has no test accuracy."
+        )
+    if np.any(np.diff(acquired) < 0):
+        raise ValueError(
+            "Expected numbers of labels that do not decrease for `acquired`. Received: "
+            f"{np.asarray(acquired).tolist()}. Hint: sort the rounds, and list each one once."
+        )
     return errors
 
 

@@ -96,6 +96,13 @@ def test_bad_arguments():
             train(network(), X, Y, epochs=1, **argument)
 
 
+def test_inputs_that_are_not_finite_are_named():
+    x = X.copy()
+    x[7, 2] = np.nan  # ReLU would hide it, and the loss may stay finite
+    with pytest.raises(ValueError, match=r"in the examples \[7\], 1 of the 50"):
+        train(network(), x, Y, epochs=1, seed=0, batch_size=16)
+
+
 def test_batches_of_a_py_dataset_keep_their_order():
     class Batches(keras.utils.PyDataset):
         num_batches = 8

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing import checkpoint
-from tfp_bayes._plumbing.batches import count_rows, without_tuning
+from tfp_bayes._plumbing.batches import check_finite_arrays, count_rows, without_tuning
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.lock import lock_of
@@ -63,12 +63,13 @@ def train(
         **fit_arguments: Further arguments of `fit`, such as `verbose` and `validation_data`.
 
     Raises:
-        ValueError: If the model is not compiled, an argument of `fit` does not fit the data, or
-            the checkpoint belongs to a different run.
+        ValueError: If the model is not compiled, an argument of `fit` does not fit the data, an
+            array of inputs holds NaN or infinity, or the checkpoint belongs to a different run.
     """
     check_compiled(model)
     is_dataset = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
     _check_fit_arguments(is_dataset, fit_arguments)
+    check_finite_arrays(x)
     build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
     called = list(given) if recorder is None else [recorder, *given]

@@ -246,6 +246,15 @@ def test_bad_arguments():
             KLWeight(**arguments)
     with pytest.raises(ValueError, match="weight=0"):
         tfp_bayes.set_kl_weight(plain(), 0)
+    with pytest.raises(ValueError, match=r"num_train=30 in `fit`, and KLWeight\(num_train=20\)"):
+        bayesian().fit(X, Y, num_train=30, callbacks=[KLWeight(num_train=20)])
+    inputs = keras.Input((5,))
+    outputs = keras.layers.Dense(3)(inputs)
+    features = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=1.0, num_samples=1)
+    head = tfp_bayes.BayesianBasisRegression(features, 2)
+    head.compile()
+    with pytest.raises(ValueError, match=r"num_train=0\.5"):
+        head.fit(X, Y, num_train=0.5)
 
 
 def test_saved_with_its_weight(tmp_path):

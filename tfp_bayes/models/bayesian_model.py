@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import check_finite_arrays
-from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.keras_internals import functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
@@ -19,7 +18,7 @@ from tfp_bayes.models.calibrated import Calibrated
 from tfp_bayes.models.embedding import Embedding
 from tfp_bayes.models.graph_config import GraphConfig, cloned_arguments
 from tfp_bayes.models.kl_weight import stated_num_train, with_kl_weight
-from tfp_bayes.models.num_train import count_examples
+from tfp_bayes.models.num_train import resolve_num_train
 from tfp_bayes.models.objective import num_replicas
 from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
@@ -165,16 +164,14 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
 
         Raises:
             ValueError: If the number of training examples is neither given nor known, or is not a
-                positive integer, a `class_weight` is given for outputs with several observations
-                per example, or an array of inputs contains NaN or infinity, which layers such as
-                ReLU would hide.
+                positive integer, or differs from that of a `KLWeight`, a `class_weight` is given
+                for outputs with several observations per example, or an array of inputs contains
+                NaN or infinity, which layers such as ReLU would hide.
         """
         check_finite_arrays(x)
         _check_class_weight(self, args[2] if len(args) > 2 else kwargs.get("class_weight"))
-        if num_train is None:
-            num_train = stated_num_train(callbacks) or count_examples(x, validation_split)
-        else:
-            check_integers(1, num_train=num_train)
+        stated = stated_num_train(callbacks)
+        num_train = resolve_num_train(num_train, stated, x, validation_split)
         if num_train is None and self._has_prior:
             raise ValueError(
                 "Expected data of known length, or `num_train`, to weight the prior. "

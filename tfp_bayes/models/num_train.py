@@ -4,6 +4,33 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.checks import check_integers
+
+
+def resolve_num_train(
+    given: int | None, stated: int | None, x, validation_split: float = 0.0
+) -> int | None:
+    """Return the number of training examples: as given to `fit`, as stated elsewhere, or counted.
+
+    Args:
+        given: Argument `num_train` of `fit`, or None.
+        stated: Number that a `KLWeight` callback states, or None.
+        x: See `count_examples`.
+        validation_split: See `count_examples`.
+
+    Raises:
+        ValueError: If a number is not a positive integer, or the two differ.
+    """
+    if given is None:
+        return stated or count_examples(x, validation_split)
+    check_integers(1, num_train=given)
+    if stated not in (None, given):
+        raise ValueError(
+            "Expected one number of training examples. Received: num_train="
+            f"{given} in `fit`, and KLWeight(num_train={stated}) among the callbacks. "
+            "Hint: leave out one of them."
+        )
+    return given
 
 
 def count_examples(x, validation_split: float = 0.0) -> int | None:

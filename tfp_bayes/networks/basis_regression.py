@@ -10,7 +10,7 @@ from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
 from tfp_bayes.models.kl_weight import set_kl_weight
-from tfp_bayes.models.num_train import count_examples
+from tfp_bayes.models.num_train import resolve_num_train
 from tfp_bayes.networks.basis_data import (
     are_inputs,
     as_features,
@@ -197,7 +197,7 @@ class BayesianBasisRegression(BayesianModel):
         if data is None:
             data = without_split((x, y, given.get("sample_weight")), given)
         if has_prior_scale(self.features):
-            num_train = num_train or count_examples(x, given.get("validation_split", 0.0))
+            num_train = resolve_num_train(num_train, None, x, given.get("validation_split", 0.0))
             if num_train:  # otherwise training raises an error that asks for KLWeight
                 set_kl_weight(self.training_model, 1 / num_train)
         if self.features.trainable_variables:

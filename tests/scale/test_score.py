@@ -3,12 +3,12 @@
 import csv
 import json
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 import tfp_bayes
 from tfp_bayes import scale
@@ -214,15 +214,37 @@ def test_rows_and_models_that_do_not_fit_end_the_run_at_once(folder, tmp_path):
         scale.score_pool(folder, labelled, tmp_path / "c")
 
 
-def test_a_saved_model_of_an_earlier_release(tmp_path):
-    x = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype="uint8")
-    np.save(tmp_path / "x.npy", x)
-    model = Path(__file__).parents[2] / "saved_models" / "mnist_mc_dropout"
-    rows = scale.NpyRows(tmp_path / "x.npy")
-    pool = scale.score_pool(model, rows, tmp_path / "a", num_samples=2, acquisition="margin")
-    assert pool.summary.num_non_finite == 0
+def test_a_saved_model_without_variances(folder, tmp_path):
+    """The first exports of this library had none."""
+    served = tf.saved_model.load(str(folder / "served"))
+
+    class Early(tf.Module):
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, 4]),
+                tf.TensorSpec([], tf.int32),
+                tf.TensorSpec([2], tf.int32),
+            ]
+        )
+        def predict_uncertainty(self, x, num_samples, seed):
+            found = served.predict_uncertainty(x, num_samples, seed)
+            return {k: v for k, v in found.items() if not k.endswith("_variance")}
+
+    early = Early()
+    early.served = served  # its weights are saved too
+    tf.saved_model.save(early, str(tmp_path / "early"))
+    rows = scale.NpyRows(folder / "x.npy")
+    pool, new = (
+        scale.score_pool(
+            model, rows, tmp_path / "scores" / model.name, num_samples=2, acquisition="margin"
+        )
+        for model in (tmp_path / "early", folder / "served")
+    )
+    np.testing.assert_array_equal(column(pool, "score"), column(new, "score"))
     with pytest.raises(ValueError, match="which an earlier release exported"):
-        scale.score_pool(model, rows, tmp_path / "b", num_samples=2, acquisition="mean_std")
+        scale.score_pool(
+            tmp_path / "early", rows, tmp_path / "b", num_samples=2, acquisition="mean_std"
+        )
 
 
 def test_regression_and_other_scores(folder, tmp_path):

@@ -4,6 +4,7 @@
 
 For each seed, a network is trained on the training images without their labels (SimCLR). Then, for
 each strategy, a closed-form head on its features learns from the labels that the strategy requests.
+Some strategies use `NeighborAverage`: features averaged over the most similar training images.
 Networks and finished runs in the folder are not computed again. Test images are used only to
 measure the accuracy.
 """
@@ -12,7 +13,9 @@ import argparse
 import csv
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -20,7 +23,7 @@ import numpy as np
 import tfp_bayes
 from tfp_bayes._plumbing.t_interval import t_margin
 from tfp_bayes.active import initial
-from tfp_bayes.networks import contrastive_features
+from tfp_bayes.networks import NeighborAverage, contrastive_features
 
 START, QUERY_SIZE, CANDIDATES, SHOWN = 20, 5, 4000, (20, 40, 60, 100)
 EASY_CLOTHES = (1, 5, 7, 8, 9)  # trouser, sandal, sneaker, bag, boot
@@ -33,12 +36,23 @@ def closest_call(prediction):
     return 1 - (best[:, -1] - best[:, -2])
 
 
+class Strategy(NamedTuple):
+    """How the images to label are chosen, and whether features are averaged over neighbors."""
+
+    start: str
+    acquisition: str | Callable | None
+    selector: str = "top_k"
+    averaged: bool = False
+
+
 STRATEGIES = {
-    "random": ("random", "random", "top_k"),
-    "k-means start, then random": ("kmeans", "random", "top_k"),
-    "k-means start, then largest variance": ("kmeans", "random", "greedy_variance"),
-    "k-means start, then closest calls": ("kmeans", closest_call, "diverse"),
-    "k-means alone": ("kmeans", None, None),
+    "random": Strategy("random", "random"),
+    "k-means start, then random": Strategy("kmeans", "random"),
+    "k-means start, then largest variance": Strategy("kmeans", "random", "greedy_variance"),
+    "k-means start, then closest calls": Strategy("kmeans", closest_call, "diverse"),
+    "k-means alone": Strategy("kmeans", None),
+    "random, averaged features": Strategy("random", "random", averaged=True),
+    "k-means alone, averaged features": Strategy("kmeans", None, averaged=True),
 }
 
 
@@ -69,9 +83,17 @@ def embed(data, path, seed, steps):
     return [model.predict(x, batch_size=1000, verbose=0) for x in (data.x_train, data.x_test)]
 
 
+def average(pool, test):
+    """Returns features of the pool and the test images, averaged over neighbors in the pool."""
+    layer = NeighborAverage()
+    layer.adapt(pool)
+    model = keras.Sequential([keras.Input(pool.shape[1:]), layer])
+    return [model.predict(x, batch_size=500, verbose=0) for x in (pool, test)]
+
+
 def run(data, phi, strategy, seed, most):
     """Yields (number of labels, accuracy, seconds of the round) for one strategy."""
-    start, acquisition, selector = STRATEGIES[strategy]
+    start, acquisition, selector, _ = strategy
     pool, test = phi
 
     def head():
@@ -131,10 +153,11 @@ def main():
         path = options.out / f"{options.data}_{seed}.csv"
         if not path.exists():
             phi = embed(data, path.with_suffix(".keras"), seed, options.steps)
+            features = {False: phi, True: average(*phi)}
             found = [
-                (options.data, seed, strategy, *result)
-                for strategy in STRATEGIES
-                for result in run(data, phi, strategy, seed, SHOWN[-1])
+                (options.data, seed, name, *result)
+                for name, strategy in STRATEGIES.items()
+                for result in run(data, features[strategy.averaged], strategy, seed, SHOWN[-1])
             ]
             with path.open("w", newline="") as file:
                 csv.writer(file).writerows([COLUMNS, *found])

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from tfp_bayes._plumbing.checks import check_labels
+from tfp_bayes._plumbing.checks import check_integers, check_labels
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_png
 from tfp_bayes._plumbing.images import draw_image
@@ -254,7 +254,8 @@ def dawid_skene(
         holds the probability of each answer if the label is k.
 
     Raises:
-        ValueError: If an example has no answer, or an answer is not in [-1, K).
+        ValueError: If an example has no answer, an answer is not in [-1, K), or `max_iterations` is
+            below 1.
 
     Reference:
         Dawid and Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
@@ -267,6 +268,7 @@ def dawid_skene(
     >>> bool((p.argmax(1) == good).all())
     True
     """
+    check_integers(1, max_iterations=max_iterations)
     answers = np.asarray(answers)
     counts = _counts(answers, num_classes)
     p = counts / counts.sum(1, keepdims=True)  # (N, K)

@@ -6,6 +6,7 @@ from tfp_bayes.networks.bayesian_lenet5 import BayesianLeNet5
 from tfp_bayes.networks.bayesian_mlp import BayesianMLP
 from tfp_bayes.networks.bayesian_resnet20 import BayesianResNet20
 from tfp_bayes.networks.contrastive import contrastive_features, nt_xent, small_features
+from tfp_bayes.networks.neighbor_average import NeighborAverage
 from tfp_bayes.networks.network import Network
 from tfp_bayes.networks.random_distortion import RandomDistortion
 
@@ -15,6 +16,7 @@ __all__ = [
     "BayesianLeNet5",
     "BayesianMLP",
     "BayesianResNet20",
+    "NeighborAverage",
     "Network",
     "RandomDistortion",
     "contrastive_features",

@@ -309,7 +309,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"Expected arrays of floating-point.*uint8"):
         fit(x=X.astype("uint8"), adversarial=0.01)
     with pytest.raises(ValueError, match=r"Expected finite weights\..*kernel"):
-        fit(x=np.full_like(X, np.nan), num_members=1)
+        fit(x=np.full_like(X, 3e38), num_members=1)  # its square overflows
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     with pytest.raises(ValueError, match="Expected arrays for `x`"):
         fit(x=data, y=None, bootstrap=True)

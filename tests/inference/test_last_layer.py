@@ -191,7 +191,7 @@ def test_models_without_such_a_layer_are_refused(make, message):
         ((X, Y, "full", -1.0), "prior_scale=-1.0"),
         ((X, Y, "full", 1.0, (X, Y)), "leave one of them out"),
         ((X, Y, "full", None, (X, Y, X)), "`validation_data`. Received: 3 values"),
-        ((X[0], list(Y[:5])), "a single example"),
+        ((X[0], list(Y[:5])), "lacks the axis of examples"),
         ((X, Y[:5]), r"\(40, 5\), \(5,\)"),
         ((X[:0], Y[:0]), "`x`. Received: none"),
         ((X,), "for `y`. Received: none"),

@@ -256,7 +256,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"27 weights and .*variables='last_layer'"):
         HMC().fit(classifier(), large, np.zeros(400_000), epochs=1)
     nan = np.where(np.arange(60).reshape(30, 2) == 3, np.nan, X).astype("float32")
-    with pytest.raises(ValueError, match="finite log posterior"):
+    with pytest.raises(ValueError, match="finite inputs for `x`"):
         HMC().fit(classifier(), nan, Y, epochs=1, verbose=0)
     assert HMC(**HMC(2, seed=3).get_config()).get_config() == HMC(2, seed=3).get_config()
 

@@ -81,7 +81,7 @@ class RandomWeight:
         return Draw(self.posterior.sample(q, seed), q)
 
     def kl_divergence(self, draw: Draw, seed: tf.Tensor) -> tf.Tensor:
-        """Return KL(q || p) in nats, summed over elements, in double precision.
+        """Return KL(q || p) in nats, summed over elements.
 
         Args:
             draw: A draw w of the weight. If TensorFlow Probability has no closed form, the result
@@ -89,11 +89,13 @@ class RandomWeight:
             seed: int32 (2,), used by priors whose scale is uncertain.
         """
         value, q = draw
+        dtype = tf.float64 if value.dtype == tf.float64 else tf.float32
         if self.prior is None:
-            return tf.constant(0, tf.float64)
+            return tf.constant(0, dtype)
         p, kl = self.prior.condition(self.prior_variables, seed, value.dtype)
         kl = total(kl)
         try:
-            return kl + total(tfd.kl_divergence(q, p))
+            kl += total(tfd.kl_divergence(q, p))
         except NotImplementedError:
-            return kl + total(q.log_prob(value)) - total(p.log_prob(value))
+            kl += total(q.log_prob(value)) - total(p.log_prob(value))
+        return tf.cast(kl, dtype)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -151,7 +152,10 @@ class Query:
             ValueError: If the acquisition function or the selector has no meaning for the model's
                 predictions.
         """
-        probe = self._predict(model, inputs, 0, return_samples=self._needs_samples)
+        with warnings.catch_warnings():
+            # A closed-form head without any labels warns that it predicts from its prior.
+            warnings.simplefilter("ignore", UserWarning)
+            probe = self._predict(model, inputs, 0, return_samples=self._needs_samples)
         acquisitions.check_likelihood(self.acquisition, probe.likelihood)
         if probe.likelihood not in self.selector.likelihoods:
             raise ValueError(

@@ -180,8 +180,10 @@ def learner(case, **more):
     )
 
 
-# HMC would take too long in a learner, and MultiSWAG only repeats SWAG.
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("hmc", "multi_swag")])
+# HMC and BatchEnsemble would take too long in a learner, and MultiSWAG only repeats SWAG.
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in ("hmc", "multi_swag", "batch_ensemble")]
+)
 def test_learns_actively_and_goes_on_to_the_same_bits(name, tmp_path):
     case = CASES[name]
     first = learner(case, checkpoint=tmp_path / "first" / "checkpoint.npz")

@@ -330,7 +330,7 @@ CHECKS = {
 }
 # Slow checks. `pytest` runs them only for these models, and `pytest --zoo` for all.
 SLOW = ("served", "eager", "xla", "replicas")
-QUICK_MODELS = ("u_net", "two_outputs", "regularized", "many_labels", "forecast")
+QUICK_MODELS = ("u_net", "two_outputs", "regularized")
 
 
 def is_left_to_option(name: str, check: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.checks import check_integers
-from tfp_bayes.active.pool import as_indices
+from tfp_bayes.active.pool import as_indices, check_in_data
 
 
 def balanced(
@@ -197,12 +197,7 @@ def _free(num_examples: int, exclude: np.ndarray | None) -> np.ndarray:
     if exclude is None:
         return free
     exclude = as_indices(exclude, "exclude")
-    outside = exclude[(exclude < 0) | (exclude >= num_examples)]
-    if outside.size:
-        raise ValueError(
-            f"Expected indices in [0, {num_examples}) for `exclude`. "
-            f"Received: {outside[:5].tolist()}. Hint: indices are rows of the data set."
-        )
+    check_in_data(exclude, num_examples, "exclude")
     free[exclude] = False
     return free
 

@@ -308,12 +308,7 @@ class Pool:
     def _known(self, indices: Indices) -> np.ndarray:
         """Return indices as an array, after checking that each is valid and occurs once."""
         indices = as_indices(indices)
-        unknown = indices[(indices < 0) | (indices >= len(self))]
-        if unknown.size:
-            raise ValueError(
-                f"Expected indices in [0, {len(self)}). Received: {unknown[:5].tolist()}. "
-                "Hint: indices are rows of the data set, not positions in the pool."
-            )
+        check_in_data(indices, len(self))
         check_unique(indices)
         return indices
 
@@ -337,6 +332,17 @@ def as_indices(indices: Indices, name: str = "indices") -> np.ndarray:
             "Hint: pass indices of the data set; for a mask, np.flatnonzero(mask)."
         )
     return found.astype("int64")
+
+
+def check_in_data(indices: np.ndarray, num_examples: int, name: str = "indices") -> None:
+    """Raise ValueError if an index is not one of the data set's N examples."""
+    outside = indices[(indices < 0) | (indices >= num_examples)]
+    if outside.size:
+        raise ValueError(
+            f"Expected indices in [0, {num_examples}) for `{name}`. "
+            f"Received: {outside[:5].tolist()}. "
+            "Hint: indices are rows of the data set, not positions in the pool."
+        )
 
 
 def check_unique(indices: np.ndarray) -> None:

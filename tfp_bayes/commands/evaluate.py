@@ -11,6 +11,7 @@ from tfp_bayes._plumbing.files import check_folder
 from tfp_bayes._plumbing.model_files import model_files, model_name
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
+from tfp_bayes.commands.sampling import add_sampling
 
 if TYPE_CHECKING:
     from tfp_bayes.datasets import Dataset
@@ -49,13 +50,7 @@ def add_evaluate(commands, at_least) -> None:
         "another data set (its validation set, or else its test set) (default: cross-fitting)",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    add(
-        "--num-samples",
-        type=at_least(1),
-        metavar="S",
-        help="posterior samples (default: the model's)",
-    )
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
+    add_sampling(add, at_least)
     add("--divide-by", type=float, default=1.0, metavar="X", help="divide inputs by X")
     add("--target", metavar="COLUMN", help="column to predict, for a table")
     add("--task", choices=("classification", "regression"), help="task, for a table")
@@ -175,7 +170,7 @@ def _ood(options: argparse.Namespace, data: Dataset) -> Any:
 
 
 def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
-    from tfp_bayes.datasets.dataset import has_classes
+    from tfp_bayes.datasets.dataset import have_same_classes
 
     if options.calibration is None:
         return None
@@ -191,7 +186,7 @@ def _calibration(options: argparse.Namespace, data: Dataset) -> Any:
     if x is None:
         x, y = held.x_test, held.y_test
     one, other = held.class_names, data.class_names
-    if not (has_classes(one, other) or has_classes(other, one)):
+    if not have_same_classes(one, other):
         raise ValueError(
             f"Expected the classes {list(other)} of --dataset for --calibration, in that order. "
             f"Received: {list(one)} from {options.calibration}. Hint: use the same names and order "

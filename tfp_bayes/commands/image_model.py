@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.score_names import UNCERTAINTY_SCORES
+from tfp_bayes.commands.sampling import add_sampling
 
 if TYPE_CHECKING:
     import keras
@@ -22,13 +23,7 @@ def add_image_model(add, at_least) -> None:
         at_least: Function of an integer that returns a parser of integers of at least that value.
     """
     add("model", type=Path, help="model saved as .keras")
-    add(
-        "--num-samples",
-        type=at_least(1),
-        metavar="S",
-        help="posterior samples (default: the model's)",
-    )
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
+    add_sampling(add, at_least)
     add(
         "--classes",
         metavar="A,B,...",

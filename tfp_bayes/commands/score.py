@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.files import check_folder
 from tfp_bayes.commands.pixels import check_divisor
+from tfp_bayes.commands.sampling import add_sampling
 from tfp_bayes.scale.names import ENGINES, SCORES
 
 if TYPE_CHECKING:
@@ -33,14 +34,7 @@ def add_score(commands, at_least) -> None:
     add("model", type=Path, help="SavedModel written by export, or .keras file")
     add("rows", type=Path, help=".npy file, .parquet file, folder of .parquet files or of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of this run")
-    add(
-        "--num-samples",
-        type=at_least(1),
-        default=100,
-        metavar="S",
-        help="posterior samples (default 100)",
-    )
-    add("--seed", type=at_least(0), default=0, metavar="N", help="seed of samples (default 0)")
+    add_sampling(add, at_least, 100)
     add(
         "--acquisition",
         choices=SCORES,

@@ -56,3 +56,8 @@ def has_classes(names: Sequence[str], expected: Sequence[str]) -> bool:
     """Returns whether class names are the expected ones, or as many numbers, or no names."""
     numbers = [str(k) for k in range(len(expected))]
     return list(names) in (list(expected), numbers, [])
+
+
+def have_same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether two data sets have the same classes; one of them may lack names."""
+    return has_classes(one, other) or has_classes(other, one)

@@ -7,7 +7,7 @@ import numpy as np
 
 from tfp_bayes._plumbing.checks import check_function, check_integers
 from tfp_bayes.datasets import Dataset
-from tfp_bayes.datasets.dataset import has_classes
+from tfp_bayes.datasets.dataset import have_same_classes
 from tfp_bayes.evaluation.bootstrap import resample
 from tfp_bayes.evaluation.examples import (
     OnRows,
@@ -129,7 +129,7 @@ def _check_same_classes(data: Any, calibration: Any) -> None:
     if not isinstance(data, Dataset) or not isinstance(calibration, Dataset):
         return
     one, other = calibration.class_names, data.class_names
-    if not (has_classes(one, other) or has_classes(other, one)):
+    if not have_same_classes(one, other):
         raise ValueError(
             f"Expected the classes {list(other)} of `data` for `calibration`, in that order. "
             f"Received: {list(one)}. Hint: name and number the classes of both data sets alike."

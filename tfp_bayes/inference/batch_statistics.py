@@ -160,10 +160,10 @@ class _UpdatesNoted(keras.StatelessScope):
             super().add_update(update)
 
 
-def trained_normalizations(model: keras.Model) -> list[str]:
-    """Return the names of the layers whose batch statistics training would change."""
+def trained_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Return the layers whose batch statistics training would change."""
     return [
-        layer.name
+        layer
         for layer in flatten_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     ]

@@ -174,7 +174,7 @@ def check_precision(model: keras.Model, variables: list[keras.Variable]) -> None
 
 def check_statistics(model: keras.Model) -> None:
     """Raise ValueError if training the chains' starting points would change batch statistics."""
-    names = trained_normalizations(model)
+    names = [layer.name for layer in trained_normalizations(model)]
     if names:
         raise ValueError(
             "Expected a `model` without batch statistics, which would differ between chains. "

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import flatten_layers
+from tfp_bayes.inference.batch_statistics import trained_normalizations
 from tfp_bayes.inference.rank_one import (
     COLUMNS,
     OWN,
@@ -44,8 +45,7 @@ class Members(keras.callbacks.Callback):
         self.num_members = num_members
         self.statistics = [
             variable
-            for layer in flatten_layers(model)
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+            for layer in trained_normalizations(model)
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
         self.replaced = [*model.trainable_variables, *self.statistics]

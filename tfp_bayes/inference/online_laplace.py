@@ -151,7 +151,7 @@ class EarlierData:
             )
         trained = {id(v) for v in model.trainable_variables}
         problems = [v.path for v in self.posterior._left if id(v) in trained]
-        problems += [f"{name}/moving statistics" for name in trained_normalizations(model)]
+        problems += [f"{layer.name}/moving statistics" for layer in trained_normalizations(model)]
         if problems:
             raise ValueError(
                 "Expected the posterior of earlier data to cover all weights that training "

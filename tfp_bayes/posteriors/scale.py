@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_bayes._plumbing.softplus import inverse_softplus
+
 # An adaptive optimizer such as Adam moves a weight by about its learning rate in each step. A small
 # scale therefore changes, relative to itself, by about SPEED times the learning rate in each step.
 # With SPEED = 1, scales hardly leave their initial value in the few hundred steps that are usual
@@ -19,5 +21,4 @@ def to_scale(untransformed_scale: tf.Tensor) -> tf.Tensor:
 
 def from_scale(scale: float | np.ndarray) -> np.ndarray:
     """Return the untransformed scale whose `to_scale` equals a positive scale."""
-    scale = np.asarray(scale, "float64")
-    return (scale + np.log(-np.expm1(-scale))) / SPEED  # log(expm1(scale)) would overflow
+    return inverse_softplus(scale) / SPEED

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfp_bayes._plumbing.configured import check_positive
+from tfp_bayes._plumbing.softplus import inverse_softplus
 from tfp_bayes.priors.prior import Prior
 
 _HYPERPRIORS = (None, "half_cauchy", "inverse_gamma")
@@ -72,8 +73,7 @@ class HierarchicalNormal(Prior):
         """Create the scale, or the parameters of its log-normal posterior."""
         constant = keras.initializers.Constant
         if self.hyperprior is None:
-            scale = self.initial_scale
-            start = scale + math.log(-math.expm1(-scale))  # log(expm1(scale)) would overflow
+            start = float(inverse_softplus(self.initial_scale))
             name = "untransformed_prior_scale"
             return {name: add_weight(name, (), constant(start))}
         return {
@@ -81,7 +81,7 @@ class HierarchicalNormal(Prior):
                 "log_prior_scale_loc", (), constant(math.log(self.initial_scale))
             ),
             "log_prior_scale_untransformed_scale": add_weight(
-                "log_prior_scale_untransformed_scale", (), constant(math.log(math.expm1(0.1)))
+                "log_prior_scale_untransformed_scale", (), constant(float(inverse_softplus(0.1)))
             ),
         }
 

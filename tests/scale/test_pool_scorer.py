@@ -63,6 +63,18 @@ def test_acquires_what_the_learner_acquires_by_itself(rows, labels, tmp_path, al
     assert scored.history[-1].pool_uncertainty == pytest.approx(expected, rel=0.3)
 
 
+def test_rows_that_may_not_be_asked_about_are_left_out(rows, tmp_path, alone):
+    source, every_row = scorer(rows, tmp_path), np.arange(NUM_ROWS)
+    best = source.best(alone.predictor, "bald", every_row, 5, num_samples=4, seed=1)
+    p = alone.predictor.predict_uncertainty(rows[every_row], 4, seed=1)
+    np.testing.assert_array_equal(best.indices, np.argsort(-p.mutual_information)[:5])
+    np.testing.assert_array_equal(best.scores, p.mutual_information[best.indices])
+    assert best.uncertainty == pytest.approx(p.mutual_information.mean(), rel=1e-5)
+    rest = np.setdiff1d(every_row, best.indices[:3])
+    again = source.best(alone.predictor, "bald", rest, 2, num_samples=4, seed=1)
+    np.testing.assert_array_equal(again.indices, best.indices[3:])
+
+
 def test_the_posterior_of_a_round_goes_to_the_workers(rows, labels, tmp_path):
     refit = {"steps": 4, "posterior": inference.Laplace("diagonal")}
     learner = make(
@@ -113,6 +125,16 @@ def test_rows_of_another_pool_are_noticed(rows, labels, tmp_path):
     learner = make(rows, labels, acquisition="max_entropy", scorer=scorer(others, tmp_path / "s"))
     with pytest.raises(ValueError, match="must be the learner's `x`"):
         learner.run(total_rounds=1)
+
+
+def test_a_shorter_pool_and_one_without_finite_rows_are_refused(rows, labels, tmp_path):
+    short, empty = tmp_path / "short.npy", tmp_path / "empty.npy"
+    np.save(short, rows[np.arange(20)])
+    np.save(empty, np.full([NUM_ROWS, 4], np.nan, "float32"))
+    for path, message in ((short, "20 rows, and a learner"), (empty, "none for any of 54")):
+        learner = make(rows, labels, scorer=scorer(scale.NpyRows(path), tmp_path / path.stem))
+        with pytest.raises(ValueError, match=message):
+            learner.run(total_rounds=1)
 
 
 def test_refuses_what_it_cannot_do_before_training(rows, tmp_path):

@@ -267,7 +267,14 @@ class Query:
             return None
         size = self.size if self.candidates is None else self.candidates
         assert self.num_samples is not None  # see `_check_scorer`
-        return self.scorer.best(model, self.name, unlabelled, size, self.num_samples, seeds.score)
+        best = self.scorer.best(model, self.name, unlabelled, size, self.num_samples, seeds.score)
+        if not len(best.indices):
+            raise ValueError(
+                f"Expected finite scores from acquisition {self.name}. Received: none for any of "
+                f"{len(unlabelled)} unlabeled examples. Hint: if it is so for all, training "
+                "diverged."
+            )
+        return best
 
     def _candidates(self, pool: np.ndarray, seed: int) -> np.ndarray:
         if self.candidates is None or self.candidates >= len(pool):

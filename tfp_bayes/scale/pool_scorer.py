@@ -10,6 +10,7 @@ from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.files import write_path_atomically
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes.active.query import Best
+from tfp_bayes.inference.refitted import Refitted
 from tfp_bayes.scale.engines import check_engine
 from tfp_bayes.scale.rows import RowSource
 from tfp_bayes.scale.run import OnPart
@@ -25,7 +26,8 @@ class PoolScorer:
     Use it when a round spends most of its time on scoring. The model is saved, processes or the
     machines of a Ray cluster score the whole pool, and the learner continues with the examples of
     highest score. The scores are those that the learner itself would compute, so "top_k" acquires
-    the same examples. A round that was killed reuses its completed parts.
+    the same examples. A round that was killed reuses its completed parts. Rows that are not finite
+    are never chosen.
 
     Args:
         rows: Source of the learner's `x`. Pass the same object to both.
@@ -92,11 +94,18 @@ class PoolScorer:
         seed: int,
     ) -> Best:
         """See `Scorer.best`."""
+        if unlabelled.max(initial=-1) >= len(self.rows):
+            raise ValueError(
+                f"Expected the learner's `x` for `rows`. Received: {len(self.rows)} rows, and a "
+                f"learner that asks about row {unlabelled.max()}. Hint: pass the same object to "
+                "both."
+            )
         lock = lock_of(self.folder / "round")
         lock.acquire()
-        network = getattr(model, "model", model)  # a `Refitted` wraps its network
+        network, posterior = model, None
+        if isinstance(model, Refitted):
+            network, posterior = model.model, model.posterior
         weights = [variable.numpy() for variable in network.variables]
-        posterior = getattr(model, "posterior", None)
         state = {} if posterior is None else model.get_state()
         # A saved model contains the time of day, so its file does not identify it.
         key = digest([digest_network(network), weights, state, acquisition, num_samples, seed])

@@ -71,6 +71,7 @@ def test_half_precision():
         (lambda: layer(pool=POOL[:, 0]), r"shape \(60,\)"),
         (lambda: layer(pool=POOL * np.nan), "NaN or infinity"),
         (lambda: layer().adapt(POOL[:50]), "create a new layer"),
+        (lambda: layer()(X[None]), "expected ndim=2, found ndim=3"),
     ],
 )
 def test_refuses(make, message):

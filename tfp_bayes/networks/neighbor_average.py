@@ -80,6 +80,8 @@ class NeighborAverage(keras.layers.Layer):
                 f"Expected a pool before layer {self.name!r} is called. Received: none. "
                 "Hint: call layer.adapt(features_of_the_pool) first."
             )
+        # More axes would be averaged over as if they were neighbors.
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
         self.pool = self.add_weight(
             name="pool",
             shape=(self.num_images, input_shape[-1]),

@@ -72,8 +72,8 @@ def is_half(s: Subject) -> bool:
 def tolerance(s: Subject) -> float:
     """Relative tolerance for a training loss.
 
-    Batch statistics of five images through 50 layers amplify rounding: a plain `ResNet50` differs
-    from itself by 5e-5, run eagerly and in a graph.
+    Batch statistics of five images through 50 layers amplify rounding: even a plain
+    `ResNet50` differs in a graph from what it is eagerly.
     """
     return 5e-3 if is_half(s) else 1e-3 if s.entry.large else 1e-4
 

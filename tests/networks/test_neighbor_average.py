@@ -55,6 +55,15 @@ def test_a_model_keeps_its_pool(tmp_path):
     np.testing.assert_allclose(result["mean"], sampled[:, :2], atol=1e-5)
 
 
+def test_a_clone_has_no_pool():
+    """Keras clones the configuration alone."""
+    inputs = keras.Input((5,))
+    clone = keras.models.clone_model(keras.Model(inputs, layer()(inputs)))
+    assert np.isnan(clone(X)).all()
+    clone.layers[-1].adapt(POOL)
+    np.testing.assert_array_equal(clone(X), layer()(X))
+
+
 def test_half_precision():
     average = NeighborAverage(4, dtype="mixed_float16")
     average.adapt(POOL)

@@ -1,5 +1,6 @@
 """Features averaged over the most similar images of a pool."""
 
+import math
 from typing import Any
 
 import keras
@@ -85,7 +86,7 @@ class NeighborAverage(keras.layers.Layer):
         self.pool = self.add_weight(
             name="pool",
             shape=(self.num_images, input_shape[-1]),
-            initializer="zeros",
+            initializer=keras.initializers.Constant(math.nan),  # until somebody gives a pool
             trainable=False,
         )
         self.built = True

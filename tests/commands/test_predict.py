@@ -129,6 +129,7 @@ def test_damaged_files_are_named_or_left_out(folder, capsys):
         ([], {"photos": "nowhere"}, "Expected a folder of images"),
         (["--classes", "a,b"], {}, "Expected 3 different names"),
         (["--classes", "a,b,a"], {}, "Expected 3 different names"),
+        (["--classes", "a,,b"], {}, "Expected 3 different names"),
         (["--divide-by", "0"], {}, "positive number for --divide-by"),
     ],
 )

@@ -239,7 +239,7 @@ def test_arguments(tmp_path, monkeypatch):
         ("model.onnx", "tflite", {}, r"one of \['litert', 'onnx'\]"),
         ("model.onnx", "litert", {}, "ending in '.tflite'.*Hint: model.tflite"),
         ("model.onnx", "onnx", {"int8": True}, "quantize_dynamic"),
-        ("model.onnx", "onnx", {"num_samples": 0}, "positive integer"),
+        ("model.onnx", "onnx", {"num_samples": True}, "integer of at least 1 for `num_samples`"),
         ("model.onnx", "onnx", {"seed": -1}, "integer in"),
     ]:
         with pytest.raises(ValueError, match=message):

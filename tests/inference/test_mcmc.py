@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 import tfp_bayes
 from tfp_bayes import Predictor, layers
 from tfp_bayes._plumbing import checkpoint
-from tfp_bayes.inference import HMC, load_posterior
+from tfp_bayes.inference import HMC, ChainPosterior, load_posterior
 from tfp_bayes.inference import mcmc as module
 from tfp_bayes.inference.chain import Sampler
 from tfp_bayes.inference.log_posterior import LogPosterior
@@ -194,6 +194,10 @@ def test_saved_with_its_diagnostics(tmp_path):
     loaded = load_posterior(tmp_path / "posterior.npz", model)
     assert loaded.diagnostics == posterior.diagnostics
     json.dumps(loaded.diagnostics)
+    by_hand = ChainPosterior(model, loaded._stacked, loaded.variables)
+    assert by_hand.diagnostics == {}
+    assert by_hand.assign(loaded)  # as a learner does in each round
+    assert by_hand.diagnostics == posterior.diagnostics
     for a, b in zip(posterior._stacked, loaded._stacked):
         np.testing.assert_array_equal(a, b)
 
@@ -258,7 +262,22 @@ def test_bad_arguments():
     nan = np.where(np.arange(60).reshape(30, 2) == 3, np.nan, X).astype("float32")
     with pytest.raises(ValueError, match="finite inputs for `x`"):
         HMC().fit(classifier(), nan, Y, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match=r"no `class_weight` for HMC.*sample_weight"):
+        HMC().fit(classifier(), X, Y, epochs=1, class_weight={0: 2.0})
     assert HMC(**HMC(2, seed=3).get_config()).get_config() == HMC(2, seed=3).get_config()
+
+
+def test_a_chain_does_not_start_where_the_density_is_not_finite(monkeypatch):
+    def train(model, *_):
+        model.layers[-1].kernel.assign(np.full((4, 3), np.nan))
+
+    monkeypatch.setattr(module, "_train", train)
+    model = classifier()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"finite log posterior where .* Received: nan"):
+        HMC(1, 4, 10).fit(model, X, Y, epochs=1)
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_chains_start_apart_where_initializers_have_seeds(monkeypatch):

@@ -94,6 +94,20 @@ def test_bad_arguments():
     for argument in ({"steps_per_epoch": 2}, {"shuffle": False}):
         with pytest.raises(ValueError, match=f"arrays,.* {next(iter(argument))}="):
             train(network(), X, Y, epochs=1, **argument)
+    for argument in ("initial_epoch", "learning_rate"):
+        with pytest.raises(ValueError, match=rf"among batch_size, .*Received: {argument}=1"):
+            train(network(), X, Y, epochs=1, **{argument: 1})
+    with pytest.raises(ValueError, match="batch_size=True"):
+        train(network(), X, Y, epochs=1, batch_size=True)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    with pytest.raises(ValueError, match="yields its own targets"):
+        train(network(), data, Y, epochs=1)
+    with pytest.raises(ValueError, match="an infinite"):
+        train(network(), data.repeat(), epochs=1)
+    model = network()
+    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=3)
+    with pytest.raises(ValueError, match="divides the 4 batches"):
+        train(model, X, Y, epochs=1, batch_size=16)
 
 
 def test_inputs_that_are_not_finite_are_named():

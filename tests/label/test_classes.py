@@ -41,6 +41,7 @@ def test_predicted_class(targets, mean, expected):
     [
         (CLASSIFIER, ["a", "b"], "Expected 3 different names"),
         (CLASSIFIER, ["a", "b", "b"], "Expected 3 different names"),
+        (CLASSIFIER, ["a", "b", ""], "Expected 3 different names"),
         (SIGMOID, ["a"], "Expected 2 different names"),
         (ZerosAndOnes(2, (2,)), ["a", "b"], "one class for each image.*labels of 0 and 1"),
         (ClassNumbers(3, (6, 6)), ["a", "b", "c"], r"one class for each image.*\(6, 6\)"),

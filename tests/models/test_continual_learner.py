@@ -135,6 +135,8 @@ def test_what_cannot_be_learned_so_is_refused():
         learner.fit(X, None, **FIT)
     with pytest.raises(ValueError, match="same length"):
         learner.fit(X, TASKS[0][1][:-1], **FIT)
+    with pytest.raises(ValueError, match=r"no sample_weight with a coreset.*coreset_size=10"):
+        learner.fit(*TASKS[0], **FIT, sample_weight=np.ones(100))
     assert learner.num_tasks == 0
     with pytest.raises(ValueError, match=r"of the 0 learned tasks for `task`\. Received: task=0"):
         make().task_model(0)

@@ -91,6 +91,14 @@ def test_a_summary_is_that_of_the_metrics(columns):
         summary.quantile("score", 50)
     assert np.isnan(Summary().mean("score"))
     assert np.isnan(Summary().nll)
+    with pytest.raises(ValueError, match="num_classes=3"):
+        summary.confusion_matrix(3)
+    unlabeled = Summary.of({name: value for name, value in columns.items() if name != "label"})
+    with pytest.raises(ValueError, match="Expected a pool with labels"):
+        unlabeled.confusion_matrix(4)
+    without_finite = Summary.of({name: value[~finite] for name, value in columns.items()})
+    assert np.isnan([without_finite.nll, without_finite.accuracy]).all()
+    assert not without_finite.confusion_matrix(4).any()
 
 
 def blocks(scores, edges):

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import tensorflow as tf
 
-from tfp_bayes._plumbing.checks import check_finite_rows
+from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 
 
 def batches(x, batch_size: int) -> Iterator:
@@ -41,12 +41,7 @@ def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
         ValueError: See `batches`. Also if `y` or `sample_weight` is given with a dataset.
     """
     if isinstance(x, tf.data.Dataset | keras.utils.PyDataset):
-        if y is not None or sample_weight is not None:
-            raise ValueError(
-                "Expected a dataset that yields its own targets and weights. Received: "
-                f"a {type(x).__name__} as `x`, and y or sample_weight as well. "
-                "Hint: make a dataset of (x, y) or (x, y, sample_weight)."
-            )
+        check_alone(x, y, sample_weight)
         check_has_end(x)
         source = x if isinstance(x, tf.data.Dataset) else (x[i] for i in range(x.num_batches))
         yield from map(keras.utils.unpack_x_y_sample_weight, source)
@@ -55,6 +50,16 @@ def labelled_batches(x, y, sample_weight, batch_size: int) -> Iterator[tuple]:
     parts = {name: part for name, part in given.items() if part is not None}
     for batch in batches(parts, batch_size):
         yield tuple(batch.get(name) for name in given)
+
+
+def check_alone(dataset, y, sample_weight) -> None:
+    """Raise ValueError if targets or weights are given in addition to a dataset."""
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            "Expected a dataset that yields its own targets and weights. Received: "
+            f"a {type(dataset).__name__} as `x`, and y or sample_weight as well. "
+            "Hint: make a dataset of (x, y) or (x, y, sample_weight)."
+        )
 
 
 def unweighted_batches(x, y, batch_size: int) -> Iterator[tuple]:
@@ -100,10 +105,15 @@ def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def check_finite_arrays(x: Any) -> None:
-    """Raise ValueError, listing the examples, if an array in the structure is not finite."""
-    for array in keras.tree.flatten(x):
-        if isinstance(array, np.ndarray):
-            check_finite_rows(array, np.arange(len(array)))
+    """Raise ValueError, listing the examples, if an array in the structure is not finite.
+
+    Args:
+        x: Arrays, data frames or tensors (N, ...), or a structure of them. Other data, such as a
+            dataset, are not read.
+    """
+    for each in keras.tree.flatten(x):
+        if hasattr(each, "__array__") and np.ndim(each):
+            check_finite_rows(np.asarray(each), np.arange(len(each)))
 
 
 def has_end(x) -> bool:
@@ -158,11 +168,7 @@ def _batches(x, batch_size: int) -> Iterator:
         return (_inputs(x[i]) for i in range(x.num_batches))
     keras.tree.map_structure(_check_dense, x)
     num_examples = count_rows(x)
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(
-            "Expected a positive integer for `batch_size`. "
-            f"Received: batch_size={batch_size!r}. Hint: omit it to use the default."
-        )
+    check_integers(1, batch_size=batch_size)
     # `or 1`: without rows there is still one batch, so that predictions have the right shapes.
     starts = range(0, num_examples or 1, int(batch_size))
     return (keras.tree.map_structure(lambda a, s=s: a[s : s + batch_size], x) for s in starts)

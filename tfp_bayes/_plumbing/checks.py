@@ -43,7 +43,8 @@ def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") ->
         indices: Index (n,) of each input in the data set, for the error.
         name: Name of the argument, for the error.
     """
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+    is_float = rows.dtype.kind == "f" or rows.dtype.name == "bfloat16"  # whose kind is "V"
+    if is_float and not np.isfinite(rows).all():
         wrong = indices[~np.isfinite(rows.reshape(len(rows), -1)).all(1)]
         raise ValueError(
             f"Expected finite inputs for `{name}`. Received: NaN or infinity in the examples "

@@ -26,7 +26,9 @@ from tfp_bayes.prediction.likelihoods import (
     get_likelihood,
 )
 
-DEFAULT_NUM_SAMPLES = 10
+# Fewer than the 100 samples of predictions, because a phone computes each function in turn, and
+# random weights are stored for each.
+DEFAULT_NUM_FUNCTIONS = 10
 _HINT = (
     "replace the layer (recurrent layers need unroll=True for LiteRT), or export with "
     'format="tf_saved_model", which supports every model'
@@ -93,7 +95,7 @@ def export_baked(
     model = predictor.model
     check_single_output(model)
     if num_samples is None and getattr(predictor.posterior, "num_draws", None) is None:
-        num_samples = DEFAULT_NUM_SAMPLES if predictor.is_random else 1
+        num_samples = DEFAULT_NUM_FUNCTIONS if predictor.is_random else 1
     num_samples, theta_seed = predictor.resolve_num_samples(num_samples), as_seed(seed)
     _refuse_half_precision(model)
     calibration = _log_linear(predictor)

@@ -20,11 +20,11 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfp_bayes._plumbing.random_operations import is_random
 from tfp_bayes.prediction import Predictor
 
 _INDEX, _SEED = "tfp_bayes_index", "tfp_bayes_seed"
 _SIZES = ("Shape", "ShapeN", "Size", "Rank")  # do not depend on the values of a tensor
-_RANDOM = ("Random", "Multinomial", "Rng")
 
 
 class DrawnFunctions(NamedTuple):
@@ -177,7 +177,7 @@ class _Parts:
     def check(self) -> None:
         """Raise ValueError if the functions would contain random operations."""
         for op in self.own:
-            if any(each in op.type for each in _RANDOM):
+            if is_random(op.type):
                 raise ValueError(
                     "Expected noise that is drawn once for all rows. Received: operation "
                     f"{op.name!r}, which depends on the inputs or on one of their free sizes. "

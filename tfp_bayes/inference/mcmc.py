@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_bayes._plumbing.checks import check_integers
+from tfp_bayes._plumbing.checks import check_absent, check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import fresh_optimizer, initialize
@@ -33,6 +33,7 @@ from tfp_bayes.inference.training import check_compiled, train
 # Largest product of weights and rows. 5,000 weights and 2,000 rows take minutes on two cores.
 LARGEST = 10_000_000
 _LARGEST_R_HAT = 1.1
+_REFUSED = {"class_weight": "sample_weight=weights[y] multiplies log likelihoods, too"}
 _JITTER = 0.01  # noise around the optima that chains start from, as a share of the prior's scale
 _NUM_CHECKED = 1000  # predicted numbers for which the chains are compared
 
@@ -41,15 +42,26 @@ _NUM_CHECKED = 1000  # predicted numbers for which the chains are compared
 class ChainPosterior(StoredPosterior):
     """Draws from several Markov chains, one chain after another, with convergence diagnostics.
 
+    It is the result of `HMC`. The arguments of its constructor are those of `StoredPosterior`.
+
     Attributes:
         diagnostics: A dict of plain numbers. "max_r_hat" and "min_ess" are computed from
             predictions for training inputs, because weights may differ by permutations that do not
             change predictions. "num_divergent" counts divergent trajectories after burn-in,
             "acceptance" and "step_size" list a number for each chain, "num_gradients" counts
-            gradients in the whole run, and "temperature" is T.
+            gradients in the whole run, and "temperature" is T. Empty if `HMC` did not draw them.
     """
 
-    diagnostics: dict[str, Any]
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.diagnostics: dict[str, Any] = {}
+
+    def assign(self, other: Any) -> bool:
+        """See `SavedPosterior.assign`."""
+        alike = isinstance(other, ChainPosterior) and super().assign(other)
+        if alike:
+            self.diagnostics = other.diagnostics
+        return alike
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
@@ -165,7 +177,8 @@ class HMC(Configured):
                 weights; None does not train it.
             batch_size: Rows in a training batch, if `x` holds arrays.
             sample_weight: Sample weights as for Keras' `fit`. They multiply log likelihoods.
-            **fit_arguments: Further arguments of Keras' `fit`, for training.
+            **fit_arguments: Further arguments of Keras' `fit`, for training. `class_weight` is
+                refused, because it would not apply to the log posterior.
 
         Returns:
             The draws, bound to `model`.
@@ -177,6 +190,7 @@ class HMC(Configured):
         """
         check_compiled(model)
         check_model(model)
+        check_absent("HMC", fit_arguments, _REFUSED)
         self._check_epochs(epochs)
         if self.variables == "all":
             check_statistics(model)

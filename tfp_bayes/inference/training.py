@@ -1,5 +1,6 @@
 """Training that resumes after a kill, from the last complete epoch, with bit-identical results."""
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,11 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing import checkpoint
-from tfp_bayes._plumbing.batches import check_finite_arrays, count_rows, without_tuning
+from tfp_bayes._plumbing.batches import (
+    check_alone,
+    check_finite_arrays,
+    check_has_end,
+    count_rows,
+    without_tuning,
+)
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
+
+# Parameters of `fit` that are not accepted as arguments, because training sets them itself.
+_NOT_FOR_USERS = {"self", "x", "y", "args", "kwargs", "initial_epoch", "validation_split"}
 
 
 class Recorder(Protocol):
@@ -67,8 +78,13 @@ def train(
             array of inputs holds NaN or infinity, or the checkpoint belongs to a different run.
     """
     check_compiled(model)
+    check_integers(1, batch_size=batch_size)
     is_dataset = isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
-    _check_fit_arguments(is_dataset, fit_arguments)
+    _check_fit_arguments(model, is_dataset, fit_arguments)
+    if is_dataset:
+        check_alone(x, y, sample_weight)
+        if fit_arguments.get("steps_per_epoch") is None:
+            check_has_end(x)
     check_finite_arrays(x)
     build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
@@ -94,6 +110,7 @@ def train(
             if hasattr(model, "num_train"):
                 fit_arguments.setdefault("num_train", count_rows(x))
             fit_arguments["steps_per_epoch"] = math.ceil(count_rows(x) / batch_size)
+            _check_steps_per_execution(model, fit_arguments["steps_per_epoch"])
             fit_arguments["shuffle"] = False  # the data are already shuffled
             x = _shuffled(arrays, seed, range(first, epochs), batch_size)
         model.fit(x, initial_epoch=first, epochs=epochs, callbacks=called, **fit_arguments)
@@ -113,19 +130,43 @@ def check_compiled(model: keras.Model) -> None:
         )
 
 
-def _check_fit_arguments(is_dataset: bool, fit_arguments: dict[str, Any]) -> None:
-    """Refuse arguments of Keras' `fit` that would have no effect or break the order of rows."""
+def _check_fit_arguments(
+    model: keras.Model, is_dataset: bool, fit_arguments: dict[str, Any]
+) -> None:
+    """Refuse arguments that `fit` lacks, or that have no effect or break the order of rows."""
     if "validation_split" in fit_arguments:
         raise ValueError(
             "Expected `validation_data`. Received: validation_split="
             f"{fit_arguments['validation_split']!r}. Hint: split the arrays yourself."
         )
+    known = {
+        name for fit in (keras.Model.fit, model.fit) for name in inspect.signature(fit).parameters
+    }
+    accepted = sorted(known - _NOT_FOR_USERS)
+    for name in fit_arguments:
+        if name not in accepted:
+            raise ValueError(
+                f"Expected arguments of Keras' `fit` among {', '.join(accepted)}. Received: "
+                f"{name}={fit_arguments[name]!r}. Hint: training starts with the first epoch; a "
+                "method with `directory` continues where it was interrupted."
+            )
     steps, shuffle = (fit_arguments.get(name) for name in ("steps_per_epoch", "shuffle"))
     if not is_dataset and (steps is not None or shuffle not in (None, True)):
         raise ValueError(
             "Expected a dataset with `steps_per_epoch` or `shuffle`, because each epoch reads all "
             f"rows of arrays in random order. Received: arrays, steps_per_epoch={steps!r}, "
             f"shuffle={shuffle!r}. Hint: leave these arguments out."
+        )
+
+
+def _check_steps_per_execution(model: keras.Model, steps_per_epoch: int) -> None:
+    """Refuse executions that would run over the end of an epoch into the rows of the next."""
+    if model.steps_per_execution > 1 and steps_per_epoch % model.steps_per_execution:
+        raise ValueError(
+            f"Expected a model compiled with a `steps_per_execution` that divides the "
+            f"{steps_per_epoch} batches of an epoch. Received: "
+            f"steps_per_execution={model.steps_per_execution}. "
+            "Hint: compile it without, or choose another batch_size."
         )
 
 

@@ -28,7 +28,7 @@ def check_class_names(targets: Targets, class_names: Sequence[str]) -> list[str]
         )
     names = list(class_names)
     size = 2 if one_sigmoid else targets.num_outputs
-    if len(names) != size or len(set(names)) != size:
+    if len(names) != size or len(set(names)) != size or "" in names:
         raise ValueError(
             f"Expected {size} different names for `class_names`. Received: {names}. "
             "Hint: list one name for each class, in the order of the model's outputs."

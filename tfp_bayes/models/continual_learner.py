@@ -124,6 +124,8 @@ class ContinualLearner:
         *,
         epochs: int,
         batch_size: int = 256,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
         **fit_arguments: Any,
     ) -> None:
         """Learn the next task.
@@ -133,13 +135,17 @@ class ContinualLearner:
             y: Targets (N, ...).
             epochs: Number of passes over the data outside of the coreset.
             batch_size: Number of examples per step.
+            sample_weight: Sample weights (N,), as for Keras' `fit`. Only without coresets, whose
+                examples have equal weights.
+            class_weight: Weights of classes, as for Keras' `fit`. Only without coresets.
             **fit_arguments: Other arguments of Keras' `fit`, such as `verbose` and `callbacks`.
 
         Raises:
             ValueError: If there are no more examples than the coreset takes, the data are not
-                arrays of equal length, or an input or target is not finite. The task then does not
-                count as learned.
+                arrays of equal length, an input or target is not finite, or there are weights and
+                coresets. The task then does not count as learned.
         """
+        self._check_weights(sample_weight=sample_weight, class_weight=class_weight)
         task = self.num_tasks
         x, y = _as_arrays(x, y)
         held_out, rest = self._split(count_rows(x), task)
@@ -154,6 +160,8 @@ class ContinualLearner:
             seed=self._seed_of(task),
             path=path,
             settings=self._identity | {"task": task, "before": digest(_values(self._model))},
+            sample_weight=sample_weight,
+            class_weight=class_weight,
             **fit_arguments,
         )
         self._model = model
@@ -212,6 +220,15 @@ class ContinualLearner:
             model = as_prior(self._model, self.private)
         model.compile_from_config(copying.deepcopy(self._compile_config))
         return model
+
+    def _check_weights(self, **weights: Any) -> None:
+        given = [name for name, each in weights.items() if each is not None]
+        if given and self.coreset_size:
+            raise ValueError(
+                f"Expected no {' or '.join(given)} with a coreset, whose examples have equal "
+                f"weights. Received: {', '.join(given)}, coreset_size={self.coreset_size}. "
+                "Hint: coreset_size=0, or leave out the weights."
+            )
 
     def _split(self, num_rows: int, task: int) -> tuple[np.ndarray, np.ndarray]:
         if num_rows <= self.coreset_size:

@@ -4,10 +4,8 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import calls, flatten_layers, has_graph
+from tfp_bayes._plumbing.random_operations import is_random
 from tfp_bayes.layers import stochastic_layers
-
-# Substrings of the types of TensorFlow operations that draw random numbers.
-_RANDOM_OPS = ("Random", "Multinomial", "TruncatedNormal", "Rng")
 
 
 def check_deterministic(model: keras.Model) -> None:
@@ -49,9 +47,7 @@ def _random_scopes(model: keras.Model) -> list[str]:
     inputs = keras.tree.pack_sequence_as(model.input, specs)
     graph = inference.get_concrete_function(inputs).graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
-    scopes = [
-        node.name.split("/")[:-1] for node in nodes if any(word in node.op for word in _RANDOM_OPS)
-    ]
+    scopes = [node.name.split("/")[:-1] for node in nodes if is_random(node.op)]
     names = {layer.name for layer in flatten_layers(model)}
     return sorted({_innermost(scope, names) for scope in scopes})
 

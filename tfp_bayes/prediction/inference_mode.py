@@ -7,10 +7,8 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
+from tfp_bayes._plumbing.random_operations import is_random
 from tfp_bayes.layers import StochasticLayer
-
-# Names in operations that draw from the state of TensorFlow or of a tf.random.Generator.
-_RANDOM_OPERATIONS = ("Random", "Normal", "Uniform", "Multinomial", "Rng")
 
 
 def refuse_forced_training(model: keras.Model) -> None:
@@ -84,8 +82,9 @@ def run_isolated(model: keras.Model, function: Callable, values, state: Iterable
             if _reaches(before[id(variable)], outputs):
                 raise _foreign_noise(_name_of_owner(model, variable))
         for operation in _operations()[num_operations:]:
+            # Stateful ones draw from the state of TensorFlow or of a tf.random.Generator.
             stateful = operation.op_def is not None and operation.op_def.is_stateful
-            if stateful and any(name in operation.type for name in _RANDOM_OPERATIONS):
+            if stateful and is_random(operation.type):
                 raise _foreign_noise(f"TensorFlow operation {operation.name!r}")
     return outputs
 

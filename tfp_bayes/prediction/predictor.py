@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import batches
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
@@ -357,11 +358,7 @@ class Predictor:
         num_draws = None if self.posterior is None else self.posterior.num_draws
         if num_samples is None:
             num_samples = num_draws or DEFAULT_NUM_SAMPLES
-        if not isinstance(num_samples, int | np.integer) or num_samples < 1:
-            raise ValueError(
-                "Expected a positive integer for `num_samples`. "
-                f"Received: num_samples={num_samples!r}. Hint: 100 is a common choice."
-            )
+        check_integers(1, num_samples=num_samples)
         if num_samples > 1 and not self.is_random:
             raise ValueError(
                 f"Expected a model with stochastic layers for `num_samples={num_samples}`. "

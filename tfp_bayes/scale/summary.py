@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tfp_bayes._plumbing.bins import equal_width
+from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.probabilities import log_losses
 from tfp_bayes.scale.sums import as_float, exact_sum
 
@@ -147,12 +148,14 @@ class Summary:
     @property
     def nll(self) -> float:
         """Mean negative log likelihood of the labels in nats, or NaN without labels."""
-        return as_float(self.labelled["nll"]) / self._num_labelled if self.labelled else math.nan
+        if not self._num_labelled:
+            return math.nan
+        return as_float(self.labelled["nll"]) / self._num_labelled
 
     @property
     def accuracy(self) -> float:
         """Fraction of rows whose label is the most probable class, or NaN without labels."""
-        if not self.labelled:
+        if not self._num_labelled:
             return math.nan
         return sum(self.labelled[f"right {b}"] for b in range(NUM_BINS)) / self._num_labelled
 
@@ -164,7 +167,7 @@ class Summary:
 
         See `metrics.expected_calibration_error`.
         """
-        if not self.labelled:
+        if not self._num_labelled:
             return math.nan
         gaps = (
             abs(self.labelled[f"right {b}"] - as_float(self.labelled[f"confidence {b}"]))
@@ -173,7 +176,21 @@ class Summary:
         return math.fsum(gaps) / self._num_labelled
 
     def confusion_matrix(self, num_classes: int) -> np.ndarray:
-        """Return counts (K, K). Rows are labels; columns are most probable classes."""
+        """Return counts (K, K). Rows are labels; columns are most probable classes.
+
+        Args:
+            num_classes: Number of classes K.
+
+        Raises:
+            ValueError: If the pool has no labels, or a label or class is not below K.
+        """
+        if not self.labelled:
+            raise ValueError(
+                "Expected a pool with labels. Received: one without. Hint: `predicted` counts the "
+                "rows of each most probable class."
+            )
+        largest = max((int(k) for pair in self.confusion for k in pair.split(",")), default=0)
+        check_integers(largest + 1, num_classes=num_classes)
         matrix = np.zeros((num_classes, num_classes), "int64")
         for pair, count in self.confusion.items():
             label, predicted = map(int, pair.split(","))

@@ -63,8 +63,8 @@ def known_class_names(folder: Path) -> list[str] | None:
 
 
 def check_names_of_outputs(names: Sequence[str], num_classes: int, where: str) -> None:
-    """Raise ValueError unless there is a different name for each output of a model."""
-    if len(set(names)) != num_classes or len(names) != num_classes:
+    """Raise ValueError unless there is a different, nonempty name for each output of a model."""
+    if len(set(names)) != num_classes or len(names) != num_classes or "" in names:
         raise ValueError(
             f"Expected {num_classes} different names, one for each output of the model, in {where}."
             f" Received: {list(names)}. Hint: list them in the order of the outputs."

@@ -230,7 +230,8 @@ def test_the_number_of_observations():
     assert count("sparse_categorical_crossentropy", 4, 5, 3) == 7 * 20
     assert count("binary_crossentropy", 3) == 7 * 3
     assert count(tfp_bayes.losses.NormalNLL(), 6) == 7
-    for arguments in (("mse", 3), ("sparse_categorical_crossentropy", None, 3)):
+    ignoring = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+    for arguments in (("mse", 3), ("sparse_categorical_crossentropy", None, 3), (ignoring, 3)):
         with pytest.raises(ValueError, match="Expected `num_observations`"):
             count(*arguments)
     tokens = keras.Input((4,), dtype="int32")
@@ -257,6 +258,9 @@ def test_bad_arguments():
     assert CyclicalSGHMC.from_config(config).get_config() == config
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
     with pytest.raises(ValueError, match="Expected a compiled `model`"):
+        fitted(plain)
+    plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="sum"))
+    with pytest.raises(ValueError, match="Expected reduction='sum_over_batch_size'"):
         fitted(plain)
     plain.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.warns(UserWarning, match="has no prior"):

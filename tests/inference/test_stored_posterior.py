@@ -117,8 +117,32 @@ def test_weights_outside_the_posterior_must_be_the_same(tmp_path):
     model = network()
     head = model.layers[-1].weights
     draws = [RNG.random((4, *w.shape)) for w in head]
-    StoredPosterior(model, draws, head).save(tmp_path / "head.npz")
+    posterior = StoredPosterior(model, draws, head)
+    posterior.save(tmp_path / "head.npz")
+    predictor = Predictor(model, posterior=posterior)
+    head[0].assign(np.zeros(head[0].shape))  # draws replace it
+    before = predictor.predict(X)
     assert tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model).num_draws == 4
     model.layers[1].kernel.assign_add(0.001 * np.ones((5, 6), "float32"))
     with pytest.raises(ValueError, match="weights that the posterior does not include differ"):
         tfp_bayes.inference.load_posterior(tmp_path / "head.npz", model)
+    for use in (
+        lambda: predictor.predict(X),
+        lambda: Predictor(model, posterior=posterior),
+        lambda: posterior.save(tmp_path / "later.npz"),
+        lambda: tfp_bayes.export_saved_model(predictor, tmp_path / "served"),
+    ):
+        with pytest.raises(ValueError, match="does not include have changed since"):
+            use()
+    refitted = StoredPosterior(model, draws, head)
+    assert posterior.assign(refitted)  # as a learner does in each round
+    assert np.abs(predictor.predict(X) - before).max() > 0
+
+
+def test_the_weight_of_a_prior_may_change():
+    inputs = keras.Input((5,))
+    model = tfp_bayes.BayesianModel(inputs, keras.layers.Dense(3, "softmax")(inputs), num_samples=1)
+    draws = [RNG.random((2, *v.shape)) for v in model.trainable_variables]
+    posterior = StoredPosterior(model, draws, model.trainable_variables)
+    model.kl_weight.assign(0.1)
+    assert Predictor(model, posterior=posterior).predict(X).shape == (len(X), 3)

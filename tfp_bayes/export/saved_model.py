@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfp_bayes.export.decisions import Endpoint, decision_endpoint
 from tfp_bayes.prediction import Predictor
+from tfp_bayes.prediction.posterior import check_posterior
 from tfp_bayes.uncertainty import Conformal, SelectiveClassifier
 
 # `predict`, `evaluate` and the served mean of a model all use the functions of this seed.
@@ -87,6 +88,8 @@ def export_saved_model(
     """
     model = predictor.model
     check_single_output(model)
+    if predictor.posterior is not None:
+        check_posterior(predictor.posterior, model, predictor.linearize)
     num_samples = predictor.resolve_num_samples(num_samples)
     endpoints = _decision_endpoints(predictor, decisions)
     target = Path(filepath).resolve()  # replaces the target of a link, not the link itself

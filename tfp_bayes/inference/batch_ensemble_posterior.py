@@ -65,6 +65,7 @@ class BatchEnsemblePosterior(SavedPosterior):
             }
             for of, v in zip(arrays, self.variables)
         ]
+        self.note_others()
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Return member `index`, modulo M; see `Posterior.draw`."""
@@ -87,6 +88,7 @@ class BatchEnsemblePosterior(SavedPosterior):
             for mine, others in zip(self._parts, other._parts, strict=True):
                 for name, variable in mine.items():
                     variable.assign(others[name])
+            self.note_others_of(other)
         return alike
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -123,10 +123,11 @@ class CyclicalSGHMC(Configured):
             num_cycles * snapshots_per_cycle draws of all weights, in the order of the chain.
 
         Raises:
-            ValueError: If the model is not compiled, the epochs do not divide into cycles, the
-                cycles are too short, N is unknown, or the chain diverged.
+            ValueError: If the model is not compiled, its loss is not a mean, the epochs do not
+                divide into cycles, the cycles are too short, N is unknown, or the chain diverged.
         """
         check_compiled(model)
+        _check_reduction(model)
         cycle_epochs = self._cycle_epochs(epochs)
         steps = _steps_per_epoch(x, batch_size, fit_arguments)
         _warn_of_flat_prior(model)
@@ -211,13 +212,27 @@ def _steps_per_epoch(x: Any, batch_size: int, fit_arguments: dict) -> int:
     return steps
 
 
+def _check_reduction(model: keras.Model) -> None:
+    """Refuse losses that are sums over a batch, because N times the loss scales the noise."""
+    for loss in keras.tree.flatten(model.loss):
+        reduction = getattr(loss, "reduction", "sum_over_batch_size")
+        if reduction not in ("sum_over_batch_size", "mean"):
+            raise ValueError(
+                "Expected reduction='sum_over_batch_size' for the loss, because the noise is for a "
+                f"mean over observations. Received: {type(loss).__name__} with "
+                f"reduction={reduction!r}. Hint: leave `reduction` out."
+            )
+
+
 def _count_observations(model: keras.Model, x: Any) -> int:
     """Return the number of values that the loss is the mean over, if this is known."""
     loss = model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     outputs = getattr(model, "outputs", None) or []
     values: tuple = (None,)
-    if len(outputs) == 1 and timestep_mask(outputs[0]) is None:  # a mask would lower the number
+    # A mask or an ignored class would lower the number.
+    is_partial = getattr(loss, "ignore_class", None) is not None
+    if len(outputs) == 1 and timestep_mask(outputs[0]) is None and not is_partial:
         shape = outputs[0].shape[1:]
         if name in ("sparse_categorical_crossentropy", "categorical_crossentropy", "normal_nll"):
             values = shape[:-1]

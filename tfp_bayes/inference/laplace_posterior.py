@@ -71,6 +71,7 @@ class LaplacePosterior(SavedPosterior):
             self.noise_scales = [_variable_or_none(scale) for scale in noise_scales]
         self._prior_precision = tf.Variable(1.0, trainable=False, dtype="float64")
         self.set_prior_scale(prior_scale)
+        self.note_others()
 
     @property
     def left_at_map(self) -> list[str]:
@@ -153,6 +154,7 @@ class LaplacePosterior(SavedPosterior):
             self._means, self._blocks, self._left = other._means, other._blocks, other._left
             self.log_likelihood = other.log_likelihood
             self.set_prior_scale(other.prior_scale)
+            self.note_others_of(other)
         return alike
 
     def _form(self) -> list:

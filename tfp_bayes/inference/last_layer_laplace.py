@@ -126,6 +126,7 @@ class LastLayerLaplace(SavedPosterior):
         self.model = model
         self._layer = LastLayer(model)
         self.variables = list(self._layer.variables)
+        self.note_others()
 
     def _prepare_draws(self) -> None:
         self._scales = tf.Variable(np.sqrt(self.variances), trainable=False)
@@ -154,6 +155,7 @@ class LastLayerLaplace(SavedPosterior):
         Raises:
             ValueError: If the model was trained further.
         """
+        self.check_others()
         if not np.array_equal(self._layer.read_weights(), self.mean):
             raise ValueError(
                 "Expected the weights that the posterior was fitted to. Received: a `model` whose "
@@ -189,6 +191,7 @@ class LastLayerLaplace(SavedPosterior):
             self.curvature.eigenvalues = other.curvature.eigenvalues
             self.mean, self.log_likelihood = other.mean, other.log_likelihood
             self._set_scale(other.prior_scale)
+            self.note_others_of(other)
         return alike
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

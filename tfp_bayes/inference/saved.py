@@ -10,7 +10,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from tfp_bayes._plumbing.digest import digest
+from tfp_bayes._plumbing.digest import checksum, digest
 from tfp_bayes._plumbing.files import write_atomically
 from tfp_bayes.inference.architecture import describe_architecture, find_difference
 
@@ -33,6 +33,34 @@ class SavedPosterior:
 
     model: keras.Model
     variables: list[keras.Variable]
+    _others: list[keras.Variable]
+    _checksum = 0
+
+    def note_others(self) -> None:
+        """Note the weights of the model that draws do not replace. Constructors call it."""
+        replaced = {id(v) for v in self.variables}
+        # The weight of a prior in training is no part of the function that the model computes.
+        self._others = [
+            v for v in self.model.weights if id(v) not in replaced and v.name != "kl_weight"
+        ]
+        self._checksum = checksum(v.numpy() for v in self._others)
+
+    def note_others_of(self, other: "SavedPosterior") -> None:
+        """Note what another posterior of the model noted. Implementations of `assign` call it."""
+        self._others, self._checksum = other._others, other._checksum
+
+    def check_others(self) -> None:
+        """Raise ValueError if weights that draws do not replace have changed since the fit.
+
+        Draws would then be combined with weights that they were not fitted with.
+        """
+        if checksum(v.numpy() for v in self._others) != self._checksum:
+            raise ValueError(
+                "Expected a `model` with the weights that the posterior was fitted with. Received: "
+                f"model={self.model.name!r}, in which weights that the posterior does not include "
+                "have changed since. Hint: fit each posterior to a model of its own, "
+                "keras.models.clone_model(model), or fit this one again after training."
+            )
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Return a dict of arrays, and the settings as plain JSON."""
@@ -69,7 +97,11 @@ class SavedPosterior:
 
         Args:
             path: Path of the file.
+
+        Raises:
+            ValueError: If weights that the posterior does not include have changed since the fit.
         """
+        self.check_others()
         arrays, settings = self.get_state()
         position = {id(v): i for i, v in enumerate(self.model.weights)}
         positions = [position[id(v)] for v in self.variables]

@@ -74,6 +74,7 @@ class StoredPosterior(SavedPosterior):
             tf.Variable(tf.cast(array, v.dtype), trainable=False)
             for array, v in zip(arrays, self.variables)
         ]
+        self.note_others()
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Return draw number `index` modulo S, see `Posterior.draw`."""
@@ -97,6 +98,7 @@ class StoredPosterior(SavedPosterior):
         if alike:
             for stack, new in zip(self._stacked, other._stacked, strict=True):
                 stack.assign(new)
+            self.note_others_of(other)
         return alike
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

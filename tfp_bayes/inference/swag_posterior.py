@@ -97,6 +97,7 @@ class SWAGPosterior(SavedPosterior):
             for part in (mean, scale, deviations)
         )
         (self.rank,) = ranks.pop()
+        self.note_others()
 
     def draw(self, index: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Return a draw that depends on `seed` only, see `Posterior.draw`."""

@@ -127,6 +127,7 @@ class FittedFeatureDensity(SavedPosterior):
     def __init__(self, model: keras.Model, features: "_Network", normals: ClassNormals):
         self.model = model
         self.variables = []  # no model variable is replaced
+        self.note_others()
         self.classes = normals.classes
         self._features, self._normals = features, normals
 

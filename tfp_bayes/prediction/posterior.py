@@ -45,6 +45,9 @@ class Posterior(Protocol):
 def check_posterior(posterior: Posterior, model: keras.Model, linearize: bool = False) -> None:
     """Raise ValueError unless the posterior is over variables of the model.
 
+    An optional method `check_others` of the posterior raises the error if other weights of the
+    model have changed since it was fitted.
+
     Args:
         posterior: Posterior to check.
         model: Model whose variables it should replace.
@@ -67,6 +70,9 @@ def check_posterior(posterior: Posterior, model: keras.Model, linearize: bool = 
         )
     if not linearize:
         _check_statistics(posterior, model)
+    check_others = getattr(posterior, "check_others", None)
+    if check_others is not None:
+        check_others()
 
 
 def _check_statistics(posterior: Posterior, model: keras.Model) -> None:

@@ -320,11 +320,13 @@ class Predictor:
         return SplitModel(self.model, random, masks_on_kernels)
 
     def _look_at_weights(self) -> None:
-        """Raise ValueError for non-finite weights, and delete graphs of replaced weights.
+        """Raise ValueError for weights that do not fit, and delete graphs of replaced weights.
 
         Quantization and LoRA replace weights, and a new calibration replaces the old one. New
         values in the same variables do not require a new graph.
         """
+        if self.posterior is not None:
+            check_posterior(self.posterior, self.model, self.linearize)
         weights = self.model.weights
         traced = [*weights, calibration_of(self.model, self.posterior)]
         if list(map(id, traced)) != list(map(id, self._traced)):

@@ -13,8 +13,10 @@ from tfp_bayes._plumbing.files import check_folder
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.options import NONE, add_options
 from tfp_bayes._plumbing.quiet import start_tensorflow
+from tfp_bayes._plumbing.workers import check_engine
 from tfp_bayes.active import stopping
 from tfp_bayes.active.built_in import ACQUISITIONS
+from tfp_bayes.commands.engine import add_engine, engine_arguments
 from tfp_bayes.commands.evaluate import add_evaluate
 from tfp_bayes.commands.label_pool import (
     add_pool_options,
@@ -213,7 +215,7 @@ def _add_experiment(commands) -> None:
     add = experiment.add_argument
     add("config", type=Path, help="TOML file, see examples/study")
     add("--out", type=Path, metavar="DIR", help="output folder (default runs/NAME-OF-THE-FILE)")
-    add("--workers", type=_at_least(1), default=1, metavar="N", help="worker processes (default 1)")
+    add_engine(add, _at_least, "processes", 1)
     add("--seeds", type=_at_least(1), metavar="N", help="number of seeds (default from the file)")
     add("--rounds", type=_at_least(0), metavar="R", help="number of rounds (default from the file)")
 
@@ -226,6 +228,7 @@ def _experiment(options: argparse.Namespace) -> int:
         check_dataset_name(method.get("dataset", RunConfig.dataset))
     out = options.out or Path("runs", options.config.stem)
     check_folder(out)
+    check_engine(**engine_arguments(options))
     start_tensorflow()
     return _run_experiment(config, out, options)
 
@@ -252,7 +255,7 @@ def _run_experiment(config: ExperimentConfig, out: Path, options: argparse.Names
             list(config.methods),
             range(config.seeds),
             out,
-            workers=options.workers,
+            **engine_arguments(options),
             on_run=on_run,
         )
     print((out / "summary.md").read_text(), end="")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import keras
@@ -77,27 +76,19 @@ def test_a_member_is_an_ordinary_training():
     assert_equal(fit(model, num_members=3), ensemble)
 
 
-class Stop(keras.callbacks.Callback):
-    """A callback that kills its process once two members are saved and the third is in training.
+class KillOnce(keras.callbacks.Callback):
+    """A callback that kills its process, unless one was killed before, and notes all epochs."""
 
-    The worker that trains the third member first waits until the other two are saved.
-    """
-
-    def __init__(self, folder, kill):
+    def __init__(self, folder):
         super().__init__()
-        self.folder, self.kill = folder, kill
+        self.folder = folder
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.kill and epoch == 0:
-            begun = (self.folder.with_name(f"begun-{number}") for number in (1, 2, 3))
-            self.claim = next(path for path in begun if is_first(path))
+        with (self.folder / "epochs").open("a") as file:
+            file.write(f"{epoch}\n")
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.kill and epoch == 1 and self.claim.name == "begun-3":
-            deadline = time.monotonic() + 100
-            while len(list(self.folder.glob("member-?.npz"))) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        if epoch == 1 and self.folder.name == "killed" and is_first(self.folder / "kill"):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -110,27 +101,37 @@ def is_first(path):
     return True
 
 
-def test_killed_workers_leave_what_another_run_completes_to_the_same_bits(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = {"num_members": 3, "epochs": 3, "bootstrap": True}
-    expected = fit(directory=whole, callbacks=[Stop(whole, False)], **arguments)
-    with pytest.raises(ChildProcessError, match="start again to continue the rest"):
-        fit(directory=killed, callbacks=[Stop(killed, True)], workers=2, **arguments)
-    left = [path.name for path in killed.iterdir()]
-    assert len([name for name in left if name.endswith(".epochs.npz")]) == 1
-    model = network()
-    assert_equal(
-        fit(model, directory=killed, callbacks=[Stop(killed, False)], **arguments), expected
-    )
-    names = sorted(path.name for path in whole.iterdir())
-    assert names == sorted(path.name for path in killed.iterdir())
+ARGUMENTS = {"num_members": 3, "epochs": 3, "bootstrap": True}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder of three members, trained one after another, and their ensemble."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, fit(directory=folder, callbacks=[KillOnce(folder)], **ARGUMENTS)
+
+
+def test_a_killed_worker_costs_an_epoch_and_no_bit(whole, tmp_path):
+    (folder, expected), killed, model = whole, tmp_path / "killed", network()
+    callbacks = [KillOnce(killed)]
+    ensemble = fit(model, directory=killed, callbacks=callbacks, workers=2, **ARGUMENTS)
+    assert_equal(ensemble, expected)
+    epochs = [int(epoch) for epoch in (killed / "epochs").read_text().split()]
+    assert sorted(epochs) == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]
+    names = sorted(path.name for path in folder.glob("*.*"))
+    assert names == sorted(path.name for path in killed.glob("*.*"))
     for name in set(names) - {"ensemble.lock"}:
-        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+        assert (folder / name).read_bytes() == (killed / name).read_bytes(), name
     # Another call has nothing to do. The file of a single member is a posterior.
     before = (killed / "member-1.npz").stat().st_mtime_ns
-    fit(directory=killed, callbacks=[Stop(killed, False)], **arguments)
+    fit(directory=killed, callbacks=callbacks, **ARGUMENTS)
     assert (killed / "member-1.npz").stat().st_mtime_ns == before
     assert load_posterior(killed / "member-3.npz", model).num_draws == 1
+
+
+def test_members_of_a_ray_cluster_are_the_same(whole, tmp_path):
+    pytest.importorskip("ray")
+    assert_equal(fit(directory=tmp_path, engine="ray", **ARGUMENTS), whole[1])
 
 
 def test_another_ensemble_is_not_continued(tmp_path):
@@ -300,6 +301,8 @@ def test_adversarial_members_of_a_bayesian_model():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="for `num_members`"):
         DeepEnsemble(0)
+    with pytest.raises(ValueError, match="a folder for `directory` with engine='ray'"):
+        DeepEnsemble(engine="ray")
     with pytest.raises(ValueError, match="for `combine`"):
         DeepEnsemble(combine="median")
     with pytest.raises(ValueError, match="for `adversarial`"):

@@ -33,7 +33,7 @@ class Squares(Job):
     def identity(self):
         return {"task": "squares", "num_rows": self.num_rows}
 
-    def open(self, threads):
+    def open(self):
         return self.make
 
     def make(self, start, stop):

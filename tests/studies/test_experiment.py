@@ -1,14 +1,11 @@
 """Experiments: paired seeds, resumption and tables; and their configuration."""
 
-import contextlib
 import csv
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +45,15 @@ def run(method, seed, folder):
     write_history(path, history)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_runs_everything_once(workers, tmp_path):
+@pytest.mark.parametrize("engine", ["local", "ray"])  # test_cli.py uses "processes"
+def test_runs_everything_once(engine, tmp_path, monkeypatch):
+    if engine == "ray":
+        pytest.importorskip("ray")
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))  # actors import this module
     seen = []
     histories = run_experiment(
-        run, ["good", "bad"], range(3), tmp_path, workers=workers, on_run=lambda *r: seen.append(r)
+        run, ["good", "bad"], range(3), tmp_path, engine=engine, on_run=lambda *r: seen.append(r)
     )
     assert sorted(seen) == [(m, s) for m in ("bad", "good") for s in range(3)]
     with (tmp_path / "results.csv").open() as file:
@@ -74,61 +75,6 @@ def test_runs_everything_once(workers, tmp_path):
     run_experiment(run, ["good", "bad"], range(4), tmp_path)
     assert all(p.stat().st_mtime_ns == t for p, t in marks.items())
     assert len(list(tmp_path.rglob("worked"))) == 8
-
-
-@contextlib.contextmanager
-def busy_workers(folder):
-    """Start an experiment, wait until two workers run, and yield it and their process ids."""
-    script = Path(__file__).with_name("killable_workers.py")
-    with (folder / "output").open("wb") as file:
-        parent = subprocess.Popen(
-            [sys.executable, script, folder], stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_for(lambda: len(list(folder.glob("run-?"))) == 2)
-        yield parent, [int(path.read_text()) for path in folder.glob("run-?")]
-    finally:
-        parent.kill()
-        parent.wait()
-        for path in folder.glob("run-?"):  # workers that the code under test failed to end
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(path.read_text()), signal.SIGKILL)
-
-
-def wait_for(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    # A process that nobody waits for remains as a zombie.
-    status = Path(f"/proc/{process}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_workers_end_with_their_parent(stop, tmp_path):
-    with busy_workers(tmp_path) as (parent, workers):
-        parent.send_signal(stop)
-        parent.wait(60)
-        wait_for(lambda: not any(map(is_alive, workers)))
-    assert len(list(tmp_path.glob("run-?"))) == 2  # no further run was started
-
-
-def test_a_killed_worker_is_one_sentence(tmp_path):
-    with busy_workers(tmp_path) as (parent, workers):
-        os.kill(workers[0], signal.SIGKILL)
-        assert parent.wait(60) == 1
-        output = (tmp_path / "output").read_text()
-        assert output.startswith("Expected workers that complete their runs. Received: one that")
-        assert output.count("\n") == 1
-        wait_for(lambda: not any(map(is_alive, workers)))
 
 
 def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):

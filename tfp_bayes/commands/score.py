@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.files import check_folder
+from tfp_bayes.commands.engine import add_engine, engine_arguments
 from tfp_bayes.commands.pixels import check_divisor
 from tfp_bayes.commands.sampling import add_sampling
-from tfp_bayes.scale.names import ENGINES, SCORES
+from tfp_bayes.scale.names import SCORES
 
 if TYPE_CHECKING:
     from tfp_bayes.scale import RowSource, ScoredPool
@@ -57,9 +58,7 @@ def add_score(commands, at_least) -> None:
         help="rows per part (65536)",
     )
     add("--no-mean", action="store_true", help="leave predictive means out of the parts")
-    add("--engine", choices=ENGINES, default="local", help="where to compute (default local)")
-    add("--workers", type=at_least(1), metavar="N", help="processes or actors (one per core)")
-    add("--gpus-per-worker", type=float, default=0, metavar="G", help="GPUs per actor, with ray")
+    add_engine(add, at_least, "local", None)
     rows = parser.add_argument_group("rows").add_argument
     rows("--labels", metavar="NAME", help="column of a Parquet file, or a .npy file, with labels")
     rows("--image-size", type=at_least(1), metavar="N", help="resize images to N x N pixels")
@@ -91,9 +90,7 @@ def score(options: argparse.Namespace) -> int:
             top=options.top,
             rows_per_part=options.rows_per_part,
             keep_mean=not options.no_mean,
-            engine=options.engine,
-            workers=options.workers,
-            gpus_per_worker=options.gpus_per_worker,
+            **engine_arguments(options),
             on_part=lambda done, total: progress.update(task, completed=done, total=total),
         )
     for line in _describe(pool, options):

@@ -1,6 +1,7 @@
 """Deep ensembles: several networks of one architecture, trained independently."""
 
 import contextlib
+import functools
 import json
 import tempfile
 import warnings
@@ -18,7 +19,7 @@ from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.files import remove_unfinished, write_json
 from tfp_bayes._plumbing.fresh import fresh_values, initialize
 from tfp_bayes._plumbing.lock import Lock
-from tfp_bayes._plumbing.workers import run_all
+from tfp_bayes._plumbing.workers import check_engine, check_is_main, run_all
 from tfp_bayes.inference.adversarial import adversarial_training
 from tfp_bayes.inference.ensemble import Ensemble
 from tfp_bayes.inference.member import (
@@ -48,16 +49,22 @@ class DeepEnsemble(Configured):
         combine: "mean" or "vote", see `StoredPosterior`.
         adversarial: Size of the perturbation for adversarial training, as a share of the range of
             each input in the data. The reference uses 0.01; 0 turns adversarial training off.
-        workers: Number of members trained in parallel, each in its own process with a copy of the
-            data. More than 1 requires scripts to be guarded by `if __name__ == "__main__":`, and
+        workers: Number of members trained in parallel, each in a process that has the model and
+            the data. None starts one per core or, with `gpus_per_worker`, as many as the GPUs
+            allow. More than 1 requires scripts to be guarded by `if __name__ == "__main__":`, and
             custom objects in the model to be registered with Keras. With 1, members are trained
-            one after another in this process. The result is the same.
+            one after another. The result is the same.
+        engine: "processes" (on this machine; one worker is this process itself) or "ray" (actors
+            on the cluster of `ray.init`, else of RAY_ADDRESS, else this machine). "local" is this
+            process.
+        gpus_per_worker: Number of GPUs per actor, with Ray.
         directory: Folder for the trained members and for a checkpoint of the members in training.
             If `fit` is called again with the same model and data, it trains only what is missing,
-            with bit-identical results on a CPU. None saves nothing.
+            with bit-identical results on a CPU. None saves nothing. Ray requires a folder that
+            all its machines can reach.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or Ray has no `directory`.
 
     Reference:
         Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using
@@ -83,11 +90,20 @@ class DeepEnsemble(Configured):
         bootstrap: bool = False,
         combine: str = "mean",
         adversarial: float = 0.0,
-        workers: int = 1,
+        workers: int | None = 1,
+        engine: str = "processes",
+        gpus_per_worker: float = 0,
         directory: str | Path | None = None,
     ):
-        check_integers(1, num_members=num_members, workers=workers)
+        check_integers(1, num_members=num_members)
         check_integers(0, seed=seed)
+        check_engine(engine, workers, gpus_per_worker)
+        if engine == "ray" and directory is None:
+            raise ValueError(
+                "Expected a folder for `directory` with engine='ray'. Received: directory=None. "
+                "Hint: choose a folder that all machines of the cluster can reach; the members "
+                "are saved there."
+            )
         check_combine(combine)
         if not 0 <= adversarial < 1:
             raise ValueError(
@@ -101,6 +117,8 @@ class DeepEnsemble(Configured):
         self.combine = combine
         self.adversarial = adversarial
         self.workers = workers
+        self.engine = engine
+        self.gpus_per_worker = gpus_per_worker
         self.directory = None if directory is None else str(directory)
 
     def fit(
@@ -133,7 +151,7 @@ class DeepEnsemble(Configured):
             verbose: 0 for no output. Other values are passed to Keras' `fit`, and the number of
                 the current member is printed.
             **fit_arguments: Further arguments of Keras' `fit`, such as `validation_data` and
-                `callbacks`. With several workers they are pickled.
+                `callbacks`. For workers they are pickled.
 
         Returns:
             A posterior with M draws, bound to `model`.
@@ -141,10 +159,11 @@ class DeepEnsemble(Configured):
         Raises:
             ValueError: If the model is not compiled, the data cannot be used with these settings,
                 training diverged, or the directory belongs to a different ensemble.
-            ChildProcessError: If a worker was killed.
+            ChildProcessError: If three workers were killed while they trained the same member.
             OSError: If another process is training in the directory.
         """
         check_integers(1, epochs=epochs)
+        check_is_main()
         check_compiled(model)
         self._check_data(x)
         arguments = {"epochs": epochs, "batch_size": batch_size, **fit_arguments}
@@ -169,18 +188,33 @@ class DeepEnsemble(Configured):
     def _train(self, missing: list[Member], model: keras.Model, data: Data, arguments: dict):
         """Train the missing members, in this process or in workers."""
         shown = arguments["verbose"]
-        if self.workers == 1:
+        if self._trains_here:
             with adversarial_training(model, data[0], self.adversarial):
                 for member in missing:
                     if shown:
                         print(f"member {member.number} of {self.num_members}", flush=True)
                     train_member(member, model, data, arguments)
             return
-        arguments = {**arguments, "verbose": 0}
-        work = {m.number: (m, model, data, arguments, self.adversarial) for m in missing}
-        for number in run_all(train_in_worker, work, min(self.workers, max(len(work), 1))):
+
+        def on_end(number: int) -> None:
             if shown:
                 print(f"finished member {number} of {self.num_members}", flush=True)
+
+        members = {member.number: member for member in missing}
+        arguments = {**arguments, "verbose": 0}
+        run_all(
+            functools.partial(train_in_worker, members, model, data, arguments, self.adversarial),
+            list(members),
+            on_end,
+            engine=self.engine,
+            workers=self.workers,
+            gpus_per_worker=self.gpus_per_worker,
+        )
+
+    @property
+    def _trains_here(self) -> bool:
+        """Whether members are trained one after another in this process."""
+        return self.engine == "local" or (self.engine == "processes" and self.workers == 1)
 
     def _open(
         self, stack: contextlib.ExitStack, model: keras.Model, data: Data, arguments: dict
@@ -188,7 +222,7 @@ class DeepEnsemble(Configured):
         """Return the folder of the members, and the settings that identify their checkpoints."""
         if self.directory is None:
             return Path(stack.enter_context(tempfile.TemporaryDirectory())), None
-        folder = Path(self.directory)
+        folder = Path(self.directory).absolute()  # workers may be in other folders
         lock = Lock(folder / "ensemble.lock", folder)
         lock.acquire()
         stack.callback(lock.release)
@@ -218,7 +252,7 @@ class DeepEnsemble(Configured):
 
     def _check_data(self, x: Any) -> None:
         """Refuse a dataset if the settings require arrays."""
-        alone = self.workers == 1 and not self.bootstrap and not self.adversarial
+        alone = self._trains_here and not self.bootstrap and not self.adversarial
         if isinstance(x, tf.data.Dataset | keras.utils.PyDataset) and not alone:
             raise ValueError(
                 "Expected arrays for `x` with workers, bootstrap or adversarial training. "

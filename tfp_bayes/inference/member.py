@@ -93,8 +93,13 @@ def train_member(member: Member, model: keras.Model, data: Data, arguments: dict
 
 
 def train_in_worker(
-    member: Member, model: keras.Model, data: Data, arguments: dict, adversarial: float
+    members: dict[int, Member],
+    model: keras.Model,
+    data: Data,
+    arguments: dict,
+    adversarial: float,
+    number: int,
 ) -> None:
-    """Train a member in a worker process; `adversarial` is the share of `adversarial_training`."""
+    """Train the member of a number; `adversarial` is the share of `adversarial_training`."""
     with adversarial_training(model, data[0], adversarial):
-        train_member(member, model, data, arguments)
+        train_member(members[number], model, data, arguments)

@@ -58,9 +58,9 @@ class ConditionJob(Job):
             "tfp_bayes": __version__,
         }
 
-    def open(self, threads: int | None) -> Make:
+    def open(self) -> Make:
         """See `Job.open`."""
-        return _open(self, threads)
+        return _open(self)
 
 
 def condition(
@@ -125,13 +125,8 @@ def condition(
 
 
 @functools.lru_cache(maxsize=1)  # once per worker
-def _open(job: ConditionJob, threads: int | None) -> Make:
+def _open(job: ConditionJob) -> Make:
     start_tensorflow()
-    import tensorflow as tf
-
-    if threads is not None:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
     check_rows(job.rows, job.rows_digest)
     return functools.partial(_make, job, _load(Path(job.model)))
 

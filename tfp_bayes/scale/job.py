@@ -14,9 +14,8 @@ from pathlib import Path
 
 from tfp_bayes._plumbing.digest import digest
 from tfp_bayes._plumbing.files import write_atomically, write_json
+from tfp_bayes._plumbing.workers import TRIES
 from tfp_bayes.scale.rows import RowSource
-
-TRIES = 3  # attempts before a part counts as failed
 
 Make = Callable[[int, int], bytes]  # (first row, last row + 1) -> content of a part's file
 
@@ -44,13 +43,10 @@ class Job:
         """Return named plain JSON values that identify this job."""
         raise NotImplementedError
 
-    def open(self, threads: int | None) -> Make:
+    def open(self) -> Make:
         """Load the resources that all parts need, and return the function that makes a part.
 
         An error here ends the run, because no part can be made.
-
-        Args:
-            threads: Number of threads that a worker may use. None keeps TensorFlow's default.
         """
         raise NotImplementedError
 
@@ -78,13 +74,12 @@ class Job:
         return self.folder / "failed" / f"part-{number:06d}.json"
 
 
-def complete(job: Job, number: int, threads: int | None = None) -> None:
+def complete(job: Job, number: int) -> None:
     """Make a part unless it exists. If three attempts fail, write the reason to a file.
 
     Args:
         job: Job that the part belongs to.
         number: Number of the part.
-        threads: See `Job.open`.
 
     Raises:
         Exception: If the job cannot be opened.
@@ -93,7 +88,7 @@ def complete(job: Job, number: int, threads: int | None = None) -> None:
     path = job.part(number)
     if path.exists():
         return
-    make = job.open(threads)
+    make = job.open()
     start, stop = job.bounds(number)
     for attempt in range(TRIES):
         try:
@@ -104,6 +99,12 @@ def complete(job: Job, number: int, threads: int | None = None) -> None:
                 write_json(job.failure(number), _describe(error, number, start, stop))
                 return
     write_atomically(path, lambda file: file.write(content))
+
+
+def record_death(job: Job, number: int, reason: str) -> None:
+    """Write to a file that the workers of a part died."""
+    error = f"its worker died {TRIES} times ({reason})"
+    write_json(job.failure(number), {"part": number, "error": error})
 
 
 def _describe(error: Exception, number: int, start: int, stop: int) -> dict:

@@ -2,6 +2,5 @@
 
 from tfp_bayes.active.built_in import ACQUISITIONS
 
-ENGINES = ("local", "processes", "ray")
 # Scores that depend on one row only. "epig" depends on other rows too; "random" on none.
 SCORES = tuple(name for name in sorted(ACQUISITIONS) if name not in ("epig", "random"))

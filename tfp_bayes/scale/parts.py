@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tfp_bayes._plumbing.ray_workers import EXTRA
+
 _KEY = b"tfp_bayes"
-EXTRA = 'Hint: pip install "tfp_bayes[scale]".'
 
 
 def pyarrow() -> Any:

@@ -9,9 +9,9 @@ import numpy as np
 from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.files import write_path_atomically
 from tfp_bayes._plumbing.lock import lock_of
+from tfp_bayes._plumbing.workers import check_engine
 from tfp_bayes.active.query import Best
 from tfp_bayes.inference.refitted import Refitted
-from tfp_bayes.scale.engines import check_engine
 from tfp_bayes.scale.rows import RowSource
 from tfp_bayes.scale.run import OnPart
 from tfp_bayes.scale.score import ROWS_PER_PART, score_pool

@@ -1,15 +1,15 @@
 """Running of a job in its folder: first a manifest, then parts and failures, last `_SUCCESS`."""
 
+import functools
 import json
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 from tfp_bayes._plumbing.checkpoint import check_same_configuration
 from tfp_bayes._plumbing.files import remove_unfinished, write_json
 from tfp_bayes._plumbing.lock import Lock
-from tfp_bayes.scale.engines import check_engine, run_parts
-from tfp_bayes.scale.job import Job
+from tfp_bayes._plumbing.workers import check_engine, check_is_main, run_all
+from tfp_bayes.scale.job import Job, complete, record_death
 
 MANIFEST, SUCCESS = "manifest.json", "_SUCCESS"
 FORMAT = 1
@@ -45,9 +45,9 @@ def run_job(
         job: The job to run.
         finish: Function called once all parts are complete. `_SUCCESS` contains the record that
             it returns.
-        engine: See `engines.run_parts`.
-        workers: See `engines.run_parts`.
-        gpus_per_worker: See `engines.run_parts`.
+        engine: See `workers.run_all`.
+        workers: See `workers.run_all`.
+        gpus_per_worker: See `workers.run_all`.
         on_part: Function called at the start and after each part, with the number of completed
             parts and the number of all parts.
 
@@ -57,7 +57,7 @@ def run_job(
         LockedError: If another process is working on the job.
     """
     check_engine(engine, workers, gpus_per_worker)
-    _check_is_main()
+    check_is_main()
     _check_manifest(job)
     done = _existing_parts(job)
     if is_finished(job.folder) and len(done) == job.num_parts:
@@ -70,14 +70,24 @@ def run_job(
         _check_manifest(job)  # again: another process may have written it in the meantime
         _prepare(job)
         done = _existing_parts(job)
+
+        def on_end(number: int) -> None:
+            done.add(number)
+            if on_part is not None:
+                on_part(len(done), job.num_parts)
+
         if on_part is not None:
             on_part(len(done), job.num_parts)
-        left = [number for number in range(job.num_parts) if number not in done]
-        if left:
-            for number in run_parts(job, left, engine, workers, gpus_per_worker):
-                done.add(number)
-                if on_part is not None:
-                    on_part(len(done), job.num_parts)
+        run_all(
+            functools.partial(complete, job),
+            [number for number in range(job.num_parts) if number not in done],
+            on_end,
+            engine=engine,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            share_cores=True,
+            on_death=functools.partial(record_death, job),
+        )
         remove_unfinished(job.part(0).parent)  # files of workers alive at the first cleanup
         _raise_failures(job)
         record = finish()
@@ -104,15 +114,6 @@ def read_manifest(folder: Path) -> dict:
             f"Expected the folder of a job, with {MANIFEST}. Received: {folder} ({error}). "
             "Hint: score_pool and `tfp-bayes score` write such a folder."
         ) from None
-
-
-def _check_is_main() -> None:
-    """Raise RuntimeError if a worker starts a run while it imports the main script."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "Expected a script that its workers can import. Received: a script that starts a run "
-            'on import. Hint: put the call below `if __name__ == "__main__":`.'
-        )
 
 
 def _check_manifest(job: Job) -> None:

@@ -73,9 +73,9 @@ class ScoreJob(Job):
             "versions": {name: importlib.metadata.version(name) for name in packages},
         }
 
-    def open(self, threads: int | None) -> Make:
+    def open(self) -> Make:
         """See `Job.open`. Also checks a prediction for inputs of this shape and dtype."""
-        return _open(self, threads)
+        return _open(self)
 
 
 def make_job(
@@ -145,13 +145,8 @@ def check_source(rows: RowSource) -> None:
 
 
 @functools.lru_cache(maxsize=1)  # once per worker
-def _open(job: ScoreJob, threads: int | None) -> Make:
+def _open(job: ScoreJob) -> Make:
     start_tensorflow()
-    import tensorflow as tf
-
-    if threads is not None:  # possible only before TensorFlow computes anything
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
     if file_digest(*served.files_of(job.model)) != job.model_digest:
         raise ValueError(
             f"Expected the same model as when the run began. Received: {job.model}, which has "

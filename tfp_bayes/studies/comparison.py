@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tfp_bayes._plumbing.files import (
     write_text,
 )
 from tfp_bayes._plumbing.lock import Lock
-from tfp_bayes._plumbing.workers import run_all
+from tfp_bayes._plumbing.workers import check_engine, check_is_main, run_all
 from tfp_bayes.active.round import Round, filter_quality
 from tfp_bayes.studies.curves import (
     LEVELS,
@@ -41,7 +42,9 @@ def run_experiment(
     seeds: Sequence[int],
     folder: str | Path,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
+    engine: str = "processes",
+    gpus_per_worker: float = 0,
     on_run: Callable[[str, int], None] | None = None,
 ) -> Histories:
     """Run every method with every seed, or complete an interrupted experiment, and report.
@@ -54,21 +57,30 @@ def run_experiment(
     Args:
         run: Function `run(method, seed, folder)` that completes one run in its folder, resumes it
             if it was interrupted, and writes its rounds to `history.csv`. With more than one
-            worker, it must be a module-level function or a `functools.partial` of one.
+            worker, it must be a module-level function or a `functools.partial` of one. Each
+            worker gets it once.
         methods: Names of the methods. The first is the baseline of the comparison.
         seeds: Integers.
         folder: Folder of the experiment.
-        workers: Number of processes that run in parallel.
+        workers: Number of runs in parallel. None starts one per core or, with `gpus_per_worker`,
+            as many as the GPUs allow.
+        engine: "processes" (on this machine; one worker is this process itself) or "ray" (actors
+            on the cluster of `ray.init`, else of RAY_ADDRESS, else this machine, whose machines
+            can all reach `folder`). "local" is this process.
+        gpus_per_worker: Number of GPUs per actor, with Ray.
         on_run: Function that is called with the method and seed of each completed run.
 
     Returns:
         The history of each run, by method and seed.
 
     Raises:
-        ValueError: If two methods would share a folder.
-        OSError: If another process runs this experiment, or a worker was killed.
+        ValueError: If two methods would share a folder, or an argument is out of range.
+        OSError: If another process runs this experiment, or if three workers were killed in the
+            same run (`ChildProcessError`).
     """
-    folder = Path(folder)
+    check_engine(engine, workers, gpus_per_worker)
+    check_is_main()
+    folder = Path(folder).absolute()  # workers may be in other folders
     names = {method: _file_name(method) for method in methods}
     if len(set(names.values())) < len(names):
         raise ValueError(
@@ -80,14 +92,28 @@ def run_experiment(
     lock.acquire()
     remove_unfinished(folder)
     histories: Histories = {method: {} for method in methods}
-    arguments = {key: (*key, folder) for key, folder in folders.items()}
-    for method, seed in run_all(run, arguments, workers):
-        histories[method][seed] = read_history(folders[method, seed] / "history.csv")
+
+    def on_end(key: tuple[str, int]) -> None:
+        method, seed = key
+        histories[method][seed] = read_history(folders[key] / "history.csv")
         write_results({m: h for m, h in histories.items() if h}, folder)
         if on_run is not None:
             on_run(method, seed)
+
+    run_all(
+        functools.partial(_run_in_folder, run, folders),
+        list(folders),
+        on_end,
+        engine=engine,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+    )
     lock.release()
     return histories
+
+
+def _run_in_folder(run: Run, folders: dict[tuple[str, int], Path], key: tuple[str, int]) -> None:
+    run(*key, folders[key])
 
 
 def write_results(histories: Histories, folder: Path) -> None:

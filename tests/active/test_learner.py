@@ -8,6 +8,7 @@ from networks import bayesian_mlp
 
 from tfp_bayes import BayesianBasisRegression
 from tfp_bayes.active import ActiveLearner, Round
+from tfp_bayes.layers import RandomFeatures
 from tfp_bayes.studies.curves import images_to_error
 
 RNG = np.random.default_rng(0)
@@ -333,3 +334,31 @@ def test_rmse_of_probabilities():
     row = learner.train()
     mean = learner.model.predict_uncertainty(TEST[0], seed=0).mean
     assert abs(row.test_rmse - np.sqrt(((mean - np.eye(3)[TEST[1]]) ** 2).mean())) < 0.1
+
+
+def test_a_head_on_given_features_starts_each_round_from_its_prior_without_being_rebuilt(
+    monkeypatch,
+):
+    model, other = (BayesianBasisRegression(5, 3, prior_scale=0.5, seed=0) for _ in range(2))
+    model.compile()
+    learner = make(model, acquisition="predictive_variance")
+    model.head.prior_scales.assign([7.0] * 3)
+    monkeypatch.setattr(BayesianBasisRegression, "from_config", None)
+    assert [row.optimizer_steps for row in learner.run(2)] == [0, 0, 0]
+    labelled = learner.pool.labelled
+    other.condition(X[labelled], Y[labelled])
+    found, expected = (each.predict_uncertainty(TEST[0]) for each in (model, other))
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.variance, expected.variance)
+
+
+def test_random_features_are_drawn_again_for_each_round():
+    features = keras.Sequential([keras.Input((5,)), RandomFeatures(8)])
+    model = BayesianBasisRegression(features, 3, seed=0)
+    model.compile()
+    learner = make(model, acquisition="predictive_variance")
+    drawn = []
+    for _ in range(2):
+        learner.step()
+        drawn.append(model.embed(TEST[0]))
+    assert not np.allclose(*drawn)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfp_bayes import BayesianBasisRegression, Predictor, to_deterministic
 from tfp_bayes.layers import BayesianLinear, ClassProbabilities, MCDropout
+from tfp_bayes.networks import basis_data
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype("float32")
@@ -34,7 +35,7 @@ def fitted(y=LABELS, **arguments):
 
 
 @pytest.mark.parametrize("y", [LABELS, REAL], ids=["classes", "real"])
-def test_head_is_conditioned_on_trained_features(y):
+def test_head_is_conditioned_on_trained_features(y, monkeypatch):
     model = fitted(y)
     phi = model.features.predict(X, verbose=0)
     assert not np.array_equal(phi, features().predict(X, verbose=0))
@@ -48,6 +49,10 @@ def test_head_is_conditioned_on_trained_features(y):
     np.testing.assert_allclose(p.aleatoric_variance[0], expected.noise_variance, rtol=1e-6)
     np.testing.assert_array_equal(model.predict(X, verbose=0), model.predict_uncertainty(X).mean)
     assert (p.mean.argmax(1) == LABELS).mean() > 0.6 or y is REAL
+    monkeypatch.setattr(basis_data, "_ROWS_AT_A_TIME", 50)  # several blocks of several batches
+    blocks = model.predict_uncertainty(X, batch_size=20)
+    np.testing.assert_allclose(blocks.mean, p.mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(blocks.mutual_information, p.mutual_information, rtol=1e-5)
 
 
 def test_entropies_are_those_of_normals():

@@ -31,7 +31,35 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
         config = _without_seeds(config)
     with seeded(seed):
         other = type(model).from_config(config)
-    kept = {
+    kept = _kept(model)
+    return [
+        variable.numpy() if id(variable) in kept else new.numpy()
+        for variable, new in zip(model.variables, other.variables, strict=True)
+    ]
+
+
+def constant_values(model: keras.Model) -> list[np.ndarray | None] | None:
+    """Return the `fresh_values` of a model whose trainable weights are never trained.
+
+    Entries of variables that keep their values are None, and so are those of trainable weights and
+    of the states of training noise, which are not used. The result is None if the value of another
+    weight depends on the seed.
+    """
+    weights = {id(v) for v in model.non_trainable_weights} - _kept(model)
+    values: list[np.ndarray | None] = []
+    for variable, one, other in zip(model.variables, *(fresh_values(model, s) for s in (0, 1))):
+        if id(variable) not in weights:
+            values.append(None)
+        elif np.array_equal(one, other, equal_nan=True):
+            values.append(one)
+        else:
+            return None
+    return values
+
+
+def _kept(model: keras.Model) -> set[int]:
+    """Return the identities of the variables that keep their values, see `fresh_values`."""
+    return {
         id(variable)
         for layer in flatten_layers(model)
         for variable in (
@@ -40,10 +68,6 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
             else getattr(layer, "given_weights", ())
         )
     }
-    return [
-        variable.numpy() if id(variable) in kept else new.numpy()
-        for variable, new in zip(model.variables, other.variables, strict=True)
-    ]
 
 
 @contextlib.contextmanager

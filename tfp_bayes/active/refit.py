@@ -1,7 +1,7 @@
 """Retraining of the compiled model between acquisitions, and its evaluation."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,12 @@ from tfp_bayes._plumbing.batches import without_tuning
 from tfp_bayes._plumbing.checks import check_finite_rows, check_integers
 from tfp_bayes._plumbing.configured import Configured
 from tfp_bayes._plumbing.digest import digest
-from tfp_bayes._plumbing.fresh import assign_values, fresh_optimizer_values, fresh_values
+from tfp_bayes._plumbing.fresh import (
+    assign_values,
+    constant_values,
+    fresh_optimizer_values,
+    fresh_values,
+)
 from tfp_bayes.active.built_in import REINIT
 from tfp_bayes.inference import Method
 from tfp_bayes.inference.refitted import Refitted
@@ -177,6 +182,8 @@ class Trainer:
         self.settings = settings
         self.validation_data = validation_data
         self._initial_optimizer = fresh_optimizer_values(model)
+        # To rebuild a model takes longer than a closed-form head takes to learn.
+        self._constant = constant_values(model) if self._takes_no_steps else None
 
     def __call__(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
         """Train on x (N, ...) and y (N, ...), and return the number of optimizer steps.
@@ -203,8 +210,16 @@ class Trainer:
         if isinstance(self.predictor, Refitted):
             self.predictor.set_state(state)
 
+    @property
+    def _takes_no_steps(self) -> bool:
+        """Whether the model is a closed-form head on features that are not trained."""
+        return getattr(self.model, "has_fixed_features", False)
+
     def _take_steps(self, x: np.ndarray, y: np.ndarray, seed: int) -> int:
         settings = self.settings
+        if self._takes_no_steps:
+            self.model.fit(x, y)
+            return 0
         batch_size = min(settings.batch_size, len(x))
         # Repeat without end, reshuffling at each pass: the budget counts steps, so it does not
         # matter whether the batch size divides the number of examples.
@@ -239,11 +254,13 @@ class Trainer:
 
     def _restart(self, seed: int) -> None:
         assign_values(self.model.optimizer.variables, self._initial_optimizer)
-        fresh = fresh_values(self.model, seed)
+        fresh: Sequence[np.ndarray | None] | None = self._constant
+        if fresh is None or not self._takes_no_steps:
+            fresh = fresh_values(self.model, seed)
         trainable = {id(v) for v in self.model.trainable_variables}
         weights = {id(v) for v in self.model.weights}
         for variable, new in zip(self.model.variables, fresh, strict=True):
-            if self.settings.reinit == "warm" and id(variable) in weights:
+            if new is None or (self.settings.reinit == "warm" and id(variable) in weights):
                 continue  # the states of training noise are no weights and always follow the seed
             if self.settings.reinit == "shrink_perturb" and id(variable) in trainable:
                 new = SHRINK * variable.numpy() + PERTURB * new

@@ -10,14 +10,18 @@ Reference:
     Golub and Van Loan 2013, "Matrix Computations", sections 5.3 and 6.5.
 """
 
-from typing import NamedTuple
+import contextlib
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
+import threadpoolctl
 from scipy.linalg import blas, lapack
 
 _ROWS_AT_A_TIME = 8192  # bounds the memory of triangular solves
 _LARGEST_LOSS = 1e-9  # if a smaller share of the precision remains, it is mostly rounding error
+_LITTLE_WORK = 10**8  # multiplications, for about 10 milliseconds
 
 
 class Factor(NamedTuple):
@@ -35,7 +39,8 @@ class Factor(NamedTuple):
 
     def mean(self) -> np.ndarray:
         """Return the posterior mean M (F, D)."""
-        return scipy.linalg.solve_triangular(self.root, self.projected)
+        with _threads_for(self.root.size * self.projected.shape[1]):
+            return scipy.linalg.solve_triangular(self.root, self.projected)
 
     def whiten(self, phi: np.ndarray) -> np.ndarray:
         """Return R^-T phi^T (F, N). Inner products of its columns are posterior covariances."""
@@ -66,9 +71,10 @@ def add_rows(factor: Factor, rows: np.ndarray, triangular: bool = False) -> Fact
     stacked = np.zeros((size, size), order="F")
     stacked[:f, :f], stacked[:f, f:] = factor.root, factor.projected
     block = min(32, size)
-    triangle, *_, info = lapack.dtpqrt(
-        len(rows) if triangular else 0, block, stacked, rows, overwrite_a=True
-    )
+    with _threads_for(len(rows) * stacked.size):
+        triangle, *_, info = lapack.dtpqrt(
+            len(rows) if triangular else 0, block, stacked, rows, overwrite_a=True
+        )
     if info:
         raise RuntimeError(f"LAPACK's dtpqrt refused its argument {-info}")
     triangle = np.triu(triangle)
@@ -215,6 +221,25 @@ def product_sums(phi: np.ndarray, y: np.ndarray) -> np.ndarray:
     result[f:, :f] = result[:f, f:].T
     result[f:, f:] = y.T @ y
     return result
+
+
+def _threads_for(work: int) -> contextlib.AbstractContextManager[Any]:
+    """Return a context with one thread of BLAS for little work, or else with all.
+
+    LAPACK calls BLAS many times, and each time all threads wait for the slowest one. With other
+    programs on the machine, this takes many times as long as the work.
+
+    Args:
+        work: Number of multiplications.
+    """
+    if work > _LITTLE_WORK:
+        return contextlib.nullcontext()
+    return _thread_pools().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _thread_pools() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
 
 
 def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:

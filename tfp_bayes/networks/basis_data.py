@@ -1,7 +1,7 @@
 """Checks and encodings of the features and the data of a basis regression."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -14,6 +14,8 @@ from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.networks.bayesian_cnn import BayesianCNN
 from tfp_bayes.prediction.finite import finite_rows, nan_unless
+
+_ROWS_AT_A_TIME = 8192  # bounds the memory of features in double precision
 
 
 def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
@@ -96,6 +98,26 @@ def one_hot(y, num_classes: int) -> np.ndarray:
             "Hint: task='regression' takes real targets."
         )
     return np.eye(num_classes)[labels]
+
+
+def joined(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Join batches (B, F), because the time for a call of a head hardly depends on their size.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    waiting: list[np.ndarray] = []
+    for part in parts:
+        if waiting and sum(map(len, waiting)) + len(part) > _ROWS_AT_A_TIME:
+            yield np.concatenate(waiting)
+            waiting = []
+        waiting.append(part)
+    if not waiting:
+        raise ValueError(
+            "Expected at least one batch in `x`. Received: an empty dataset. "
+            "Hint: check its filters and its cardinality()."
+        )
+    yield np.concatenate(waiting)
 
 
 def nan_unless_finite(features: np.ndarray, x: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from tfp_bayes.networks.basis_data import (
     empty_history,
     example_weights,
     input_like,
+    joined,
     nan_unless_finite,
     one_hot,
     without_split,
@@ -193,20 +194,23 @@ class BayesianBasisRegression(BayesianModel):
         check_finite_arrays(x)
         num_train = kwargs.pop("num_train", None)
         given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
-        data = condition_on
-        if data is None:
-            data = without_split((x, y, given.get("sample_weight")), given)
+        triple = (x, y, given.get("sample_weight"))
+        data = without_split(triple, given) if condition_on is None else condition_on
         if has_prior_scale(self.features):
             num_train = resolve_num_train(num_train, None, x, given.get("validation_split", 0.0))
             if num_train:  # otherwise training raises an error that asks for KLWeight
                 set_kl_weight(self.training_model, 1 / num_train)
-        if self.features.trainable_variables:
-            history = self.training_model.fit(x, y, *args, **kwargs)
-        else:
-            history = empty_history(self.training_model)
+        training = self.training_model
+        fixed = self.has_fixed_features
+        history = empty_history(training) if fixed else training.fit(x, y, *args, **kwargs)
         data = data if isinstance(data, tuple | list) else (data,)
         self._condition(*data, class_weight=given.get("class_weight"))
         return history
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the features have no trainable weights, so `fit` only conditions the head."""
+        return not self.features.trainable_variables
 
     def condition(
         self, x, y=None, batch_size: int = DEFAULT_BATCH_SIZE, sample_weight=None
@@ -256,12 +260,8 @@ class BayesianBasisRegression(BayesianModel):
         Returns:
             A `Prediction`. Its mutual information is between normal targets and the weights.
         """
-        parts = [self.head.predictive(self._features(a)) for a in batches(x, batch_size)]
-        if not parts:
-            raise ValueError(
-                "Expected at least one batch in `x`. Received: an empty dataset. "
-                "Hint: check its filters and its cardinality()."
-            )
+        features = joined(map(self._features, batches(x, batch_size)))
+        parts = [self.head.predictive(phi) for phi in features]
         mean = np.concatenate([p.mean for p in parts])
         variance = np.concatenate([p.epistemic_variance for p in parts])
         noise = np.broadcast_to(parts[0].noise_variance, mean.shape)
@@ -347,7 +347,7 @@ class BayesianBasisRegression(BayesianModel):
 
     def embed(self, x, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
         """Return the features (N, F) of inputs."""
-        return np.concatenate([self._features(a) for a in batches(x, batch_size)])
+        return np.concatenate(list(joined(map(self._features, batches(x, batch_size)))))
 
     def greedy_batch(self, x, query_size: int, batch_size: int = DEFAULT_BATCH_SIZE) -> np.ndarray:
         """Select the inputs whose labels reduce variance most, see `BayesianLinear.greedy_batch`.

@@ -328,6 +328,35 @@ def test_bad_arguments():
         fit(unbuilt)
 
 
+@keras.saving.register_keras_serializable("test_deep_ensemble")
+class Subclassed(keras.Model):
+    """A network that the first call builds."""
+
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(units, "tanh")
+        self.head = keras.layers.Dense(3, "softmax")
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+    def get_config(self):
+        return {}  # lacks `units`
+
+
+def test_subclassed_models_are_described_by_their_configuration():
+    for units in (4, 5):
+        model = Subclassed(units)
+        model(X)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        if units == 4:
+            first, second = weights_of(fit(model, epochs=1))
+            assert np.abs(first[0] - second[0]).max() > 0.1
+        else:
+            with pytest.raises(ValueError, match="whose from_config makes 4 variables of 4, or"):
+                fit(model, epochs=1)
+
+
 def test_seeds_of_the_model_do_not_make_members_alike():
     shared = keras.initializers.HeNormal(1)
     layers = [keras.layers.Dense(n, kernel_initializer=shared) for n in (4, 3)]

@@ -99,6 +99,11 @@ def test_bad_arguments():
             train(network(), X, Y, epochs=1, **{argument: 1})
     with pytest.raises(ValueError, match="batch_size=True"):
         train(network(), X, Y, epochs=1, batch_size=True)
+    with pytest.raises(ValueError, match=r"numbers for `y`.* such as \['"):
+        train(network(), X, Y.astype(str), epochs=1)
+    for weight in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="at least 0 for `sample_weight`"):
+            train(network(), X, Y, epochs=1, sample_weight=np.full(50, weight))
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
     with pytest.raises(ValueError, match="yields its own targets"):
         train(network(), data, Y, epochs=1)

@@ -84,6 +84,12 @@ def test_zero_probability_of_the_label_stays_finite():
         ([0], np.eye(2), r"integer labels of shape \(2,\)"),
         ([0, 1], [[3.0, -2.0], [0.5, 0.5]], "apply a softmax"),
         ([], np.zeros((0, 2)), "at least one row"),
+        (
+            np.ma.array([0, 1], mask=[1, 0]),
+            np.eye(2),
+            "without masked entries for `y_true`.* 1 of 2",
+        ),
+        ([0, 1], np.ma.array(np.eye(2), mask=np.eye(2)), "without masked entries for `probs`"),
     ],
 )
 def test_refuses_what_does_not_match(name, labels, probs, message):

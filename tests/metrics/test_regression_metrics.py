@@ -22,6 +22,8 @@ def test_rmse_and_nll():
     # The score sums over the targets of an example and averages over examples.
     wide = [each.reshape(-1, 2) for each in (Y, LOC, SCALE)]
     assert metrics.normal_nll(*wide) == pytest.approx(2 * expected, abs=1e-12)
+    with pytest.raises(ValueError, match="without masked entries for `mean`"):
+        metrics.rmse(Y, np.ma.masked_greater(LOC, 0))
 
 
 def test_crps_equals_scoringrules():

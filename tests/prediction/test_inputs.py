@@ -73,6 +73,22 @@ def test_numbers_of_numpy_are_numbers(predictor):
     assert len(list(batches(vectors(9), np.int64(4)))) == 3
 
 
+def test_numbers_that_an_integer_input_cannot_hold_are_refused():
+    pixels = keras.Input((5,), dtype="uint8", name="pixels")
+    outputs = softmax()(MCDropout(0.5)(layers.Rescaling(1 / 255)(pixels)))
+    predictor = Predictor(keras.Model(pixels, outputs))
+    x = np.arange(20).reshape(4, 5)
+    expected = predictor.predict(x.astype("uint8"), 2, seed=0)
+    for given in (x, x.astype("float32"), tf.constant(x, tf.float16)):
+        np.testing.assert_array_equal(predictor.predict(given, 2, seed=0), expected)
+    x[1] = 256
+    for given in (x / 255, x, x - 20):
+        with pytest.raises(ValueError, match="integers from 0 to 255 for input 'pixels'"):
+            predictor.predict(given, 2, seed=0)
+    with_nan = np.where(x == 3, np.nan, np.minimum(x, 255))
+    assert np.isnan(predictor.predict(with_nan, 2)[0]).all()
+
+
 def test_every_bit_of_a_seed_counts():
     assert as_seed(np.int32(7)).tolist() == [7, 0]
     assert as_seed(7 + (3 << 32)).tolist() == [7, 3]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,16 @@ def check_absent(owner: str, arguments: Mapping, reasons: Mapping[str, str]) -> 
                 f"Expected no `{name}` for {owner}. Received: {name}={arguments[name]!r}. "
                 f"Hint: {reason}."
             )
+
+
+def check_unmasked(given: Any, name: str) -> None:
+    """Raise ValueError for masked entries, whose values would count like all others."""
+    if np.ma.is_masked(given):
+        raise ValueError(
+            f"Expected an array without masked entries for `{name}`. Received: "
+            f"{np.ma.count_masked(given)} of {np.size(given)} are masked. "
+            "Hint: leave these rows out of all arrays."
+        )
 
 
 def check_finite_rows(rows: np.ndarray, indices: np.ndarray, name: str = "x") -> np.ndarray:

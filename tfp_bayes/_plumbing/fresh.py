@@ -25,12 +25,25 @@ def fresh_values(model: keras.Model, seed: int, own_seeds: bool = True) -> list[
         own_seeds: Whether to respect the seeds in the model's configuration: those of an
             initializer, a layer or a whole network. What they determine is then the same for
             every `seed`. Members of an ensemble need False.
+
+    Raises:
+        ValueError: If the configuration does not describe the model.
     """
     config = model.get_config()
     if not own_seeds:
         config = _without_seeds(config)
     with seeded(seed):
         other = type(model).from_config(config)
+        if len(other.variables) < len(model.variables):  # a subclass that a call builds
+            other.build_from_config(model.get_build_config() or {})
+    shapes, fresh = ([(v.shape, v.dtype) for v in each.variables] for each in (model, other))
+    if shapes != fresh:
+        raise ValueError(
+            "Expected a `model` that its configuration describes, to make new initial weights. "
+            f"Received: model={model.name!r} of type {type(model).__name__}, whose from_config "
+            f"makes {len(fresh)} variables of {len(shapes)}, or others. Hint: return all arguments "
+            "of the constructor from get_config, and build all layers in `build` or `call`."
+        )
     kept = _kept(model)
     return [
         variable.numpy() if id(variable) in kept else new.numpy()

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.checks import check_unmasked
+
 # Keras clips probabilities at this value too. Otherwise one float32 zero makes a mean infinite.
 SMALLEST_PROBABILITY = 1e-7
 TOLERANCE = 0.02  # a half-precision softmax sums to 1 within about 1e-2
@@ -15,6 +17,7 @@ def as_samples(samples: ArrayLike) -> np.ndarray:
         ValueError: If `samples` is not an array of at least one sample of probabilities over K
             classes.
     """
+    check_unmasked(samples, "samples")
     samples = np.asarray(samples, dtype="float64")
     if samples.ndim != 3 or samples.shape[0] == 0 or samples.shape[2] == 0:
         raise ValueError(
@@ -36,6 +39,7 @@ def as_probabilities(probs: ArrayLike, num_classes: int | None = None) -> np.nda
         ValueError: If `probs` does not have rows of probabilities over at least two classes, or
             over K classes.
     """
+    check_unmasked(probs, "probs")
     probs = np.asarray(probs, dtype="float64")
     if probs.ndim != 2 or probs.size == 0:
         raise ValueError(
@@ -69,6 +73,7 @@ def as_labelled(y_true: ArrayLike, probs: ArrayLike) -> tuple[np.ndarray, np.nda
     Raises:
         ValueError: If the arrays differ in length, or are not class indices and probabilities.
     """
+    check_unmasked(y_true, "y_true")
     y_true, probs = np.asarray(y_true), as_probabilities(probs)
     if y_true.shape != probs.shape[:1] or y_true.dtype.kind not in "iu":
         raise ValueError(

@@ -75,7 +75,8 @@ def train(
 
     Raises:
         ValueError: If the model is not compiled, an argument of `fit` does not fit the data, an
-            array of inputs holds NaN or infinity, or the checkpoint belongs to a different run.
+            array of inputs holds NaN or infinity, targets are text, a sample weight is negative, or
+            the checkpoint belongs to a different run.
     """
     check_compiled(model)
     check_integers(1, batch_size=batch_size)
@@ -86,6 +87,7 @@ def train(
         if fit_arguments.get("steps_per_epoch") is None:
             check_has_end(x)
     check_finite_arrays(x)
+    _check_targets(y, sample_weight)
     build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
     called = list(given) if recorder is None else [recorder, *given]
@@ -157,6 +159,23 @@ def _check_fit_arguments(
             f"rows of arrays in random order. Received: arrays, steps_per_epoch={steps!r}, "
             f"shuffle={shuffle!r}. Hint: leave these arguments out."
         )
+
+
+def _check_targets(y: Any, sample_weight: Any) -> None:
+    """Refuse text as targets, and weights that would maximize the loss of an example."""
+    for each in keras.tree.flatten(y):
+        if each is not None and np.asarray(each).dtype.kind in "OSU":
+            raise ValueError(
+                f"Expected numbers for `y`. Received: text or objects, such as "
+                f"{np.ravel(np.asarray(each))[:1].tolist()}. "
+                "Hint: class_names, y = np.unique(y, return_inverse=True)."
+            )
+    for each in keras.tree.flatten(sample_weight):
+        if each is not None and not (np.asarray(each) >= 0).all():  # NaN fails too
+            raise ValueError(
+                "Expected numbers of at least 0 for `sample_weight`. Received: smallest "
+                f"{np.min(each)}. Hint: a weight of 0 leaves an example out."
+            )
 
 
 def _check_steps_per_execution(model: keras.Model, steps_per_epoch: int) -> None:

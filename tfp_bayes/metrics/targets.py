@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.checks import check_unmasked
+
 
 def as_same_shape(
     y_true: ArrayLike, infinite: bool = False, **predicted: ArrayLike
@@ -25,6 +27,7 @@ def as_same_shape(
         )
     arrays = [y]
     for name, given in predicted.items():
+        check_unmasked(given, name)
         array = np.asarray(given, dtype="float64")
         if array.shape != y.shape:
             raise ValueError(
@@ -91,6 +94,7 @@ def check_level(level: float) -> None:
 
 
 def _finite(given: ArrayLike, name: str) -> np.ndarray:
+    check_unmasked(given, name)
     array = np.asarray(given, dtype="float64")
     if not np.isfinite(array).all():
         raise ValueError(

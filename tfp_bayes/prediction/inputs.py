@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import graph_of
@@ -21,8 +22,8 @@ def signature(model: keras.Model, batch):
         batch: Inputs in any structure that the model takes.
 
     Raises:
-        ValueError: If the number of inputs, their sizes, or text instead of numbers do not match
-            the graph of the model.
+        ValueError: If the number of inputs, their sizes, text instead of numbers, or fractions
+            instead of integers do not match the graph of the model.
     """
     graph = graph_of(model)
     flat = keras.tree.flatten(batch)
@@ -65,6 +66,8 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
             f"Expected {symbol.dtype} for input {symbol.name!r}. Received: {array.dtype}. "
             "Hint: convert numbers that were read as text with x.astype('float32')."
         )
+    if symbol is not None:
+        _check_cast(array, symbol)
     # Keras itself adds or removes a last axis of size 1.
     if symbol is not None and len(symbol.shape) == len(shape) + 1 and symbol.shape[-1] != 1:
         raise ValueError(
@@ -83,6 +86,28 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
             )
         shape = [None if fixed is None else size for size, fixed in zip(shape, symbol.shape)]
     return tf.TensorSpec([None, *shape[1:]], array.dtype)
+
+
+def _check_cast(array, symbol: keras.KerasTensor) -> None:
+    """Raise ValueError if Keras would round numbers, or wrap them around, to integers of an input.
+
+    Pixels from 0 to 1 would all become 0, for example.
+    """
+    if array.dtype == symbol.dtype or not keras.backend.is_int_dtype(symbol.dtype):
+        return
+    values = np.asarray(array)
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    if known.dtype.kind not in "iuf" or not known.size:
+        return
+    limits = np.iinfo(symbol.dtype)
+    fits = limits.min <= known.min() and known.max() <= limits.max
+    if not fits or (known.dtype.kind == "f" and (known != np.floor(known)).any()):
+        raise ValueError(
+            f"Expected integers from {limits.min} to {limits.max} for input {symbol.name!r}, "
+            f"whose dtype is {symbol.dtype}. Received: {values.dtype} from {known.min()} to "
+            f"{known.max()}. Hint: pass the numbers that the model was trained on, such as pixels "
+            "from 0 to 255."
+        )
 
 
 def whole_blocks(inputs) -> tuple[Any, tf.Tensor]:

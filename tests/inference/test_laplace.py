@@ -97,9 +97,13 @@ def test_squared_error_of_a_linear_model_is_exact_at_a_given_noise(tmp_path):
     posterior.save(tmp_path / "posterior.npz")
     loaded = load_posterior(tmp_path / "posterior.npz", model)
     variance = np.einsum("ni,ij,nj->n", phi[:5], exact, phi[:5])
-    for each in (posterior, loaded):
-        p = Predictor(model, "normal", each).predict_uncertainty(x[:5], 4000, seed=0)
-        error = 5.5 * (2 / 4000) ** 0.5
+    kept = materialize(posterior, 1000, seed=0)
+    for each, num_samples in ((posterior, 4000), (loaded, 4000), (kept, None)):
+        p = Predictor(model, "normal", each).predict_uncertainty(x[:5], num_samples, seed=0)
+        size = num_samples or 1000
+        z = (p.mean[:, 0] - phi[:5] @ mean) / np.sqrt(variance / size)
+        assert np.abs(z).max() < 5.5
+        error = 5.5 * (2 / size) ** 0.5
         np.testing.assert_allclose(p.epistemic_variance[:, 0], variance, rtol=error)
         np.testing.assert_allclose(p.aleatoric_variance, scale**2, rtol=1e-6)
         assert p.mean.shape == (5, 1)
@@ -140,14 +144,20 @@ def test_several_targets_have_a_noise_each_at_every_position():
     posterior = Laplace("diagonal", 1.0, likelihood="normal").fit(model, x, y)
     scale = np.sqrt(np.square(y - model.predict(x, verbose=0)).mean(axis=(0, 1)))
     np.testing.assert_allclose(posterior.noise_scales[0], scale, rtol=1e-6)
-    with pytest.raises(ValueError, match="includes the noise of the targets"):
-        materialize(posterior, 2)
     padded = np.pad(x, ((0, 0), (0, 1), (0, 0))).astype("float64")
     patches = np.concatenate([padded[:, :-1], padded[:, 1:], np.ones((20, 4, 1))], axis=-1)
     expected = np.square(patches).sum(axis=(0, 1))[:, None] / scale**2
     np.testing.assert_allclose(posterior._blocks[0].eigenvalues[0], expected, rtol=1e-9)
-    p = Predictor(model, "normal", posterior).predict_uncertainty(x, 5)
+    p = Predictor(model, "normal", posterior).predict_uncertainty(x, 5, seed=2)
     np.testing.assert_allclose(p.aleatoric_variance, scale**2 * np.ones(y.shape), rtol=1e-6)
+    kept = materialize(posterior, 5, seed=2)
+    other = materialize(posterior, 5, seed=3)
+    other.noise_scales[0].assign([1.0, 1.0])
+    assert other.assign(kept)
+    for each in (kept, other):
+        q = Predictor(model, "normal", each).predict_uncertainty(x)
+        np.testing.assert_allclose(q.mean, p.mean, rtol=1e-12)
+        np.testing.assert_allclose(q.variance, p.variance, rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
@@ -193,6 +203,8 @@ def test_linearized_samples_have_the_covariance_of_explicit_jacobians(covariance
     assert np.abs((np.cov(samples.T) - expected) / error).max() < 5.5
     sampled = Predictor(model, posterior=posterior, linearize=False).sample(x, 5, seed=1)
     linear = Predictor(model, posterior=posterior).sample(x, 5, seed=1)
+    kept = Predictor(model, posterior=materialize(posterior, 5, seed=1)).sample(x)
+    np.testing.assert_allclose(kept, linear, rtol=1e-12)
     assert np.abs(sampled - linear).max(axis=(1, 2)).min() > 1e-3
 
 
@@ -291,6 +303,23 @@ def test_a_bayesian_model_brings_prior_and_likelihood():
         Laplace(likelihood="categorical").fit(model, X, y)
 
 
+def test_frozen_layers_leave_the_exact_last_layer_of_a_regression():
+    hidden, last = L.Dense(3, "tanh", dtype="float64"), L.Dense(2, dtype="float64")
+    model = keras.Sequential([keras.Input((2,)), hidden, last])
+    y = np.stack([np.sin(X[:, 0]), X[:, 1]], 1) + 0.1 * RNG.normal(size=(40, 2))
+    with pytest.raises(ValueError, match="trainable = False in the other layers, and use"):
+        Laplace(variables="last_layer", likelihood="normal")
+    hidden.trainable = False
+    posterior = Laplace(prior_scale=2.0, likelihood="normal", noise_scale=[0.1, 0.5]).fit(
+        model, X, y
+    )
+    assert (posterior.left_at_map, len(posterior.variables)) == ([], 2)
+    phi = np.c_[hidden(X), np.ones(40)]
+    for k, scale in enumerate((0.1, 0.5)):
+        exact = np.linalg.inv(phi.T @ phi / scale**2 + np.eye(4) / 4)
+        np.testing.assert_allclose(covariance_of(posterior)[k::2, k::2], exact, atol=1e-8)
+
+
 def test_weights_without_curvature_keep_their_values(tmp_path):
     model = network(batch_normalization=True)
     posterior = Laplace(prior_scale=1.0).fit(model, X, Y)
@@ -300,6 +329,8 @@ def test_weights_without_curvature_keep_their_values(tmp_path):
     assert [path.split("/")[-1] for path in posterior.left_at_map] == ["gamma", "beta"]
     p = Predictor(model, posterior=posterior).predict_uncertainty(X, 20, seed=0)
     assert p.epistemic_variance.min() > 0
+    with pytest.raises(ValueError, match="`refresh_batchnorm=None` for a posterior whose model"):
+        materialize(posterior, 2, refresh_batchnorm=X)
     recurrent = keras.Sequential([keras.Input((3, 2)), L.SimpleRNN(3), L.Dense(3, "softmax")])
     with pytest.warns(UserWarning, match="2 weight matrices at their trained values.*rnn"):
         Laplace(prior_scale=1.0).fit(recurrent, np.stack([X, X, X], 1), Y)

@@ -58,8 +58,9 @@ def test_statistics_of_a_posterior_that_has_some_are_replaced():
     model, dense, shared = network()
     variables = [dense.kernel, shared.moving_mean]
     draws = [RNG.normal(size=(3, *v.shape)) for v in variables]
-    posterior = StoredPosterior(model, draws, variables)
+    posterior = StoredPosterior(model, draws, variables, combine="vote")
     kept = materialize(posterior)
+    assert kept.combine == "vote"
     for a, b in zip(kept.draw(1, None), posterior.draw(1, None), strict=True):
         np.testing.assert_array_equal(a, b)
     refreshed = materialize(posterior, refresh_batchnorm=X, batch_size=50)

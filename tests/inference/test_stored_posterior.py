@@ -27,20 +27,42 @@ def network(seed=0, dtype=None):
 
 IN_A_FRESH_PROCESS = """
 import sys
-import keras, numpy as np
+import keras, numpy as np, tensorflow as tf
 from tfp_bayes import Predictor, StoredPosterior
 folder = sys.argv[1]
+x = np.load(folder + "/x.npy")
 keras.layers.Dense(3)  # so that automatic names differ
 model = keras.models.load_model(folder + "/model.keras", safe_mode=True)
 posterior = StoredPosterior.load(folder + "/posterior.npz", model)
-samples = Predictor(model, posterior=posterior).sample(np.load(folder + "/x.npy"))
-np.save(folder + "/samples.npy", samples)
+np.save(folder + "/samples.npy", Predictor(model, posterior=posterior).sample(x))
+regression = keras.models.load_model(folder + "/regression.keras", safe_mode=True)
+posterior = StoredPosterior.load(folder + "/linearized.npz", regression)
+p = Predictor(regression, "normal", posterior).predict_uncertainty(x)
+server = tf.saved_model.load(folder + "/served")
+served = server.predict_uncertainty(x, 4, [0, 0])
+np.savez(folder + "/linearized.npz", loaded=[p.mean, p.epistemic_variance, p.aleatoric_variance],
+    served=[served[name] for name in ("mean", "epistemic_variance", "aleatoric_variance")])
 """
 
 
 def run(code, folder):
     done = run_python(code, folder)
     assert done.returncode == 0, done.stderr
+
+
+def save_linearized_regression(folder):
+    """Save a model without scales and its linearized posterior; return the predictive moments."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, "tanh")])
+    draws = [RNG.normal(size=(4, *w.shape)) for w in model.get_weights()]
+    center = [0.1 * RNG.normal(size=w.shape) for w in model.get_weights()]
+    posterior = StoredPosterior(model, draws, center=center, noise_scales=[[0.5, 2.0]])
+    model.save(folder / "regression.keras")
+    posterior.save(folder / "linearized.npz")
+    tfp_bayes.export_saved_model(Predictor(model, "normal", posterior), folder / "served")
+    at_center = np.tanh(X @ center[0] + center[1])
+    changes = [X @ (w - center[0]) + b - center[1] for w, b in zip(*draws)]
+    samples = at_center + (1 - at_center**2) * changes
+    return samples.mean(0), samples.var(0), np.square([[0.5, 2.0]] * len(X))
 
 
 def test_saved_and_loaded_in_a_fresh_process(tmp_path):
@@ -50,8 +72,12 @@ def test_saved_and_loaded_in_a_fresh_process(tmp_path):
     members[0].save(tmp_path / "model.keras")
     predictor.posterior.save(tmp_path / "posterior.npz")
     np.save(tmp_path / "x.npy", X)
+    found = save_linearized_regression(tmp_path)
     run(IN_A_FRESH_PROCESS, str(tmp_path))
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), expected.samples)
+    with np.load(tmp_path / "linearized.npz") as others:
+        np.testing.assert_allclose(others["loaded"], found, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(others["served"], found, rtol=1e-6, atol=1e-7)
 
 
 def test_weights_are_not_inlined_into_the_served_graph(tmp_path):
@@ -111,6 +137,10 @@ def test_refuses_what_does_not_fit(tmp_path):
     for draws in (weights[:-1], [weights[0][:1], *weights[1:]], [w[:0] for w in weights], []):
         with pytest.raises(ValueError, match=r"Expected arrays \(S, ...\)"):
             StoredPosterior(model, draws)
+    with pytest.raises(ValueError, match=r"those of `variables`, for `center`"):
+        StoredPosterior(model, weights, center=weights)
+    with pytest.raises(ValueError, match=r"positive, finite standard deviations"):
+        StoredPosterior(model, weights, noise_scales=[[1.0, 0.0]])
 
 
 def test_weights_outside_the_posterior_must_be_the_same(tmp_path):

@@ -51,7 +51,8 @@ class Laplace(Configured):
             None uses "validation" if `validation_data` are given, else the `prior_scale` of a
             `BayesianModel`, else "evidence".
         variables: "all", or "last_layer" for a `LastLayerLaplace`, which requires a classifier that
-            ends in a Dense layer with a softmax.
+            ends in a Dense layer with a softmax. For the last layer of other models, such as
+            sigmoids and regressions, set trainable = False in all other layers and use "all".
         likelihood: Meaning of the outputs, see `Predictor`. None uses the likelihood of a
             `BayesianModel`, and "categorical" for other models. Under "normal", outputs (N, D) of
             a model trained with a squared error are locations, and the posterior includes the
@@ -295,7 +296,8 @@ def _check_likelihood(likelihood: Any, variables: str) -> None:
     if variables == "last_layer" and keras.tree.flatten(likelihood) != ["categorical"]:
         raise ValueError(
             "Expected likelihood='categorical' or None with variables='last_layer'. "
-            f"Received: likelihood={likelihood!r}. Hint: variables='all' supports all likelihoods."
+            f"Received: likelihood={likelihood!r}. Hint: set trainable = False in the other "
+            "layers, and use variables='all', which supports all likelihoods."
         )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfp_bayes._plumbing import noise
 from tfp_bayes._plumbing.seeds import fold_in
+from tfp_bayes.inference import noise_scales as noises
 from tfp_bayes.inference.network_curvature import Block
 from tfp_bayes.inference.network_layers import describe_layers
 from tfp_bayes.inference.saved import SavedPosterior, saved_as
@@ -66,9 +67,7 @@ class LaplacePosterior(SavedPosterior):
             [_constant(array, matrix) for array in (mean, *block)]
             for matrix, mean, block in zip(matrices, means, blocks)
         ]
-        self.noise_scales: list[tf.Variable | None] | None = None
-        if any(scale is not None for scale in noise_scales):
-            self.noise_scales = [_variable_or_none(scale) for scale in noise_scales]
+        self.noise_scales = noises.as_noise_scales(noise_scales)
         self._prior_precision = tf.Variable(1.0, trainable=False, dtype="float64")
         self.set_prior_scale(prior_scale)
         self.note_others()
@@ -163,10 +162,7 @@ class LaplacePosterior(SavedPosterior):
 
     def _arrays(self) -> list[list[Any]]:
         """Return the variables that draws and predictions are computed from."""
-        return [*self._constants, self._noise()]
-
-    def _noise(self) -> list[tf.Variable | None]:
-        return self.noise_scales or []
+        return [*self._constants, self.noise_scales or []]
 
     def get_state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """See `SavedPosterior.get_state`."""
@@ -174,9 +170,7 @@ class LaplacePosterior(SavedPosterior):
         for i, (mean, block) in enumerate(zip(self._means, self._blocks)):
             named = {"mean": mean, **block._asdict()}
             arrays.update({f"{name}_{i}": a for name, a in named.items() if a is not None})
-        for i, scale in enumerate(self._noise()):
-            if scale is not None:
-                arrays[f"noise_scale_{i}"] = scale.numpy()
+        arrays |= noises.to_arrays(self.noise_scales)
         position = {id(v): i for i, v in enumerate(self.model.weights)}
         settings = {
             "num_variables": [len(matrix.variables) for matrix in self._matrices],
@@ -184,7 +178,7 @@ class LaplacePosterior(SavedPosterior):
             "log_likelihood": self.log_likelihood,
             "prior_scale": self.prior_scale,
             "temperature": self.temperature,
-            "num_outputs": len(self._noise()),
+            "num_outputs": len(self.noise_scales or ()),
         }
         return arrays, settings
 
@@ -212,7 +206,7 @@ class LaplacePosterior(SavedPosterior):
             settings["log_likelihood"],
             settings["prior_scale"],
             settings.get("temperature", 1.0),  # missing in files of earlier releases
-            [arrays.get(f"noise_scale_{i}") for i in range(settings.get("num_outputs", 0))],
+            noises.from_arrays(arrays, settings.get("num_outputs", 0)),
         )
 
 
@@ -228,10 +222,6 @@ def _along(coordinates: tf.Tensor, input_vectors, output_vectors, vectors) -> tf
 
 def _transpose(matrices: tf.Tensor | None) -> tf.Tensor | None:
     return None if matrices is None else tf.linalg.matrix_transpose(matrices)
-
-
-def _variable_or_none(scale: np.ndarray | None) -> tf.Variable | None:
-    return None if scale is None else tf.Variable(scale, trainable=False, dtype="float64")
 
 
 def _constant(array: np.ndarray | None, matrix: WeightMatrices) -> tf.Variable | None:

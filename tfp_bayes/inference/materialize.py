@@ -1,6 +1,6 @@
 """Stored draws from a posterior, with batch-normalization statistics that match each draw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.inference.batch_statistics import BatchStatistics
 from tfp_bayes.inference.stored_posterior import StoredPosterior
+from tfp_bayes.layers import stochastic_layers
 
 
 def materialize(
@@ -31,19 +32,21 @@ def materialize(
         posterior: A posterior with an attribute `model`, such as `SWAGPosterior` or
             `StoredPosterior`.
         num_draws: Number of draws S. None takes all draws of a finite posterior.
-        seed: Integer. Draw s is a function of (`seed`, s).
+        seed: Integer. Draw s is the one that a `Predictor` of this posterior uses for sample s with
+            this seed.
         refresh_batchnorm: Training inputs: arrays (N, ...), a structure of them, or a dataset.
             None keeps the statistics of the posterior or the model.
         batch_size: Rows in a batch, if `refresh_batchnorm` holds arrays. Use the batch size of
             training.
 
     Returns:
-        S draws of the posterior's variables, and of the statistics if they are refreshed.
+        S draws of the posterior's variables, and of the statistics if they are refreshed. A
+        `Predictor` linearizes the model and adds noise of the targets as for the given posterior.
 
     Raises:
         ValueError: If `num_draws` is missing or larger than the number of stored draws, a draw is
             not finite, a layer other than `BatchNormalization` changes its state in training, or
-            the posterior includes the noise of the targets.
+            statistics are to be refreshed for a model that is linearized.
 
     Reference:
         Maddox et al. 2019, "A Simple Baseline for Bayesian Uncertainty in Deep Learning",
@@ -68,12 +71,6 @@ def materialize(
             f"num_draws=None, {type(posterior).__name__}. Hint: num_draws=30 is a common choice."
         )
     check_integers(1, num_draws=num_draws)
-    if getattr(posterior, "noise_scales", None) is not None:
-        raise ValueError(
-            "Expected a posterior over weights only. Received: one that includes the noise of the "
-            "targets, which stored draws cannot hold. Hint: end the model in "
-            "tfp_bayes.layers.NormalParameters(heteroscedastic=False), which learns the noise."
-        )
     if stored is not None and num_draws > stored:
         raise ValueError(
             f"Expected `num_draws` to be at most {stored}, the number of stored draws. "
@@ -81,44 +78,50 @@ def materialize(
         )
     statistics = None
     if refresh_batchnorm is not None:
+        if getattr(posterior, "linearize", False):
+            raise ValueError(
+                "Expected `refresh_batchnorm=None` for a posterior whose model is linearized at "
+                "the center, for which the model's own statistics are right. Received: a "
+                f"{type(posterior).__name__}. Hint: leave refresh_batchnorm out."
+            )
         statistics = BatchStatistics(posterior.model, refresh_batchnorm, batch_size, seed)
-    return keep_draws(
-        posterior.model, posterior.variables, posterior.draw, num_draws, seed, statistics
-    )
+    return keep_draws(posterior, num_draws, seed, statistics)
 
 
 def keep_draws(
-    model: keras.Model,
-    variables: Sequence[keras.Variable],
-    draw: Callable[[tf.Tensor, tf.Tensor], list[tf.Tensor]],
-    num_draws: int,
-    seed: int,
-    statistics: BatchStatistics | None,
+    posterior: Any, num_draws: int, seed: int, statistics: BatchStatistics | None
 ) -> StoredPosterior:
     """Draw from a posterior and store the draws, see `materialize`.
 
     Args:
-        model: The model.
-        variables: The variables that are drawn.
-        draw: The posterior's `draw`, see `Posterior`.
+        posterior: As for `materialize`.
         num_draws: Number of draws S.
         seed: Integer.
         statistics: Estimator of the batch-normalization statistics for the weights of a draw. None
             leaves the statistics unchanged.
     """
-    run = tf.function(draw, autograph=False)
+    variables = posterior.variables
+    run = tf.function(posterior.draw, autograph=False)
+    num_layers = len(stochastic_layers(posterior.model))  # a predictor seeds these first
     estimated = [] if statistics is None else statistics.variables
     replaced = {id(v) for v in estimated}
     kept = [i for i, v in enumerate(variables) if id(v) not in replaced]
     draws = []
     for s in range(num_draws):
-        values = run(tf.constant(s), fold_in(as_seed(seed), s))
+        values = run(tf.constant(s), fold_in(as_seed(seed), s, num_layers))
         found = [] if statistics is None else statistics(variables, values)
         draws.append([*(values[i].numpy() for i in kept), *found])
     chosen = [*(variables[i] for i in kept), *estimated]
     stacks = [np.stack(each) for each in zip(*draws)]
     check_finite_draws(stacks, chosen)
-    return StoredPosterior(model, stacks, chosen)
+    return StoredPosterior(
+        posterior.model,
+        stacks,
+        chosen,
+        getattr(posterior, "combine", "mean"),
+        posterior.center() if getattr(posterior, "linearize", False) else None,
+        getattr(posterior, "noise_scales", None),
+    )
 
 
 def check_finite_draws(arrays: Sequence[np.ndarray], variables: Sequence[keras.Variable]) -> None:

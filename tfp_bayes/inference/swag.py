@@ -184,7 +184,7 @@ class SWAG(Configured):
         if self.num_draws is None and not statistics.variables:
             return posterior
         num_draws = self.num_draws or DEFAULT_NUM_DRAWS
-        return keep_draws(model, variables, posterior.draw, num_draws, seed, statistics)
+        return keep_draws(posterior, num_draws, seed, statistics)
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share with the interrupted one."""

@@ -257,10 +257,12 @@ def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarr
         Positions (size,) in the order picked.
     """
     picked: list[int] = []
-    while len(picked) < size:
+    while True:
         variance = np.einsum("dfn,dfn->n", whitened, whitened)
         variance[picked] = -np.inf
         picked.append(int(np.argmax(variance)))
+        if len(picked) == size:
+            return np.array(picked)
         for z, noise_variance in zip(whitened, noise):
             column = z[:, picked[-1]].copy()
             length = column @ column
@@ -269,7 +271,6 @@ def greedy_batch(whitened: np.ndarray, noise: np.ndarray, size: int) -> np.ndarr
                 # covariance after z is observed.
                 shrink = (1 - np.sqrt(noise_variance / (noise_variance + length))) / length
                 z -= np.outer(shrink * column, column @ z)
-    return np.array(picked)
 
 
 def greedy_batch_mean_field(

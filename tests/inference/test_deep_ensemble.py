@@ -285,13 +285,28 @@ def test_adversarial_twins_follow_the_sign_of_the_gradient():
     np.testing.assert_allclose(model.weights[0], kernel - 0.5 * slope, atol=1e-5)
 
 
-def test_adversarial_members_of_a_bayesian_model():
+def bayesian(prior_scale):
     inputs = keras.Input((5,))
     hidden = tfp_bayes.layers.MCDropout(0.3)(keras.layers.Dense(6, "relu")(inputs))
-    model = tfp_bayes.BayesianModel(
-        inputs, keras.layers.Dense(3, "softmax")(hidden), prior_scale=1.0
-    )
+    outputs = keras.layers.Dense(3, "softmax")(hidden)
+    model = tfp_bayes.BayesianModel(inputs, outputs, prior_scale=prior_scale)
     model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def test_members_without_a_prior(tmp_path):
+    model = bayesian(None)
+    ensemble = fit(model, epochs=1)
+    assert np.isnan(model.kl_weight)  # never set, and not a sign of divergence
+    mean = Predictor(model, posterior=ensemble).predict(X, seed=0)
+    assert np.isfinite(mean).all()
+    ensemble.save(tmp_path / "ensemble.npz")
+    loaded = load_posterior(tmp_path / "ensemble.npz", model)
+    np.testing.assert_array_equal(Predictor(model, posterior=loaded).predict(X, seed=0), mean)
+
+
+def test_adversarial_members_of_a_bayesian_model():
+    model = bayesian(1.0)
     plain, moved = (fit(model, adversarial=share) for share in (0.0, 0.05))
     for v, a, b in zip(model.weights, weights_of(plain)[0], weights_of(moved)[0]):
         assert np.isfinite(b).all()

@@ -105,6 +105,11 @@ def test_three_kills_in_one_run_are_one_sentence(tmp_path):
         ("fail", "FileNotFoundError: [Errno 2] no such pool: 'pool.npy'"),
         ("fail_strangely", "RuntimeError: UnpicklableError: a and b"),
         ("Broken", "ZeroDivisionError: division by zero"),
+        (
+            "cannot_start",
+            "ChildProcessError: Expected workers that start. Received: 3 that died at their start "
+            "(ended with exit code 3)",
+        ),
         ("fork_and_die", "ChildProcessError: Expected workers that complete their runs. Received"),
     ],
 )

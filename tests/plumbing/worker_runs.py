@@ -17,6 +17,8 @@ from tfp_bayes._plumbing import process_workers, worker, workers
 
 if __name__ == "__mp_main__":
     worker.start_tensorflow = lambda: None
+    if sys.argv[2] == "cannot_start":
+        os._exit(3)
 
 
 class UnpicklableError(Exception):
@@ -43,6 +45,10 @@ def fail_strangely(folder, key):
 
 def leave(folder, key):
     sys.exit(7)
+
+
+def cannot_start(folder, key):
+    """Never called."""
 
 
 def fork_and_die(folder, key):

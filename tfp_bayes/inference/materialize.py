@@ -125,11 +125,16 @@ def keep_draws(
 
 
 def check_finite_draws(arrays: Sequence[np.ndarray], variables: Sequence[keras.Variable]) -> None:
-    """Raise ValueError with the names of the variables that have a non-finite value."""
+    """Raise ValueError with the names of the variables that have a non-finite value.
+
+    A scalar that is not trainable may be NaN: the weight of the prior is, in a model without one.
+    """
     bad = [
         v.path
         for array, v in zip(arrays, variables)
-        if keras.backend.is_float_dtype(v.dtype) and not np.isfinite(array.astype("float64")).all()
+        if keras.backend.is_float_dtype(v.dtype)
+        and (v.trainable or len(v.shape))
+        and not np.isfinite(array.astype("float64")).all()
     ]
     if bad:
         raise ValueError(

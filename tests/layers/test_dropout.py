@@ -101,6 +101,16 @@ def test_spatial_layers_refuse_another_rank():
         layers.MCSpatialDropout2D(0.5)(np.ones((2, 3, 4)))
 
 
+def test_the_rate_is_fixed_once_the_layer_was_called():
+    layer = layers.MCDropout(0.5)
+    layer.rate = 0.2
+    layer(np.ones((1, 2)))
+    layer.rate = 0.2
+    with pytest.raises(ValueError, match=r"stay at 0\.2 once .* Received: rate=0\.3"):
+        layer.rate = 0.3
+    assert layer.rate == 0.2
+
+
 def test_noise_shape_of_another_rank_is_refused():
     with pytest.raises(ValueError, match=r"rank 2.*noise_shape=\(None, 1, 4\)"):
         layers.MCDropout(0.5, noise_shape=(None, 1, 4))(np.ones((2, 4)))

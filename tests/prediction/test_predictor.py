@@ -367,8 +367,10 @@ def test_outputs_that_are_not_probabilities_are_refused():
         Predictor(logits, "bernoulli").predict_uncertainty(vectors(4) * 9, 2)
 
 
-@pytest.mark.parametrize("units", [1, 3])
-@pytest.mark.parametrize("activation", ["sigmoid", None])
+@pytest.mark.parametrize(
+    ("units", "activation"),
+    [(1, "sigmoid"), (3, "sigmoid"), (1, None), (3, None), (1, "softmax")],
+)
 def test_what_to_do_where_sigmoids_are_taken_for_classes(units, activation):
     last = keras.layers.Dense(units, activation)
     model = keras.Sequential([keras.Input((5,)), MCDropout(0.5), last])
@@ -377,6 +379,7 @@ def test_what_to_do_where_sigmoids_are_taken_for_classes(units, activation):
         (3, "sigmoid"): "Hint: pass likelihood='bernoulli' if",
         (1, None): "Hint: end the model in a sigmoid and pass likelihood='bernoulli'",
         (3, None): "Hint: end the model in a softmax",
+        (1, "softmax"): "1 outputs, .* Hint: end the model in a sigmoid and pass",
     }
     with pytest.raises(ValueError, match=hints[units, activation]):
         Predictor(model).predict_uncertainty(9 * vectors(4), 2)

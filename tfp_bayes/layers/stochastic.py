@@ -1,5 +1,7 @@
 """The base class of all stochastic layers."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -38,6 +40,19 @@ class StochasticLayer(keras.layers.Layer):
         super().__init__(*args, **kwargs)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, except for another dropout rate once the layer was called.
+
+        Graphs that were compiled before would go on with the old rate.
+        """
+        if name == "rate" and getattr(self, "built", False) and value != self.rate:
+            raise ValueError(
+                f"Expected the `rate` of layer {self.name!r} to stay at {self.rate!r} once the "
+                f"layer was called. Received: rate={value!r}. Hint: build the model again with "
+                "this rate, and copy the weights with set_weights(model.get_weights())."
+            )
+        super().__setattr__(name, value)
 
     def draw_seed(self, training: bool = False) -> tf.Tensor:
         """Return the next seed of this layer, an int32 tensor of shape (2,).

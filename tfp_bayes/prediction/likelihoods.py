@@ -154,18 +154,19 @@ class Categorical(_Probabilities):
     def check(self, mean: np.ndarray) -> None:
         """Raise ValueError if rows do not sum to 1, such as logits or NaN."""
         total = mean.sum(-1)
+        is_one = mean.size and mean.shape[-1] == 1  # class, whose softmax is always 1
         # A half-precision softmax sums to 1 within about 1e-2.
-        if not np.all((np.abs(total - 1) < 0.02) & (mean >= 0).all(-1)):
+        if is_one or not np.all((np.abs(total - 1) < 0.02) & (mean >= 0).all(-1)):
             raise ValueError(
                 "Expected outputs that are probabilities for likelihood='categorical'. "
-                f"Received: rows that sum to between {total.min():.4g} and {total.max():.4g}, "
-                f"smallest entry {mean.min():.4g}. Hint: {self._hint(mean)}; NaN means that "
-                "training diverged."
+                f"Received: {mean.shape[-1]} outputs, rows that sum to between {total.min():.4g} "
+                f"and {total.max():.4g}, smallest entry {mean.min():.4g}. "
+                f"Hint: {self._hint(mean)}; NaN means that training diverged."
             )
 
     def _hint(self, mean: np.ndarray) -> str:
         """Return advice on how to make the outputs distributions over classes."""
-        if np.all((mean >= 0) & (mean <= 1)):  # such as sigmoids
+        if np.all((mean >= 0) & (mean <= 1)) and mean.min() < 1:  # such as sigmoids
             return "pass likelihood='bernoulli' if the model ends in a sigmoid"
         if mean.shape[-1] == 1:
             return "end the model in a sigmoid and pass likelihood='bernoulli'"

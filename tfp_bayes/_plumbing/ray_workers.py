@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import sys
 from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Any
 
@@ -26,7 +28,7 @@ def ray_workers(
     RAY_ADDRESS, else this machine.
 
     Args:
-        run: Function of a key. It is stored once in the cluster.
+        run: Function of a key. It is stored once in the cluster, as are custom objects of Keras.
         size: Number of workers. None starts one per core or, with `gpus_per_worker`, as many as
             the GPUs allow.
         most: Largest number of workers.
@@ -69,7 +71,7 @@ class RayWorkers:
             num_cpus=cores_per_worker, num_gpus=gpus_per_worker, max_restarts=-1
         )
         self._threads = cores_per_worker if share_cores else None
-        self._run = ray.put(run)
+        self._shared = [ray.put(_custom_objects(ray)), ray.put(run)]
         self._actors: list[Any] = []
         self._pending: dict[Any, Any] = {}
 
@@ -87,8 +89,8 @@ class RayWorkers:
     def send(self, worker: Any, key: Hashable) -> None:
         """See `workers.Workers`."""
         # Without retries of Ray, which would count each attempt to reach a lost machine. Ray would
-        # replace a reference by the run; in a list, it stays a reference.
-        self._pending[worker.execute.remote([self._run], key)] = worker
+        # replace references by what they refer to; in a list, they stay references.
+        self._pending[worker.execute.remote(self._shared, key)] = worker
 
     def wait(self, busy: Collection[Any]) -> tuple[Any, Failure | str | None]:
         """See `workers.Workers`."""
@@ -111,9 +113,39 @@ class _Actor(Worker):
     def is_ready(self) -> None:
         """Return as soon as the actor is running."""
 
-    def execute(self, run: list[Any], key: Hashable) -> Failure | None:
-        """See `Worker.work`. The list has the reference to the run."""
-        return self.work(lambda: _import_ray().get(run[0]), key)
+    def execute(self, shared: list[Any], key: Hashable) -> Failure | None:
+        """See `Worker.work`. The list has references to custom objects and to the run."""
+        return self.work(lambda: _load(*shared), key)
+
+
+def _load(custom_objects: Any, run: Any) -> Callable[[Any], object]:
+    ray = _import_ray()
+    _register(ray.get(custom_objects))  # before the run is unpickled, which may hold a model
+    return ray.get(run)
+
+
+def _custom_objects(ray: Any) -> dict[str, bytes]:
+    """Pickle what is registered with Keras. Unlike a process, an actor imports no main script."""
+    found = {}
+    keras = sys.modules.get("keras")
+    for name, value in keras.saving.get_custom_objects().items() if keras else ():
+        if str(value.__module__).partition(".")[0] not in ("keras", "tfp_bayes"):
+            with contextlib.suppress(Exception):  # where it is needed, Keras names it
+                found[name] = ray.cloudpickle.dumps(value)
+    return found
+
+
+def _register(custom_objects: dict[str, bytes]) -> None:
+    if not custom_objects:
+        return
+    import keras
+
+    for name, pickled in custom_objects.items():
+        with contextlib.suppress(Exception):  # where it is needed, Keras names it
+            value = pickle.loads(pickled)  # may import a module that registers it
+            package, _, own_name = name.rpartition(">")
+            if name not in keras.saving.get_custom_objects():
+                keras.saving.register_keras_serializable(package, own_name)(value)
 
 
 def _import_ray() -> Any:

@@ -43,9 +43,13 @@ def run(folder, *arguments, model="model.keras", photos="photos"):
         return list(csv.DictReader(file))
 
 
-def test_table_is_what_python_says(folder, capsys):
+def test_table_is_what_python_says(folder, capsys, monkeypatch):
+    monkeypatch.setattr("tfp_bayes.commands.predict.BATCH", 12)
     rows = run(folder, "--num-samples", "5", "--seed", "3")
-    assert "Class names are from" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Class names are from" in error
+    (first,) = [row for row in rows if f"{row['file']}: " in error]  # shown before the others
+    assert f": {first['class']}, {float(first['confidence']):.0%}" in error
     model = keras.models.load_model(folder / "model.keras")
     assert len(rows) == 30
     files = [row["file"] for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tfp_bayes._plumbing.quiet import start_tensorflow
 from tfp_bayes.commands.image_model import (
@@ -17,11 +17,12 @@ from tfp_bayes.commands.image_model import (
     num_classes_of,
     predict_classes,
 )
-from tfp_bayes.commands.pixels import check_divisor, say_scale, scaled
+from tfp_bayes.commands.pixels import BATCH, check_divisor, say_scale, scaled
 
 if TYPE_CHECKING:
     from tfp_bayes.datasets import ImageFiles
     from tfp_bayes.datasets.image_files import ImageHeader
+    from tfp_bayes.prediction import Prediction
 
 
 def add_predict(commands, at_least) -> None:
@@ -62,8 +63,7 @@ def predict(options: argparse.Namespace) -> int:
     images = _fit_to(images, headers, image_shape(model), options.resize)
     class_names = class_names_of(options.model, options.classes, num_classes_of(model))
     say_scale(model, options.divide_by)
-    x = scaled(images, None, options.divide_by)
-    prediction = predict_classes(predictor, x, options.num_samples, options.seed)
+    prediction = _predict(predictor, images, class_names, options)
     names = images.names.tolist()
     sheet = options.out.with_suffix(".png")
     figure = plot_least_certain(images, names, prediction, class_names, options.sort_by)
@@ -84,6 +84,30 @@ def _check(options: argparse.Namespace) -> None:
             "Hint: use --out table.csv; the images are written to table.png."
         )
     check_divisor(options.divide_by)
+
+
+def _predict(
+    predictor: Any, images: ImageFiles, class_names: list[str], options: argparse.Namespace
+) -> Prediction:
+    """Return the prediction of all images. Show the first one as soon as it is known."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from tfp_bayes.prediction import concatenate
+
+    columns = *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn()
+    parts: list[Prediction] = []
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("images", total=len(images))
+        for start in range(0, len(images), BATCH):
+            x = scaled(images[start : start + BATCH], None, options.divide_by)
+            parts.append(predict_classes(predictor, x, options.num_samples, options.seed))
+            progress.update(task, advance=len(x))
+            if start == 0 and len(x) < len(images):
+                mean = parts[0].mean[0]
+                first = f"{images.names[0]}: {class_names[mean.argmax()]}, {mean.max():.0%}"
+                progress.print(first, markup=False, highlight=False, soft_wrap=True)
+    return concatenate(parts)
 
 
 def _find(options: argparse.Namespace) -> tuple[ImageFiles, list[ImageHeader], list[str]]:

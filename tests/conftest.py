@@ -1,6 +1,7 @@
 """Options, process setup and fixtures that tests share."""
 
 import gc
+import random
 
 import pytest
 import xdist
@@ -34,6 +35,12 @@ def pytest_sessionstart(session):
     # Two logical devices, so that distribution strategies can be tested on any machine.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_in_every_run():
+    """Seed the generator from which Keras draws the seeds that initializers are not given."""
+    random.seed(0)
 
 
 @pytest.fixture

@@ -107,15 +107,28 @@ def export_saved_model(
     inputs = [keras.tree.map_structure(_spec, each) for each in input_signature]
     archive = keras.export.ExportArchive()
     archive.track(model)
-    archive.add_endpoint("serve", serve, inputs)
+    for name, endpoint in {"serve": serve, **endpoints}.items():
+        _add_endpoint(archive, name, endpoint, inputs)
+    of_draws = [tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")]
+    predict_uncertainty = _traced(predict_uncertainty, inputs + of_draws)
     archive.add_endpoint(
         "predict_uncertainty",
-        predict_uncertainty,
-        [*inputs, tf.TensorSpec([], tf.int32, "num_samples"), tf.TensorSpec([2], tf.int32, "seed")],
+        lambda inputs, num_samples, seed: predict_uncertainty(inputs, num_samples, seed),
+        inputs + of_draws,
     )
-    for name, endpoint in endpoints.items():
-        archive.add_endpoint(name, endpoint, inputs)
     _replace_folder(target, lambda folder: archive.write_out(folder, verbose=verbose))
+
+
+def _add_endpoint(
+    archive: keras.export.ExportArchive, name: str, endpoint: Endpoint, inputs: list
+) -> None:
+    traced = _traced(endpoint, inputs)
+    archive.add_endpoint(name, lambda inputs: traced(inputs), inputs)
+
+
+def _traced(function: Callable[..., Any], signature: list) -> Callable[..., Any]:
+    """Trace a function once. Keras traces each endpoint twice, which is then only a call of it."""
+    return tf.function(function, autograph=False).get_concrete_function(*signature)
 
 
 def _decision_endpoints(

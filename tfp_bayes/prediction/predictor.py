@@ -208,8 +208,12 @@ class Predictor:
         inputs, num_rows = whole_blocks(inputs)
         values = self.share(inputs)
 
+        # One function for all samples, since tracing a model takes seconds.
+        draw = tf.function(lambda s: self.draw(values, s, seed), autograph=False)
+        draw = draw.get_concrete_function(tf.TensorSpec([], tf.int32))
+
         # The first sample determines the shapes of the accumulators. The loop adds the others.
-        outputs = self.draw(values, 0, seed)
+        outputs = draw(tf.constant(0))
         self._structure = keras.tree.map_structure(lambda _: 0, outputs)
         flat = keras.tree.flatten(outputs)
         likelihoods = self._likelihoods(len(flat))
@@ -219,7 +223,7 @@ class Predictor:
             kept = [tf.TensorArray(p.dtype, num_samples).write(0, p) for p in flat]
 
         def step(s, moments, kept):
-            flat = keras.tree.flatten(self.draw(values, s, seed))
+            flat = keras.tree.flatten(draw(s))
             moments = [
                 streaming.add(m, p, s + 1, each) for m, p, each in zip(moments, flat, likelihoods)
             ]

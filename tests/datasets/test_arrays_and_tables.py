@@ -104,6 +104,7 @@ def test_npz_without_tests_or_labels(tmp_path):
             "from 0 to 9223372036854775808",
         ),
         ({"x": images(0, 4, 4), "y": np.zeros(0, int)}, "Expected training examples"),
+        ({"x": images(6, 4, 4), "y": np.arange(6) % 2 + 1}, "numbers from 1 to 2, so class 0"),
         (
             {
                 "x_train": images(3, 4, 4),
@@ -191,6 +192,14 @@ def test_two_spellings_of_a_class_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match=r"Received: the classes '0' and '0\.0'"):
         load(path, target="stars", task="classification")
+    for names, found in ((["Cat", "cat"], None), (["A", "a"], ("A", "a"))):
+        rows = ["a,animal", *[f"{i},{names[i % 2]}" for i in range(10)]]
+        path = write(tmp_path / "t.csv", rows)
+        if found is None:
+            with pytest.raises(ValueError, match="'Cat' and 'cat', which are the same word"):
+                load(path, target="animal")
+        else:
+            assert load(path, target="animal").class_names == found
 
 
 def test_two_features_of_the_same_name_are_refused(tmp_path):
@@ -238,6 +247,17 @@ def test_missing_cells_are_named_or_counted(tmp_path):
         (["a,y", "1,1.5", "2,-1e39"], {"target": "y"}, "float32 can hold in column 'y'"),
         (["a,b", "1"], {"target": "b"}, "Expected 2 cells in line 2"),
         (["y", "1.5"], {"target": "y"}, "columns of features"),
+        ([",a,y", "0,1,1.5", "1,2,2.5"], {"target": "y"}, "name for each column.* index=False"),
+        (
+            ["a,y", *[f"{i if i else 'inf'},{i}.5" for i in range(20)]],
+            {"target": "y"},
+            "Received: 'inf', and other texts in 0 cells, among 19 numbers",
+        ),
+        (
+            ["a,y", *[f"2020-01-{i},{i}.5" for i in range(10, 25)]],
+            {"target": "y"},
+            "15 different texts in 15 rows",
+        ),
         (
             ["a,b,y", "1,0,x", "2,0,y", "3,0,z"],
             {"target": "y", "group": "a"},

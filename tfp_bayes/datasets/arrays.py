@@ -116,6 +116,12 @@ def _class_names(names: np.ndarray | None, y: dict[str, np.ndarray], path: Path)
     else:
         num_classes = max(int(each.max()) for each in y.values() if each.size) + 1
     if names is None:
+        if train.ndim == 1 and all(each.all() for each in y.values()):
+            raise ValueError(
+                f"Expected class numbers from 0 in {path}. Received: numbers from 1 to "
+                f"{num_classes - 1}, so class 0 would have no examples. "
+                "Hint: subtract 1, or save class_names with a name for class 0."
+            )
         return tuple(map(str, range(num_classes)))
     if names.shape != (len(names),) or len(names) < num_classes:
         raise ValueError(

@@ -13,7 +13,8 @@ def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns class numbers (N,) int64 and the K names, sorted (as numbers if all are integers).
 
     Raises:
-        ValueError: If two names are the same number, such as "1" and "1.0".
+        ValueError: If two names are the same number or word, such as "1" and "1.0", or "cat" and
+            "Cat".
     """
     names = sorted(set(labels))
     _check_spellings(names)
@@ -108,18 +109,23 @@ def dataset(
 
 
 def _check_spellings(names: Sequence[str]) -> None:
-    """Raise ValueError if two class names are the same number, because one class would be two."""
-    spellings: dict[float, str] = {}
+    """Raise ValueError if two class names are one number or word, because one class would be two.
+
+    Single letters may differ in case, as those of handwriting do.
+    """
+    spellings: dict[float | str, str] = {}
     for name in names:
         try:
-            first = spellings.setdefault(float(name), name)
+            key: float | str = float(name)
         except ValueError:
-            continue  # not a number
+            key = name.casefold() if len(name) > 1 else name
+        first = spellings.setdefault(key, name)
         if first != name:
+            kind = "word" if isinstance(key, str) else "number"
             raise ValueError(
                 "Expected one spelling of each class. Received: the classes "
-                f"{first!r} and {name!r}, which are the same number. "
-                "Hint: write it the same way everywhere, or use names that are no numbers."
+                f"{first!r} and {name!r}, which are the same {kind}. "
+                "Hint: write it the same way everywhere, or use other names."
             )
 
 

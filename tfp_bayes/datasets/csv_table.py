@@ -36,7 +36,8 @@ def read_columns(path: Path) -> dict[str, list[str]]:
     delimiter = max(_DELIMITERS, key=first.count)
     rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     header = [name.strip() for name in rows[0]] if rows else []
-    if not any(header) or len(set(header)) < len(header):
+    check_named(header, path)
+    if len(set(header)) < len(header):
         raise ValueError(
             f"Expected unique column names in the first line of {path}. "
             f"Received: {header}. Hint: such as file,label"
@@ -49,6 +50,19 @@ def read_columns(path: Path) -> dict[str, list[str]]:
                 f"Hint: put text that contains {delimiter!r} in quotation marks."
             )
     return {name: [row[place].strip() for _, row in numbered] for place, name in enumerate(header)}
+
+
+def check_named(header: list[str], path: Path) -> None:
+    """Raises ValueError if a column has no name, as that of the row numbers of pandas.
+
+    Row numbers would become a feature that tells the classes of a sorted table.
+    """
+    unnamed = [name for name in header if not name or name.startswith("__index_level_")]
+    if unnamed or not header:
+        raise ValueError(
+            f"Expected a name for each column in the first line of {path}. Received: {header}. "
+            "Hint: such as file,label; index=False leaves out the row numbers of pandas."
+        )
 
 
 def column(table: dict[str, list[str]], name: str, argument: str, path: Path) -> list[str]:

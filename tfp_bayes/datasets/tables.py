@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tfp_bayes.datasets.assemble import dataset, divide, number_classes
-from tfp_bayes.datasets.csv_table import column, read_columns, read_splits
+from tfp_bayes.datasets.csv_table import check_named, column, read_columns, read_splits
 from tfp_bayes.datasets.dataset import Dataset
 from tfp_bayes.datasets.folder import leave_out_rows, warn_of_skipped
 from tfp_bayes.datasets.options import FileOptions
@@ -78,6 +78,7 @@ def read_parquet(path: Path) -> dict[str, list[str]]:
                 f"Expected numbers or text in column {field.name!r} of {path}. "
                 f"Received: {field.type}. Hint: use one column per number."
             )
+    check_named(table.column_names, path)
     return {
         name: ["" if cell is None else str(cell) for cell in table[name].to_pylist()]
         for name in table.column_names
@@ -109,12 +110,7 @@ def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tup
             names.append(name)
             continue
         categories = sorted(set(cells))
-        if len(categories) > MAX_CATEGORIES:
-            raise ValueError(
-                f"Expected numbers, or at most {MAX_CATEGORIES} categories, in column {name!r} of "
-                f"{path}. Received: {len(categories)} different texts, such as {cells[0]!r}. "
-                "Hint: remove columns of names or dates; write numbers with a decimal point."
-            )
+        _check_categories(categories, cells, name, path)
         columns += [np.array([cell == each for cell in cells], "float32") for each in categories]
         names += [f"{name}={each}" for each in categories]
     twice = [name for name in names if names.count(name) > 1]
@@ -124,6 +120,28 @@ def _encode(features: dict[str, list[str]], path: Path) -> tuple[np.ndarray, tup
             f"{twice[0]!r}, a column and a category. Hint: rename the column."
         )
     return np.stack(columns, axis=1), tuple(names)
+
+
+def _check_categories(categories: list[str], cells: list[str], name: str, path: Path) -> None:
+    """Raises ValueError for a column of texts that are names, dates or numbers with a few errors.
+
+    One-hot encoded, these would hide that a column is a number, or tell the rows apart.
+    """
+    texts = [cell for cell in cells if not _is_number(cell)]
+    if len(texts) < len(cells) / 2:
+        raise ValueError(
+            f"Expected numbers in all cells of column {name!r} of {path}. Received: {texts[0]!r}, "
+            f"and other texts in {len(texts) - 1} cells, among {len(cells) - len(texts)} numbers. "
+            "Hint: correct these cells or empty them; to make all of them categories, write the "
+            "numbers with a letter, such as c7."
+        )
+    if len(categories) > min(MAX_CATEGORIES, max(10, len(cells) / 2)):
+        raise ValueError(
+            f"Expected numbers, or at most {MAX_CATEGORIES} categories of several rows each, in "
+            f"column {name!r} of {path}. Received: {len(categories)} different texts in "
+            f"{len(cells)} rows, such as {cells[0]!r}. "
+            "Hint: remove columns of names or dates; write numbers with a decimal point."
+        )
 
 
 def _is_classification(target: list[str], options: FileOptions) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.process_workers import process_workers
 from tfp_bayes._plumbing.ray_workers import ray_workers
 from tfp_bayes._plumbing.worker import Failure
@@ -31,6 +30,8 @@ def check_engine(engine: str, workers: int | None, gpus_per_worker: float) -> No
             "Hint: 'processes' uses the cores of this machine, and 'ray' those of a cluster."
         )
     if workers is not None:
+        from tfp_bayes._plumbing.checks import check_integers  # needs NumPy, unlike `--help`
+
         check_integers(1, workers=workers)
     if engine == "local" and workers not in (None, 1):
         raise ValueError(

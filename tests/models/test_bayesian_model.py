@@ -92,6 +92,17 @@ def test_growing_data_changes_the_weight_without_a_retrace():
     assert not steps
 
 
+def test_a_step_is_traced_once_though_the_optimizer_has_state(monkeypatch):
+    traces, step = [], tfp_bayes.BayesianModel.train_step
+    monkeypatch.setattr(
+        tfp_bayes.BayesianModel, "train_step", lambda *given: traces.append(0) or step(*given)
+    )
+    model = linear(prior_scale=1.0)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(X, Y, epochs=2, verbose=0)
+    assert len(traces) == 1
+
+
 def test_kl_is_counted_once_under_a_strategy(two_replicas):
     """An SGD step on two logical CPU devices gives the same weights as on one device."""
     with two_replicas.scope():

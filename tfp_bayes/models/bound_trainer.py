@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.keras_internals import (
     compiled_loss,
     current_call,
@@ -200,6 +201,15 @@ class BoundTrainer(_Base):
             priors.append(self._function_term(self.optimizer.iterations))
             self.function_prior_tracker.update_state(priors[-1])
         return priors
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make the function of a training step as Keras does, with the optimizer built before.
+
+        Otherwise, Keras traces the step twice, because its first trace creates variables.
+        """
+        if self.built and self.optimizer is not None:
+            build_optimizer(self)
+        super().make_train_function(force)
 
     def train_step(self, data) -> dict:
         """Take a step as Keras does, and report the parts of the loss and learned dropout rates."""

@@ -1,6 +1,7 @@
 """Labeling by people: the session, the page in a real browser, and Label Studio's files."""
 
 import errno
+import functools
 import gc
 import io
 import json
@@ -37,13 +38,18 @@ NAMES = ["cat", "dog", "eel"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def make(path=None, **kwargs):
-    keras.utils.set_random_seed(0)
+@functools.cache
+def network():
+    """Return one model to all learners, which start from new weights, so that it is traced once."""
     inputs = keras.Input((8, 8, 1))
     hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
     hidden = MCDropout(0.3)(keras.layers.Dense(8, activation="relu")(hidden))
     model = BayesianModel(inputs, keras.layers.Dense(3, "softmax")(hidden), num_samples=5)
     model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def make(path=None, **kwargs):
     arguments = {
         "initial": (np.arange(5), Y[:5]),
         "test_data": (X[40:], Y[40:]),
@@ -52,7 +58,7 @@ def make(path=None, **kwargs):
         "steps": 3,
         "checkpoint": path,
     }
-    return ActiveLearner(model, X, **arranged(**{**arguments, **kwargs}))
+    return ActiveLearner(network(), X, **arranged(**{**arguments, **kwargs}))
 
 
 def ready(learner):

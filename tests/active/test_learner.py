@@ -1,5 +1,7 @@
 """The active learning loop: training, proposals, invalid input and reproducibility."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -17,11 +19,17 @@ Y = X[:, :3].argmax(1)
 TEST = (X[150:], Y[150:])
 
 
+def new_model():
+    keras.utils.set_random_seed(0)
+    model = bayesian_mlp(prior_scale=1.0, num_samples=10)
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return model
+
+
+used_model = functools.cache(new_model)  # traced once for all tests; learners reset it in place
+
+
 def make(model=None, **kwargs):
-    if model is None:
-        keras.utils.set_random_seed(0)
-        model = bayesian_mlp(prior_scale=1.0, num_samples=10)
-        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     arguments = {
         "initial": np.arange(6),
         "ignore": np.arange(150, 200),
@@ -31,7 +39,7 @@ def make(model=None, **kwargs):
         "steps": 20,
         "seed": 1,
     }
-    return ActiveLearner(model, X, Y, **arranged(**{**arguments, **kwargs}))
+    return ActiveLearner(model or used_model(), X, Y, **arranged(**{**arguments, **kwargs}))
 
 
 def outcome(learner):
@@ -69,7 +77,7 @@ def test_learning_works():
 
 
 def test_equal_seeds_choose_equal_examples():
-    a, b = make(), make()
+    a, b = make(new_model()), make()
     a.run(2)
     b.run(2)
     assert outcome(a) == outcome(b)
@@ -93,12 +101,16 @@ def test_proposes_the_highest_scores():
     assert seen[0].mutual_information[rest].max() <= learner_scores.min()
 
 
-def test_candidates_are_a_random_subset():
+def test_candidates_are_a_random_subset(monkeypatch):
     learner = make(candidates=10)
     seen = []
     predict = learner.model.predict_uncertainty
     learner.train()
-    learner.model.predict_uncertainty = lambda x, **kw: seen.append(len(x)) or predict(x, **kw)
+    monkeypatch.setattr(
+        learner.model,
+        "predict_uncertainty",
+        lambda x, **kw: seen.append(len(x)) or predict(x, **kw),
+    )
     learner.propose()
     assert seen == [10]
 
@@ -194,18 +206,12 @@ def test_nothing_is_traced_after_the_first_round():
     assert traced == []
 
 
-def weights_after(reinit, **kwargs):
-    learner = make(reinit=reinit, **kwargs)
-    learner.run(1)
-    return learner
-
-
 def test_fresh_equals_a_new_model():
     """Training from fresh weights equals the training of a model that was never used."""
     learner = make()
     learner.train()
     used = learner.model
-    new = make().model
+    new = new_model()
     for model in (used, new):
         trainer = make(model).trainer
         trainer(X[:12], Y[:12], seed=5)
@@ -214,15 +220,13 @@ def test_fresh_equals_a_new_model():
 
 
 def test_warm_changes_least_and_shrink_perturb_lies_between():
-    def weights(learner):
-        return np.concatenate([np.ravel(w) for w in learner.model.trainable_variables])
-
-    start = weights(make())
+    model = used_model()
+    start = model.get_weights()
 
     def distance(reinit):
-        learner = make(reinit=reinit, steps=1)
-        learner.trainer(X[:12], Y[:12], seed=5)
-        return np.abs(start - weights(learner)).sum()
+        model.set_weights(start)
+        make(reinit=reinit, steps=1).trainer(X[:12], Y[:12], seed=5)
+        return sum(np.abs(a - b).sum() for a, b in zip(start, model.get_weights()))
 
     assert distance("warm") < distance("shrink_perturb") < distance("fresh")
 
@@ -246,25 +250,29 @@ def test_training_follows_the_seed(reinit):
     assert np.abs(first - weights(6)).max() > 1e-6
 
 
-def test_batches_are_never_larger_than_the_labelled_set():
+def test_batches_are_never_larger_than_the_labelled_set(monkeypatch):
     learner = make(batch_size=64)
     sizes = []
     fit = learner.model.fit
-    learner.model.fit = lambda data, **kw: (
-        sizes.extend(len(y) for _, y in data.take(3)) or fit(data, **kw)
+    monkeypatch.setattr(
+        learner.model,
+        "fit",
+        lambda data, **kw: sizes.extend(len(y) for _, y in data.take(3)) or fit(data, **kw),
     )
     learner.run(1)
     assert sizes == [6, 6, 6, 10, 10, 10]
 
 
-def test_early_stopping_keeps_the_best_weights():
+def test_early_stopping_keeps_the_best_weights(monkeypatch):
     learner = make(steps=25, max_steps=400)
     row = learner.run(0)[0]
     assert 25 <= row.optimizer_steps <= 400
     assert row.optimizer_steps % 25 == 0
     scores = []
     evaluate = learner.model.evaluate
-    learner.model.evaluate = lambda *a, **k: scores.append(r := evaluate(*a, **k)) or r
+    monkeypatch.setattr(
+        learner.model, "evaluate", lambda *a, **k: scores.append(r := evaluate(*a, **k)) or r
+    )
     row = learner.train()
     losses = [score["loss"] for score in scores]
     final = evaluate(*learner.evaluation.validation_data, verbose=0, return_dict=True)["loss"]

@@ -1,7 +1,6 @@
 """Options, process setup and fixtures that tests share."""
 
 import gc
-import random
 
 import pytest
 import xdist
@@ -38,9 +37,11 @@ def pytest_sessionstart(session):
 
 
 @pytest.fixture(autouse=True)
-def _same_weights_in_every_run():
-    """Seed the generator from which Keras draws the seeds that initializers are not given."""
-    random.seed(0)
+def _same_random_numbers_in_every_run():
+    """Seed what Keras uses where no seed is given: for initial weights, and the order of data."""
+    import keras
+
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Fresh processes for tests, forked from one that has imported but not started TensorFlow.
 
 Importing TensorFlow takes five seconds per process, longer than most tests that need a process.
-Here TensorFlow and Keras are imported once and have no runtime or devices before the fork. Each
-process imports this library and all others itself. Use `subprocess` instead to test the start of
-an interpreter (imports, output, duration) or a process without Keras.
+Here TensorFlow, Keras and TensorFlow Probability are imported once and have no runtime or devices
+before the fork. Each process imports this library and all others itself. Use `subprocess` instead
+to test the start of an interpreter (imports, output, duration) or a process without Keras.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ import types
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tensorflow"])
+_CONTEXT.set_forkserver_preload(["tensorflow", "tensorflow_probability"])
 
 
 def run_python(program, *arguments, cwd=None) -> subprocess.CompletedProcess:

@@ -346,6 +346,23 @@ def test_compiled_losses_are_found_and_replaced():
     assert keras_internals.compiled_loss(keras.Model(inputs, outputs)) is None
 
 
+def test_losses_and_metrics_are_chosen_by_the_shapes_of_targets():
+    inputs = keras.Input((2,))
+    outputs = [keras.layers.Dense(n, name=name)(inputs) for n, name in ((3, "a"), (1, "b"))]
+    model = keras.Model(inputs, outputs)
+    losses = ["sparse_categorical_crossentropy", "mse"]
+    model.compile("sgd", losses, metrics=[["accuracy"], ["mae"]])
+    keras_internals.build_losses_and_metrics(model, None)  # targets in a generator
+    keras_internals.build_losses_and_metrics(model, np.zeros(4))  # Keras will refuse them
+    assert not keras_internals.compiled_loss(model).built
+    keras_internals.build_losses_and_metrics(model, [np.zeros(4), tf.TensorSpec([None, 1])])
+    before = [id(v) for metric in model.metrics for v in metric.variables]
+    model.fit(np.zeros((4, 2)), [np.zeros(4), np.zeros((4, 1))], verbose=0)
+    assert [id(v) for metric in model.metrics for v in metric.variables] == before
+    names = {"loss", "a_loss", "b_loss", "a_accuracy", "b_mae"}
+    assert {*model.get_metrics_result()} == names
+
+
 def test_metrics_see_a_view_of_their_output():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, [keras.layers.Identity(name=name)(inputs) for name in ("a", "b")])

@@ -279,6 +279,23 @@ def set_compiled_loss(model: keras.Model, loss: CompileLoss) -> None:
     model._compile_loss = loss
 
 
+def build_losses_and_metrics(model: Functional, y) -> None:
+    """Create what `compile` was given by name, and its variables, unless they exist already.
+
+    Args:
+        model: A compiled functional model.
+        y: Targets, or their specifications. Only their ranks and last dimensions matter. Nothing
+            happens if these are unknown or the structure is not that of the outputs.
+    """
+    shapes = [getattr(each, "shape", None) for each in keras.tree.flatten(y)]
+    are_known = all(getattr(shape, "rank", shape) is not None for shape in shapes)
+    if not are_known or len(shapes) != len(model.outputs):
+        return
+    for compiled in (model._compile_loss, model._compile_metrics):
+        if compiled is not None and not compiled.built:
+            compiled.build(y, pack_outputs(model, model.outputs))
+
+
 class _ViewedMetrics(MetricsList):
     """The metrics of one output, each of which receives a view of the targets and the output."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import check_finite_arrays
-from tfp_bayes._plumbing.keras_internals import functional_constructor
+from tfp_bayes._plumbing.keras_internals import build_losses_and_metrics, functional_constructor
 from tfp_bayes._plumbing.seeds import fold_in
 from tfp_bayes.export import PREDICT_SEED, export_baked, export_saved_model
 from tfp_bayes.layers import stochastic_layers
@@ -182,9 +182,18 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         self._forget_calibration()
         if self._has_prior:
             callbacks = with_kl_weight(callbacks, self)
+        self._build_losses_and_metrics(x, y)
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, *args, **kwargs
         )
+
+    def _build_losses_and_metrics(self, x, y) -> None:
+        """Create the losses and metrics before the first step, which would be traced twice else."""
+        if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec, tuple):
+            _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
+        if self.compiled:
+            with self.distribute_strategy.scope():
+                build_losses_and_metrics(self, y)
 
     # Prediction and evaluation always use the posterior predictive mean.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+from collections import defaultdict
 
 import harness
 import keras
@@ -285,16 +286,20 @@ def test_every_layer_has_a_case():
     assert public == {case.layer for case in CASES.values()}
 
 
-@pytest.mark.parametrize(
-    ("case", "check"),
-    [
-        pytest.param(case, check, id=f"{case}-{check}")
-        for case in CASES
-        for check in harness.CHECKS
-        if "," not in case or check not in harness.OF_ONE_SETTING
-    ],
-)
-def test_layer(case, check, tmp_path):
-    check = harness.CHECKS[check]
-    needs_folder = "tmp_path" in inspect.signature(check).parameters
-    check(CASES[case], tmp_path) if needs_folder else check(CASES[case])
+@pytest.mark.parametrize("check", harness.CHECKS)
+@pytest.mark.parametrize("case", CASES)
+def test_layer(case, check):
+    harness.CHECKS[check](CASES[case])
+
+
+# The layers of each module, in one setting of each.
+MODULES = defaultdict(dict)
+for _name, _case in CASES.items():
+    if "," not in _name:
+        MODULES[_case.layer.__module__.split(".")[-1]][_name] = _case
+
+
+@pytest.mark.parametrize("check", harness.CHECKS_OF_MODELS)
+@pytest.mark.parametrize("module", MODULES)
+def test_model_with_the_layers_of_a_module(module, check, tmp_path):
+    harness.CHECKS_OF_MODELS[check](MODULES[module], tmp_path)

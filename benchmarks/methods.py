@@ -11,6 +11,9 @@ images.
 Each row (data set, seed, method) is a file in the folder of --out, written when it is complete. If
 started again, the command computes only the missing rows, then prints the table. All rows take
 about an hour per data set and seed on two quiet cores; --methods, --epochs and --train shorten it.
+
+"NLL less" is the NLL minus that of the deterministic network with the same seed: its mean over the
+seeds, and its 95 % interval by Student's t.
 """
 
 import argparse
@@ -25,6 +28,7 @@ import numpy as np
 import tfp_bayes
 from tfp_bayes import inference, metrics
 from tfp_bayes._plumbing.files import write_json
+from tfp_bayes._plumbing.t_interval import t_margin
 from tfp_bayes.models import FittedFeatureDensity
 from tfp_bayes.uncertainty import apply_temperature, fit_temperature
 
@@ -247,6 +251,7 @@ def table(rows):
         here = [row for row in rows if row["dataset"] == dataset]
         names = dict.fromkeys(name for row in here for name in row)
         columns = [name for name in names if name not in ("dataset", "seed", "method", "options")]
+        columns.insert(columns.index("NLL") + 1, "NLL less")
         lines += [f"\n{dataset}\n", f"| method | seeds | {' | '.join(columns)} |"]
         lines.append("|---" * (len(columns) + 2) + "|")
         plain = {row["seed"]: row for row in here if row["method"] == "deterministic"}
@@ -254,6 +259,12 @@ def table(rows):
             mine = [row for row in here if row["method"] == method]
             cells = []
             for column in columns if mine else ():
+                if column == "NLL less":
+                    paired = [row for row in mine if row["seed"] in plain]
+                    less = [row["NLL"] - plain[row["seed"]]["NLL"] for row in paired]
+                    cell = f"{np.mean(less):+.4f} ± {t_margin(np.array(less)):.4f}"
+                    cells.append(cell if any(less) else "")
+                    continue
                 values = [row[column] for row in mine if column in row]
                 if not values:
                     cells.append("")

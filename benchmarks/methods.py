@@ -130,6 +130,16 @@ def swag(data, seed, options):
     return fit_after(method, data, seed, options, keras.optimizers.SGD(0.01, 0.9), **further)
 
 
+def multi_swag(data, seed, options):
+    """Trains five members with SGD from new weights, with snapshots in the last 20 epochs."""
+    keras.utils.set_random_seed(seed)
+    model = network("deterministic", None, 1e-3, dropout_rate=0.0)
+    model.compile(keras.optimizers.SGD(0.02, 0.9), "sparse_categorical_crossentropy")
+    method = inference.MultiSWAG(5, draws_per_member=20, learning_rate=0.01, seed=seed)
+    training = {"epochs": options.epochs + 20, "batch_size": BATCH_SIZE, "verbose": 0}
+    return _fit(method, model, data, 0.0, **training)
+
+
 def laplace(variables):
     """Returns a function that fits Laplace's approximation after training."""
 
@@ -176,6 +186,7 @@ METHODS = {
     "concrete dropout": layers("concrete_dropout"),
     "Flipout": layers("flipout"),
     "SWAG": swag,
+    "MultiSWAG, 5 members": multi_swag,
     "Laplace, last layer, Kronecker": laplace("last_layer"),
     "Laplace, Kronecker, linearized": laplace("all"),
     "SNGP": sngp,

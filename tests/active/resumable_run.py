@@ -1,13 +1,16 @@
-"""A small run that kills its own process: python resumable_run.py FOLDER REINIT STAGE COUNT.
+"""Small runs of active learning: python resumable_run.py FOLDER ... [--copy|--kill STAGE ...].
 
-It dies by SIGKILL when STAGE happens for the COUNT-th time. Without a stage, it completes and
-prints its results. If it is started again, it resumes from its checkpoint.
+It completes the run in each folder, new or resumed from its checkpoint, and prints the results as
+a line of JSON. A folder is named after the kind of retraining, such as "warm" or "fresh-2". At
+given stages, such as "fit3" for the third training, --copy copies the files of the run to
+FOLDER-STAGE, and --kill ends the process by SIGKILL, which leaves the same files.
 """
 
+import argparse
 import json
 import os
+import shutil
 import signal
-import sys
 from pathlib import Path
 
 import keras
@@ -18,7 +21,7 @@ from tfp_bayes.active import Evaluation, Query, Refit
 from tfp_bayes.layers import MCDropout
 
 
-def main(folder, reinit, stage=None, count=0):
+def run(folder, copies, kills):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(120, 5)).astype("float32")
     y = x[:, :3].argmax(1)
@@ -32,7 +35,10 @@ def main(folder, reinit, stage=None, count=0):
 
     def on_stage(name):
         seen.append(name)
-        if name == stage and seen.count(name) == int(count):
+        stage = f"{name}{seen.count(name)}"
+        if stage in copies:
+            shutil.copytree(folder, f"{folder}-{stage}")
+        if stage in kills:
             os.kill(os.getpid(), signal.SIGKILL)
 
     learner = tfp_bayes.ActiveLearner(
@@ -41,20 +47,24 @@ def main(folder, reinit, stage=None, count=0):
         y,
         initial=np.arange(6),
         query=Query(size=3, ignore=np.arange(100, 120)),
-        refit=Refit(reinit, steps=10),
+        refit=Refit(folder.name.split("-")[0], steps=10),
         evaluation=Evaluation(test_data=(x[100:], y[100:])),
-        checkpoint=Path(folder) / "checkpoint.npz",
+        checkpoint=folder / "checkpoint.npz",
         on_stage=on_stage,
     )
     learner.run(2)
-    result = {
+    return {
         "acquired_at": learner.pool.acquired_at.tolist(),
         "scores": learner.pool.scores[learner.pool.acquired_at > 0].tolist(),
         "test_nll": [row.test_nll for row in learner.history],
         "weights": [float(np.abs(v.numpy()).sum(dtype="float64")) for v in model.variables],
     }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folders", nargs="+", type=Path)
+    for option in ("--copy", "--kill"):
+        parser.add_argument(option, nargs="*", default=[])
+    given = parser.parse_args()
+    print(json.dumps([run(each, given.copy, given.kill) for each in given.folders]))

@@ -1,8 +1,8 @@
 """A killed run resumes to the bit-equal result, wherever it was killed."""
 
+import functools
 import json
 import signal
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,63 +15,57 @@ from tfp_bayes.active import ActiveLearner
 
 SCRIPT = Path(__file__).with_name("resumable_run.py")
 # Every stage of a round: some before the first checkpoint, some in the second acquisition.
-KILLS = [
-    ("start", 1),
-    ("fit", 1),
-    ("evaluate", 1),
-    ("propose", 2),
-    ("tell", 2),
-    ("fit", 3),
-    ("evaluate", 3),
-    ("checkpoint", 4),
-]
+STAGES = ["start1", "fit1", "evaluate1", "propose2", "tell2", "fit3", "evaluate3", "checkpoint4"]
 
 
-def run(folder, reinit, *kill):
-    return run_python(SCRIPT, folder, reinit, *kill, cwd=folder)
-
-
-def result(done):
+def results(*arguments):
+    done = run_python(SCRIPT, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def killed_and_resumed(folder, reinit, stage, count):
-    folder.mkdir()
-    done = run(folder, reinit, stage, count)
+def test_killed_at_every_stage(tmp_path):
+    """A kill at a stage leaves the files that a run has at that stage, as one killed run shows.
+
+    The runs with these files are resumed in another process, each with a new model.
+    """
+    fresh, warm, killed = (tmp_path / name for name in ("fresh", "warm", "fresh-killed"))
+    for folder in (fresh, warm, killed):
+        folder.mkdir()
+    expected = dict(zip(("fresh", "warm"), results(fresh, warm, "--copy", *STAGES), strict=True))
+    assert expected["fresh"] != expected["warm"]
+    done = run_python(SCRIPT, killed, "--kill", "propose2")
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    answer = result(run(folder, reinit))
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoint.npz",
-        "checkpoint.npz.answers.jsonl",
-        "checkpoint.npz.lock",
-    ]
-    return answer
-
-
-@pytest.mark.parametrize("reinit", ["fresh", "warm"])
-def test_killed_at_every_stage(reinit, tmp_path):
-    (tmp_path / "whole").mkdir()
-    kills = KILLS if reinit == "fresh" else [("propose", 2), ("fit", 3)]
-    with ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(lambda: result(run(tmp_path / "whole", reinit)))
-        resumed = pool.map(
-            lambda kill: killed_and_resumed(tmp_path / f"{kill[0]}{kill[1]}", reinit, *kill), kills
-        )
-        for kill, answer in zip(kills, resumed, strict=True):
-            assert answer == whole.result(), kill
+    copy = tmp_path / "fresh-propose2"
+    assert {path.name for path in killed.iterdir()} == {path.name for path in copy.iterdir()}
+    stages = [*(f"fresh-{stage}" for stage in STAGES), "warm-propose2", "warm-fit3"]
+    folders = [killed, *(tmp_path / stage for stage in stages)]
+    for folder, found in zip(folders, results(*folders), strict=True):
+        assert found == expected[folder.name.split("-")[0]], folder.name
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "checkpoint.npz",
+            "checkpoint.npz.answers.jsonl",
+            "checkpoint.npz.lock",
+        ]
 
 
 # Checkpoints of another run, and damaged ones.
 
 
-def learner(path, **kwargs):
+def new_model():
     model = bayesian_mlp(num_samples=3)
     model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+used_model = functools.cache(new_model)
+
+
+def learner(path, model=None, **kwargs):
     x = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
     y = np.arange(40) % 3
     arguments = arranged(initial=[0, 1, 2], query_size=2, steps=2, checkpoint=path, **kwargs)
-    return ActiveLearner(model, x, y, **arguments)
+    return ActiveLearner(model or used_model(), x, y, **arguments)
 
 
 def test_another_configuration_is_refused(tmp_path):
@@ -98,7 +92,7 @@ def test_answers_survive_one_by_one(tmp_path):
     asking = learner(path)
     proposed = asking.propose()
     asking.tell(proposed[0], 2)
-    resumed = learner(path)
+    resumed = learner(path, new_model())
     np.testing.assert_array_equal(resumed.propose(), proposed[1:])
     assert resumed.labels[proposed[0]] == 2
     for a, b in zip(asking.model.get_weights(), resumed.model.get_weights()):

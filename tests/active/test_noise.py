@@ -1,5 +1,7 @@
 """Noisy labels: oracles, filters and the treatment of rejected answers."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -201,10 +203,16 @@ X = RNG.normal(size=(300, 5)).astype("float32")
 Y = X[:, :3].argmax(1)
 
 
-def learner(**kwargs):
+@functools.cache
+def network():
+    """Return one model to all learners, which start from new weights, so that it is traced once."""
     keras.utils.set_random_seed(0)
     model = bayesian_mlp(prior_scale=1.0, num_samples=10)
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    return model
+
+
+def learner(**kwargs):
     arguments = {
         "initial": np.arange(30),
         "ignore": np.arange(200, 300),
@@ -214,7 +222,7 @@ def learner(**kwargs):
         "steps": 60,
         "seed": 1,
     }
-    return ActiveLearner(model, X, Y, **arranged(**{**arguments, **kwargs}))
+    return ActiveLearner(network(), X, Y, **arranged(**{**arguments, **kwargs}))
 
 
 @pytest.mark.parametrize("rejected", ["skip", "quarantine", "relabel"])

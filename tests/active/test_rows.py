@@ -1,5 +1,6 @@
 """Pools that are not arrays in memory."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -46,16 +47,22 @@ def test_rows(make, tmp_path):
         np.testing.assert_array_equal(source[np.array(indices)], X[indices])
 
 
+@functools.cache
+def network():
+    """Return one model to all learners, which start from new weights, so that it is traced once."""
+    keras.utils.set_random_seed(0)
+    model = bayesian_mlp(num_samples=5)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
 @pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
 def test_a_learner_acquires_the_same_examples_as_from_an_array(make, tmp_path, monkeypatch):
     monkeypatch.setattr("tfp_bayes.active.query.AT_ONCE", 32)  # so the pool is read in parts
 
     def run(x):
-        keras.utils.set_random_seed(0)
-        model = bayesian_mlp(num_samples=5)
-        model.compile("adam", "sparse_categorical_crossentropy")
         query, refit = Query(selector="k_center", size=3), Refit(steps=3)
-        learner = ActiveLearner(model, x, Y, initial=np.arange(4), query=query, refit=refit)
+        learner = ActiveLearner(network(), x, Y, initial=np.arange(4), query=query, refit=refit)
         learner.run(2)
         return learner.pool.acquired_at
 

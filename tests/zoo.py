@@ -134,19 +134,17 @@ for _name, _size in {
 # Images.
 
 
-@entry(real(16, 16, 2), whole(3, 16, 16))
+@entry(real(8, 8, 2), whole(3, 8, 8))
 def u_net():
-    inputs = keras.Input((16, 16, 2))
+    inputs = keras.Input((8, 8, 2))
 
     def block(x, filters):
         x = kl.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         return kl.ReLU()(kl.BatchNormalization()(x))
 
     a = block(inputs, 4)
-    b = block(kl.MaxPooling2D()(a), 6)
-    c = kl.Dropout(0.3)(block(kl.MaxPooling2D()(b), 8))
-    up = kl.concatenate([kl.Conv2DTranspose(6, 2, strides=2)(c), b])
-    up = kl.concatenate([kl.UpSampling2D()(block(up, 6)), a])
+    b = kl.Dropout(0.3)(block(kl.MaxPooling2D()(a), 6))
+    up = kl.concatenate([kl.Conv2DTranspose(4, 2, strides=2)(b), kl.UpSampling2D()(b), a])
     up = kl.SpatialDropout2D(0.3)(block(up, 4))
     return keras.Model(inputs, kl.Conv2D(3, 1, activation="softmax")(up))
 

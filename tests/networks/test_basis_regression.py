@@ -1,5 +1,7 @@
 """Tests of basis regression: training, the closed-form head, prediction and saving."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -34,9 +36,15 @@ def fitted(y=LABELS, **arguments):
     return model
 
 
+@functools.cache
+def shared(task):
+    """Return a fitted model that several tests use and none changes."""
+    return fitted(LABELS if task == "classification" else REAL)
+
+
 @pytest.mark.parametrize("y", [LABELS, REAL], ids=["classes", "real"])
 def test_head_is_conditioned_on_trained_features(y, monkeypatch):
-    model = fitted(y)
+    model = shared("classification" if y is LABELS else "regression")
     phi = model.features.predict(X, verbose=0)
     assert not np.array_equal(phi, features().predict(X, verbose=0))
     targets = np.eye(3)[LABELS] if y is LABELS else REAL
@@ -71,7 +79,7 @@ def test_entropies_are_those_of_normals():
 
 
 def test_samples_agree_with_the_closed_form():
-    model = fitted(REAL)
+    model = shared("regression")
     exact = model.predict_uncertainty(X[:4], 2000, seed=1, return_samples=True)
     loc = exact.samples[..., :2]
     z = (loc.mean(0) - exact.mean) / np.sqrt(exact.epistemic_variance / 2000)
@@ -84,7 +92,7 @@ def test_samples_agree_with_the_closed_form():
 
 
 def test_evaluate():
-    model = fitted(REAL)
+    model = shared("regression")
     p = model.predict_uncertainty(X)
     results = model.evaluate(X, REAL, return_dict=True)
     scale = p.std
@@ -108,6 +116,10 @@ def test_saved_by_value(posterior, tmp_path):
     np.testing.assert_array_equal(one.epistemic_variance, other.epistemic_variance)
     np.testing.assert_array_equal(one.samples, other.samples)
     loaded.fit(X, LABELS, verbose=0)  # compiled as before
+
+
+def test_served(tmp_path):
+    model = shared("classification")
     model.export(tmp_path / "served")
     served = tf.saved_model.load(str(tmp_path / "served"))
     result = served.predict_uncertainty(X[:16], 20, [5, 0])
@@ -216,7 +228,7 @@ def test_random_features_are_refused():
 
 
 def test_deterministic_is_the_predictive_mean():
-    model = fitted()
+    model = shared("classification")
     plain = to_deterministic(keras.Model(model.inputs, model.head(model.features(model.inputs[0]))))
     np.testing.assert_allclose(plain.predict(X, verbose=0)[:, :3], model.predict(X), atol=1e-5)
 
@@ -301,7 +313,7 @@ def test_classifier_shares_the_posterior(tmp_path):
 
 
 def test_greedy_batch_is_that_of_the_head():
-    model = fitted()
+    model = shared("classification")
     picked = model.greedy_batch(X, 5, batch_size=16)
     np.testing.assert_array_equal(picked, model.head.greedy_batch(model.features.predict(X), 5))
 

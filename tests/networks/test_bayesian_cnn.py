@@ -7,7 +7,7 @@ from harness import share_noise
 from networks import images, small_cnn
 
 import tfp_bayes
-from tfp_bayes.layers import MCDropout
+from tfp_bayes.layers import MCDropout, stochastic_layers
 
 
 def test_is_gals_network():
@@ -123,24 +123,46 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "inference",
-    ["mc_dropout", "flipout", "local_reparameterization", "reparameterization", "deterministic"],
+INFERENCES = (
+    "mc_dropout",
+    "flipout",
+    "local_reparameterization",
+    "reparameterization",
+    "deterministic",
 )
+
+
+@pytest.mark.parametrize("inference", INFERENCES)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_with_every_inference(network, inference, tmp_path):
-    """Every network fits, predicts, and is unchanged after saving and loading."""
+def test_layers_of_every_network_with_every_inference(network, inference):
     make, arguments, num_kernels = NETWORKS[network]
-    if network == "resnet20" and inference != "mc_dropout":
-        pytest.skip("the slow one: its layers are those of the others")
+    model = make(num_classes=3, inference=inference, max_pixel=1, **arguments)
+    random = inference not in ("mc_dropout", "deterministic")
+    variational = tfp_bayes.layers.variational_layers(model)
+    assert len(variational) == (num_kernels if random else 0)
+    assert len(stochastic_layers(model)) > 0 or inference == "deterministic"
+
+
+# Every network and every inference. Networks and inferences are independent of each other: each
+# network is written once for all inferences, see `LayerFactory`.
+@pytest.mark.parametrize(
+    ("network", "inference"),
+    [
+        *[(network, "mc_dropout") for network in NETWORKS],
+        ("gal", "local_reparameterization"),
+        ("kirsch", "flipout"),
+        ("mlp", "deterministic"),
+        ("lenet5", "reparameterization"),
+    ],
+)
+def test_every_network_and_every_inference(network, inference, tmp_path):
+    """A network fits, predicts, and is unchanged after saving and loading."""
+    make, arguments, _ = NETWORKS[network]
     model = make(num_classes=3, inference=inference, max_pixel=1, num_samples=None, **arguments)
     x = np.random.default_rng(0).uniform(size=(6, *model.input_shape[1:])).astype("float32")
     model.compile("adam", "sparse_categorical_crossentropy")
     history = model.fit(x, np.arange(6) % 3, verbose=0).history
     assert np.isfinite(history["loss"]).all()
-    variational = tfp_bayes.layers.variational_layers(model)
-    random = inference not in ("mc_dropout", "deterministic")
-    assert len(variational) == (num_kernels if random else 0)
     samples = 1 if inference == "deterministic" else 3
     expected = model.predict_uncertainty(x, samples, seed=0)
     assert (expected.epistemic_variance.max() > 0) == (inference != "deterministic")

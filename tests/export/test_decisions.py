@@ -1,8 +1,7 @@
-"""Tests that served sets, intervals and labels equal those of the objects, bit for bit."""
+"""Tests that the graphs of sets, intervals and labels equal the objects, bit for bit.
 
-import pickle
-import subprocess
-import sys
+`test_served.py` has those of a process that knows TensorFlow alone.
+"""
 
 import keras
 import numpy as np
@@ -19,18 +18,6 @@ from tfp_bayes.uncertainty import conformal as arrays
 
 X = vectors(80)
 Y = np.arange(80) % 3
-
-SERVE = """
-import pickle, sys
-sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either raises an error
-import tensorflow as tf
-folder = sys.argv[1]
-x = tf.constant(pickle.load(open(folder + "/inputs", "rb")))
-classes, real = (tf.saved_model.load(f"{folder}/{name}") for name in ("classes", "real"))
-answers = [classes.sets(x), classes.signatures["decide"](inputs=x), real.intervals(x)]
-answers = [{k: v.numpy() for k, v in each.items()} for each in answers]
-pickle.dump(answers, open(folder + "/answers", "wb"))
-"""
 
 
 def network(activation="softmax", units=3, likelihood="categorical"):
@@ -49,29 +36,6 @@ def answered(decision, x):
     name, endpoint = decisions.decision_endpoint(predictor, decision)
     answer = tf.function(endpoint, autograph=False)(tf.constant(x))
     return name, {key: value.numpy() for key, value in answer.items()}
-
-
-def test_a_process_that_knows_only_tensorflow(tmp_path):
-    classes, real = network(), network(None, 2, "normal")
-    classes.output_temperature.assign(0.5)
-    conformal = Conformal(classes, "raps", penalty=0.1, seed=3).fit(X, Y, coverage=0.8)
-    selective = SelectiveClassifier(classes, "mutual_information").fit(X, Y, coverage=0.7)
-    intervals = Conformal(real, "normalized", num_samples=3).fit(X, X[:, 0], coverage=0.8)
-    classes.export(tmp_path / "classes", decisions=[conformal, selective])
-    real.export(tmp_path / "real", decisions=[intervals])
-    (tmp_path / "inputs").write_bytes(pickle.dumps(X))
-    command = [sys.executable, "-c", SERVE, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    sets, decided, bounds = pickle.loads((tmp_path / "answers").read_bytes())
-    np.testing.assert_array_equal(sets["sets"], conformal.sets(X))
-    assert 0 < sets["sets"].mean() < 1
-    labels, trusted, uncertainty = selective.predict(X)
-    np.testing.assert_array_equal(decided["labels"], labels)
-    np.testing.assert_array_equal(decided["trusted"], trusted)
-    np.testing.assert_array_equal(decided["uncertainty"], uncertainty)
-    np.testing.assert_array_equal(bounds["lower"], intervals.intervals(X)[0])
-    np.testing.assert_array_equal(bounds["upper"], intervals.intervals(X)[1])
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,4 @@
-"""Tests that a SavedModel equals the model and is served without this package."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""Tests that a SavedModel equals the model."""
 
 import keras
 import numpy as np
@@ -11,9 +6,8 @@ import pytest
 import tensorflow as tf
 from networks import bayesian_mlp, images, mlp, small_cnn, vectors
 
-from tfp_bayes import Predictor, datasets, export_saved_model
+from tfp_bayes import Predictor, export_saved_model
 
-TRAINED = Path(__file__).parents[2] / "saved_models" / "mnist_mc_dropout"
 MEASURES = [
     "mean",
     "predictive_entropy",
@@ -60,64 +54,3 @@ def test_refuses_what_it_cannot_describe(tmp_path):
     with pytest.raises(ValueError, match="with one output"):
         export_saved_model(Predictor(two), tmp_path / "served")
     assert list(tmp_path.iterdir()) == []
-
-
-# The trained model that comes with the repository.
-
-SERVE_WITHOUT_THE_PACKAGE = """
-import json, sys
-sys.modules["tfp_bayes"] = sys.modules["keras"] = None  # importing either raises an error
-import numpy as np
-import tensorflow as tf
-served = tf.saved_model.load(sys.argv[1])
-images = np.load(sys.argv[2])
-result = served.predict_uncertainty(tf.constant(images), tf.constant(20), tf.constant([0, 0]))
-mean = served.signatures["serving_default"](images=tf.constant(images))["output_0"]
-print(json.dumps({"mean": mean.numpy().tolist(),
-                  "mutual_information": result["mutual_information"].numpy().tolist()}))
-"""
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    data = datasets.load("mnist")
-    path = tmp_path_factory.mktemp("digits") / "images.npy"
-    np.save(path, data.x_test[:500].astype("float32"))
-    return path, data.y_test[:500]
-
-
-def test_trained_model_serves_in_plain_tensorflow(digits):
-    path, labels = digits
-    done = subprocess.run(
-        [sys.executable, "-c", SERVE_WITHOUT_THE_PACKAGE, str(TRAINED), str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=path.parent,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
-    wrong = np.argmax(result["mean"], axis=1) != labels
-    assert wrong.mean() < 0.02
-    uncertainty = np.array(result["mutual_information"])
-    assert uncertainty.min() >= 0
-    assert uncertainty[wrong].mean() > 5 * uncertainty[~wrong].mean()
-
-
-def test_trained_model_runs_in_saved_model_cli(digits, tmp_path):
-    path, labels = digits
-    tool = Path(sys.executable).with_name("saved_model_cli")
-    subprocess.run(
-        [
-            *[tool, "run", "--dir", TRAINED, "--tag_set", "serve"],
-            *["--signature_def", "serving_default", "--inputs", f"images={path}"],
-            *["--outdir", tmp_path],
-        ],
-        check=True,
-        capture_output=True,
-    )
-    mean = np.load(tmp_path / "output_0.npy")
-    assert (mean.argmax(1) == labels).mean() > 0.98
-
-
-def test_trained_model_is_small():
-    assert sum(f.stat().st_size for f in TRAINED.rglob("*") if f.is_file()) < 5e6

@@ -1,16 +1,15 @@
 """The memory of a prediction does not grow with the number of samples."""
 
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import run_python
 
 SCRIPT = Path(__file__).with_name("measure_memory.py")
 
 
 def peak(num_samples):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(num_samples)], capture_output=True, text=True, check=True
-    )
+    done = run_python(SCRIPT, num_samples)
+    assert done.returncode == 0, done.stderr
     return int(done.stdout.splitlines()[-1])
 
 

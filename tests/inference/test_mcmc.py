@@ -148,10 +148,11 @@ def killed_after(monkeypatch, count):
 @SHORT
 @pytest.mark.parametrize("kernel", ["hmc", "nuts"])
 def test_an_interrupted_run_ends_with_the_same_bits(kernel, tmp_path, monkeypatch):
-    def run(directory):
-        keras.utils.set_random_seed(0)
-        hmc = HMC(num_chains, 20, 20, kernel=kernel, directory=directory)
-        return hmc.fit(classifier(), X, Y, epochs=2, verbose=0)
+    model = classifier()  # which `fit` leaves as it was, whether it ends or is killed
+
+    def run(directory, num_samples=20):
+        hmc = HMC(num_chains, num_samples, 20, kernel=kernel, directory=directory)
+        return hmc.fit(model, X, Y, epochs=2, verbose=0)
 
     num_chains, counts = (2, (3, 30)) if kernel == "hmc" else (1, (3,))
     expected = run(None)
@@ -165,9 +166,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(kernel, tmp_path, monkeypatc
         np.testing.assert_array_equal(a, b)
     assert expected.diagnostics == found.diagnostics
     with pytest.raises(ValueError, match="Expected the configuration of the run"):
-        HMC(num_chains, 30, 20, kernel=kernel, directory=tmp_path).fit(
-            classifier(), X, Y, epochs=2, verbose=0
-        )
+        run(tmp_path, num_samples=30)
 
 
 @SHORT

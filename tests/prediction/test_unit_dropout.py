@@ -386,10 +386,9 @@ def test_random_weights_compute_every_unit():
     assert np.abs(samples[1] - alone[1]).max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["gal", "kirsch"])
-def test_same_answers_where_training_is_compiled_by_xla(name):
+def test_same_answers_where_training_is_compiled_by_xla():
     """On a GPU, Keras trains with XLA, which draws other numbers and has no dynamic sizes."""
-    model = CASES[name][0]()
+    model = CASES["kirsch"][0]()  # drops maps and units
     x, y = 80 * some_inputs(model), np.zeros(20)  # in the range of pixels
     answers = []
     for jit_compile in (False, True):

@@ -1,8 +1,6 @@
 """Pools that are not arrays in memory."""
 
 import functools
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import bayesian_mlp
+from processes import run_python
 
 from tfp_bayes.active import ActiveLearner, Query, Refit, rows
 
@@ -122,8 +121,6 @@ def test_memory_is_bounded(tmp_path):
     size = pool.nbytes
     del pool
     script = Path(__file__).with_name("measure_pool_memory.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "x.npy")], capture_output=True, text=True
-    )
+    done = run_python(script, tmp_path / "x.npy")
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.splitlines()[-1]) < size / 4

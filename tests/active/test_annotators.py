@@ -95,7 +95,7 @@ def test_missing_answers():
 @pytest.mark.parametrize("aggregation", ["majority", "dawid_skene"])
 def test_a_team_is_better_than_its_members(aggregation):
     made = Annotators(team([0.3] * 5), K, aggregation)
-    labels = np.concatenate([made(ALL[i : i + 20]) for i in range(0, N, 20)])
+    labels = np.concatenate([made(ALL[i : i + 100]) for i in range(0, N, 100)])
     assert np.mean(labels == TRUTH) > 0.85
 
 

@@ -64,9 +64,9 @@ def test_closed_form_heads_are_sampled_in_turn():
     members = [closed_form(seed) for seed in range(2)]
     predictor = Predictor(members[0], "normal", Ensemble(members))
     samples = predictor.sample(X, 6, seed=3)
+    alone = [Predictor(member, "normal").sample(X, 6, seed=3) for member in members]
     for s in range(6):
-        alone = Predictor(members[s % 2], "normal").sample(X, 6, seed=3)
-        np.testing.assert_allclose(samples[s], alone[s], atol=1e-5)
+        np.testing.assert_allclose(samples[s], alone[s % 2][s], atol=1e-5)
 
 
 def test_layer_noise_and_weight_noise_compose():

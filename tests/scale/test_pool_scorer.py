@@ -1,5 +1,7 @@
 """A learner whose pool is scored in parts acquires the same examples as without a scorer."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -24,12 +26,19 @@ def labels(rows):
     return (rows[np.arange(NUM_ROWS)][:, 0] > 0).astype(int)
 
 
-def make(rows, labels, checkpoint=None, refit=None, inference="mc_dropout", **query):
+def new_model(inference="mc_dropout"):
     keras.utils.set_random_seed(0)
     model = tfp_bayes.BayesianMLP((4,), 2, max_pixel=1, inference=inference, seed=0)
     model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+used_model = functools.cache(new_model)  # traced once for all tests; learners reset it in place
+
+
+def make(rows, labels, checkpoint=None, refit=None, model=None, **query):
     return tfp_bayes.ActiveLearner(
-        model,
+        model or used_model(),
         rows,
         labels,
         initial=range(4),
@@ -77,9 +86,8 @@ def test_rows_that_may_not_be_asked_about_are_left_out(rows, tmp_path, alone):
 
 def test_the_posterior_of_a_round_goes_to_the_workers(rows, labels, tmp_path):
     refit = {"steps": 4, "posterior": inference.Laplace("diagonal")}
-    learner = make(
-        rows, labels, refit=refit, inference="deterministic", scorer=scorer(rows, tmp_path)
-    )
+    model = new_model("deterministic")
+    learner = make(rows, labels, refit=refit, model=model, scorer=scorer(rows, tmp_path))
     learner.run(total_rounds=1)  # the learner compares these scores with its own
     assert len(list(tmp_path.glob("round-*/posterior.npz"))) == 1
 
@@ -112,6 +120,7 @@ def test_a_round_that_was_stopped_goes_on(rows, labels, tmp_path, alone):
         rows,
         labels,
         tmp_path / "c.npz",
+        model=new_model(),
         scorer=scorer(rows, tmp_path / "s", on_part=lambda done, total: made.append(done)),
     )
     learner.run(total_rounds=1)

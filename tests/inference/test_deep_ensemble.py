@@ -1,5 +1,6 @@
 """Tests of deep ensembles: independent members, mixtures, votes, and resumed training."""
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -33,13 +34,16 @@ def network():
     return model
 
 
+used_network = functools.cache(network)  # traced once for all tests, and reset for each member
+
+
 def fit(model=None, x=X, y=Y, epochs=2, batch_size=16, **arguments):
     settings = {"num_members": 2, **arguments}
     given = {name: settings.pop(name) for name in ("callbacks", "verbose") if name in settings}
     method = DeepEnsemble(**settings)
     assert isinstance(method, Method)
     given = {"verbose": 0, **given}
-    return method.fit(model or network(), x, y, epochs=epochs, batch_size=batch_size, **given)
+    return method.fit(model or used_network(), x, y, epochs=epochs, batch_size=batch_size, **given)
 
 
 def weights_of(ensemble):
@@ -156,7 +160,7 @@ def test_another_ensemble_is_not_continued(tmp_path):
     with pytest.raises(ValueError, match=r"Expected the configuration of the run.*start="):
         fit(other, directory=tmp_path, num_members=1, epochs=1)
     larger = fit(directory=tmp_path, num_members=2, epochs=1)
-    assert_equal(larger, fit(num_members=2, epochs=1))
+    assert_equal(larger, fit(network(), num_members=2, epochs=1))
 
 
 def test_bootstrap_draws_rows_with_replacement():
@@ -236,7 +240,7 @@ def test_regression_is_the_mixture_of_its_members():
 
 
 def test_votes_count_members(tmp_path):
-    model = network()
+    model = used_network()
     ensemble = fit(model, num_members=5, combine="vote", epochs=1)
     p = Predictor(model, posterior=ensemble).predict_uncertainty(X, return_samples=True)
     mean = Ensemble(weights_of(ensemble), model)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-from collections import defaultdict
 
 import harness
 import keras
@@ -292,14 +291,29 @@ def test_layer(case, check):
     harness.CHECKS[check](CASES[case])
 
 
-# The layers of each module, in one setting of each.
-MODULES = defaultdict(dict)
-for _name, _case in CASES.items():
-    if "," not in _name:
-        MODULES[_case.layer.__module__.split(".")[-1]][_name] = _case
+# Modules whose layers are tested in one model, in one setting of each layer.
+GROUPS = {
+    "weights": ("dense", "einsum_dense", "conv", "bayesian_linear", "lora"),
+    "dropout": ("dropout", "spatial_dropout", "concrete_dropout", "embedding"),
+    "sequences": ("attention", "recurrent"),
+}
+
+
+def cases_of(group):
+    modules = {f"tfp_bayes.layers.{module}" for module in GROUPS[group]}
+    return {
+        name: case
+        for name, case in CASES.items()
+        if case.layer.__module__ in modules and "," not in name
+    }
+
+
+def test_every_module_is_in_a_group():
+    grouped = [name for group in GROUPS for name in cases_of(group)]
+    assert sorted(grouped) == sorted(name for name in CASES if "," not in name)
 
 
 @pytest.mark.parametrize("check", harness.CHECKS_OF_MODELS)
-@pytest.mark.parametrize("module", MODULES)
-def test_model_with_the_layers_of_a_module(module, check, tmp_path):
-    harness.CHECKS_OF_MODELS[check](MODULES[module], tmp_path)
+@pytest.mark.parametrize("group", GROUPS)
+def test_model_with_several_layers(group, check, tmp_path):
+    harness.CHECKS_OF_MODELS[check](cases_of(group), tmp_path)

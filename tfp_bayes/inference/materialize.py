@@ -101,14 +101,19 @@ def keep_draws(
             leaves the statistics unchanged.
     """
     variables = posterior.variables
-    run = tf.function(posterior.draw, autograph=False)
+    start = as_seed(seed)
     num_layers = len(stochastic_layers(posterior.model))  # a predictor seeds these first
+
+    @tf.function(autograph=False)
+    def run(index):
+        return posterior.draw(index, fold_in(start, index, num_layers))
+
     estimated = [] if statistics is None else statistics.variables
     replaced = {id(v) for v in estimated}
     kept = [i for i, v in enumerate(variables) if id(v) not in replaced]
     draws = []
     for s in range(num_draws):
-        values = run(tf.constant(s), fold_in(as_seed(seed), s, num_layers))
+        values = run(tf.constant(s))
         found = [] if statistics is None else statistics(variables, values)
         draws.append([*(values[i].numpy() for i in kept), *found])
     chosen = [*(variables[i] for i in kept), *estimated]

@@ -250,6 +250,23 @@ def test_training_follows_the_seed(reinit):
     assert np.abs(first - weights(6)).max() > 1e-6
 
 
+def test_the_order_of_rows_follows_the_seed(monkeypatch):
+    learner = make(steps=1)
+    orders = []
+    fit = learner.model.fit
+    monkeypatch.setattr(
+        learner.model,
+        "fit",
+        lambda data, **kw: (
+            orders.append(np.concatenate([x for x, _ in data.take(4)])) or fit(data, **kw)
+        ),
+    )
+    for seed in (5, 5, 6):
+        learner.trainer(X[:80], Y[:80], seed=seed)
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert (orders[0] != orders[2]).any()
+
+
 def test_batches_are_never_larger_than_the_labelled_set(monkeypatch):
     learner = make(batch_size=64)
     sizes = []

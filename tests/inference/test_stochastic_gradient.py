@@ -211,7 +211,7 @@ def test_regression():
         inputs, outputs, likelihood="normal", prior_scale=1.0, num_samples=1
     )
     model.compile("sgd", tfp_bayes.losses.NormalNLL())
-    method = CyclicalSGHMC(2, snapshots_per_cycle=2, learning_rate=0.02)
+    method = CyclicalSGHMC(2, snapshots_per_cycle=2, learning_rate=0.002)
     posterior = method.fit(model, X, X.sum(1, keepdims=True), epochs=8, verbose=0)
     p = Predictor(model, "normal", posterior).predict_uncertainty(X)
     assert p.epistemic_variance.min() > 0

@@ -213,7 +213,7 @@ def test_refused(change, message):
 def test_models_without_a_gradient_are_refused():
     x, y = images(max_pixel=255.0), labels()
     with pytest.raises(ValueError, match="can be differentiated"):
-        fgsm(logistic_regression(dtype="uint8"), x, y, 1, num_samples=1)
+        fgsm(logistic_regression(dtype="uint8"), x.round(), y, 1, num_samples=1)
     members = [logistic_regression().model for _ in range(2)]
     members[1].set_weights([w + 1 for w in members[1].get_weights()])
     posterior = Ensemble(members, combine="vote")

@@ -31,7 +31,7 @@ options = parser.parse_args(None if "__file__" in globals() else [])  # a notebo
 (x_train, y_train), (x_test, y_test) = tfp_bayes.datasets.load("mnist").splits
 num_train, num_reference, num_stream, window = 10_000, 4000, 6000, 300
 if options.smoke:
-    options.epochs, num_train, num_reference, num_stream, window = 1, 500, 200, 400, 40
+    options.epochs, num_train, num_reference, num_stream, window = 1, 500, 200, 400, 60
 
 rng = np.random.default_rng(0)
 order = rng.permutation(len(x_test))

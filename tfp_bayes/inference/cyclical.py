@@ -15,6 +15,7 @@ from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.keras_internals import timestep_mask
+from tfp_bayes._plumbing.losses import check_mean
 from tfp_bayes.inference.materialize import check_finite_draws
 from tfp_bayes.inference.snapshots import Snapshots
 from tfp_bayes.inference.stochastic_gradient import SGHMC, CosineCycles, LateNoise
@@ -127,7 +128,8 @@ class CyclicalSGHMC(Configured):
                 divide into cycles, the cycles are too short, N is unknown, or the chain diverged.
         """
         check_compiled(model)
-        _check_reduction(model)
+        for loss in keras.tree.flatten(model.loss):
+            check_mean(loss, "the noise is for a mean over observations")
         cycle_epochs = self._cycle_epochs(epochs)
         steps = _steps_per_epoch(x, batch_size, fit_arguments)
         _warn_of_flat_prior(model)
@@ -210,18 +212,6 @@ def _steps_per_epoch(x: Any, batch_size: int, fit_arguments: dict) -> int:
             "dataset.apply(tf.data.experimental.assert_cardinality(n)), or pass steps_per_epoch."
         )
     return steps
-
-
-def _check_reduction(model: keras.Model) -> None:
-    """Refuse losses that are sums over a batch, because N times the loss scales the noise."""
-    for loss in keras.tree.flatten(model.loss):
-        reduction = getattr(loss, "reduction", "sum_over_batch_size")
-        if reduction not in ("sum_over_batch_size", "mean"):
-            raise ValueError(
-                "Expected reduction='sum_over_batch_size' for the loss, because the noise is for a "
-                f"mean over observations. Received: {type(loss).__name__} with "
-                f"reduction={reduction!r}. Hint: leave `reduction` out."
-            )
 
 
 def _count_observations(model: keras.Model, x: Any) -> int:

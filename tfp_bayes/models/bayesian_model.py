@@ -188,7 +188,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         )
 
     def _build_losses_and_metrics(self, x, y) -> None:
-        """Create the losses and metrics before the first step, which would be traced twice else."""
+        """Create losses and metrics before the first step, so that it is traced only once."""
         if isinstance(x, tf.data.Dataset) and isinstance(x.element_spec, tuple):
             _, y, _ = keras.utils.unpack_x_y_sample_weight(x.element_spec)
         if self.compiled:

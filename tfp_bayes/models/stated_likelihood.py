@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_bayes._plumbing.keras_internals import timestep_mask
+from tfp_bayes._plumbing.losses import check_mean, loss_name
 from tfp_bayes.losses import NormalNLL
 
 _FUNCTIONS = {
@@ -71,8 +72,8 @@ class ObservedLoss:
         if values.shape.rank == 0:
             raise ValueError(
                 "Expected one value for each observation from the loss. Received: "
-                f"{_name(loss)}, which returns a single number. Hint: return values that are not "
-                "averaged over the batch, so that the prior can be weighted by their number."
+                f"{loss_name(loss)}, which returns a single number. Hint: return values that are "
+                "not averaged over the batch, so that the prior can be weighted by their number."
             )
         mask = _both(in_mask, timestep_mask(values), values)
         count = tf.cast(tf.size(values), loss.dtype)
@@ -111,13 +112,7 @@ def check_loss(loss, likelihood: str) -> None:
     Keras' losses are checked. Each value of a user's loss counts as the negative log likelihood of
     an observation, in nats.
     """
-    reduction = getattr(loss, "reduction", "sum_over_batch_size")
-    if reduction not in ("sum_over_batch_size", "mean"):
-        raise ValueError(
-            "Expected reduction='sum_over_batch_size' for the loss, because the prior is weighted "
-            f"against a mean over observations. Received: {_name(loss)} with "
-            f"reduction={reduction!r}. Hint: leave `reduction` out."
-        )
+    check_mean(loss, "the prior is weighted against a mean over observations")
     function = _keras_function(loss)
     if function is None and not isinstance(loss, NormalNLL):
         return
@@ -125,20 +120,20 @@ def check_loss(loss, likelihood: str) -> None:
     if config.get("from_logits"):
         raise ValueError(
             "Expected a loss of probabilities, because a Bayesian model averages probabilities. "
-            f"Received: {_name(loss)} with from_logits=True. Hint: end the model in a softmax or "
-            "sigmoid and leave `from_logits` out."
+            f"Received: {loss_name(loss)} with from_logits=True. Hint: end the model in a softmax "
+            "or sigmoid and leave `from_logits` out."
         )
     fits = isinstance(loss, NormalNLL) if likelihood == "normal" else False
     if not fits and function not in _FUNCTIONS.get(likelihood, ()):
         raise ValueError(
             f"Expected the negative log likelihood of likelihood={likelihood!r} as the loss. "
-            f"Received: {_name(loss)}. Hint: {_HINTS[likelihood]}; or state another likelihood, "
-            "BayesianModel(..., likelihood=...), or write a loss that returns the NLL of each "
+            f"Received: {loss_name(loss)}. Hint: {_HINTS[likelihood]}; or state another "
+            "likelihood, BayesianModel(..., likelihood=...), or write a loss that returns the NLL of each "
             "observation."
         )
     if config.get("axis", -1) != -1:
         raise ValueError(
-            f"Expected classes on the last axis. Received: {_name(loss)} with "
+            f"Expected classes on the last axis. Received: {loss_name(loss)} with "
             f"axis={config['axis']}. Hint: permute the outputs, (..., K)."
         )
 
@@ -176,13 +171,6 @@ def _config(loss) -> dict:
     if named and isinstance(loss, keras.losses.Loss) and not wraps:
         return loss.get_config()
     return {}
-
-
-def _name(loss) -> str:
-    if isinstance(loss, keras.losses.Loss) and type(loss).__name__ != "LossFunctionWrapper":
-        return type(loss).__name__
-    function = getattr(loss, "fn", loss)
-    return getattr(function, "__name__", repr(function))
 
 
 def _like_outputs(y: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,26 @@
+"""Names of losses, and a check that they are means."""
+
+import keras
+
+
+def loss_name(loss) -> str:
+    """Return the name of a loss by which its user knows it."""
+    if isinstance(loss, keras.losses.Loss) and type(loss).__name__ != "LossFunctionWrapper":
+        return type(loss).__name__
+    function = getattr(loss, "fn", loss)
+    return getattr(function, "__name__", repr(function))
+
+
+def check_mean(loss, reason: str) -> None:
+    """Raise ValueError if a loss is a sum over a batch.
+
+    Args:
+        loss: A loss in any form that `compile` takes.
+        reason: Why a sum would be wrong, for the error.
+    """
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            f"Expected reduction='sum_over_batch_size' for the loss, because {reason}. Received: "
+            f"{loss_name(loss)} with reduction={reduction!r}. Hint: leave `reduction` out."
+        )

@@ -250,16 +250,25 @@ def test_training_follows_the_seed(reinit):
     assert np.abs(first - weights(6)).max() > 1e-6
 
 
+def look_at_batches(learner, num_batches, look, monkeypatch):
+    """Call a function with the first batches (x, y) of each training."""
+    fit = learner.model.fit
+
+    def looked_at(data, **arguments):
+        look([*data.take(num_batches)])
+        return fit(data, **arguments)
+
+    monkeypatch.setattr(learner.model, "fit", looked_at)
+
+
 def test_the_order_of_rows_follows_the_seed(monkeypatch):
     learner = make(steps=1)
     orders = []
-    fit = learner.model.fit
-    monkeypatch.setattr(
-        learner.model,
-        "fit",
-        lambda data, **kw: (
-            orders.append(np.concatenate([x for x, _ in data.take(4)])) or fit(data, **kw)
-        ),
+    look_at_batches(
+        learner,
+        4,
+        lambda batches: orders.append(np.concatenate([x for x, _ in batches])),
+        monkeypatch,
     )
     for seed in (5, 5, 6):
         learner.trainer(X[:80], Y[:80], seed=seed)
@@ -270,11 +279,8 @@ def test_the_order_of_rows_follows_the_seed(monkeypatch):
 def test_batches_are_never_larger_than_the_labelled_set(monkeypatch):
     learner = make(batch_size=64)
     sizes = []
-    fit = learner.model.fit
-    monkeypatch.setattr(
-        learner.model,
-        "fit",
-        lambda data, **kw: sizes.extend(len(y) for _, y in data.take(3)) or fit(data, **kw),
+    look_at_batches(
+        learner, 3, lambda batches: sizes.extend(len(y) for _, y in batches), monkeypatch
     )
     learner.run(1)
     assert sizes == [6, 6, 6, 10, 10, 10]

@@ -242,7 +242,7 @@ def model_of(layer):
 @each_variant
 def test_samples_have_the_moments_of_the_predictive(arguments):
     layer = linear(prior_scale=0.7, noise_scale=1.0, **arguments)
-    num_samples = 10_000
+    num_samples = 20_000
 
     @tf.function
     def draws():

@@ -255,6 +255,19 @@ def load(name, other, options):
     )
 
 
+def cell(column, rows, plain):
+    """Returns the mean over the rows of a method; `plain` has the deterministic network's by seed."""
+    of = "NLL" if column == "NLL less" else column
+    pairs = [(row[of], plain.get(row["seed"], {}).get(of)) for row in rows if of in row]
+    paired = np.array([pair for pair in pairs if None not in pair]).reshape(-1, 2)
+    if column == "NLL less":
+        less = paired[:, 0] - paired[:, 1]
+        return f"{less.mean():+.4f} ± {t_margin(less):.4f}" if less.any() else ""
+    if column.startswith("seconds"):
+        return f"{np.mean(paired[:, 0] / paired[:, 1]):.1f} times" if len(paired) else ""
+    return f"{np.mean([value for value, _ in pairs]):.4g}" if pairs else ""
+
+
 def table(rows):
     """Returns the means over seeds as Markdown; costs are relative to the deterministic network."""
     lines = []
@@ -268,23 +281,8 @@ def table(rows):
         plain = {row["seed"]: row for row in here if row["method"] == "deterministic"}
         for method in METHODS:
             mine = [row for row in here if row["method"] == method]
-            cells = []
-            for column in columns if mine else ():
-                if column == "NLL less":
-                    paired = [row for row in mine if row["seed"] in plain]
-                    less = [row["NLL"] - plain[row["seed"]]["NLL"] for row in paired]
-                    cell = f"{np.mean(less):+.4f} ± {t_margin(np.array(less)):.4f}"
-                    cells.append(cell if any(less) else "")
-                    continue
-                values = [row[column] for row in mine if column in row]
-                if not values:
-                    cells.append("")
-                elif column.startswith("seconds") and all(row["seed"] in plain for row in mine):
-                    values = [row[column] / plain[row["seed"]][column] for row in mine]
-                    cells.append(f"{np.mean(values):.1f} times")
-                else:
-                    cells.append(f"{np.mean(values):.4g}")
             if mine:
+                cells = [cell(column, mine, plain) for column in columns]
                 lines.append(f"| {method} | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -299,16 +297,19 @@ def main():
     add("--epochs", type=int, default=20)
     add("--train", type=int, default=55_000, help="images to train on")
     add("--manual-dir", help="folder of Fashion-MNIST's files, see tfp_bayes.datasets")
+    add("--show", action="store_true", help="only print the table of the rows that are complete")
     options = parser.parse_args()
     settings = {"epochs": options.epochs, "train": options.train}
     rows = []
     for dataset in options.datasets:
         other = "mnist" if dataset != "mnist" else "fashion_mnist"
-        data = load(dataset, other, options)
+        data = None if options.show else load(dataset, other, options)
         for seed in range(options.seeds):
             for method in options.methods:
                 slug = "".join(c if c.isalnum() else "_" for c in method)
                 path = options.out / f"{dataset}-{seed}-{slug}.json"
+                if not path.exists() and options.show:
+                    continue
                 if not path.exists():
                     found = measure(METHODS[method](data, seed, options), data)
                     found = {"dataset": dataset, "seed": seed, "method": method, **found}

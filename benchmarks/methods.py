@@ -256,7 +256,7 @@ def load(name, other, options):
 
 
 def cell(column, rows, plain):
-    """Returns the mean over the rows of a method; `plain` has the deterministic network's by seed."""
+    """Returns the mean over the rows of a method. `plain`: rows of the first method, by seed."""
     of = "NLL" if column == "NLL less" else column
     pairs = [(row[of], plain.get(row["seed"], {}).get(of)) for row in rows if of in row]
     paired = np.array([pair for pair in pairs if None not in pair]).reshape(-1, 2)

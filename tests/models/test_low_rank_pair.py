@@ -50,6 +50,7 @@ def test_updates_are_all_that_is_trained(flag):
 
 
 def test_fit_merge_and_load(tmp_path):
+    keras.utils.set_random_seed(1)  # every input activates some units
     model = classifier()
     bayesian = to_bayesian(model, "lora", rank=2, num_samples=2, verbose=False)
     before = frozen_weights(bayesian)
@@ -60,8 +61,7 @@ def test_fit_merge_and_load(tmp_path):
     for path in before:
         if "kl_weight" not in path:
             np.testing.assert_array_equal(before[path], after[path])
-    variance = bayesian.predict_uncertainty(x, 5, seed=0).epistemic_variance
-    assert variance.max(-1).min() > 0  # in every row
+    assert bayesian.predict_uncertainty(x, 5, seed=0).mutual_information.min() > 0
     kl = sum(float(each.kl_divergence()) for each in layers.variational_layers(bayesian))
     np.testing.assert_allclose(bayesian.kl_divergence(), kl, rtol=1e-6)
 

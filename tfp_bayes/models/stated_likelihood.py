@@ -128,8 +128,8 @@ def check_loss(loss, likelihood: str) -> None:
         raise ValueError(
             f"Expected the negative log likelihood of likelihood={likelihood!r} as the loss. "
             f"Received: {loss_name(loss)}. Hint: {_HINTS[likelihood]}; or state another "
-            "likelihood, BayesianModel(..., likelihood=...), or write a loss that returns the NLL of each "
-            "observation."
+            "likelihood, BayesianModel(..., likelihood=...), or write a loss that returns the NLL "
+            "of each observation."
         )
     if config.get("axis", -1) != -1:
         raise ValueError(

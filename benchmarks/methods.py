@@ -72,6 +72,7 @@ def cosine(data, epochs):
 
 def fit_layers(kind, data, seed, options):
     """Trains a network with random layers, or a deterministic one."""
+    keras.utils.set_random_seed(seed)  # of shuffling, so that a method starts from the same network
     deterministic = {"dropout_rate": 0.0} if kind == "deterministic" else {}
     model = network(kind, seed, cosine(data, options.epochs), **deterministic)
     start = time.perf_counter()
@@ -106,6 +107,7 @@ def _fit(method, model, data, spent, **arguments):
 
 def sngp(data, seed, options):
     """Trains an SNGP network, then computes its posterior in one pass."""
+    keras.utils.set_random_seed(seed)
     model = tfp_bayes.to_sngp(network("deterministic", seed, 1e-3, dropout_rate=0.0), seed=seed)
     rate = cosine(data, options.epochs)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")

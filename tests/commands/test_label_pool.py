@@ -191,10 +191,10 @@ def test_start_session_and_its_page(tmp_path):
     assert "at least one image" in client.post("/next", json={}, headers=headers).json["error"]
     assert not made
     assert client.post("/undo", json={"index": 5}, headers=headers).json["error"] is None
-    client.post("/label", json={"index": 5, "label": "owl"}, headers=headers)
+    client.post("/label", json={"index": 5, "label": "cat"}, headers=headers)
     session = open_session()
     assert session.is_complete
     session.start()
     session.wait()
-    assert made == [([5], [1])]
+    assert made == [([5], [0])]
     assert session.state() == {"images": ["of the learner"]}

@@ -1,5 +1,6 @@
 """Labeling by people: the session, the page in a real browser, and Label Studio's files."""
 
+import base64
 import errno
 import functools
 import gc
@@ -105,6 +106,33 @@ def test_labels_skips_and_undo_reach_the_checkpoint(tmp_path):
     assert not {a, b, c, d} & {image["index"] for image in state["images"]}
     with pytest.raises(ValueError, match="final once the model is trained"):
         session.undo(a)
+
+
+def test_what_is_shown_belongs_to_its_index(tmp_path):
+    """Pictures, guesses and scores are those of the index that an answer goes to."""
+    learner = make()
+    session = ready(learner)
+    client = make_app(session, "secret").test_client()
+    state = session.state()
+    assert state["history"] == [{"acquired": 0, "accuracy": learner.history[0].test_accuracy}]
+    export_tasks(learner, tmp_path / "tasks.json", NAMES)
+    tasks = {t["data"]["index"]: t for t in json.loads((tmp_path / "tasks.json").read_text())}
+    assert len(tasks) == len(state["images"]) == 4
+    for image in state["images"]:
+        i, task = image["index"], tasks[image["index"]]
+        (p,) = learner.pool.probabilities_of([i])
+        guess = NAMES[p.argmax()], pytest.approx(p.max())
+        assert (image["guess"], image["probability"]) == guess
+        (prediction,) = task["predictions"]
+        (choice,) = prediction["result"][0]["value"]["choices"]
+        assert (choice, prediction["score"]) == guess
+        assert image["score"] == learner.pool.scores[i]
+        in_file = base64.b64decode(task["data"]["image"].removeprefix("data:image/png;base64,"))
+        for picture in (in_file, client.get(f"/image/{i}?token=secret").data):
+            pixels = np.asarray(PIL.Image.open(io.BytesIO(picture)).convert("L"))
+            centers = pixels[SIDE // 16 :: SIDE // 8, SIDE // 16 :: SIDE // 8]
+            # A single channel is drawn dark on light.
+            assert np.corrcoef(centers.ravel(), X[i].ravel())[0, 1] < -0.99
 
 
 def test_answers_that_are_refused():
@@ -494,7 +522,21 @@ def test_tasks_of_one_image_are_one_vote_each(tmp_path):
         import_labels(learner, path, NAMES)
 
 
-def test_tasks_of_another_run(tmp_path):
+def test_an_annotation_that_was_confirmed_replaces_a_later_answer(tmp_path):
+    """An unchanged annotation does not, even if a file with it is imported again."""
+    learner, path = make(), tmp_path / "f.json"
+    (a, *_) = exported(learner, path, [["dog"]])
+    tasks = json.loads(path.read_text())
+    for updated_at, label, counts in (
+        ("1", 1, (1, 0, 0)),
+        ("1", 0, (0, 1, 0)),
+        ("2", 1, (0, 0, 1)),
+    ):
+        tasks[0]["annotations"][0] |= {"id": 3, "updated_at": updated_at}
+        path.write_text(json.dumps(tasks))
+        assert import_labels(learner, path, NAMES)[:3] == counts
+        assert learner.labels[a] == label
+        learner.merge([a], [0])  # somebody corrects it
     learner, other = make(tmp_path / "a.npz"), make(tmp_path / "b.npz", query_size=3)
     exported(other, tmp_path / "f.json", [["dog"]] * 3)
     with pytest.raises(ValueError, match="Expected tasks of this run"):

@@ -38,6 +38,8 @@ def test_ties_favor_no_class(aggregation):
     oracles_ = [oracles.ArrayOracle(first), oracles.ArrayOracle(second)]
     labels = Annotators(oracles_, 2, aggregation)(np.arange(1000))
     assert stats.binomtest(int(labels.sum()), 1000, 0.5).pvalue > 1e-3
+    other = Annotators(oracles_, 2, aggregation, seed=1)(np.arange(1000))
+    assert stats.binomtest(int((other == labels).sum()), 1000, 0.5).pvalue > 1e-3
     each = [int(Annotators(oracles_, 2, aggregation)(np.array([i]))[0]) for i in range(50)]
     assert each == labels[:50].tolist()  # independent of which others are asked about
     together = majority(np.stack([first, second]), 2)
@@ -47,11 +49,22 @@ def test_ties_favor_no_class(aggregation):
 def test_an_annotator_need_not_accept_again():
     team = Annotators([lambda indices: indices % 3], 3)
     assert team(np.array([4, 5]), again=1).tolist() == [1, 2]
+    team = Annotators([lambda indices, again: (indices + again) % 3], 3)
+    assert team(np.array([4, 5]), again=1).tolist() == [2, 0]
+
+
+def by_bayes(answers, confusion, prior):
+    """Return the probabilities (N, K) of the labels for known annotators."""
+    log_p = np.repeat(np.log(prior)[None], answers.shape[1], axis=0)
+    for matrix, given in zip(confusion, answers):
+        log_p += np.where(given[:, None] < 0, 0, np.log(matrix[:, given].T))
+    return np.exp(log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True))
 
 
 def test_dawid_skene_finds_the_reliable_annotator():
     answers = np.stack([oracle(ALL) for oracle in team([0.05, 0.6, 0.6, 0.6])])
-    p, _ = dawid_skene(answers, K)
+    p, confusion = dawid_skene(answers, K)
+    np.testing.assert_allclose(p, by_bayes(answers, confusion, p.mean(0)), atol=1e-4)
     right = np.mean(p.argmax(1) == TRUTH)
     assert right > np.mean(majority(answers, K) == TRUTH) + 0.05
     assert right > 0.9
@@ -88,7 +101,8 @@ def test_dawid_skene_is_a_maximum_of_the_likelihood():
 def test_missing_answers():
     answers = np.stack([oracle(ALL) for oracle in team([0.1, 0.1, 0.1])])
     answers[RNG.integers(0, 3, N), ALL] = -1
-    p, _ = dawid_skene(answers, K)
+    p, confusion = dawid_skene(answers, K)
+    np.testing.assert_allclose(p, by_bayes(answers, confusion, p.mean(0)), atol=1e-4)
     assert np.mean(p.argmax(1) == TRUTH) > 0.85
 
 
@@ -97,6 +111,9 @@ def test_a_team_is_better_than_its_members(aggregation):
     made = Annotators(team([0.3] * 5), K, aggregation)
     labels = np.concatenate([made(ALL[i : i + 100]) for i in range(0, N, 100)])
     assert np.mean(labels == TRUTH) > 0.85
+    if aggregation == "dawid_skene":  # each label takes all answers so far into account
+        np.testing.assert_array_equal(made(ALL[:9]), dawid_skene(made.answers, K)[0][-9:].argmax(1))
+        assert made.answers.shape == (5, N)  # answers to a repeated question replace the earlier
 
 
 @pytest.mark.parametrize(

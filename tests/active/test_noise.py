@@ -38,8 +38,9 @@ def test_answers_do_not_depend_on_what_else_is_asked():
     other = oracles.NoisyOracle(LABELS, 0.5, seed=1, resample=True)
     np.testing.assert_array_equal(other(ALL), oracle(ALL))
     # Two independent draws agree if both are right or both are wrong in the same way.
-    agree = np.mean(other(ALL, again=1) == other(ALL))
-    assert abs(agree - (0.25 + 9 * (0.5 / 9) ** 2)) < 4 * np.sqrt(0.25 / len(LABELS))
+    for first in (other, oracles.NoisyOracle(LABELS, 0.5, seed=2)):
+        agree = np.mean(other(ALL, again=1) == first(ALL))
+        assert abs(agree - (0.25 + 9 * (0.5 / 9) ** 2)) < 4 * np.sqrt(0.25 / len(LABELS))
 
 
 def test_confusion():
@@ -118,6 +119,12 @@ def test_bayes_threshold_minimizes_expected_cost(rate, cost_ratio):
     keep = cost_ratio * wrong <= right
     tau = filters.bayes_threshold(rate, num_classes, cost_ratio)
     assert tau == pytest.approx(p[keep].min(), abs=2e-4)
+    close = np.array([0.9, 1.1])[:, None] * p[keep].min()
+    rows = np.concatenate([close, np.repeat((1 - close) / (num_classes - 1), 9, axis=1)], axis=1)
+    earlier = np.where(np.arange(10_000) < 10_000 * rate, 1e-9, 1 - 1e-9)  # as many were wrong
+    made = answers(rows, [0, 0], earlier)
+    for each in (filters.BayesThreshold(rate, cost_ratio), filters.DynamicThreshold(cost_ratio)):
+        assert each.keep(made).tolist() == [False, True]
 
 
 def test_thresholds_of_the_study():

@@ -60,6 +60,16 @@ def test_what_parquet_rows_refuse(table):
     assert np.isnan(rows[np.arange(2)]).ravel().tolist() == [False, True]
     with pytest.raises(ValueError, match="Expected an integer in every row"):
         ParquetRows(texts / "holes.parquet", ("x",), label="y")
+    numbers = pa.array([[1, 2], [3, None]], pa.list_(pa.int16()))
+    pq.write_table(pa.table({"x": numbers}), texts / "gaps.parquet")
+    with pytest.raises(ValueError, match="each place of the lists.*with 1 missing"):
+        ParquetRows(texts / "gaps.parquet")
+    (folder / "two").mkdir()
+    for i, kind in enumerate((pa.uint8(), pa.float32())):  # pixels to 255, and pixels to 1
+        column = pa.array([[0, 1]], pa.list_(kind))
+        pq.write_table(pa.table({"x": column}), folder / "two" / f"{i}.parquet")
+    with pytest.raises(ValueError, match=r"rows of uint8 \(2,\).*float32 \(2,\) in file 2 of 2"):
+        ParquetRows(folder / "two")[np.arange(2)]
     (texts / "bad.parquet").write_text("no")
     with pytest.raises(ValueError, match="Expected Parquet files"):
         ParquetRows(texts / "bad.parquet")
@@ -110,6 +120,12 @@ def test_fingerprints_differ_with_rows_and_settings(sources, table):
     PIL.Image.new("L", (4, 3)).save(folder / "images" / "more.png")
     prints |= {ImageFolder(folder / "images").fingerprint()}
     assert len(prints) == 9
+    long = np.zeros((2000, 2))
+    np.save(folder / "long.npy", long)
+    before = NpyRows(folder / "long.npy").fingerprint()
+    long[1] = 1  # one row of 2,000
+    np.save(folder / "long.npy", long)
+    assert NpyRows(folder / "long.npy").fingerprint() != before
 
 
 def test_what_arrays_and_folders_refuse(tmp_path):

@@ -317,3 +317,23 @@ def test_images_of_a_folder_and_one_that_cannot_be_read(tmp_path):
     image = np.asarray(PIL.Image.open(tmp_path / "photos" / "more/3.png")) / np.float32(255)
     p = model.predict_uncertainty(image[None], 3, seed=0)
     assert np.array_equal(pool.read([5])["mean"], p.mean)
+
+
+def test_integer_inputs_of_a_saved_model(tmp_path):
+    """A cast to integers would turn pixels from 0 to 1, and rows that are not finite, into 0."""
+    inputs = keras.Input((4,), dtype="uint8")
+    hidden = tfp_bayes.layers.MCDropout(0.5)(keras.layers.Rescaling(1 / 255)(inputs))
+    model = tfp_bayes.BayesianModel(inputs, keras.layers.Dense(2, activation="softmax")(hidden))
+    model.export(tmp_path / "served")
+    x = np.random.default_rng(0).integers(0, 256, (5, 4)).astype("float32")
+    x[1, 2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "scaled.npy", x / 255)
+    served = tmp_path / "served"
+    pool = scale.score_pool(served, scale.NpyRows(tmp_path / "x.npy"), tmp_path / "a", num_samples=3)
+    p = model.predict_uncertainty(x, 3, seed=0)
+    assert np.array_equal(column(pool, "mean"), p.mean, equal_nan=True)
+    assert pool.summary.num_non_finite == 1
+    rows = scale.NpyRows(tmp_path / "scaled.npy")
+    with pytest.raises(scale.FailedPartsError, match=r"integers from 0 to 255 .*float32 from 0"):
+        scale.score_pool(served, rows, tmp_path / "b", num_samples=3)

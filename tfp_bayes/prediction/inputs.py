@@ -67,7 +67,7 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
             "Hint: convert numbers that were read as text with x.astype('float32')."
         )
     if symbol is not None:
-        _check_cast(array, symbol)
+        check_cast(array, symbol.dtype, symbol.name)
     # Keras itself adds or removes a last axis of size 1.
     if symbol is not None and len(symbol.shape) == len(shape) + 1 and symbol.shape[-1] != 1:
         raise ValueError(
@@ -88,23 +88,28 @@ def _spec(array, symbol: keras.KerasTensor | None) -> tf.TensorSpec:
     return tf.TensorSpec([None, *shape[1:]], array.dtype)
 
 
-def _check_cast(array, symbol: keras.KerasTensor) -> None:
-    """Raise ValueError if Keras would round numbers, or wrap them around, to integers of an input.
+def check_cast(array, dtype: str, name: str) -> None:
+    """Raise ValueError if a cast would round numbers, or wrap them around, to integers of an input.
 
     Pixels from 0 to 1 would all become 0, for example.
+
+    Args:
+        array: Values for the input. Those that are not finite are not checked.
+        dtype: Name of the input's dtype.
+        name: Name of the input, for the error.
     """
-    if array.dtype == symbol.dtype or not keras.backend.is_int_dtype(symbol.dtype):
+    if array.dtype == dtype or not keras.backend.is_int_dtype(dtype):
         return
     values = np.asarray(array)
     known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     if known.dtype.kind not in "iuf" or not known.size:
         return
-    limits = np.iinfo(symbol.dtype)
+    limits = np.iinfo(dtype)
     fits = limits.min <= known.min() and known.max() <= limits.max
     if not fits or (known.dtype.kind == "f" and (known != np.floor(known)).any()):
         raise ValueError(
-            f"Expected integers from {limits.min} to {limits.max} for input {symbol.name!r}, "
-            f"whose dtype is {symbol.dtype}. Received: {values.dtype} from {known.min()} to "
+            f"Expected integers from {limits.min} to {limits.max} for input {name!r}, "
+            f"whose dtype is {dtype}. Received: {values.dtype} from {known.min()} to "
             f"{known.max()}. Hint: pass the numbers that the model was trained on, such as pixels "
             "from 0 to 255."
         )

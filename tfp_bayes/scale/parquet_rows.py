@@ -23,13 +23,14 @@ class ParquetRows(RowSource):
     Args:
         path: Path of the file or folder.
         columns: Names of numeric columns, which become features (N, F) float32, or of a single
-            column of lists of equal length. None selects all columns except `label`. A missing
-            number becomes NaN.
+            column of lists of equal length, whose numbers keep their type. None selects all columns
+            except `label`. A missing number becomes NaN; in lists of integers it is an error.
         label: Name of the column of integer labels, or None.
         shape: Shape to which each row is reshaped, such as (28, 28, 1).
 
     Raises:
-        ValueError: If a file is damaged, or a column is missing or has another type.
+        ValueError: If a file is damaged, or a column is missing or has another type. Reading rows
+            raises it if the lists of another file have another type.
         ImportError: If PyArrow is missing.
     """
 
@@ -115,8 +116,21 @@ class ParquetRows(RowSource):
             file, number = self._groups[0][group]
             names = [*self.columns, *([] if self.label is None else [self.label])]  # type: ignore[misc]
             table = self._files[file].read_row_group(number, columns=names)
-            cached = self.__dict__["_cached"] = group, (self._inputs(table), self._labels(table))
+            x = self._inputs(table)
+            self._check_form(x, file)
+            cached = self.__dict__["_cached"] = group, (x, self._labels(table))
         return cached[1]
+
+    def _check_form(self, x: np.ndarray, file: int) -> None:
+        """Raise ValueError if lists of another file have another type, which a cast would round."""
+        form = x.dtype.name, x.shape[1:]
+        first = self.__dict__.setdefault("_form", form)
+        if form != first:
+            raise ValueError(
+                f"Expected rows of {first[0]} {first[1]} in all files of {self.path}. Received: "
+                f"{form[0]} {form[1]} in file {file + 1} of {len(self._files)}. "
+                "Hint: write all files with the same schema, and numbers of the same range."
+            )
 
     def _inputs(self, table: Any) -> np.ndarray:
         arrow, columns = pyarrow(), []
@@ -176,4 +190,10 @@ def _same_length(values: Any, where: str) -> np.ndarray:
             f"{values.type} of lengths {lengths[:5].tolist()} (-1 for a missing list). "
             "Hint: resize images to one size, and store each as a flat list of pixels."
         )
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), -1)
+    flat = values.flatten()
+    if flat.null_count and not pyarrow().types.is_floating(kind):
+        raise ValueError(
+            f"Expected a number in each place of the lists in {where}. Received: {values.type} "
+            f"with {flat.null_count} missing. Hint: lists of floats, where a missing number is NaN."
+        )
+    return flat.to_numpy(zero_copy_only=False).reshape(len(values), -1)

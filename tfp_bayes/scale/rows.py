@@ -127,9 +127,9 @@ class NpyRows(RowSource):
         return self._x.shape[1:], str(self._x.dtype)
 
     def fingerprint(self) -> str:
-        """Return a digest of 256 rows and 256 labels."""
-        labels = None if self.labels_path is None else digest_rows(self._labels)
-        return digest([str(self.spec), digest_rows(self), labels])
+        """Return a digest of rows and labels: of files up to 256 MiB, or of 256 evenly spaced rows."""
+        labels = None if self.labels_path is None else digest_rows(np.asarray(self._labels))
+        return digest([str(self.spec), digest_rows(np.asarray(self._x)), labels])
 
     def labels(self, indices: np.ndarray) -> np.ndarray | None:
         """Return labels (n,) or targets (n, D), or None without `labels_path`."""

@@ -95,12 +95,19 @@ class ServedModel:
         from tfp_bayes._plumbing.seeds import as_seed
         from tfp_bayes.export.saved_model import SERVED_MEASURES
         from tfp_bayes.prediction import DEFAULT_BATCH_SIZE, Prediction, concatenate
+        from tfp_bayes.prediction.finite import nan_unless
+        from tfp_bayes.prediction.inputs import check_cast
         from tfp_bayes.prediction.likelihoods import get_likelihood
 
+        dtype = self._input.dtype
+        check_cast(x, dtype.name, self._input.name)
+        # An integer input would turn NaN into a number.
+        finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
         likelihood = get_likelihood(self.likelihood)
         size, parts = batch_size or DEFAULT_BATCH_SIZE, []
         for start in range(0, len(x), size):
-            batch = tf.cast(x[start : start + size], self._input.dtype)
+            rows = slice(start, start + size)
+            batch = tf.cast(x[rows], dtype)
             found = self._function(batch, tf.constant(num_samples), tf.constant(as_seed(seed)))
             # Earlier releases exported no variances.
             unknown = tf.fill(tf.shape(found["mean"]), tf.constant(np.nan, found["mean"].dtype))
@@ -111,7 +118,9 @@ class ServedModel:
                 "variation_ratio": 1 - confidence,
                 "mean_std": tf.reduce_mean(tf.sqrt(found["epistemic_variance"]), axis=-1),
             }
-            measures = {name: value.numpy() for name, value in measures.items()}
+            measures = {
+                name: nan_unless(finite[rows], value).numpy() for name, value in measures.items()
+            }
             parts.append(Prediction(**measures, likelihood=self.likelihood))
         prediction = concatenate(parts)
         likelihood.check(prediction.mean[np.isfinite(prediction.predictive_entropy)])

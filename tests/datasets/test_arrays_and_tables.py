@@ -245,6 +245,21 @@ def test_missing_cells_are_named_or_counted(tmp_path):
         (["a;y", *[f"{i};{i},5" for i in range(6)]], {"target": "y"}, "with a decimal point, not"),
         (["a,y", "1e39,1.5", "2,2.5"], {"target": "y"}, "float32 can hold in column 'a'.*'1e39'"),
         (["a,y", "1,1.5", "2,-1e39"], {"target": "y"}, "float32 can hold in column 'y'"),
+        (
+            ["a;y", *[f"{i % 5},{i % 4};{'uv'[i % 2]}" for i in range(60)]],
+            {"target": "y"},
+            "column 'a'.*'0,0'.* a decimal point, not a comma",
+        ),
+        (
+            ["a,y", *[f'"{i % 5 + 1},000",{i}.5' for i in range(60)]],
+            {"target": "y"},
+            "column 'a'.*'1,000'.*separators of thousands",
+        ),
+        (
+            ["a,y", *[f"{1_700_000_000 + 17 * i},{i}.5" for i in range(20)]],
+            {"target": "y"},
+            "differences float32 can hold in column 'a'.*1700000000 to 1700000323.*by up to 6",
+        ),
         (["a,b", "1"], {"target": "b"}, "Expected 2 cells in line 2"),
         (["y", "1.5"], {"target": "y"}, "columns of features"),
         ([",a,y", "0,1,1.5", "1,2,2.5"], {"target": "y"}, "name for each column.* index=False"),
@@ -268,6 +283,14 @@ def test_missing_cells_are_named_or_counted(tmp_path):
 def test_tables_that_are_refused(tmp_path, rows, arguments, message):
     with pytest.raises(ValueError, match=message):
         load(write(tmp_path / "t.csv", rows), **arguments)
+
+
+def test_columns_that_float32_holds(tmp_path):
+    """Constant ones, ones that differ by rounding errors only, and large numbers far apart."""
+    rows = [f"0.1,{0.3 if i % 2 else 0.1 + 0.2},{10**9 * i},{i}.5" for i in range(10)]
+    data = load(write(tmp_path / "t.csv", ["a,b,c,y", *rows]), target="y")
+    assert data.x_train.shape == (8, 3)
+    assert len(np.unique(data.x_train[:, 2])) == 8
 
 
 def test_parquet_is_as_csv(tmp_path):

@@ -50,6 +50,25 @@ def test_classes_that_are_numbers_are_in_their_order(tmp_path):
     assert load(tmp_path).class_names == ("1", "2", "10")
 
 
+def test_negative_classes_are_in_their_order(tmp_path):
+    class_folders(tmp_path, {"10": 2, "-1": 2, "2": 2, "0": 2})
+    assert load(tmp_path).class_names == ("-1", "0", "2", "10")
+
+
+@pytest.mark.parametrize("names", [("train", "test", "extra"), ("seg_train", "seg_test")])
+def test_sets_are_not_taken_for_classes(tmp_path, names):
+    for name in names:
+        class_folders(tmp_path / name, {"cat": 2, "owl": 2})
+    with pytest.raises(ValueError, match=r"one folder per class.*seem to be sets.*labels=False"):
+        load(tmp_path)
+    assert len(load(tmp_path, labels=False).x_train) == 4 * len(names)
+
+
+def test_a_class_may_have_the_name_of_a_set(tmp_path):
+    class_folders(tmp_path, {"train": 2, "bus": 2})
+    assert load(tmp_path).class_names == ("bus", "train")
+
+
 def test_sets_in_folders(tmp_path):
     pixels = {}
     for split in ("train", "val", "test"):
@@ -120,6 +139,11 @@ def test_missing_labels_are_named_or_counted(tmp_path):
         data = load(tmp_path, skip_bad=True)
     assert len(data.skipped) == 3
     assert sorted(in_sets(data)) == ["0.png", "2.png"]
+    table(tmp_path, ["file,label", "0.png,cat", "1.png,NA", "2.png,nan", "3.png,none"])
+    with pytest.raises(ValueError, match=r"Received: 1.png: no label in.*; 2.png: no label in"):
+        load(tmp_path)
+    with pytest.warns(UserWarning, match="Left out 2 of"):
+        assert load(tmp_path, skip_bad=True).class_names == ("cat", "none")
 
 
 def test_rows_that_contradict_are_refused(tmp_path):
@@ -233,8 +257,9 @@ def test_colors_survive(tmp_path):
     assert gray[6, 0, 0, 0] == 77
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_stand_upright(tmp_path, orientation):
+def test_photographs_stand_upright(tmp_path, orientation, kind):
     """Each EXIF orientation is applied as NumPy does it."""
     upright = picture(3)
     store = {
@@ -249,7 +274,9 @@ def test_photographs_stand_upright(tmp_path, orientation):
     }[orientation]
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    PIL.Image.fromarray(np.ascontiguousarray(store(upright))).save(tmp_path / "a.png", exif=exif)
+    PIL.Image.fromarray(np.ascontiguousarray(store(upright))).save(
+        tmp_path / f"a.{kind}", exif=exif
+    )
     np.testing.assert_array_equal(load(tmp_path).x_train[0], upright)
 
 

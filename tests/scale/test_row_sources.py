@@ -62,7 +62,7 @@ def test_what_parquet_rows_refuse(table):
         ParquetRows(texts / "holes.parquet", ("x",), label="y")
     numbers = pa.array([[1, 2], [3, None]], pa.list_(pa.int16()))
     pq.write_table(pa.table({"x": numbers}), texts / "gaps.parquet")
-    with pytest.raises(ValueError, match="each place of the lists.*with 1 missing"):
+    with pytest.raises(ValueError, match=r"each place of the lists.*with 1 missing"):
         ParquetRows(texts / "gaps.parquet")
     (folder / "two").mkdir()
     for i, kind in enumerate((pa.uint8(), pa.float32())):  # pixels to 255, and pixels to 1

@@ -330,7 +330,9 @@ def test_integer_inputs_of_a_saved_model(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "scaled.npy", x / 255)
     served = tmp_path / "served"
-    pool = scale.score_pool(served, scale.NpyRows(tmp_path / "x.npy"), tmp_path / "a", num_samples=3)
+    pool = scale.score_pool(
+        served, scale.NpyRows(tmp_path / "x.npy"), tmp_path / "a", num_samples=3
+    )
     p = model.predict_uncertainty(x, 3, seed=0)
     assert np.array_equal(column(pool, "mean"), p.mean, equal_nan=True)
     assert pool.summary.num_non_finite == 1

@@ -18,7 +18,7 @@ def number_classes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     names = sorted(set(labels))
     _check_spellings(names)
-    if all(name.isdecimal() for name in names):
+    if all(name.removeprefix("-").isdecimal() for name in names):
         names.sort(key=int)
     places = {name: k for k, name in enumerate(names)}
     return np.array([places[label] for label in labels], "int64"), tuple(names)

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 _DELIMITERS = ",;\t"
+MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",

@@ -1,6 +1,7 @@
 """Images in a folder, with one subfolder per class, a CSV file with labels, or no labels."""
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from tfp_bayes.datasets.assemble import dataset, divide, number_classes
-from tfp_bayes.datasets.csv_table import SPLIT_WORDS, column, read_columns, read_splits
+from tfp_bayes.datasets.csv_table import (
+    MISSING,
+    SPLIT_WORDS,
+    column,
+    read_columns,
+    read_splits,
+)
 from tfp_bayes.datasets.dataset import Dataset
 from tfp_bayes.datasets.image_files import (
     NAMED,
@@ -28,6 +35,7 @@ from tfp_bayes.datasets.options import FileOptions
 
 IN_MEMORY = 2**31  # bytes of pixels; larger data are read from their files on demand
 LABEL_COLUMNS = ("label", "class", "target", "category", "diagnosis")
+_NO_LABEL = MISSING - {"none"}  # "none" may be a class, such as that of parts without a defect
 # Files that may lie beside images and are ignored.
 _IGNORED = frozenset(
     [
@@ -218,6 +226,8 @@ def _label_by_folder(found: Found) -> None:
     ):
         depth = 1
         found.splits = [SPLIT_WORDS.get(each[0].lower(), "") for each in parts]
+    else:
+        _refuse_splits_as_classes(found.folder, parts)
     loose = ["/".join(each) for each in parts if len(each) < depth + 2]
     if loose:
         raise ValueError(
@@ -238,6 +248,25 @@ def _label_by_folder(found: Found) -> None:
         raise ValueError(
             f"Expected images in the folder of each class. Received: none in {empty}. "
             "Hint: remove these folders, or put images in them."
+        )
+
+
+def _refuse_splits_as_classes(folder: Path, parts: Sequence[tuple[str, ...]]) -> None:
+    """Raise ValueError for folders of sets beside others, which would be taken for classes.
+
+    A class may have the name of a set, such as a train, but it then has no folders of classes.
+    """
+    places = {each[0] for each in parts if len(each) > 2}
+    sets = sorted(
+        name for name in places if SPLIT_WORDS.keys() & set(re.split(r"[\W_]+", name.lower()))
+    )
+    if sets:
+        first = sorted({each[0] for each in parts if len(each) > 1})
+        raise ValueError(
+            f"Expected one folder per class in {folder}, or only folders named train, validation "
+            f"and test with the folders of classes. Received: {first}, of which {sets} seem to be "
+            "sets rather than classes. Hint: rename them, and move the others elsewhere; "
+            "labels=False reads all images as a pool without labels."
         )
 
 
@@ -279,7 +308,8 @@ def _label_by_table(found: Found, path: Path, options: FileOptions) -> None:
             f"columns {list(table)}, none of which contains {names[0]}. "
             "Hint: use paths relative to the folder, with or without their endings."
         )
-    labels = _label_column(table, file, path, options)
+    given = _label_column(table, file, path, options)
+    labels = ["" if label.lower() in _NO_LABEL else label for label in given]
     splits = read_splits(table["split"], path) if "split" in table else None
     groups = None if options.group is None else column(table, options.group, "group", path)
     rows: dict[int, int] = {}

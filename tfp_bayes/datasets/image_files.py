@@ -36,7 +36,7 @@ NAMED = 5  # number of files that an error lists
 _GRAY = ("1", "L")
 _COLOR = ("RGB", "P", "CMYK", "YCbCr", "LAB", "HSV")
 _ALPHA = ("LA", "RGBA", "PA", "La", "RGBa")
-_ORIENTATION = 0x0112  # EXIF
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112  # EXIF
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -151,7 +151,10 @@ def read_header(path: Path) -> ImageHeader:
             raise UnreadableImageError("several frames in one file")
         channels = _channels(image)
         width, height = image.size
-        if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+        exif = image.getexif()
+        if image.format == "TIFF":  # for which new releases of Pillow state the size when upright
+            width, height = exif.get(_WIDTH, width), exif.get(_HEIGHT, height)
+        if exif.get(_ORIENTATION, 1) in (5, 6, 7, 8):
             width, height = height, width
         return ImageHeader(height, width, channels, image.mode)
 

@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from tfp_bayes.datasets.assemble import dataset, divide, number_classes
-from tfp_bayes.datasets.csv_table import check_named, column, read_columns, read_splits
+from tfp_bayes.datasets.csv_table import (
+    MISSING,
+    check_named,
+    column,
+    read_columns,
+    read_splits,
+)
 from tfp_bayes.datasets.dataset import Dataset
 from tfp_bayes.datasets.folder import leave_out_rows, warn_of_skipped
 from tfp_bayes.datasets.options import FileOptions
 
 MAX_CATEGORIES = 50
-_MISSING = frozenset(["", "na", "n/a", "nan", "null", "none", "?"])
+_COMMAS = re.compile(r"[-+]?\d+([.,]\d+)*,\d+(\.\d+)?")  # "1,5", "1,500" and "1.000,5"
+_LARGEST_ERROR = 1e-3  # of rounding to float32, as a share of the range of a column
+_NOISE = 1e-12  # a smaller range, as a share of the numbers, comes from rounding to float64
 
 
 def load_table(path: Path, options: FileOptions) -> Dataset:
@@ -91,8 +99,8 @@ def _complete_rows(
     """Returns the rows without missing cells, and a description of each of the others."""
     bad, kept = [], []
     for i in range(len(target)):
-        missing = [key for key, cells in features.items() if _is_missing(cells[i])]
-        missing += [name] * _is_missing(target[i])
+        missing = [key for key, cells in features.items() if cells[i].lower() in MISSING]
+        missing += [name] * (target[i].lower() in MISSING)
         if missing:
             bad.append(f"row {i + 1}: no value in {', '.join(map(repr, missing))}")
         else:
@@ -128,6 +136,12 @@ def _check_categories(categories: list[str], cells: list[str], name: str, path: 
     One-hot encoded, these would hide that a column is a number, or tell the rows apart.
     """
     texts = [cell for cell in cells if not _is_number(cell)]
+    if all(map(_COMMAS.fullmatch, texts)):
+        raise ValueError(
+            f"Expected numbers or text in column {name!r} of {path}. Received: {texts[0]!r}. "
+            "Hint: write numbers with a decimal point, not a comma, and without separators of "
+            "thousands."
+        )
     if len(texts) < len(cells) / 2:
         raise ValueError(
             f"Expected numbers in all cells of column {name!r} of {path}. Received: {texts[0]!r}, "
@@ -154,7 +168,7 @@ def _is_classification(target: list[str], options: FileOptions) -> bool:
             )
         return options.task == "classification"
     if not all(map(_is_number, target)):
-        commas = [cell for cell in target if re.fullmatch(r"-?\d+,\d+", cell)]
+        commas = list(filter(_COMMAS.fullmatch, target))
         if commas:
             raise ValueError(
                 f"Expected numbers or class names in column {options.target!r}. "
@@ -178,7 +192,15 @@ def _numbers(cells: list[str], name: str, path: Path) -> np.ndarray:
             f"Expected numbers that float32 can hold in column {name!r} of {path}. Received: "
             f"{cells[int(too_large.argmax())]!r}. Hint: use another unit or the logarithm."
         )
-    return numbers.astype("float32")
+    rounded = numbers.astype("float32")
+    error, size = (np.abs(each).max(initial=0) for each in (rounded - numbers, numbers))
+    if error > _LARGEST_ERROR * np.ptp(numbers) > _LARGEST_ERROR * _NOISE * size:
+        raise ValueError(
+            f"Expected numbers whose differences float32 can hold in column {name!r} of {path}. "
+            f"Received: numbers from {numbers.min():.15g} to {numbers.max():.15g}, which it rounds "
+            f"by up to {error:.3g}. Hint: subtract the smallest, as for times in seconds."
+        )
+    return rounded
 
 
 def _is_number(cell: str) -> bool:
@@ -186,7 +208,3 @@ def _is_number(cell: str) -> bool:
         return math.isfinite(float(cell)) and "_" not in cell
     except ValueError:
         return False
-
-
-def _is_missing(cell: str) -> bool:
-    return cell.lower() in _MISSING

@@ -127,7 +127,7 @@ class NpyRows(RowSource):
         return self._x.shape[1:], str(self._x.dtype)
 
     def fingerprint(self) -> str:
-        """Return a digest of rows and labels: of files up to 256 MiB, or of 256 evenly spaced rows."""
+        """Return a digest of all rows and labels in files of up to 256 MiB, else of 256 rows."""
         labels = None if self.labels_path is None else digest_rows(np.asarray(self._labels))
         return digest([str(self.spec), digest_rows(np.asarray(self._x)), labels])
 

@@ -176,3 +176,20 @@ def test_the_weight_of_a_prior_may_change():
     posterior = StoredPosterior(model, draws, model.trainable_variables)
     model.kl_weight.assign(0.1)
     assert Predictor(model, posterior=posterior).predict(X).shape == (len(X), 3)
+
+
+def test_members_adapted_to_other_data_are_refused():
+    """Normalization computes with constants, which draws cannot replace."""
+
+    def adapted(scale):
+        normalization = keras.layers.Normalization()
+        normalization.adapt(scale * X)
+        return keras.Sequential(
+            [keras.Input((5,)), normalization, keras.layers.Dense(2, "softmax")]
+        )
+
+    model = adapted(1)
+    weights = model.get_weights(), adapted(2).get_weights()
+    assert Ensemble(weights[:1], model).num_draws == 1
+    with pytest.raises(ValueError, match=r"Expected draws with the mean.*layer 'normalization"):
+        Ensemble(weights, model)

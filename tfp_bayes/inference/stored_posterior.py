@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.keras_internals import flatten_layers
 from tfp_bayes.inference import noise_scales as noises
 from tfp_bayes.inference.saved import SavedPosterior, load_posterior, saved_as
 
@@ -78,6 +79,7 @@ class StoredPosterior(SavedPosterior):
             )
         self.num_draws = found[0][0]
         self._stacked = self._as_variables(draws)
+        self._check_adapted()
         self._center = None if center is None else self._as_variables(center)
         if self._center is not None and [tuple(v.shape) for v in self._center] != shapes:
             raise ValueError(
@@ -88,6 +90,24 @@ class StoredPosterior(SavedPosterior):
         self.linearize = center is not None
         self.noise_scales = noises.as_noise_scales(noise_scales)
         self.note_others()
+
+    def _check_adapted(self) -> None:
+        """Raise ValueError if draws differ in weights that `Normalization` does not read.
+
+        The layer computes with constants, which draws do not replace.
+        """
+        stacks = {id(v): stack for v, stack in zip(self.variables, self._stacked)}
+        for layer in flatten_layers(self.model):
+            if not isinstance(layer, keras.layers.Normalization) or layer.input_mean is not None:
+                continue  # constants from the configuration
+            for v in (layer.adapt_mean, layer.adapt_variance):
+                stack = stacks.get(id(v))
+                if stack is not None and (stack.numpy() != v.numpy()).any():
+                    raise ValueError(
+                        "Expected draws with the mean and the variance that layers of `model` are "
+                        f"adapted to. Received: others of layer {layer.name!r}, which would not be "
+                        "used. Hint: adapt it once, before the members are trained."
+                    )
 
     def _as_variables(self, arrays: Sequence[ArrayLike]) -> list[tf.Variable]:
         # Variables instead of constants, so that exported graphs do not contain the weights inline.

@@ -22,6 +22,7 @@ from tfp_bayes.models.num_train import resolve_num_train
 from tfp_bayes.models.objective import num_replicas
 from tfp_bayes.models.seen_outputs import copy_output_masks
 from tfp_bayes.prediction import Prediction, Predictor
+from tfp_bayes.prediction.adapted import AdaptedStates
 from tfp_bayes.prediction.predictor import DEFAULT_BATCH_SIZE, DEFAULT_NUM_SAMPLES
 
 
@@ -122,6 +123,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         self.predictor = Predictor(self, likelihood)
         self._make_calibration()
         self._embedding = None  # created by the first call of `embed`
+        self._states = AdaptedStates(self)  # of preprocessing layers, which graphs contain
         self.predictor.resolve_num_samples(num_samples)
         for i, layer in enumerate(stochastic_layers(self)):
             # Layers that were given the same seed must not share their noise.
@@ -222,15 +224,28 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
     # and needs to know how many units a mask keeps before the mask is drawn. Therefore only
     # training uses XLA.
 
+    def make_train_function(self, force: bool = False) -> None:
+        """See `BoundTrainer.make_train_function`."""
+        self._forget_graphs()
+        super().make_train_function(force)
+
     def make_test_function(self, force: bool = False):
         """Build the graph of `evaluate` as Keras does, without XLA."""
+        self._forget_graphs()
         with self._without_xla():
             return super().make_test_function(force)
 
     def make_predict_function(self, force: bool = False):
         """Build the graph of `predict` as Keras does, without XLA."""
+        self._forget_graphs()
         with self._without_xla():
             return super().make_predict_function(force)
+
+    def _forget_graphs(self) -> None:
+        """Make all graphs again if preprocessing layers were adapted since."""
+        if self._states.have_changed():
+            self.train_function = self.test_function = self.predict_function = None
+            self._embedding = None
 
     @contextlib.contextmanager
     def _without_xla(self):
@@ -320,6 +335,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         Returns:
             Features (N, F) float32.
         """
+        self._forget_graphs()
         if self._embedding is None:
             self._embedding = Embedding(self)
         return self._embedding(x, batch_size)

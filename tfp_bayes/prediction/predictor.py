@@ -13,6 +13,7 @@ from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 from tfp_bayes.layers import stochastic_layers
 from tfp_bayes.prediction import streaming
+from tfp_bayes.prediction.adapted import AdaptedStates
 from tfp_bayes.prediction.calibration import calibrated, calibration_of
 from tfp_bayes.prediction.finite import FiniteWeights, finite_rows, nan_unless
 from tfp_bayes.prediction.inference_mode import refuse_forced_training, run_isolated
@@ -95,6 +96,7 @@ class Predictor:
         self._split = self._split_model()
         self._structure = None  # structure of the model's outputs, known after tracing
         self._traced: list[Any] = []  # weights and calibration that the graphs use
+        self._states = AdaptedStates(model)  # of preprocessing layers, which the graphs contain
         self._compiled: dict[tuple, Callable] = {}
         self._finite_weights = FiniteWeights([])
 
@@ -326,14 +328,16 @@ class Predictor:
     def _look_at_weights(self) -> None:
         """Raise ValueError for weights that do not fit, and delete graphs of replaced weights.
 
-        Quantization and LoRA replace weights, and a new calibration replaces the old one. New
-        values in the same variables do not require a new graph.
+        Quantization and LoRA replace weights, a new calibration replaces the old one, and graphs
+        contain the state of preprocessing layers. New values in the same variables do not require
+        a new graph.
         """
         if self.posterior is not None:
             check_posterior(self.posterior, self.model, self.linearize)
         weights = self.model.weights
         traced = [*weights, calibration_of(self.model, self.posterior)]
-        if list(map(id, traced)) != list(map(id, self._traced)):
+        is_adapted = self._states.have_changed()
+        if is_adapted or list(map(id, traced)) != list(map(id, self._traced)):
             self._traced, self._compiled = traced, {}
             self._finite_weights = FiniteWeights(weights)
         self._finite_weights.check()

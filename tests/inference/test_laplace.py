@@ -434,6 +434,9 @@ def test_weights_and_odd_pairs_of_validation_data_are_refused(model):
         Laplace().fit(model, X, Y, validation_data=weighted)
     with pytest.raises(ValueError, match=r"dataset for `validation_data`\. Received: 3 values"):
         Laplace().fit(model, X, Y, validation_data=(X, Y, Y))
+    repeated = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(10)
+    with pytest.raises(ValueError, match=r"each example once.*repeats them 10 times"):
+        Laplace().fit(model, repeated, epochs=1)
 
 
 def test_models_that_it_does_not_describe_are_refused():

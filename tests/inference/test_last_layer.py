@@ -206,6 +206,7 @@ def test_models_without_such_a_layer_are_refused(make, message):
         ((tf.data.Dataset.from_tensor_slices(X).batch(9),), "for `y`. Received: none"),
         ((tf.data.Dataset.from_tensor_slices((X, Y)).repeat(),), "dataset.take"),
         ((tf.data.Dataset.from_tensor_slices((X, Y)).batch(9), Y), "its own targets"),
+        ((tf.data.Dataset.from_tensor_slices((X, Y)).repeat(4).batch(9),), "repeats them 4 times"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(arguments, message, model):

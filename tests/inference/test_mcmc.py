@@ -261,6 +261,9 @@ def test_bad_arguments():
     nan = np.where(np.arange(60).reshape(30, 2) == 3, np.nan, X).astype("float32")
     with pytest.raises(ValueError, match="finite inputs for `x`"):
         HMC().fit(classifier(), nan, Y, epochs=1, verbose=0)
+    repeated = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(10)
+    with pytest.raises(ValueError, match=r"each example once.*repeats them 10 times"):
+        HMC().fit(classifier(), repeated, epochs=1, verbose=0)
     with pytest.raises(ValueError, match=r"no `class_weight` for HMC.*sample_weight"):
         HMC().fit(classifier(), X, Y, epochs=1, class_weight={0: 2.0})
     assert HMC(**HMC(2, seed=3).get_config()).get_config() == HMC(2, seed=3).get_config()

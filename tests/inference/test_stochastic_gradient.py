@@ -262,6 +262,15 @@ def test_bad_arguments():
     plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(reduction="sum"))
     with pytest.raises(ValueError, match="Expected reduction='sum_over_batch_size'"):
         fitted(plain)
+    for loss in (
+        keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+        tfp_bayes.losses.NormalNLL(beta=0.5),
+    ):
+        plain.compile("sgd", loss)
+        with pytest.raises(
+            ValueError, match=r"log likelihood as the loss.* with (label|beta).*0\."
+        ):
+            fitted(plain)
     plain.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.warns(UserWarning, match="has no prior"):
         fitted(plain)

@@ -213,6 +213,9 @@ def test_data_without_an_end_or_targets():
     assert model.head.num_conditioned == 45
     with pytest.raises(ValueError, match="Expected finite data"):
         model.condition(finite.repeat())
+    for use in (model.condition, model.fit):
+        with pytest.raises(ValueError, match=r"each example once.*repeats them 6 times"):
+            use(finite.repeat(2).prefetch(1).repeat(3))
     with pytest.raises(ValueError, match="Expected targets"):
         model.condition(X)
     with pytest.raises(ValueError, match="its own targets"):

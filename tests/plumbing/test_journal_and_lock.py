@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_bayes
 from tfp_bayes._plumbing import checkpoint, journal
@@ -209,3 +210,11 @@ def test_digests_tell_data_apart():
     assert digest(np.array(["a", None], object)) == digest(np.array(["a", None], object))
     assert digest(1) != digest("1")
     assert digest(1) != digest(1.0)
+
+
+def test_a_digest_of_a_dataset_covers_its_shapes_and_length():
+    data = tf.data.Dataset.from_tensor_slices(np.zeros((6, 2), "float32"))
+    again = tf.data.Dataset.from_tensor_slices(np.ones((6, 2), "float32"))
+    assert digest(data.batch(2)) == digest(again.batch(2))  # values may come in any order
+    others = [data.batch(6), data.take(4).batch(2), data.map(lambda x: x[:1]).batch(2)]
+    assert len({digest(each) for each in (data.batch(2), *others)}) == 4

@@ -134,6 +134,31 @@ def check_has_end(x) -> None:
         )
 
 
+def check_reads_once(x) -> None:
+    """Raise ValueError if a dataset repeats its examples, which would count as new observations."""
+    count = repetitions(x) if isinstance(x, tf.data.Dataset) else None
+    if count is not None and count > 1:
+        raise ValueError(
+            "Expected a dataset that yields each example once, because the posterior counts "
+            f"examples. Received: a dataset that repeats them {count} times. "
+            "Hint: leave out `repeat`; `epochs` sets how often training reads the data."
+        )
+
+
+def repetitions(dataset: tf.data.Dataset) -> int | None:
+    """Return how often a finite dataset yields each example, or None if the numbers differ."""
+    below = {repetitions(each) for each in dataset._inputs()} or {1}
+    count = below.pop()
+    if below or count is None:
+        return None
+    kind = type(dataset).__name__.strip("_")
+    if kind == "RepeatDataset":
+        own = int(dataset._count)
+        return count * own if own > 0 else None
+    partial = kind in ("TakeDataset", "SkipDataset", "ShardDataset") and count > 1
+    return None if partial else count
+
+
 def count_rows(x) -> int:
     """Return the common length of the arrays in a structure.
 

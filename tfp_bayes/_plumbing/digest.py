@@ -14,8 +14,10 @@ ROWS = 256  # number of rows read from larger arrays and from data that are not 
 def digest(value: Any) -> str:
     """Return a digest of nested dictionaries, sequences, numbers, strings and arrays.
 
-    Of an array, the digest covers shape, dtype and bytes. Of any other object, it covers only the
-    name of the class, so that the digest is the same in the next process.
+    Of an array, the digest covers shape, dtype and bytes. Of a `tf.data.Dataset` or `PyDataset`, it
+    covers the shapes and the number of batches, because data may be in another order each time. Of
+    any other object, it covers only the name of the class, so that the digest is the same in the
+    next process.
     """
     found = hashlib.sha256()
     _update(found, value)
@@ -136,3 +138,7 @@ def _update(found: "hashlib._Hash", value: Any) -> None:
         plain = value is None or isinstance(value, bool | int | float | str)
         text = json.dumps(value) if plain else getattr(value, "__qualname__", type(value).__name__)
         found.update(text.encode())
+        if hasattr(value, "element_spec"):  # tf.data.Dataset
+            found.update(f"{value.element_spec} {int(value.cardinality())}".encode())
+        elif hasattr(value, "num_batches"):  # PyDataset
+            found.update(str(value.num_batches).encode())

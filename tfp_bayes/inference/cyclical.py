@@ -15,7 +15,7 @@ from tfp_bayes._plumbing.batches import count_rows
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.keras_internals import timestep_mask
-from tfp_bayes._plumbing.losses import check_mean
+from tfp_bayes._plumbing.losses import check_likelihood, check_mean
 from tfp_bayes.inference.materialize import check_finite_draws
 from tfp_bayes.inference.snapshots import Snapshots
 from tfp_bayes.inference.stochastic_gradient import SGHMC, CosineCycles, LateNoise
@@ -124,12 +124,14 @@ class CyclicalSGHMC(Configured):
             num_cycles * snapshots_per_cycle draws of all weights, in the order of the chain.
 
         Raises:
-            ValueError: If the model is not compiled, its loss is not a mean, the epochs do not
-                divide into cycles, the cycles are too short, N is unknown, or the chain diverged.
+            ValueError: If the model is not compiled, its loss is not a mean or has label smoothing,
+                the epochs do not divide into cycles, the cycles are too short, N is unknown, or
+                the chain diverged.
         """
         check_compiled(model)
         for loss in keras.tree.flatten(model.loss):
             check_mean(loss, "the noise is for a mean over observations")
+            check_likelihood(loss, "the chain samples the posterior that it states")
         cycle_epochs = self._cycle_epochs(epochs)
         steps = _steps_per_epoch(x, batch_size, fit_arguments)
         _warn_of_flat_prior(model)

@@ -60,8 +60,9 @@ class DeepEnsemble(Configured):
         gpus_per_worker: Number of GPUs per actor, with Ray.
         directory: Folder for the trained members and for a checkpoint of the members in training.
             If `fit` is called again with the same model and data, it trains only what is missing,
-            with bit-identical results on a CPU. None saves nothing. Ray requires a folder that
-            all its machines can reach.
+            with bit-identical results on a CPU. Other data are refused; of a dataset, only the
+            shapes and the number of batches are compared, and of callbacks and functions only their
+            names. None saves nothing. Ray requires a folder that all its machines can reach.
 
     Raises:
         ValueError: If an argument is out of range, or Ray has no `directory`.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import unweighted_batches
+from tfp_bayes._plumbing.batches import check_reads_once, unweighted_batches
 from tfp_bayes._plumbing.keras_internals import timestep_mask
 from tfp_bayes.prediction.inference_mode import run_isolated
 
@@ -24,10 +24,11 @@ def labelled(x: Any, y: Any) -> Iterator[tuple]:
     """Yield the batches of inputs and targets that are not empty.
 
     Raises:
-        ValueError: If there are no examples, or there are sample weights.
+        ValueError: If there are no examples, there are sample weights, or a dataset repeats them.
     """
     if isinstance(y, list | tuple) and not all(hasattr(each, "shape") for each in y):
         y = np.asarray(y)  # a list of labels, not a list of arrays for several outputs
+    check_reads_once(x)
     is_empty = True
     for inputs, targets in unweighted_batches(x, y, BATCH_SIZE):
         if len(keras.tree.flatten(inputs)[0]):

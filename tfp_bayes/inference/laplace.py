@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import unpack_validation_data
+from tfp_bayes._plumbing.batches import check_reads_once, unpack_validation_data
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.configured import Configured, check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
@@ -164,6 +164,7 @@ class Laplace(Configured):
                 weights are not finite, or the targets do not match the likelihood.
         """
         _check_fit_arguments(epochs, fit_arguments)
+        check_reads_once(x)
         earlier = None if prior is None else self._earlier_data(prior, model, validation_data)
         prior_scale = self._resolve_prior_scale(model, validation_data, prior)
         _check_noise_scale(self.noise_scale, prior_scale, self.variables)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.special import log_softmax, softmax
 
 from tfp_bayes._plumbing import noise
-from tfp_bayes._plumbing.batches import unpack_validation_data
+from tfp_bayes._plumbing.batches import check_reads_once, unpack_validation_data
 from tfp_bayes._plumbing.checks import check_labels
 from tfp_bayes._plumbing.configured import check_positive
 from tfp_bayes._plumbing.optimize import minimize_from_grid
@@ -282,6 +282,7 @@ class LastLayerLaplace(SavedPosterior):
 
     def _labelled(self, x, y, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield features (B, F) and labels (B,) after checking them."""
+        check_reads_once(x)
         start = 0
         y = np.asarray(y) if isinstance(y, list | tuple) else y
         for phi, labels in self._layer.labelled_features(x, y):

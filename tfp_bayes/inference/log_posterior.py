@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import count_rows, labelled_batches
+from tfp_bayes._plumbing.batches import check_reads_once, count_rows, labelled_batches
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
 from tfp_bayes.inference.batch_statistics import trained_normalizations
@@ -193,8 +193,9 @@ def read_all(x: Any, y: Any, sample_weight: Any, num_weights: int, most: int) ->
         most: Largest allowed product of P and the number of rows.
 
     Raises:
-        ValueError: If there are no rows or too many.
+        ValueError: If there are no rows or too many, or a dataset repeats them.
     """
+    check_reads_once(x)
     parts: list[tuple] = []
     num_rows = 0
     for batch in labelled_batches(x, y, sample_weight, _BATCH_SIZE):

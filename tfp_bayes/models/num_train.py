@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tfp_bayes._plumbing.batches import count_rows
+from tfp_bayes._plumbing.batches import count_rows, repetitions
 from tfp_bayes._plumbing.checks import check_integers
 
 
@@ -53,28 +53,14 @@ def count_examples(x, validation_split: float = 0.0) -> int | None:
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() < 0:  # tf.data.INFINITE_CARDINALITY or UNKNOWN_CARDINALITY
             return None
-        repetitions = _repetitions(x)
-        if repetitions is None:
+        repeated = repetitions(x)
+        if repeated is None:
             return None
-        return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch))) // repetitions
+        return int(x.reduce(0, lambda total, *batch: total + _batch_rows(batch))) // repeated
     if all(hasattr(a, "__len__") for a in keras.tree.flatten(x)):
         # Keras rounds the split in the same way.
         return int(count_rows(x) * (1 - validation_split))
     return None
-
-
-def _repetitions(dataset: tf.data.Dataset) -> int | None:
-    """Return how often a finite dataset yields each example, or None if the numbers differ."""
-    below = {_repetitions(each) for each in dataset._inputs()} or {1}
-    count = below.pop()
-    if below or count is None:
-        return None
-    kind = type(dataset).__name__.strip("_")
-    if kind == "RepeatDataset":
-        own = int(dataset._count)
-        return count * own if own > 0 else None
-    partial = kind in ("TakeDataset", "SkipDataset", "ShardDataset") and count > 1
-    return None if partial else count
 
 
 def _batch_rows(batch) -> tf.Tensor:

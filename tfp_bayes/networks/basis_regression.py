@@ -5,7 +5,13 @@ import inspect
 import keras
 import numpy as np
 
-from tfp_bayes._plumbing.batches import batches, check_finite_arrays, has_end, labelled_batches
+from tfp_bayes._plumbing.batches import (
+    batches,
+    check_finite_arrays,
+    check_reads_once,
+    has_end,
+    labelled_batches,
+)
 from tfp_bayes.layers import BayesianLinear, ClassProbabilities
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
@@ -191,6 +197,7 @@ class BayesianBasisRegression(BayesianModel):
                 f"Received: a {type(x).__name__} as `x`, condition_on=None. "
                 "Hint: fit(dataset.repeat(), condition_on=(x, y), steps_per_epoch=...)."
             )
+        check_reads_once(x if condition_on is None else condition_on)
         check_finite_arrays(x)
         num_train = kwargs.pop("num_train", None)
         given = inspect.signature(self.training_model.fit).bind(x, y, *args, **kwargs).arguments
@@ -225,13 +232,14 @@ class BayesianBasisRegression(BayesianModel):
             sample_weight: Weights (N,) of examples, see `BayesianLinear.condition`.
 
         Raises:
-            ValueError: If targets are missing, or the data are endless.
+            ValueError: If targets are missing, or the data are endless or repeated.
         """
         self._condition(x, y, sample_weight, batch_size)
 
     def _condition(
         self, x, y=None, sample_weight=None, batch_size=DEFAULT_BATCH_SIZE, class_weight=None
     ) -> None:
+        check_reads_once(x)
         triples = (
             (self._features(a), self.encode_targets(b), example_weights(b, w, class_weight))
             for a, b, w in labelled_batches(x, y, sample_weight, batch_size)

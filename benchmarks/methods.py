@@ -65,16 +65,17 @@ def network(kind, seed, rate, **arguments):
     return model
 
 
-def cosine(data, epochs):
+def cosine(data, options):
     """Returns the learning rate of all methods that train with Adam."""
-    return keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(data.x) // BATCH_SIZE))
+    steps = options.epochs * -(-len(data.x) // BATCH_SIZE)
+    return keras.optimizers.schedules.CosineDecay(options.rate, steps)
 
 
 def fit_layers(kind, data, seed, options):
     """Trains a network with random layers, or a deterministic one."""
     keras.utils.set_random_seed(seed)  # of shuffling, so that a method starts from the same network
     deterministic = {"dropout_rate": 0.0} if kind == "deterministic" else {}
-    model = network(kind, seed, cosine(data, options.epochs), **deterministic)
+    model = network(kind, seed, cosine(data, options), **deterministic)
     start = time.perf_counter()
     model.fit(data.x, data.y, batch_size=BATCH_SIZE, epochs=options.epochs, verbose=0)
     seconds = time.perf_counter() - start
@@ -84,7 +85,7 @@ def fit_layers(kind, data, seed, options):
 def fit_anew(method, data, seed, options, epochs):
     """Trains a method that starts from new weights; no layer seed, so that members differ."""
     keras.utils.set_random_seed(seed)
-    model = network("deterministic", None, cosine(data, options.epochs), dropout_rate=0.0)
+    model = network("deterministic", None, cosine(data, options), dropout_rate=0.0)
     return _fit(method, model, data, 0.0, epochs=epochs, batch_size=BATCH_SIZE, verbose=0)
 
 
@@ -109,7 +110,7 @@ def sngp(data, seed, options):
     """Trains an SNGP network, then computes its posterior in one pass."""
     keras.utils.set_random_seed(seed)
     model = tfp_bayes.to_sngp(network("deterministic", seed, 1e-3, dropout_rate=0.0), seed=seed)
-    rate = cosine(data, options.epochs)
+    rate = cosine(data, options)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     method = inference.Laplace("shared", 1.0, variables="last_layer", seed=seed)
     training = {"epochs": options.epochs, "batch_size": BATCH_SIZE, "verbose": 0}
@@ -297,11 +298,12 @@ def main():
     add("--seeds", type=int, default=3)
     add("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     add("--epochs", type=int, default=20)
+    add("--rate", type=float, default=1e-3, help="initial learning rate of Adam")
     add("--train", type=int, default=55_000, help="images to train on")
     add("--manual-dir", help="folder of Fashion-MNIST's files, see tfp_bayes.datasets")
     add("--show", action="store_true", help="only print the table of the rows that are complete")
     options = parser.parse_args()
-    settings = {"epochs": options.epochs, "train": options.train}
+    settings = {name: getattr(options, name) for name in ("epochs", "rate", "train")}
     rows = []
     for dataset in options.datasets:
         other = "mnist" if dataset != "mnist" else "fashion_mnist"

@@ -9,6 +9,7 @@ from networks import vectors
 import tfp_bayes
 from tfp_bayes import Predictor
 from tfp_bayes.inference import BatchEnsemble, BatchEnsemblePosterior
+from tfp_bayes.inference.member_training import Members
 from tfp_bayes.inference.rank_one import factor_shapes
 
 L = keras.layers
@@ -192,6 +193,17 @@ def test_factors_of_each_kind_of_kernel():
     assert of["einsum/kernel"] == ((4, 1, 1), (1, 2, 3))
     assert of["lstm/lstm_cell/recurrent_kernel"] == ((2, 1), (1, 8))
     assert all(shape is None for path, shape in of.items() if path.endswith("bias"))
+
+
+def test_factors_are_random_around_one():
+    model = keras.Sequential([keras.Input((40,)), L.Dense(60, use_bias=False)])
+    first, second = (Members(model, 8, 0.3, seed).get_state() for seed in (1, 2))
+    for name, size in (("rows_0", 320), ("columns_0", 480)):
+        values = first[name].ravel()
+        assert len(np.unique(values)) == size
+        assert abs(values.mean() - 1) < 4.5 * 0.3 / np.sqrt(size)
+        assert abs(values.std() / 0.3 - 1) < 4.5 / np.sqrt(2 * size)
+        assert (first[name] != second[name]).all()
 
 
 def test_losses_and_metrics_are_means_over_members():

@@ -34,12 +34,13 @@ def network():
     return model
 
 
+GIVEN = ("callbacks", "sample_weight", "verbose")  # arguments of `fit`, not of the method
 used_network = functools.cache(network)  # traced once for all tests, and reset for each member
 
 
 def fit(model=None, x=X, y=Y, epochs=2, batch_size=16, **arguments):
     settings = {"num_members": 2, **arguments}
-    given = {name: settings.pop(name) for name in ("callbacks", "verbose") if name in settings}
+    given = {name: settings.pop(name) for name in GIVEN if name in settings}
     method = DeepEnsemble(**settings)
     assert isinstance(method, Method)
     given = {"verbose": 0, **given}
@@ -166,14 +167,36 @@ def test_another_ensemble_is_not_continued(tmp_path):
 def test_bootstrap_draws_rows_with_replacement():
     member = Member(1, 7, Path(), True, None)
     x = {"a": np.arange(1000), "b": [np.arange(1000) + 1]}
-    chosen, y, weight = member.choose((x, np.arange(1000) + 2, None))
+    chosen, y, weight = member.choose((x, np.arange(1000) + 2, np.arange(1000) + 3))
     np.testing.assert_array_equal(chosen["b"][0], chosen["a"] + 1)
     np.testing.assert_array_equal(y, chosen["a"] + 2)
-    assert weight is None
+    np.testing.assert_array_equal(weight, chosen["a"] + 3)
+    assert member.choose((x, y, None))[2] is None
     share = len(np.unique(y)) / 1000
     assert abs(share - (1 - np.exp(-1))) < 5.5 * 0.0098  # share of rows drawn at least once
     other = member._replace(seed=8).choose((x, y, None))[0]["a"]
     assert (other != chosen["a"]).mean() > 0.9
+
+
+def test_sample_weights_reach_the_members():
+    """A weight of 0 leaves a row out: in one batch, half the rows of weight 2 are all the data."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, "softmax")])
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", run_eagerly=True)
+    weighted = fit(model, batch_size=40, sample_weight=np.repeat([2.0, 0.0], 20))
+    for one, other in zip(
+        weights_of(weighted), weights_of(fit(model, X[:20], Y[:20], batch_size=20))
+    ):
+        for v, w in zip(one, other, strict=True):
+            np.testing.assert_allclose(v, w, atol=1e-6)
+
+
+def test_each_member_has_its_own_order_of_examples():
+    dense = keras.layers.Dense(3, "softmax", kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((5,)), dense])
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", run_eagerly=True)
+    with pytest.warns(UserWarning, match="starts from the same weights"):
+        first, second = weights_of(fit(model, epochs=1))
+    assert np.abs(first[0] - second[0]).min() > 0
 
 
 def linear(scale=0.5, units=1):
@@ -281,8 +304,9 @@ def test_adversarial_twins_follow_the_sign_of_the_gradient():
     model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
     x = {"a": X, "b": vectors(40, 2, seed=9)}
     kernel, bias = (w.numpy().astype("float64") for w in model.weights)
+    weight = np.linspace(0.5, 1.5, 40)
     with adversarial_training(model, x, 0.1):
-        model.fit(x, Y, batch_size=40, epochs=1, verbose=0)
+        model.fit(x, Y, sample_weight=weight, batch_size=40, epochs=1, verbose=0)
     rows, onehot = np.concatenate([x["a"], x["b"]], axis=1).astype("float64"), np.eye(3)[Y]
 
     def residual(at):
@@ -290,7 +314,7 @@ def test_adversarial_twins_follow_the_sign_of_the_gradient():
         return odds / odds.sum(1, keepdims=True) - onehot
 
     twins = rows + 0.1 * np.ptp(rows, axis=0) * np.sign(residual(rows) @ kernel.T)
-    both = np.concatenate([residual(rows), residual(twins)])
+    both = np.concatenate([residual(rows), residual(twins)]) * np.tile(weight, 2)[:, None]
     slope = np.concatenate([rows, twins]).T @ both / 80
     np.testing.assert_allclose(model.weights[0], kernel - 0.5 * slope, atol=1e-5)
     np.testing.assert_allclose(model.weights[1], bias - 0.5 * both.mean(0), atol=1e-5)

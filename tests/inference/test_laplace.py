@@ -10,6 +10,7 @@ import tensorflow as tf
 import tfp_bayes
 from tfp_bayes import Laplace, LastLayerLaplace, Predictor, load_posterior
 from tfp_bayes.inference import Method, materialize
+from tfp_bayes.inference.target_noise import resolve_observations
 from tfp_bayes.layers import MCDropout, NormalParameters
 
 L = keras.layers
@@ -161,6 +162,32 @@ def test_several_targets_have_a_noise_each_at_every_position():
         np.testing.assert_allclose(q.variance, p.variance, rtol=1e-6)
 
 
+def test_padding_and_the_size_of_batches_do_not_matter():
+    """Padded positions change neither the noise nor the prior scale, and neither do batches."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), dtype="int32")
+    x = L.Embedding(5, 3, mask_zero=True)(inputs)
+    words, rng = np.random.default_rng(3).integers(0, 5, (60, 4)), np.random.default_rng(4)
+    model, y = keras.Model(inputs, L.Dense(2)(x)), rng.normal(size=(60, 4, 2))
+    data = tf.data.Dataset.from_tensor_slices((words, y)).batch(50)
+    (found,) = resolve_observations(model, data, None, "normal", None)
+    residuals = (y - model.predict(words, verbose=0))[words > 0]
+    np.testing.assert_allclose(found.scale, np.sqrt((residuals**2).mean(0)), rtol=1e-5)
+
+    tagger = keras.Model(inputs, L.Dense(3, "softmax")(x))
+    tagger.layers[-1].kernel.assign(3 * rng.normal(size=(3, 3)))
+    p = tagger.predict(words, verbose=0) ** 0.3
+    tags = (rng.random((60, 4, 1)) > np.cumsum(p / p.sum(-1, keepdims=True), -1)).sum(-1).clip(0, 2)
+    posterior = Laplace("diagonal", 1.0).fit(tagger, words, tags)
+    scales = []
+    for padding, size in ((0, 60), (2, 50)):
+        labels = np.where(words > 0, tags, padding)
+        data = tf.data.Dataset.from_tensor_slices((words, labels)).batch(size)
+        Laplace("diagonal")._maximize_validation(posterior, "categorical", data)
+        scales.append(posterior.prior_scale)
+    assert scales[0] == pytest.approx(scales[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("num_outputs", [1, 3])
 def test_sigmoids_have_the_curvature_of_explicit_jacobians(num_outputs):
     keras.utils.set_random_seed(0)
@@ -255,7 +282,8 @@ def test_evidence_is_that_of_the_dense_normal_and_largest_at_its_scale(model):
     assert evidence == pytest.approx(log_p + log_prior + 0.5 * log_det, abs=1e-6)
     for other in (0.9, 1.1):
         assert posterior.log_marginal_likelihood(other * s) < evidence
-    assert 0 < posterior.prior_share < 1
+    variance = np.trace(covariance_of(posterior)) / w.size
+    assert posterior.prior_share == pytest.approx(variance / s**2, rel=1e-9)
 
 
 def test_evidence_chooses_the_architecture_that_the_data_need():

@@ -45,6 +45,12 @@ def test_datasets_are_read_as_arrays(model, expected):
         np.testing.assert_allclose(posterior.variances, expected.variances, rtol=1e-5)
         assert posterior.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-6)
         np.testing.assert_allclose(posterior.predict(source), expected.predict(X), atol=1e-5)
+    for covariance in ("kronecker", "shared", "diagonal"):
+        of_batches, of_arrays = (
+            LastLayerLaplace(model, *data, covariance=covariance, prior_scale=1.0)
+            for data in ((dataset,), (X, Y))
+        )
+        np.testing.assert_allclose(of_batches.variances, of_arrays.variances, rtol=1e-5)
 
 
 def test_frozen_layers_have_a_posterior(expected):

@@ -299,8 +299,10 @@ def test_warns_where_evidence_contradicts_predictions(model):
         LastLayerLaplace(model, X, Y)
     sure = scaled(model, 8)
     y = sure.predict(X, verbose=0).argmax(1)
-    with pytest.warns(UserWarning, match="Pass validation_data"):
-        LastLayerLaplace(sure, X, y)
+    batches = tf.data.Dataset.from_tensor_slices((X, y)).batch(9)
+    for data in ((X, y), (batches,)):
+        with pytest.warns(UserWarning, match="Pass validation_data"):
+            LastLayerLaplace(sure, *data)
 
 
 def test_evidence_without_a_largest_value_is_refused(certain):

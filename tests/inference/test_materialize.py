@@ -56,7 +56,8 @@ def test_each_batch_counts_by_its_rows_and_each_call_alike():
 
 def test_statistics_of_a_posterior_that_has_some_are_replaced():
     model, dense, shared = network()
-    variables = [dense.kernel, shared.moving_mean]
+    frozen = model.layers[-3]
+    variables = [dense.kernel, shared.moving_mean, frozen.moving_mean]
     draws = [RNG.normal(size=(3, *v.shape)) for v in variables]
     posterior = StoredPosterior(model, draws, variables, combine="vote")
     kept = materialize(posterior)
@@ -65,12 +66,14 @@ def test_statistics_of_a_posterior_that_has_some_are_replaced():
         np.testing.assert_array_equal(a, b)
     refreshed = materialize(posterior, refresh_batchnorm=X, batch_size=50)
     assert refreshed.num_draws == 3
-    assert [v.name for v in refreshed.variables] == ["kernel"] + 2 * [
-        "moving_mean",
-        "moving_variance",
-    ]
+    names = ["kernel", "moving_mean", *2 * ["moving_mean", "moving_variance"]]
+    assert [v.name for v in refreshed.variables] == names
+    _, of_frozen, of_shared, _, of_nested, _ = refreshed.draw(1, None)
+    np.testing.assert_allclose(of_frozen, draws[2][1], rtol=1e-6)
     expected = np.mean([x @ draws[0][1].astype("float32") for x in X.values()], (0, 1))
-    np.testing.assert_allclose(refreshed.draw(1, None)[1], expected, atol=1e-5)
+    np.testing.assert_allclose(of_shared, expected, atol=1e-5)
+    # The frozen layer gets values with mean 0 and subtracts the draw of its own mean.
+    np.testing.assert_allclose(of_nested, -draws[2][1] / np.sqrt(1 + frozen.epsilon), atol=1e-5)
 
 
 def test_a_sampler_gives_as_many_draws_as_asked():
@@ -90,6 +93,13 @@ def test_a_sampler_gives_as_many_draws_as_asked():
     assert np.all(kernels[0] != kernels[2])
     with pytest.raises(ValueError, match="Expected `num_draws` for a posterior without"):
         materialize(Sampler())
+
+
+def test_sorted_rows_are_shuffled():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
+    x = np.repeat([0.0, 10.0], 32)[:, None]
+    _, variance = BatchStatistics(model, x, 32)()
+    assert variance > 20  # 0 in batches of equal rows
 
 
 def test_what_cannot_be_estimated_is_refused():
@@ -124,3 +134,11 @@ def test_noise_of_training_is_part_of_the_statistics_and_follows_the_seed():
     assert np.all(mean != BatchStatistics(model, x, 5000, seed=2)()[0])
     for v, state in zip(model.variables, states):
         np.testing.assert_array_equal(v, state)
+    # Each batch and each layer has noise of its own.
+    each = [
+        keras.layers.BatchNormalization()(tfp_bayes.layers.MCDropout(0.5)(inputs)) for _ in range(2)
+    ]
+    two = keras.Model(inputs, each)
+    first, _, second, _ = BatchStatistics(two, x[:64], 32)()
+    assert np.any(first != second)
+    assert np.any(first != BatchStatistics(two, x[:32], 32)()[0])

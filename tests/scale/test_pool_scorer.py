@@ -9,6 +9,7 @@ import pytest
 import tfp_bayes
 from tfp_bayes import inference, scale
 from tfp_bayes.active import Query
+from tfp_bayes.inference.refitted import Refitted
 
 pytest.importorskip("pyarrow")
 NUM_ROWS = 60
@@ -90,6 +91,31 @@ def test_the_posterior_of_a_round_goes_to_the_workers(rows, labels, tmp_path):
     learner = make(rows, labels, refit=refit, model=model, scorer=scorer(rows, tmp_path))
     learner.run(total_rounds=1)  # the learner compares these scores with its own
     assert len(list(tmp_path.glob("round-*/posterior.npz"))) == 1
+
+
+def test_other_weights_and_another_posterior_are_scored_anew(rows, labels, tmp_path):
+    """Even if seed and network are the same, as in another run in the same folder."""
+    x, every_row = rows[np.arange(NUM_ROWS)], np.arange(NUM_ROWS)
+    model = tfp_bayes.BayesianMLP(
+        (4,), 2, hidden_units=(8,), max_pixel=1, inference="deterministic", seed=0
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    source = scorer(rows, tmp_path)
+
+    def check(model, acquisition, num_samples):
+        best = source.best(model, acquisition, every_row, 5, num_samples, seed=1)
+        p = model.predict_uncertainty(x, num_samples, seed=1)
+        own = p.predictive_entropy if acquisition == "max_entropy" else p.mutual_information
+        np.testing.assert_allclose(best.scores, np.sort(own)[:-6:-1], rtol=1e-4)
+
+    for _ in range(2):
+        check(model, "max_entropy", 1)
+        model.layers[-1].bias.assign([0.0, 1.0])
+    refitted = Refitted(model, inference.Laplace("diagonal", prior_scale=1.0), {})
+    refitted.fit(x, labels, seed=0)
+    for prior_scale in (1.0, 0.2):
+        refitted.posterior.set_prior_scale(prior_scale)
+        check(refitted, "bald", 4)
 
 
 def test_a_selector_chooses_among_the_highest_scores(rows, labels, tmp_path):

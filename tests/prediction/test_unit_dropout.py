@@ -7,6 +7,7 @@ import pytest
 
 from tfp_bayes import BayesianCNN, Ensemble, Predictor
 from tfp_bayes.layers import (
+    MCConcreteSpatialDropout2D,
     MCDropout,
     MCSpatialDropout1D,
     MCSpatialDropout2D,
@@ -267,6 +268,23 @@ CASES = {
             lambda: layers.Conv1D(40, 3, padding="same", dilation_rate=3),
             lambda: layers.GlobalAveragePooling1D(),
             softmax,
+        ),
+        0,
+        0,
+    ),
+    "one mask for all units": (
+        sequential((40,), lambda: MCDropout(0.5, noise_shape=(None, 1)), softmax),
+        0,
+        0,
+    ),
+    "maps along another axis": (
+        sequential(
+            (8, 8, 8),
+            lambda: MCSpatialDropout2D(0.5, "channels_first"),
+            lambda: layers.Conv2D(8, 1),
+            lambda: MCConcreteSpatialDropout2D(0.5, data_format="channels_first"),
+            lambda: layers.Conv2D(3, 8, activation="sigmoid"),
+            layers.Flatten,
         ),
         0,
         0,

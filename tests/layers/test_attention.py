@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfp_bayes import Predictor, layers, posteriors
+from tfp_bayes import Predictor, kl_divergence, layers, posteriors, priors
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
 
 RNG = np.random.default_rng(0)
@@ -123,6 +123,21 @@ def test_projections_have_noise_of_their_own_and_nothing_else_is_left(kind):
     noise = [(d.value - d.distribution.loc) / d.distribution.stddev() for d in draws]
     correlation = np.corrcoef([np.ravel(each) for each in noise])
     assert np.abs(correlation - np.eye(3)).max() < 0.7  # four standard errors
+
+
+def test_the_prior_is_that_of_each_projection_also_after_loading():
+    layer = layers.MultiHeadAttentionFlipout(2, 3, kernel_prior=priors.Normal(0.5, 2.0), seed=5)
+    copy = type(layer).from_config(layer.get_config())
+    x = np.ones((2, 3, 6), "float32")
+    layer(x, x), copy(x, x)
+    copy.set_weights(layer.get_weights())
+    expected = 0.0
+    for part in layers.variational_layers(layer):
+        q = part.random_kernel.distribution()
+        m, s = (np.asarray(each, "float64") for each in (q.loc, q.scale))
+        expected += np.sum(np.log(2 / s) + (s**2 + (m - 0.5) ** 2) / 8 - 0.5)
+    for each in (layer, copy):
+        assert float(kl_divergence(each)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gates_are_random_too():

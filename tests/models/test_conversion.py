@@ -208,11 +208,22 @@ def test_a_separable_convolution_is_one_layer_again(tmp_path):
 
 def test_priors():
     laplace = to_bayesian(image_model(), prior="laplace", verbose=False)
-    assert isinstance(layers.variational_layers(laplace)[0].kernel_prior, priors.Laplace)
+    for each in layers.variational_layers(laplace):
+        assert isinstance(each.kernel_prior, priors.Laplace), each.name
     dropout = to_bayesian(image_model(), "mc_dropout", prior=priors.Normal(0, 0.3), verbose=False)
     assert dropout.prior_scale == 0.3
     flat = to_bayesian(image_model(), "mc_dropout", prior=None, verbose=False)
     assert float(flat.kl_divergence()) == 0
+
+
+def test_learned_rates_start_from_those_of_the_layers():
+    parts = [L.SpatialDropout2D(0.3), L.Flatten(), L.Dropout(0.45), L.Dense(2, "softmax")]
+    model = keras.Sequential([keras.Input((3, 3, 4)), *parts])
+    bayesian = to_bayesian(model, "concrete_dropout", verbose=False)
+    rates = [each.rate for each in layers.stochastic_layers(bayesian)]
+    assert rates == pytest.approx([0.3, 0.45])
+    back = to_deterministic(bayesian).layers
+    assert [each.rate for each in back if hasattr(each, "rate")] == pytest.approx([0.3, 0.45])
 
 
 def test_sequential_and_one_dimension():

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from tfp_bayes import layers, to_bayesian, to_deterministic
+from tfp_bayes import layers, priors, to_bayesian, to_deterministic
 
 L = keras.layers
+KERNELS = ("embeddings", "kernel", "recurrent_kernel")
 RNG = np.random.default_rng(0)
 WORDS = RNG.integers(0, 12, (6, 5)).astype("int32")
 WORDS[:, 0] = 3  # leading padding would hide words from backward layers
@@ -83,7 +84,8 @@ def test_dropout_forced_by_training_true_is_off_again():
 @pytest.mark.parametrize("inference", ["flipout", "local_reparameterization", "reparameterization"])
 def test_weights_of_sequence_layers_become_random(inference, tmp_path):
     model = text_model()
-    bayesian = to_bayesian(model, inference, moped_delta=0.2, verbose=False)
+    prior = priors.Normal(0, 0.5)
+    bayesian = to_bayesian(model, inference, prior=prior, moped_delta=0.2, verbose=False)
     assert kinds(bayesian) == {
         "words": "EmbeddingReparameterization",
         "lstm": "LSTMReparameterization",
@@ -97,6 +99,8 @@ def test_weights_of_sequence_layers_become_random(inference, tmp_path):
     scale = random[0].random_embeddings.distribution().stddev()
     np.testing.assert_allclose(scale, 0.2 * np.abs(random[0].embeddings_loc), rtol=1e-3)
     assert random[1].dropout == 0.2
+    found = [getattr(each, f"{name}_prior", None) for each in random for name in KERNELS]
+    assert [each.scale for each in found if each is not None] == [0.5] * 12
     if inference == "flipout":  # the other inferences share its classes
         assert bayesian.sample(WORDS, 3, seed=0).std(0).min() > 0
         bayesian.save(tmp_path / "model.keras")

@@ -13,6 +13,7 @@ from tfp_bayes import BayesianBasisRegression
 from tfp_bayes.active import ActiveLearner, filter_quality, filters, oracles
 from tfp_bayes.active.built_in import FILTERS
 from tfp_bayes.active.filters import Answers
+from tfp_bayes.uncertainty import fit_temperature
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 10, 20_000)
@@ -251,6 +252,32 @@ def test_counts_agree_with_the_labels(rejected):
     labelled = made.pool.labelled
     assert history[-1].purity == np.mean(made.labels[labelled] == Y[labelled])
     assert filter_quality(history)["precision"] == 1
+
+
+class Noting(filters.StaticThreshold):
+    """A filter that keeps everything, and what it was given."""
+
+    trusts_model = False
+
+    def keep(self, answers):
+        self.seen = [*getattr(self, "seen", ()), answers]
+        return np.ones(len(answers.labels), bool)
+
+
+def test_filters_see_calibrated_probabilities_and_those_of_earlier_answers():
+    made = learner(label_filter=Noting())
+    made.run(1)
+    indices = np.sort(made.propose())
+    mean = made.model.predict_uncertainty(X[200:], seed=made._seeds.filter).mean
+    made.tell(indices, made.oracle(indices))
+    made.train()
+    first, second = made.filter.seen
+    np.testing.assert_array_equal(second.earlier, first.probability)
+    raw = made.pool.probabilities_of(indices)
+    expected = raw ** (1 / fit_temperature(Y[200:], mean))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(second.probabilities, expected, rtol=1e-5)
+    assert np.abs(raw - expected).max() > 0.05
 
 
 def test_no_filter_trains_on_everything():

@@ -193,3 +193,22 @@ def test_members_adapted_to_other_data_are_refused():
     assert Ensemble(weights[:1], model).num_draws == 1
     with pytest.raises(ValueError, match=r"Expected draws with the mean.*layer 'normalization"):
         Ensemble(weights, model)
+
+
+def test_the_default_precision_of_the_process_does_not_matter(tmp_path):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, "softmax")])
+    model.save(tmp_path / "model.keras")
+    Ensemble([model, model]).save(tmp_path / "posterior.npz")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    posterior = tfp_bayes.load_posterior(tmp_path / "posterior.npz", loaded)
+    found = Predictor(loaded, posterior=posterior).predict(X)
+    np.testing.assert_array_equal(found, Predictor(model).predict(X, num_samples=1))
+    half = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(2, "softmax", dtype="mixed_float16")]
+    )
+    with pytest.raises(ValueError, match=r"differs in .*\.dtype"):
+        tfp_bayes.load_posterior(tmp_path / "posterior.npz", half)

@@ -153,3 +153,20 @@ def test_fresh_weights_keep_what_is_frozen_or_adapted():
     changed = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights())]
     names = [v.path for v, is_new in zip(model.weights, changed) if is_new]
     assert names == [model.layers[-1].kernel.path]
+
+
+def test_lists_of_inputs_and_targets_are_as_tuples():
+    """A list would become one array in the pipeline, if its arrays have the same shape."""
+
+    def trained(kind):
+        keras.utils.set_random_seed(0)
+        inputs = [keras.Input((4,)), keras.Input((4,))]
+        hidden = keras.layers.Dense(3, "relu")(keras.layers.Concatenate()(inputs))
+        outputs = [keras.layers.Dense(3, "softmax")(hidden) for _ in range(2)]
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", ["sparse_categorical_crossentropy"] * 2)
+        train(model, kind([X, X[::-1]]), kind([Y, Y[::-1]]), epochs=2, batch_size=16, verbose=0)
+        return model.get_weights()
+
+    for a, b in zip(trained(list), trained(tuple), strict=True):
+        np.testing.assert_array_equal(a, b)

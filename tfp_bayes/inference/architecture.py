@@ -78,6 +78,8 @@ def _relevant(config: Any, numbers: dict[str, int]) -> Any:
     if isinstance(config.get("layers"), list):  # a graph, with its own scope of names
         names = [layer["config"]["name"] for layer in config["layers"]]
         numbers = {**numbers, **{name: i for i, name in enumerate(names)}}
+        # A model has the default of the process that loads it, and its layers have their own.
+        config = {key: value for key, value in config.items() if key != "dtype"}
     return {
         key: _numbered(value, numbers) if key in _REFERENCES else _relevant(value, numbers)
         for key, value in config.items()

@@ -116,6 +116,7 @@ def train(
             fit_arguments["steps_per_epoch"] = math.ceil(count_rows(x) / batch_size)
             _check_steps_per_execution(model, fit_arguments["steps_per_epoch"])
             fit_arguments["shuffle"] = False  # the data are already shuffled
+            arrays = _without_lists(arrays)
             x = _shuffled(arrays, seed, range(first, epochs), batch_size)
         model.fit(x, initial_epoch=first, epochs=epochs, callbacks=called, **fit_arguments)
 
@@ -189,6 +190,13 @@ def _check_steps_per_execution(model: keras.Model, steps_per_epoch: int) -> None
             f"steps_per_execution={model.steps_per_execution}. "
             "Hint: compile it without, or choose another batch_size."
         )
+
+
+def _without_lists(arrays: Any) -> Any:
+    """Replace lists of arrays by tuples, because `tf.data` makes one tensor of a list."""
+    if isinstance(arrays, dict):
+        return {name: _without_lists(each) for name, each in arrays.items()}
+    return tuple(map(_without_lists, arrays)) if isinstance(arrays, list | tuple) else arrays
 
 
 def _shuffled(arrays: tuple, seed: int, epochs: range, batch_size: int) -> tf.data.Dataset:

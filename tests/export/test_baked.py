@@ -105,6 +105,20 @@ def swag():
 CASES = [(residual, "litert"), (table, "onnx"), (ensemble, "onnx"), (swag, "litert")]
 
 
+def test_softplus_of_large_numbers(tmp_path):
+    """LiteRT's own softplus is infinite above 88, where targets or inputs are not scaled."""
+    inputs = keras.Input((2,), name="x")
+    outputs = NormalParameters()(MCDropout(0.5)(keras.ops.softplus(inputs)))
+    predictor = Predictor(keras.Model(inputs, outputs), "normal")
+    export_baked(predictor, tmp_path / "m.tflite", "litert", num_samples=5, seed=SEED)
+    x = np.array([[-300, 2], [30, 70], [100, 50], [200, 300], [1e4, 1e5]], "float32")
+    expected = predictor.predict_uncertainty(x, 5, seed=SEED)
+    found = answer(tmp_path / "m.tflite", {"x": x})
+    for name in ("mean", "aleatoric_variance", "predictive_entropy"):
+        assert np.isfinite(getattr(expected, name)).all()
+        np.testing.assert_allclose(found[name], getattr(expected, name), rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(("make", "format"), CASES, ids=lambda x: getattr(x, "__name__", x))
 def test_equals_the_predictor(make, format, tmp_path):
     predictor, inputs = make()

@@ -105,7 +105,9 @@ def export_baked(
     if input_signature is not None:
         structure = input_signature[0]
     specs = _specs(keras.tree.flatten(structure), format)
-    functions = draw_functions(predictor, specs, structure, num_samples, theta_seed)
+    functions = draw_functions(
+        predictor, specs, structure, num_samples, theta_seed, replaces_softplus=format == "litert"
+    )
     likelihood = get_likelihood(*predictor.likelihood_names(1))
 
     def answer(*inputs: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -68,6 +68,7 @@ def draw_functions(
     structure,
     num_samples: int,
     seed: np.ndarray,
+    replaces_softplus: bool = False,
 ) -> DrawnFunctions:
     """Draw the functions that `predictor.predict_uncertainty(x, num_samples, seed)` averages.
 
@@ -77,11 +78,15 @@ def draw_functions(
         structure: Any object with the structure of the model's inputs.
         num_samples: Number of samples S.
         seed: Array (2,) of int32.
+        replaces_softplus: Whether the runtime computes softplus as log(1 + exp(x)), which is
+            infinite above 88, as LiteRT does. It then becomes max(x, 0) + log(1 + exp(-|x|)).
 
     Raises:
         ValueError: If noise depends on the inputs, or on the number of rows.
     """
     traced, output = _trace(predictor, specs, structure)
+    if replaces_softplus:
+        _replace_softplus(traced)
     names = [spec.name for spec in specs]
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         tf.graph_util.import_graph_def(traced, name="")
@@ -126,6 +131,27 @@ def _trace(predictor: Predictor, specs: Sequence[tf.TensorSpec], structure) -> t
     concrete = tf.function(one, autograph=False).get_concrete_function(*specs, *more)
     frozen = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
     return frozen.graph.as_graph_def(), frozen.outputs[0].name
+
+
+def _replace_softplus(graph: GraphDef) -> None:
+    """Replace softplus(x) by max(x, 0) + log(1 + exp(-|x|)) in a graph."""
+    for node in [each for each in graph.node if each.op == "Softplus"]:
+
+        def add(op: str, *inputs: str, node=node) -> str:
+            name = f"{node.name}/{op}"
+            new = graph.node.add(name=name, op=op, input=inputs)
+            new.attr["T"].CopyFrom(node.attr["T"])
+            return name
+
+        one = graph.node.add(name=f"{node.name}/one", op="Const")
+        one.attr["dtype"].CopyFrom(node.attr["T"])
+        dtype = tf.as_dtype(node.attr["T"].type)
+        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, dtype, []))
+        small = add("Exp", add("Neg", add("Abs", node.input[0])))
+        added = add("Relu", node.input[0]), add("Log", add("AddV2", small, one.name))
+        node.op = "AddV2"
+        del node.input[:]
+        node.input.extend(added)
 
 
 def example_shape(spec: tf.TensorSpec, number: int) -> list[int]:

@@ -163,8 +163,9 @@ def test_each_filter_keeps_the_expected_answers():
 
 def test_random_filter_rejects_its_share():
     made = answers(np.full((5000, 2), 0.5), np.zeros(5000, int))
-    rejected = int((~filters.RandomFilter(0.3).keep(made)).sum())
-    assert stats.binomtest(rejected, 5000, 0.3).pvalue > 1e-3
+    keep, other = (filters.RandomFilter(0.3).keep(made._replace(seed=seed)) for seed in (0, 1))
+    assert stats.binomtest(int((~keep).sum()), 5000, 0.3).pvalue > 1e-3
+    assert stats.binomtest(int((keep != other).sum()), 5000, 2 * 0.3 * 0.7).pvalue > 1e-3
 
 
 def test_budget_is_kept_on_average():
@@ -318,8 +319,12 @@ def test_quarantined_labels_come_back():
     made.run(1)
     waiting = made.pool.rejected
     assert len(waiting) == made.history[-1].num_rejected > 0
-    made._judge.filter = filters.StaticThreshold(0.0, "quarantine")
+    made._judge.filter = Noting(rejected="quarantine")
+    p = made.model.predict_uncertainty(X[waiting], seed=made._seeds.filter).mean
     made.propose()
+    (seen,) = made._judge.filter.seen
+    np.testing.assert_array_equal(seen.probabilities.argmax(1), p.argmax(1))
+    np.testing.assert_array_equal(seen.labels, made.labels[waiting])
     assert np.isin(waiting, made.pool.labelled).all()
     made.step()
     assert made.history[-1].num_acquired == 40

@@ -110,6 +110,15 @@ def test_without_noise_it_is_the_keras_layer(kind, training):
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_double_precision_is_kept():
+    x = np.linspace(-1, 1, 12).reshape(1, 3, 4)
+    layer = layers.MCMultiHeadAttention(2, 3, dropout=1e-15, dtype="float64")  # drops nothing
+    plain = keras.layers.MultiHeadAttention(2, 3, dtype="float64")
+    layer(x, x), plain(x, x)
+    layer.set_weights(plain.get_weights())
+    np.testing.assert_allclose(layer(x, x), plain(x, x), rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", RANDOM)
 def test_projections_have_noise_of_their_own_and_nothing_else_is_left(kind):
     layer = kind(2, 3, seed=5)

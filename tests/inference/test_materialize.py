@@ -81,16 +81,28 @@ def test_a_sampler_gives_as_many_draws_as_asked():
         num_draws = None
 
         def __init__(self):
-            self.model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            parts = [tfp_bayes.layers.MCDropout(0.5), keras.layers.Dense(1, "sigmoid")]
+            self.model = keras.Sequential([keras.Input((2,)), *parts])
             self.variables = self.model.trainable_variables
 
         def draw(self, index, seed):
             return [tf.random.stateless_normal(v.shape, seed) for v in self.variables]
 
+        def center(self):
+            return [tf.zeros(v.shape) for v in self.variables]
+
     kernels = [materialize(Sampler(), 5, seed).get_state()[0]["draws_0"] for seed in (0, 0, 1)]
     assert len(np.unique(kernels[0][:, 0, 0])) == 5
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert np.all(kernels[0] != kernels[2])
+    # The draws are those of a predictor, although the dropout has a seed too.
+    sampler = Sampler()
+    kept = materialize(sampler, 5, seed=1)
+    samples, others = (
+        tfp_bayes.Predictor(sampler.model, "bernoulli", each).sample(np.ones((1, 2)), 5, seed=1)
+        for each in (sampler, kept)
+    )
+    np.testing.assert_array_equal(samples, others)
     with pytest.raises(ValueError, match="Expected `num_draws` for a posterior without"):
         materialize(Sampler())
 

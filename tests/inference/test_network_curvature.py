@@ -113,6 +113,14 @@ def in_order(found):
     return np.concatenate(parts), [v for each in found.layers for v in each.variables]
 
 
+def per_variable(found):
+    """Return pairs of the eigenvalues of a diagonal curvature and a variable."""
+    pairs = zip(found.layers, found.blocks)
+    return [
+        pair for each, block in pairs for pair in zip(each.split(block.eigenvalues), each.variables)
+    ]
+
+
 def gather(model, x, likelihood="categorical", is_diagonal=False):
     y = LABELS[likelihood](len(x))
     return network_curvature(model, x, y, [OBSERVATIONS[likelihood]()], is_diagonal)
@@ -232,9 +240,12 @@ def test_many_positions_share_passes_by_random_signs():
 
 
 def test_masked_positions_are_not_seen():
-    inputs = keras.Input((4,), dtype="int32")
-    x = L.Embedding(5, 2, mask_zero=True, dtype="float64")(inputs)
-    model = keras.Model(inputs, dense(3, "softmax")(x))
+    def tagger():
+        inputs = keras.Input((4,), dtype="int32")
+        x = L.Embedding(5, 2, mask_zero=True, dtype="float64")(inputs)
+        return keras.Model(inputs, dense(3, "softmax")(x))
+
+    model, other = tagger(), tagger()
     tokens, y = np.array([[1, 2, 0, 0], [3, 4, 4, 0]]), RNG.integers(3, size=(2, 4))
     found = network_curvature(model, tokens, y, observe(["categorical"]), is_diagonal=True)
     values, variables = in_order(found)
@@ -245,6 +256,14 @@ def test_masked_positions_are_not_seen():
     np.testing.assert_allclose(values, expected, atol=1e-12)
     log_p = np.log(np.take_along_axis(p, y.reshape(-1, 1), -1)[seen])
     assert found.log_likelihood == pytest.approx(log_p.sum(), abs=1e-12)
+    # Each of several outputs has its own mask.
+    two = keras.Model([model.input, other.input], [model.output, other.output])
+    data = [tokens, np.array([[1, 0, 0, 0], [2, 1, 0, 0]])], [y, y]
+    both = network_curvature(two, *data, observe(["categorical"] * 2), is_diagonal=True)
+    alone = network_curvature(other, data[0][1], y, observe(["categorical"]), is_diagonal=True)
+    expected = {id(v): values for values, v in per_variable(found) + per_variable(alone)}
+    for values, v in per_variable(both):
+        np.testing.assert_allclose(values, expected[id(v)], atol=1e-12)
 
 
 def separable():

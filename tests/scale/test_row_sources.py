@@ -120,6 +120,11 @@ def test_fingerprints_differ_with_rows_and_settings(sources, table):
     PIL.Image.new("L", (4, 3)).save(folder / "images" / "more.png")
     prints |= {ImageFolder(folder / "images").fingerprint()}
     assert len(prints) == 9
+    (folder / "raw").mkdir()
+    for level in (0, 9):  # files of the same name and size
+        PIL.Image.new("L", (4, 3), level).save(folder / "raw" / "0.bmp")
+        prints |= {ImageFolder(folder / "raw").fingerprint()}
+    assert len(prints) == 11
     long = np.zeros((2000, 2))
     np.save(folder / "long.npy", long)
     before = NpyRows(folder / "long.npy").fingerprint()

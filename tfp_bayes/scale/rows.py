@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfp_bayes._plumbing.configured import check_positive
-from tfp_bayes._plumbing.digest import digest, digest_rows
+from tfp_bayes._plumbing.digest import ROWS, digest, digest_rows
+
+_START = 2**16  # bytes of an image file that its fingerprint covers
 
 
 class RowSource:
@@ -233,10 +236,18 @@ class ImageFolder(RowSource):
         return (*self.image_size, self.channels), "float32" if floats else "uint8"
 
     def fingerprint(self) -> str:
-        """Return a digest of the settings, and of the names and sizes of all files."""
-        sizes = [path.stat().st_size for path in self._images.paths]
+        """Return a digest of the settings, the names and sizes of all files, and some contents.
+
+        It reads the first 64 KiB of 256 evenly spaced files.
+        """
+        paths = self._images.paths
+        sizes = [path.stat().st_size for path in paths]
         settings = [*self.spec, self.divide_by]
-        return digest([str(settings), self._images.names.tolist(), sizes])
+        contents = hashlib.sha256()
+        for i in np.unique(np.linspace(0, len(paths) - 1, ROWS).astype("int64")):
+            with paths[i].open("rb") as file:
+                contents.update(file.read(_START))
+        return digest([str(settings), self._images.names.tolist(), sizes, contents.hexdigest()])
 
     def names(self, indices: np.ndarray) -> list[str]:
         """Return the paths of the images relative to the folder."""

@@ -1,4 +1,4 @@
-"""Names of losses, and a check that they are means."""
+"""Names of losses, and checks that they are means and likelihoods."""
 
 import keras
 
@@ -12,19 +12,23 @@ def loss_name(loss) -> str:
 
 
 def check_likelihood(loss, reason: str) -> None:
-    """Raise ValueError if a loss has an option that makes it another one than a mean NLL.
+    """Raise ValueError if a loss has an option with which it is not the NLL of the outputs.
+
+    With `from_logits`, the outputs are not probabilities, or the loss applies a second softmax.
 
     Args:
         loss: A loss in any form that `compile` takes.
         reason: Why another loss would be wrong, for the error.
     """
-    name = "beta" if loss_name(loss) == "NormalNLL" else "label_smoothing"
-    value = getattr(loss, name, 0.0)
-    if value:
-        raise ValueError(
-            f"Expected a negative log likelihood as the loss, because {reason}. Received: "
-            f"{loss_name(loss)} with {name}={value!r}. Hint: compile the model without {name}."
-        )
+    shaping = "beta" if loss_name(loss) == "NormalNLL" else "label_smoothing"
+    for name in (shaping, "from_logits"):
+        value = getattr(loss, name, None)
+        if value:
+            raise ValueError(
+                "Expected the negative log likelihood of the outputs as the loss, because "
+                f"{reason}. Received: {loss_name(loss)} with {name}={value!r}. Hint: compile "
+                f"the model without {name}, and end it in probabilities."
+            )
 
 
 def check_mean(loss, reason: str) -> None:

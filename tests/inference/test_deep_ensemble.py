@@ -14,7 +14,7 @@ from networks import vectors
 import tfp_bayes
 from tfp_bayes import Ensemble, Predictor, load_posterior
 from tfp_bayes.inference import DeepEnsemble, Method
-from tfp_bayes.inference.adversarial import adversarial_training
+from tfp_bayes.inference.adversarial import _perturbed, adversarial_training
 from tfp_bayes.inference.member import Member
 
 RNG = np.random.default_rng(0)
@@ -323,6 +323,17 @@ def test_adversarial_twins_follow_the_sign_of_the_gradient():
     model.fit(x, Y, batch_size=40, epochs=1, verbose=0)
     slope = rows.T @ residual(rows) / 40
     np.testing.assert_allclose(model.weights[0], kernel - 0.5 * slope, atol=1e-5)
+
+
+def test_adversarial_twins_are_those_of_the_network_without_dropout():
+    dense = keras.layers.Dense(3, "softmax")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dropout(0.5), dense])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    moved = _perturbed(model, tf.constant(X), tf.constant(Y), None, np.full(5, 0.1))
+    kernel, bias = (w.numpy() for w in model.weights)
+    odds = np.exp(X @ kernel + bias)
+    slope = (odds / odds.sum(1, keepdims=True) - np.eye(3)[Y]) @ kernel.T
+    np.testing.assert_allclose(moved, X + 0.1 * np.sign(slope), atol=1e-6)
 
 
 def bayesian(prior_scale):

@@ -464,9 +464,14 @@ def annotated(tasks, answers):
         annotations = [
             {
                 "was_cancelled": choice is None,
-                "result": []
-                if choice is None
-                else [{"type": "choices", "value": {"choices": [choice]}, "from_name": "label"}],
+                # A canceled annotation keeps what was chosen before.
+                "result": [
+                    {
+                        "type": "choices",
+                        "value": {"choices": [choice or "cat"]},
+                        "from_name": "label",
+                    }
+                ],
             }
             for choice in choices
         ]

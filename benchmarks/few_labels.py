@@ -160,7 +160,7 @@ def main():
                 for result in run(data, features[strategy.averaged], strategy, seed, SHOWN[-1])
             ]
             with path.open("w", newline="") as file:
-                csv.writer(file).writerows([COLUMNS, *found])
+                csv.writer(file, lineterminator="\n").writerows([COLUMNS, *found])
             print(f"Wrote {path}", flush=True)
         with path.open(newline="") as file:
             rows += list(csv.DictReader(file))
@@ -177,7 +177,7 @@ def report(rows, options):
         for seed in range(options.seeds):
             own = [r for r in rows if r["strategy"] == strategy and int(r["seed"]) == seed]
             curves.append({int(r["labels"]): float(r["accuracy"]) for r in own})
-            seconds += [float(r["seconds"]) for r in own]
+            seconds += [float(r["seconds"]) for r in own if r["seconds"]]
         cells = []
         for size in SHOWN:
             values = np.array([curve[size] for curve in curves])
@@ -187,7 +187,7 @@ def report(rows, options):
             reached = [min((n for n, a in c.items() if a >= level), default=np.inf) for c in curves]
             middle = np.median(reached)
             cells.append(f"{middle:.0f}" if middle < np.inf else f"> {SHOWN[-1]}")
-        cells.append(f"{1000 * np.median(seconds):.0f} ms")
+        cells.append(f"{1000 * np.median(seconds):.0f} ms" if seconds else "")
         print(f"| {strategy} | " + " | ".join(cells) + " |")
 
 

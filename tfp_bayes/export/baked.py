@@ -16,7 +16,7 @@ from tfp_bayes.export.functions import draw_functions, example_shape
 from tfp_bayes.export.runtimes import RUNTIMES, Runtime, check_installed
 from tfp_bayes.export.saved_model import SERVED_MEASURES, check_single_output
 from tfp_bayes.prediction import Predictor
-from tfp_bayes.prediction.adapted import adapted_states
+from tfp_bayes.prediction.adapted import update_constants
 from tfp_bayes.prediction.calibration import calibration_of
 from tfp_bayes.prediction.finite import nan_unless
 from tfp_bayes.prediction.likelihoods import (
@@ -95,7 +95,7 @@ def export_baked(
     check_installed(format)
     model = predictor.model
     check_single_output(model)
-    adapted_states(model)  # updates the constants that graphs will contain
+    update_constants(model)
     if num_samples is None and getattr(predictor.posterior, "num_draws", None) is None:
         num_samples = DEFAULT_NUM_FUNCTIONS if predictor.is_random else 1
     num_samples, theta_seed = predictor.resolve_num_samples(num_samples), as_seed(seed)

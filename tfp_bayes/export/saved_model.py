@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfp_bayes.export.decisions import Endpoint, decision_endpoint
 from tfp_bayes.prediction import Predictor
-from tfp_bayes.prediction.adapted import adapted_states
+from tfp_bayes.prediction.adapted import update_constants
 from tfp_bayes.prediction.posterior import check_posterior
 from tfp_bayes.uncertainty import Conformal, SelectiveClassifier
 
@@ -91,7 +91,7 @@ def export_saved_model(
     check_single_output(model)
     if predictor.posterior is not None:
         check_posterior(predictor.posterior, model, predictor.linearize)
-    adapted_states(model)  # updates the constants that graphs will contain
+    update_constants(model)
     num_samples = predictor.resolve_num_samples(num_samples)
     endpoints = _decision_endpoints(predictor, decisions)
     target = Path(filepath).resolve()  # replaces the target of a link, not the link itself

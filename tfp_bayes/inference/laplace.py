@@ -21,7 +21,7 @@ from tfp_bayes.inference.online_laplace import EarlierData
 from tfp_bayes.inference.target_noise import resolve_observations, with_noise_of_evidence
 from tfp_bayes.inference.training import train
 from tfp_bayes.layers import stochastic_layers
-from tfp_bayes.prediction.adapted import adapted_states
+from tfp_bayes.prediction.adapted import update_constants
 from tfp_bayes.prediction.finite import FiniteWeights
 from tfp_bayes.prediction.inference_mode import refuse_forced_training
 from tfp_bayes.prediction.likelihoods import get_likelihood
@@ -356,7 +356,7 @@ def _check_model(model: keras.Model) -> None:
             f"{[each.name for each in random]}. Hint: use fit(to_deterministic(model), x, y)."
         )
     refuse_forced_training(model)
-    adapted_states(model)  # updates the constants that graphs will contain
+    update_constants(model)
     FiniteWeights(model.weights).check()
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfp_bayes._plumbing.keras_internals import flatten_layers, graph_nodes, graph_of
 from tfp_bayes.inference.features import Features
 from tfp_bayes.layers import stochastic_layers
-from tfp_bayes.prediction.adapted import adapted_states
+from tfp_bayes.prediction.adapted import update_constants
 from tfp_bayes.prediction.finite import FiniteWeights
 from tfp_bayes.prediction.inference_mode import refuse_forced_training
 
@@ -40,7 +40,7 @@ class LastLayer:
         _check_activation(model, self.layer)
         _check_use(model, node)
         refuse_forced_training(model)
-        adapted_states(model)  # updates the constants that graphs will contain
+        update_constants(model)
         FiniteWeights(model.weights).check()
         features = node.input_tensors[0]
         self.network = keras.Model(graph.input, features)

@@ -22,7 +22,7 @@ from tfp_bayes._plumbing.digest import digest, digest_network
 from tfp_bayes._plumbing.fresh import build_optimizer
 from tfp_bayes._plumbing.lock import lock_of
 from tfp_bayes._plumbing.seeds import as_seed, fold_in
-from tfp_bayes.prediction.adapted import adapted_states
+from tfp_bayes.prediction.adapted import update_constants
 
 # Parameters of `fit` that are not accepted as arguments, because training sets them itself.
 _NOT_FOR_USERS = {"self", "x", "y", "args", "kwargs", "initial_epoch", "validation_split"}
@@ -89,7 +89,7 @@ def train(
             check_has_end(x)
     check_finite_arrays(x)
     _check_targets(y, sample_weight)
-    adapted_states(model)  # updates the constants that graphs will contain
+    update_constants(model)
     build_optimizer(model)
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks or []
     called = list(given) if recorder is None else [recorder, *given]

@@ -8,19 +8,50 @@ import numpy as np
 from tfp_bayes._plumbing.keras_internals import flatten_layers
 
 
-def adapted_states(model: keras.Model) -> list[Any]:
-    """Return what graphs of a model contain of its preprocessing layers, to compare by equality.
+class AdaptedStates:
+    """The states of a model's preprocessing layers at the last look.
 
-    A graph must be traced again if it changes, which Keras does not notice: after `adapt`,
-    `set_vocabulary` or `load_weights`.
+    Graphs must be traced again if they change: after `adapt`, `set_vocabulary` or `load_weights`,
+    which Keras does not notice.
 
-    `Normalization` computes constants from its weights. They are computed again if they do not
-    belong to the weights, as after `set_weights`.
+    Args:
+        model: A model.
     """
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+        self._known = _states(model)
+
+    def have_changed(self) -> bool:
+        """Return whether the states have changed since the last look."""
+        before, self._known = self._known, _states(self._model)
+        return before != self._known
+
+
+def update_constants(model: keras.Model) -> None:
+    """Make `Normalization` layers compute with their weights before a model is traced.
+
+    They compute with constants, which belong to earlier weights after `set_weights`.
+    """
+    for layer in flatten_layers(model):
+        if not isinstance(layer, keras.layers.Normalization) or not layer.built:
+            continue
+        if layer.input_mean is not None:
+            continue  # the constants are arguments of the layer
+        pairs = ((layer.mean, layer.adapt_mean), (layer.variance, layer.adapt_variance))
+        for constant, weight in pairs:
+            known = np.ravel(constant)
+            if not np.array_equal(known, np.ravel(weight.numpy()).astype(known.dtype)):
+                layer.finalize_state()
+                break
+
+
+def _states(model: keras.Model) -> list[Any]:
+    """Return what graphs contain of preprocessing layers, to compare by equality."""
+    update_constants(model)
     states: list[Any] = []
     for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization) and layer.built:
-            update_constants(layer)
             states += [np.asarray(each).tobytes() for each in (layer.mean, layer.variance)]
         elif isinstance(layer, keras.layers.Discretization):
             states.append(str(layer.bin_boundaries))
@@ -31,32 +62,3 @@ def adapted_states(model: keras.Model) -> list[Any]:
                 None if weights is None else np.asarray(weights).tobytes(),
             ]
     return states
-
-
-class AdaptedStates:
-    """The states of a model's preprocessing layers at the last look.
-
-    Args:
-        model: A model.
-    """
-
-    def __init__(self, model: keras.Model):
-        self._model = model
-        self._known = adapted_states(model)
-
-    def have_changed(self) -> bool:
-        """Return whether the states have changed since the last look."""
-        before, self._known = self._known, adapted_states(self._model)
-        return before != self._known
-
-
-def update_constants(layer: keras.layers.Normalization) -> None:
-    """Compute the constants of a layer from its weights again, if they are those of others."""
-    if layer.input_mean is not None:
-        return
-    pairs = ((layer.mean, layer.adapt_mean), (layer.variance, layer.adapt_variance))
-    for constant, weight in pairs:
-        known = np.ravel(constant)
-        if not np.array_equal(known, np.ravel(weight.numpy()).astype(known.dtype)):
-            layer.finalize_state()
-            return

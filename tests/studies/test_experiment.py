@@ -84,6 +84,7 @@ def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):
         experiments, "run_active_learning", lambda *args, **kwargs: continued.append(args)
     )
     monkeypatch.setattr(experiments, "_load_once", lambda name: None)
+    monkeypatch.setattr(experiments, "check_same_data", lambda folder, data: None)
     run = dataclasses.asdict(RunConfig(steps=7, seed=0))
     (tmp_path / "config.json").write_text(json.dumps(run))
     write_history(tmp_path / "history.csv", [Round(i, 20, 0, 0.5) for i in range(4)])
@@ -97,6 +98,24 @@ def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):
     assert len(continued) == 4
     with pytest.raises(ValueError, match=r"steps=8 \(was 7\)"):
         experiments.run_one(experiments.ExperimentConfig({"m": {"steps": 8}}), "m", 0, tmp_path)
+
+
+def test_a_complete_run_on_other_data_is_refused(tmp_path):
+    """Otherwise the results of the old images would be reported for the new ones."""
+    rng = np.random.default_rng(0)
+    data = {name: rng.integers(0, 256, (60, 28, 28), "uint8") for name in ("x_train", "x_test")}
+    data |= {name: np.arange(60) % 2 for name in ("y_train", "y_test")}
+    path, folder = tmp_path / "own.npz", tmp_path / "run"
+    np.savez(path, **data)
+    method = {"dataset": str(path), "steps": 1, "candidates": 10, "acquisition": "random"}
+    config = experiments.ExperimentConfig({"m": method}, rounds=0)
+    experiments.run_one(config, "m", 0, folder)
+    experiments.run_one(config, "m", 0, folder)  # the same data
+    data["y_train"] = 1 - data["y_train"]
+    np.savez(path, **data)
+    experiments._load_once.cache_clear()  # like a new process
+    with pytest.raises(ValueError, match=r"Received: others, from dataset='.*own.npz'"):
+        experiments.run_one(config, "m", 0, folder)
 
 
 def test_a_method_that_keeps_no_label(tmp_path):

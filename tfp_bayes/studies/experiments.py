@@ -5,15 +5,21 @@ from pathlib import Path
 
 from tfp_bayes import datasets
 from tfp_bayes.studies.configuration import ExperimentConfig, RunConfig
-from tfp_bayes.studies.runs import check_continues, num_complete_rounds, run_active_learning
+from tfp_bayes.studies.runs import (
+    check_continues,
+    check_same_data,
+    num_complete_rounds,
+    run_active_learning,
+)
 
 
 def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> None:
-    """Complete one run of an experiment in its folder. Do nothing if it is complete."""
+    """Complete one run of an experiment in its folder. Only check its data if it is complete."""
     run = RunConfig(**config.methods[method], seed=seed)
     if (folder / "config.json").exists():
         check_continues(run, folder)
         if num_complete_rounds(folder) > config.rounds:
+            check_same_data(folder, _load_once(run.dataset))
             return
     run_active_learning(run, config.rounds, folder, data=_load_once(run.dataset), pictures=False)
 

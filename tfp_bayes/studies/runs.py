@@ -14,6 +14,7 @@ import numpy as np
 
 from tfp_bayes import __version__, datasets
 from tfp_bayes._plumbing.checkpoint import check_same_configuration
+from tfp_bayes._plumbing.digest import digest, digest_rows
 from tfp_bayes._plumbing.files import number_or_none, write_json, write_path_atomically
 from tfp_bayes._plumbing.fresh import initialize
 from tfp_bayes._plumbing.lock import lock_of
@@ -239,6 +240,7 @@ def write_outcome(
     record = summary(config, learner.history)
     chosen = np.flatnonzero(learner.pool.acquired_at == 0)
     record["initial_coverage"] = initial.coverage(data.y_train, chosen)
+    record["data"] = _digest_data(data)
     write_json(folder / SUMMARY, record)
 
 
@@ -248,6 +250,22 @@ def num_complete_rounds(folder: str | Path) -> int:
         return json.loads((Path(folder) / SUMMARY).read_text())["rounds"] + 1
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return 0
+
+
+def check_same_data(folder: Path, data: datasets.Dataset) -> None:
+    """Raise ValueError if the summary in a folder is that of a run on other data."""
+    known = json.loads((folder / SUMMARY).read_text())
+    if known.get("data", _digest_data(data)) != _digest_data(data):
+        raise ValueError(
+            f"Expected the images and labels of the complete run in {folder}. Received: others, "
+            f"from dataset={known['configuration']['dataset']!r}. "
+            "Hint: choose another folder, or delete this one to run again."
+        )
+
+
+def _digest_data(data: datasets.Dataset) -> str:
+    inputs = [digest_rows(x) for x in (data.x_train, data.x_test)]
+    return digest([*inputs, data.y_train, data.y_test])
 
 
 def open_run(

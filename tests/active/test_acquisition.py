@@ -51,6 +51,18 @@ def test_epig_equals_reference_and_is_never_above_bald(prediction):
     assert own[0] > 0
 
 
+def test_epig_of_a_calibrated_model_is_that_of_its_samples():
+    model = bayesian_mlp()
+    before, after = [], []
+    for predictions in (before, after):
+        for size, seed in ((20, 0), (9, 1)):
+            x = vectors(size, seed=seed)
+            predictions.append(model.predict_uncertainty(x, 30, seed=0, return_samples=True))
+        model.output_temperature.assign(0.5)
+    assert after[0].temperature == 0.5
+    np.testing.assert_allclose(acquisition.epig(*after), acquisition.epig(*before), atol=1e-9)
+
+
 def test_epig_needs_samples_of_the_same_functions(prediction):
     without = bayesian_mlp().predict_uncertainty(vectors(3), 30, seed=0)
     fewer = bayesian_mlp().predict_uncertainty(vectors(3), 5, seed=0, return_samples=True)

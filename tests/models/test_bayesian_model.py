@@ -315,6 +315,20 @@ def test_class_weight_needs_one_label_an_example():
     model.fit(x, y, sample_weight=np.ones((5, 7)), verbose=0)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "normal"])
+def test_class_weight_needs_classes(likelihood):
+    """Keras would weight several zeros and ones by the position of a one, and round numbers."""
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(4, "sigmoid")(MCDropout(0.5)(inputs))
+    model = tfp_bayes.BayesianModel(inputs, outputs, likelihood=likelihood)
+    losses = {"bernoulli": "binary_crossentropy", "normal": tfp_bayes.losses.NormalNLL()}
+    model.compile("adam", losses[likelihood])
+    x, y = np.ones((5, 3)), np.ones((5, 4 if likelihood == "bernoulli" else 2))
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match="Expected one label per example with `class_weight`"):
+            train(x, y, class_weight={0: 2.0, 1: 1.0})
+
+
 def test_inputs_that_are_not_finite_are_named_before_relu_hides_them():
     model = compiled()
     for value in (np.nan, np.inf):

@@ -126,6 +126,10 @@ def test_it_is_no_part_of_the_network():
     with pytest.warns(UserWarning, match="resets the temperature to 1"):
         model.fit(X, Y, verbose=0)
     assert model.output_temperature.numpy() == 1
+    model.output_temperature.assign(2.0)
+    with pytest.warns(UserWarning, match="resets the temperature to 1"):
+        model.train_on_batch(X, Y)
+    assert model.output_temperature.numpy() == 1
 
 
 def test_under_a_strategy(two_replicas):

@@ -104,6 +104,17 @@ def test_evaluate():
     assert model.evaluate(dataset) == pytest.approx(list(results.values()), rel=1e-6)
 
 
+def test_evaluate_takes_one_target_with_or_without_an_axis():
+    model = BayesianBasisRegression(4, 1, task="regression")
+    model.condition(X, REAL[:, 0])
+    p = model.predict_uncertainty(X)
+    nll = -scipy.stats.norm(p.mean, p.std).logpdf(REAL[:, :1]).mean()
+    for y in (REAL[:, 0], REAL[:, :1]):
+        assert model.evaluate(X, y)[0] == pytest.approx(nll, rel=1e-6)
+    with pytest.raises(ValueError, match=r"Expected finite `targets` of shape \(N, 1\)"):
+        model.evaluate(X, REAL)
+
+
 @pytest.mark.parametrize("posterior", ["matrix_normal", "mean_field"])
 def test_saved_by_value(posterior, tmp_path):
     model = fitted(posterior=posterior, per_output=True)

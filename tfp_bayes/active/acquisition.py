@@ -183,7 +183,7 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
     """Score by the information that a label gives about the labels of other examples, in nats.
 
     Unlike `bald`, this ignores uncertainty that does not affect the predictions of the targets. The
-    score never exceeds that of `bald`.
+    score never exceeds that of `bald`. It is that of the samples, which are never calibrated.
 
     Args:
         prediction: Prediction of N candidates, with samples.
@@ -208,7 +208,9 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
             "Hint: call predict_uncertainty(..., seed=0, return_samples=True) for both."
         )
     num_samples, _, num_classes = at.shape
-    own = entr(targets.mean.astype("float64")).sum(-1).mean()  # H(y*), averaged over targets
+    # Means of the samples, because those of a calibrated model do not fit the joint distributions.
+    mean, mean_of = (each.mean(0, dtype="float64") for each in (at, of))
+    own = entr(mean_of).sum(-1).mean()  # H(y*), averaged over targets
     flat = of.reshape(num_samples, -1)  # (S, T K)
     scores = []
     for start in range(0, at.shape[1], _ROWS_AT_A_TIME):
@@ -216,7 +218,7 @@ def epig(prediction: Prediction, targets: Prediction) -> np.ndarray:
         joint = (rows.T @ flat).astype("float64") / num_samples  # (B K, T K)
         together = entr(joint).reshape(-1, num_classes, flat.shape[1]).sum((1, 2))
         scores.append(own - together / of.shape[1])
-    return np.concatenate(scores) + entr(prediction.mean.astype("float64")).sum(-1)
+    return np.concatenate(scores) + entr(mean).sum(-1)
 
 
 def random(prediction: Prediction) -> np.ndarray:

@@ -167,7 +167,7 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         Raises:
             ValueError: If the number of training examples is neither given nor known, or is not a
                 positive integer, or differs from that of a `KLWeight`, a `class_weight` is given
-                for outputs with several observations per example, or an array of inputs contains
+                for real targets or several labels per example, or an array of inputs contains
                 NaN or infinity, which layers such as ReLU would hide.
         """
         check_finite_arrays(x)
@@ -196,6 +196,14 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         if self.compiled:
             with self.distribute_strategy.scope():
                 build_losses_and_metrics(self, y)
+
+    def train_on_batch(
+        self, x, y=None, sample_weight=None, class_weight: dict | None = None, return_dict=False
+    ):
+        """Take a step as `keras.Model.train_on_batch` does. Like `fit`, it undoes `calibrate`."""
+        _check_class_weight(self, class_weight)
+        self._forget_calibration()
+        return super().train_on_batch(x, y, sample_weight, class_weight, return_dict)
 
     # Prediction and evaluation always use the posterior predictive mean.
 
@@ -397,13 +405,20 @@ def _batch_size(x, batch_size: int | None) -> int | None:
 
 
 def _check_class_weight(model: keras.Model, class_weight: dict | None) -> None:
-    """Refuse `class_weight` where Keras would look up weights by position instead of class."""
+    """Refuse `class_weight` where Keras would look up the weight of something else than a class.
+
+    It takes the position of the largest of several zeros and ones, and rounds real targets.
+    """
     shapes = [tuple(x.shape) for x in getattr(model, "outputs", None) or ()]
-    if class_weight is not None and any(len(shape) > 2 for shape in shapes):
+    names = keras.tree.flatten(model.likelihood)
+    several = any(len(shape) > 2 for shape in shapes) or (
+        "bernoulli" in names and any(shape[-1] != 1 for shape in shapes)
+    )
+    if class_weight is not None and (several or "normal" in names):
         raise ValueError(
             "Expected one label per example with `class_weight`. Received: outputs of shapes "
-            f"{shapes}, which have several labels per example. "
-            "Hint: sample_weight=weights[y], one weight for each label."
+            f"{shapes}, likelihood={model.likelihood!r}, which have several labels per example or "
+            "real targets. Hint: sample_weight, one weight for each example or label."
         )
 
 

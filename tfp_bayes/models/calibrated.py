@@ -62,7 +62,8 @@ class Calibrated(_Base):
 
         Use it after training, if probabilities are to be read as frequencies. From then on,
         `predict`, `predict_uncertainty`, `evaluate`, `export`, and `.keras` and `.weights.h5`
-        files include the calibration. `fit` undoes it, because new weights need a new one.
+        files include the calibration. `fit` and `train_on_batch` undo it, because new weights need
+        a new one; after a training loop of your own, call `calibrate` again.
 
         - "temperature" makes the mean proportional to p^(1/T), which leaves the most probable
           class unchanged. T is the value closest to 1 whose loss is within one standard error of
@@ -228,7 +229,7 @@ class Calibrated(_Base):
         """Undo `calibrate` before training, with a warning."""
         if self._is_calibrated():
             warnings.warn(
-                "fit() undoes calibrate() and resets the temperature to 1. Call calibrate again "
+                "Training undoes calibrate() and resets the temperature to 1. Call calibrate again "
                 "after training.",
                 stacklevel=3,
             )

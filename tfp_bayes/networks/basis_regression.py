@@ -12,7 +12,7 @@ from tfp_bayes._plumbing.batches import (
     has_end,
     labelled_batches,
 )
-from tfp_bayes.layers import BayesianLinear, ClassProbabilities
+from tfp_bayes.layers import BayesianLinear, ClassProbabilities, regression_data
 from tfp_bayes.models.bayesian_model import BayesianModel
 from tfp_bayes.models.dropout_prior import has_prior_scale
 from tfp_bayes.models.kl_weight import set_kl_weight
@@ -376,13 +376,13 @@ class BayesianBasisRegression(BayesianModel):
         return nan_unless_finite(np.asarray(self.features.predict_on_batch(x)), x)
 
     def encode_targets(self, y) -> np.ndarray:
-        """Encode labels (B,) as the one-hot targets of the head; leave targets (B, D) unchanged."""
+        """Return the targets (B, D) of the head: one-hot labels, or real targets after a check."""
         if y is None:
             raise ValueError(
                 "Expected targets. Received: none. Hint: pass `y`, or a dataset of (x, y)."
             )
         if self.task == "regression":
-            return np.asarray(y)
+            return regression_data.check_targets(y, self.head.units, self.name)
         return one_hot(y, self.num_classes)
 
     # Saving.

@@ -165,6 +165,34 @@ def test_bernoulli_and_pixels():
         np.testing.assert_allclose(total, p.predictive_entropy, rtol=1e-4)
 
 
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_masked_time_steps_do_not_count(likelihood, method):
+    """Padded sequences of one length are calibrated as the same sequences without padding."""
+    rng = np.random.default_rng(0)
+    words = keras.Input((None,), dtype="int32")
+    hidden = MCDropout(0.3, seed=1)(keras.layers.Embedding(9, 6, mask_zero=True, name="e")(words))
+    units, activation = (3, "softmax") if likelihood == "categorical" else (1, "sigmoid")
+    outputs = keras.layers.Dense(units, activation, name="d")(hidden)
+    model = tfp_bayes.BayesianModel(words, outputs, likelihood=likelihood, num_samples=4)
+    for name in "ed":
+        each = model.get_layer(name)
+        each.set_weights([2 * rng.normal(size=w.shape) for w in each.get_weights()])
+    x = rng.integers(1, 9, (90, 4))
+    mean = model.predict(x, verbose=0)
+    probs = mean if units == 3 else np.concatenate([1 - mean, mean], axis=-1)
+    y = labels_for(probs.reshape(360, -1)).reshape(90, 4, *[1] * (units == 1))
+    model.calibrate(x, y, method=method)
+    expected = model.predict(x, verbose=0)
+    assert np.abs(expected - mean).max() > 0.02
+    padded_x, padded_y = np.zeros((91, 7), int), np.full((91, 7, *y.shape[2:]), -1)
+    padded_x[:90, :4], padded_y[:90, :4] = x, y
+    model.calibrate(padded_x, padded_y, batch_size=32, method=method)
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="Expected time steps that are not masked"):
+        model.calibrate(padded_x[90:], padded_y[90:])
+
+
 def at(temperature):
     return Calibration("temperature", {"temperature": temperature})
 

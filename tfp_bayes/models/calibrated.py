@@ -9,8 +9,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from tfp_bayes._plumbing.batches import batches
+from tfp_bayes._plumbing.keras_internals import timestep_mask
 from tfp_bayes._plumbing.probabilities import as_labelled, as_weights
 from tfp_bayes.export import PREDICT_SEED
+from tfp_bayes.models.seen_outputs import output_masks
 from tfp_bayes.prediction import Prediction
 from tfp_bayes.prediction.calibration import ARRAYS, Calibration
 from tfp_bayes.prediction.likelihoods import get_likelihood
@@ -85,6 +88,7 @@ class Calibrated(_Base):
             x: Held-out inputs (N, ...), a few hundred or more.
             y: Labels: integers (N,) or (N, 1) for "categorical", with one label for each pixel or
                 time step if the output has several; 0 or 1, (N,) or (N, K), for "bernoulli".
+                Labels of masked time steps are not read.
             batch_size: Number of rows of an array per batch.
             method: "temperature", "vector" or "isotonic".
             sample_weight: Weights (N,) of the examples, for instance to correct for classes that
@@ -127,8 +131,9 @@ class Calibrated(_Base):
             prediction = self.predictor.predict_uncertainty(
                 x, self.num_samples, PREDICT_SEED, batch_size
             )
+            mask = self._mask_of(x, batch_size)
             rows = _without_weightless(
-                *_as_classes(np.asarray(y), prediction, sample_weight), len(prediction)
+                *_as_classes(np.asarray(y), prediction, sample_weight, mask), len(prediction)
             )
             if method == "temperature":
                 return self._calibrate_temperature(*rows)
@@ -136,6 +141,14 @@ class Calibrated(_Base):
         except BaseException:
             self._set_calibration(before.method, values)
             raise
+
+    def _mask_of(self, x: Any, batch_size: int) -> np.ndarray | None:
+        """Return which time steps (N, T) of the output count, or None if all do."""
+        if timestep_mask(self.outputs[0]) is None:
+            return None
+        return np.concatenate(
+            [np.asarray(output_masks(self, batch)[0]) for batch in batches(x, batch_size)]
+        )
 
     @property
     def output_temperature(self) -> tf.Variable | None:
@@ -174,7 +187,7 @@ class Calibrated(_Base):
         labels, weights = (each.reshape(len(probs), -1) for each in (labels, weights))
         outputs = probs.reshape(len(probs), -1, probs.shape[-1]).swapaxes(0, 1)
         rows = list(zip(labels.T, outputs, weights.T, strict=True))
-        found = [kind.fit(*each) for each in rows]
+        found = [kind.fit(y[w > 0], p[w > 0], w[w > 0]) for y, p, w in rows]
         if num_examples < 2:
             raise ValueError(
                 "Expected at least two held-out examples of positive weight, for the "
@@ -285,6 +298,9 @@ def _without_weightless(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Leave out examples of weight 0, which would count in standard errors and empty folds.
 
+    Single positions of weight 0 are masked time steps. They stay, so that all examples have
+    equally many.
+
     Args:
         labels: See `_as_classes`.
         probs: See `_as_classes`.
@@ -292,23 +308,38 @@ def _without_weightless(
         num_examples: Number of examples that the first axis consists of.
 
     Returns:
-        Labels, probabilities, weights with mean 1, and number of examples of positive weight.
+        Labels, probabilities, weights whose positive ones have mean 1, and number of examples of
+        positive weight.
+
+    Raises:
+        ValueError: If no weight is positive.
     """
-    by_example = weights.reshape(num_examples, -1)
-    positive = by_example[:, 0] > 0
+    positive = (weights.reshape(num_examples, -1) > 0).any(axis=1)
+    if not positive.any():
+        raise ValueError(
+            "Expected time steps that are not masked. Received: none of positive weight. "
+            "Hint: calibrate on examples that are not only padding."
+        )
     kept = np.repeat(positive, len(labels) // num_examples)
     weights = weights[kept]
-    return labels[kept], probs[kept], weights / weights.mean(), int(positive.sum())
+    weights = weights / weights[weights > 0].mean()
+    return labels[kept], probs[kept], weights, int(positive.sum())
 
 
 def _as_classes(
-    y: np.ndarray, prediction: Prediction, sample_weight: ArrayLike | None
+    y: np.ndarray,
+    prediction: Prediction,
+    sample_weight: ArrayLike | None,
+    mask: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return class numbers, probabilities and weights of all positions.
 
     Their shapes are (n,), (n, K) and (n,), or (n, K), (n, K, 2) and (n, K) for K Bernoulli outputs.
+    Positions outside of the mask (N, T) have weight 0, whatever their label.
     """
     mean = prediction.mean
+    if mask is not None and y.shape[:2] == mask.shape:
+        y = np.where(mask.reshape(*mask.shape, *[1] * (y.ndim - 2)), y, y.dtype.type(0))
     if prediction.likelihood == "bernoulli":
         labels = get_likelihood("bernoulli").targets(mean, y).check(y, len(mean))
         labels = labels.reshape(-1, mean.shape[-1]).astype("int64")
@@ -321,5 +352,7 @@ def _as_classes(
         if y.shape == mean.shape[:-1]:
             y = y.reshape(-1)
         labels, probs = as_labelled(y, mean.reshape(-1, mean.shape[-1]))
-    weights = as_weights(sample_weight, len(mean))
-    return labels, probs, np.repeat(weights, labels.size // len(mean)).reshape(labels.shape)
+    weights = np.repeat(as_weights(sample_weight, len(mean)), labels.size // len(mean))
+    if mask is not None:
+        weights *= np.repeat(mask.reshape(-1), labels.size // mask.size)
+    return labels, probs, weights.reshape(labels.shape)

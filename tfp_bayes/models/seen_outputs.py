@@ -30,8 +30,14 @@ def copy_output_masks(model: keras.Model, x, y_pred) -> None:
         x: Inputs of the model.
         y_pred: Predictive means, tensors in the structure of the model's outputs.
     """
+    for mean, mask in zip(keras.tree.flatten(y_pred), output_masks(model, x)):
+        set_timestep_mask(mean, mask)
+
+
+def output_masks(model: keras.Model, x) -> list[tf.Tensor | None]:
+    """Return the time step mask of each output of a functional model, or None if it has none."""
     if all(timestep_mask(each) is None for each in model.outputs):
-        return
+        return [None] * len(model.outputs)
     seeds = [each.seed_generator.state for each in stochastic_layers(model)]
     outputs = run_isolated(
         model,
@@ -39,5 +45,4 @@ def copy_output_masks(model: keras.Model, x, y_pred) -> None:
         x,
         [(seed, tf.zeros(seed.shape, seed.dtype)) for seed in seeds],
     )
-    for mean, output in zip(keras.tree.flatten(y_pred), keras.tree.flatten(outputs)):
-        set_timestep_mask(mean, timestep_mask(output))
+    return [timestep_mask(each) for each in keras.tree.flatten(outputs)]

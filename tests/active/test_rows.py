@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from networks import bayesian_mlp
@@ -29,8 +30,15 @@ def memmap(folder):
     return np.load(folder / "x.npy", mmap_mode="r")
 
 
+def data_frame(folder):
+    """A shuffled table, whose row labels and column numbers are not positions of rows."""
+    order = np.random.default_rng(0).permutation(len(X))
+    return pd.DataFrame(X, index=order)
+
+
 SOURCES = {
     "memmap": memmap,
+    "pandas": data_frame,
     "function": lambda folder: rows.LoadedRows(lambda i: X[i], len(X)),
     "tf.data": lambda folder: tf.data.Dataset.from_tensor_slices((X, Y)),
     "tf.data, inputs": lambda folder: tf.data.Dataset.from_tensor_slices(X),
@@ -44,6 +52,12 @@ def test_rows(make, tmp_path):
     assert len(source) == len(X)
     for indices in ([5], [3, 77, 12, 89, 0], [4, 4]):
         np.testing.assert_array_equal(source[np.array(indices)], X[indices])
+
+
+def test_rows_of_a_series():
+    words = np.array(["a", "b", "c"])
+    source = rows.as_rows(pd.Series(words, index=[2, 0, 1]))
+    assert source[np.array([0, 2])].tolist() == ["a", "c"]
 
 
 @functools.cache

@@ -151,12 +151,12 @@ class PyDatasetRows:
 
 
 def as_rows(x) -> Rows:
-    """Wrap a user's `x`, if necessary, so that it returns rows by index."""
+    """Wrap a user's `x`, if necessary, so that it returns rows by position."""
     if isinstance(x, tf.data.Dataset):
         return DatasetRows(x)
     if isinstance(x, keras.utils.PyDataset):
         return PyDatasetRows(x)
-    if isinstance(x, (list, tuple)):
+    if isinstance(x, (list, tuple)) or hasattr(x, "iloc"):  # pandas looks up labels, not positions
         x = np.asarray(x)
     if not hasattr(x, "__len__") or not hasattr(x, "__getitem__") or isinstance(x, (dict, str)):
         raise ValueError(

@@ -142,11 +142,16 @@ def test_first_step_is_traced_once(source):
 
 
 class Batches(keras.utils.PyDataset):
+    def __init__(self, sizes=(8, 8, 8, 6)):
+        super().__init__()
+        self.ends = np.cumsum([0, *sizes])
+
     def __len__(self):
-        return 4
+        return len(self.ends) - 1
 
     def __getitem__(self, i):
-        return X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8]
+        rows = np.arange(self.ends[i], self.ends[i + 1]) % len(X)
+        return X[rows], Y[rows]
 
 
 def test_counts_examples():
@@ -158,6 +163,9 @@ def test_counts_examples():
     assert count_examples(dataset.repeat().batch(8)) is None
     assert count_examples(dataset.filter(lambda x, y: y > 0).batch(8)) is None
     assert count_examples(Batches()) == 30
+    assert count_examples(Batches([7])) == 7
+    assert count_examples(Batches([4] * 9 + [9])) == 45  # Keras allows a last batch of any size
+    assert count_examples(Batches([2, 9, 9, 9, 9, 2])) is None
     assert count_examples(batch for batch in [(X, Y)]) is None
 
 

@@ -1,10 +1,13 @@
 """Count the examples in a training set, which determines the weight of the prior."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_bayes._plumbing.batches import count_rows, repetitions
 from tfp_bayes._plumbing.checks import check_integers
+
+_LOADED = 4  # batches of a PyDataset that are loaded to compare their sizes
 
 
 def resolve_num_train(
@@ -38,18 +41,22 @@ def count_examples(x, validation_split: float = 0.0) -> int | None:
 
     Args:
         x: Arrays, a `tf.data.Dataset` (which is iterated once; examples repeated by `repeat` count
-            once) or a `keras.utils.PyDataset` (whose first and last batches are loaded).
+            once) or a `keras.utils.PyDataset` (of which four batches are loaded).
         validation_split: Fraction of the arrays that `fit` holds out.
 
     Returns:
         The number of examples, or None if it cannot be determined: for a Python generator, an
-        endless dataset, a dataset of unknown length, or one that repeats only some examples.
+        endless dataset, a dataset of unknown length, one that repeats only some examples, or a
+        PyDataset whose batches (but the last) differ in size.
     """
     if isinstance(x, keras.utils.PyDataset):
         if x.num_batches is None:
             return None
-        first, last = (_batch_rows(x[i]) for i in (0, x.num_batches - 1))
-        return int((x.num_batches - 1) * first + last)
+        places = np.linspace(0, x.num_batches - 1, _LOADED).astype(int)
+        *sizes, last = (int(_batch_rows(x[i])) for i in np.unique(places).tolist())
+        if len(set(sizes)) > 1:
+            return None
+        return (x.num_batches - 1) * sum(sizes[:1]) + last
     if isinstance(x, tf.data.Dataset):
         if x.cardinality() < 0:  # tf.data.INFINITE_CARDINALITY or UNKNOWN_CARDINALITY
             return None

@@ -527,6 +527,22 @@ def test_tasks_of_one_image_are_one_vote_each(tmp_path):
         import_labels(learner, path, NAMES)
 
 
+def test_only_one_choice_of_the_tag_for_the_class_counts(tmp_path):
+    learner, path = make(), tmp_path / "f.json"
+    (a, *_) = exported(learner, path, [["dog"], [], [], []])
+    tasks = json.loads(path.read_text())
+    (result,) = tasks[0]["annotations"][0]["result"]
+    other = {**result, "from_name": "second guess", "value": {"choices": ["cat"]}}
+    tasks[0]["annotations"][0]["result"] = [other, other, result]
+    path.write_text(json.dumps(tasks))
+    assert import_labels(learner, path, NAMES) == (1, 0, 0, 3)
+    assert learner.labels[a] == 1
+    result["value"]["choices"] = ["cat", "dog"]
+    path.write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match=rf"\['cat', 'dog'\] as the class of image {a}"):
+        import_labels(learner, path, NAMES)
+
+
 def test_an_annotation_that_was_confirmed_replaces_a_later_answer(tmp_path):
     """An unchanged annotation does not, even if a file with it is imported again."""
     learner, path = make(), tmp_path / "f.json"

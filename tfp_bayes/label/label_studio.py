@@ -23,6 +23,8 @@ from tfp_bayes._plumbing.images import png
 from tfp_bayes.active import ActiveLearner
 from tfp_bayes.label.classes import check_class_names, predicted_class
 
+_TAG = "label"  # the name of the `Choices` tag
+
 
 class Imported(NamedTuple):
     """Counts of the images in an imported file.
@@ -63,7 +65,7 @@ def export_tasks(learner: ActiveLearner, path: str | Path, class_names: Sequence
         guess, probability = predicted_class(learner.targets, known[i])
         image = base64.b64encode(png(learner.rows(np.array([i]))[0])).decode()
         choice = {
-            "from_name": "label",
+            "from_name": _TAG,
             "to_name": "image",
             "type": "choices",
             "value": {"choices": [names[guess]]},
@@ -99,7 +101,8 @@ def import_labels(learner: ActiveLearner, path: str | Path, class_names: Sequenc
 
     Raises:
         ValueError: If the names do not match the model's classes, the file is not such an export or
-            belongs to another run, a choice is not a class, or two answers are equally frequent.
+            belongs to another run, a choice is not a class, an annotation has several choices, or
+            two answers are equally frequent.
             Nothing is stored then.
         OSError: If another process labels the same run.
     """
@@ -163,11 +166,17 @@ def _run_of(learner: ActiveLearner) -> dict[str, str]:
 
 
 def _choices(task: dict) -> list[tuple[str, str]]:
-    """Return the choices in all annotations of a task, each with an identifier."""
-    return [
-        (result["value"]["choices"][0], f"{annotation.get('id')} {annotation.get('updated_at')}")
-        for annotation in task["annotations"]
-        if not annotation.get("was_cancelled")
-        for result in annotation["result"]
-        if result["type"] == "choices"
-    ]
+    """Return the class in each annotation of a task, with an identifier.
+
+    Other tags of the labeling interface are ignored, even if they have the same choices.
+    """
+    found = []
+    for annotation in task["annotations"]:
+        for result in annotation["result"] if not annotation.get("was_cancelled") else ():
+            if result["type"] == "choices" and result.get("from_name", _TAG) == _TAG:
+                choices = result["value"]["choices"]
+                if len(choices) != 1:
+                    raise ValueError(f"{choices} as the class of image {task['data']['index']}")
+                mark = f"{annotation.get('id')} {annotation.get('updated_at')}"
+                found.append((choices[0], mark))
+    return found

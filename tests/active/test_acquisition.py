@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import reference
 from networks import bayesian_mlp, vectors
@@ -155,6 +156,11 @@ def test_kmeans_picks_the_medoids_of_each_class():
         assert i == 50 * group + distances.argmin()
     np.testing.assert_array_equal(initial.kmeans_unlabelled(x, 4), chosen)
     assert initial.coverage(labels, chosen) == {0: 2, 1: 2}
+    # Row labels and column numbers of a table are no positions of rows.
+    table = pd.DataFrame(x, index=rng.permutation(200))
+    np.testing.assert_array_equal(initial.kmeans(table, labels, 4), chosen)
+    wide = np.repeat(x, 100, axis=1)
+    np.testing.assert_array_equal(initial.kmeans_unlabelled(pd.DataFrame(wide), 4), chosen)
 
 
 @pytest.mark.parametrize(

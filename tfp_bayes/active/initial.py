@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from tfp_bayes._plumbing.checks import check_integers
 from tfp_bayes.active.pool import as_indices, check_in_data
+from tfp_bayes.active.rows import as_rows
 
 
 def balanced(
@@ -109,8 +110,10 @@ def kmeans(
             "Hint: pass x and y of the same split."
         )
 
+    inputs = as_rows(x)
+
     def medoids(members: np.ndarray, share: int, rng: np.random.Generator) -> np.ndarray:
-        return members[_medoids(x[members], share, seed)]
+        return members[_medoids(inputs[members], share, seed)]
 
     return _in_each_class(labels, size, seed, exclude, medoids)
 
@@ -138,11 +141,12 @@ def kmeans_unlabelled(
     >>> kmeans_unlabelled(np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]]), 2)
     array([1, 4])
     """
-    free = np.flatnonzero(_free(len(x), exclude))
+    inputs = as_rows(x)
+    free = np.flatnonzero(_free(len(inputs), exclude))
     _check_size(size, len(free))
     if len(free) > _MAX_CLUSTERED:
         free = np.sort(np.random.default_rng(seed).choice(free, _MAX_CLUSTERED, replace=False))
-    return np.sort(free[_medoids(x[free], size, seed)])
+    return np.sort(free[_medoids(inputs[free], size, seed)])
 
 
 def coverage(labels: np.ndarray, indices: np.ndarray) -> dict[int, int]:

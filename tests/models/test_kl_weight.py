@@ -65,6 +65,13 @@ def test_a_weight_that_was_never_set_cannot_train():
         bayesian().fit(endless, steps_per_epoch=2, verbose=0)
 
 
+def test_a_model_without_weights_has_no_prior_to_weight():
+    model = keras.Sequential([DenseFlipout(3, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="Expected a built model"):
+        model.fit(X, Y, verbose=0, callbacks=[KLWeight(len(X))])
+
+
 def test_a_weight_that_was_never_set_can_be_explored():
     model = plain()
     assert np.isfinite(model(X, training=True)).all()

@@ -69,8 +69,8 @@ class KLWeight(keras.callbacks.Callback):
             logarithms of both by T.
 
     Raises:
-        ValueError: If an argument is out of range, or `num_train` is not known when training
-            starts.
+        ValueError: If an argument is out of range, or when training starts, `num_train` is not
+            known or the model is not built.
 
     Reference:
         Sønderby et al. 2016, "Ladder Variational Autoencoders", section 3.3, arXiv:1602.02282
@@ -127,6 +127,12 @@ class KLWeight(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None) -> None:
         """Restart the schedule, with the number of training examples of this `fit`."""
+        if not self.model.built:
+            raise ValueError(
+                "Expected a built model, whose layers have a prior to weight. Received: "
+                f"{self.model.name!r}, which has no weights yet. Hint: start with keras.Input, or "
+                "call the model once before `fit`, model(x[:1])."
+            )
         num_train = self.num_train or getattr(self.model, "num_train", None)
         if not num_train:
             raise ValueError(

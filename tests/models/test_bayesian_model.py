@@ -247,6 +247,16 @@ def test_predict_takes_every_source():
     assert not np.array_equal(mean, model.predict(X, num_samples=model.num_samples + 1))
 
 
+def test_another_number_of_samples_counts_from_the_next_prediction():
+    model = compiled()
+    before = model.predict(X, verbose=0), model.evaluate(X, Y, verbose=0)
+    model.num_samples = 2
+    expected = model.predict(X, num_samples=2)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), expected)
+    assert not np.array_equal(expected, before[0])
+    assert model.evaluate(X, Y, verbose=0) != before[1]
+
+
 def test_prediction_does_not_disturb_training():
     def trained(predict):
         keras.utils.set_random_seed(0)

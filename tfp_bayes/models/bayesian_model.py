@@ -130,6 +130,16 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
             state = layer.seed_generator.state
             state.assign(tf.cast(fold_in(tf.cast(state.value, tf.int32), i), state.dtype))
 
+    @property
+    def num_samples(self) -> int:
+        """Number of posterior samples S used by `predict`, `evaluate` and validation."""
+        return self._num_samples
+
+    @num_samples.setter
+    def num_samples(self, num_samples: int) -> None:
+        self._num_samples = num_samples
+        self.predict_function = self.test_function = None  # graphs contain the number
+
     # Training.
 
     def fit(

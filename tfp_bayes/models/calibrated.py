@@ -49,7 +49,6 @@ class Calibrated(_Base):
     """
 
     predictor: Predictor
-    num_samples: int
     output_calibration: Calibration | None
 
     def calibrate(

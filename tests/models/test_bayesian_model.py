@@ -257,6 +257,16 @@ def test_another_number_of_samples_counts_from_the_next_prediction():
     assert model.evaluate(X, Y, verbose=0) != before[1]
 
 
+def test_another_prior_scale_counts_from_the_next_fit():
+    model = compiled(prior_scale=1.0)
+    model.optimizer.learning_rate = 0.0
+    before, after = [], []
+    for history in (before, after):
+        history += model.fit(X, Y, verbose=0).history["kl"]
+        model.prior_scale = 0.5
+    assert after[0] == pytest.approx(4 * before[0], rel=1e-5)
+
+
 def test_prediction_does_not_disturb_training():
     def trained(predict):
         keras.utils.set_random_seed(0)

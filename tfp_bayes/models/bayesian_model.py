@@ -140,6 +140,16 @@ class BayesianModel(GraphConfig, BoundTrainer, Calibrated, keras.Model):
         self._num_samples = num_samples
         self.predict_function = self.test_function = None  # graphs contain the number
 
+    @property
+    def prior_scale(self) -> float | None:
+        """Standard deviation of the prior on kernels that have no prior of their own, or None."""
+        return self._prior_scale
+
+    @prior_scale.setter
+    def prior_scale(self, prior_scale: float | None) -> None:
+        self._prior_scale = prior_scale
+        self.train_function = None  # its graph contains the scale
+
     # Training.
 
     def fit(

@@ -204,6 +204,7 @@ def test_digests_tell_data_apart():
     one_row = x.copy()
     one_row[7] += 1
     assert digest_rows(one_row) != digest_rows(x)
+    assert digest_rows(Elsewhere(x[:0])) != digest_rows(Elsewhere(x[:1]))  # no row is read
     nested = {"a": [1, 2.5, None, "b"], "c": x}
     assert digest(nested) == digest({"c": x.copy(), "a": (1, 2.5, None, "b")})
     assert digest([[1], 2]) != digest([1, [2]]) != digest([1, 2])

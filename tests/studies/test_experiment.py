@@ -84,7 +84,7 @@ def test_a_run_is_complete_when_its_last_file_is(tmp_path, monkeypatch):
         experiments, "run_active_learning", lambda *args, **kwargs: continued.append(args)
     )
     monkeypatch.setattr(experiments, "_load_once", lambda name: None)
-    monkeypatch.setattr(experiments, "check_same_data", lambda folder, data: None)
+    monkeypatch.setattr(experiments, "_digest_once", lambda name: "")
     run = dataclasses.asdict(RunConfig(steps=7, seed=0))
     (tmp_path / "config.json").write_text(json.dumps(run))
     write_history(tmp_path / "history.csv", [Round(i, 20, 0, 0.5) for i in range(4)])
@@ -113,7 +113,8 @@ def test_a_complete_run_on_other_data_is_refused(tmp_path):
     experiments.run_one(config, "m", 0, folder)  # the same data
     data["y_train"] = 1 - data["y_train"]
     np.savez(path, **data)
-    experiments._load_once.cache_clear()  # like a new process
+    for function in (experiments._load_once, experiments._digest_once):
+        function.cache_clear()  # like a new process
     with pytest.raises(ValueError, match=r"Received: others, from dataset='.*own.npz'"):
         experiments.run_one(config, "m", 0, folder)
 

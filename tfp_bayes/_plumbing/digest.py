@@ -47,8 +47,12 @@ def digest_rows(rows: Any) -> str:
     """
     if type(rows) is np.ndarray and rows.nbytes <= WHOLE:
         return digest(rows)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, ROWS).astype("int64"))
-    return digest([len(rows), np.asarray(rows[chosen])])
+    return digest([len(rows), np.asarray(rows[spaced_rows(len(rows))])])
+
+
+def spaced_rows(size: int) -> np.ndarray:
+    """Return the indices of at most 256 evenly spaced rows, of none if there are none."""
+    return np.unique(np.linspace(0, size - 1, ROWS if size else 0).astype("int64"))
 
 
 def digest_network(model: Any) -> str:

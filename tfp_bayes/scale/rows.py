@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tfp_bayes._plumbing.configured import check_positive
-from tfp_bayes._plumbing.digest import ROWS, digest, digest_rows
+from tfp_bayes._plumbing.digest import digest, digest_rows, spaced_rows
 
 _START = 2**16  # bytes of an image file that its fingerprint covers
 
@@ -244,7 +244,7 @@ class ImageFolder(RowSource):
         sizes = [path.stat().st_size for path in paths]
         settings = [*self.spec, self.divide_by]
         contents = hashlib.sha256()
-        for i in np.unique(np.linspace(0, len(paths) - 1, ROWS).astype("int64")):
+        for i in spaced_rows(len(paths)):
             with paths[i].open("rb") as file:
                 contents.update(file.read(_START))
         return digest([str(settings), self._images.names.tolist(), sizes, contents.hexdigest()])

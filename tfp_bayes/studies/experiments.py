@@ -8,6 +8,7 @@ from tfp_bayes.studies.configuration import ExperimentConfig, RunConfig
 from tfp_bayes.studies.runs import (
     check_continues,
     check_same_data,
+    digest_data,
     num_complete_rounds,
     run_active_learning,
 )
@@ -19,7 +20,7 @@ def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> N
     if (folder / "config.json").exists():
         check_continues(run, folder)
         if num_complete_rounds(folder) > config.rounds:
-            check_same_data(folder, _load_once(run.dataset))
+            check_same_data(folder, _digest_once(run.dataset))
             return
     run_active_learning(run, config.rounds, folder, data=_load_once(run.dataset), pictures=False)
 
@@ -28,3 +29,8 @@ def run_one(config: ExperimentConfig, method: str, seed: int, folder: Path) -> N
 def _load_once(dataset: str) -> datasets.Dataset:
     """Load a data set once for all runs of a process, none of which changes it."""
     return datasets.load(dataset)
+
+
+@functools.lru_cache(maxsize=1)
+def _digest_once(dataset: str) -> str:
+    return digest_data(_load_once(dataset))

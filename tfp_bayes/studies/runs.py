@@ -240,7 +240,7 @@ def write_outcome(
     record = summary(config, learner.history)
     chosen = np.flatnonzero(learner.pool.acquired_at == 0)
     record["initial_coverage"] = initial.coverage(data.y_train, chosen)
-    record["data"] = _digest_data(data)
+    record["data"] = digest_data(data)
     write_json(folder / SUMMARY, record)
 
 
@@ -252,10 +252,10 @@ def num_complete_rounds(folder: str | Path) -> int:
         return 0
 
 
-def check_same_data(folder: Path, data: datasets.Dataset) -> None:
-    """Raise ValueError if the summary in a folder is that of a run on other data."""
+def check_same_data(folder: Path, data_digest: str) -> None:
+    """Raise ValueError if the summary in a folder is that of a run on data of another digest."""
     known = json.loads((folder / SUMMARY).read_text())
-    if known.get("data", _digest_data(data)) != _digest_data(data):
+    if known.get("data", data_digest) != data_digest:  # earlier releases stored no digest
         raise ValueError(
             f"Expected the images and labels of the complete run in {folder}. Received: others, "
             f"from dataset={known['configuration']['dataset']!r}. "
@@ -263,7 +263,8 @@ def check_same_data(folder: Path, data: datasets.Dataset) -> None:
         )
 
 
-def _digest_data(data: datasets.Dataset) -> str:
+def digest_data(data: datasets.Dataset) -> str:
+    """Return a digest of the images and labels for training and testing."""
     inputs = [digest_rows(x) for x in (data.x_train, data.x_test)]
     return digest([*inputs, data.y_train, data.y_test])
 

@@ -11,13 +11,13 @@ import os
 import platform
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
+from turns import take_turns
 
 import tfp_bayes
 
@@ -67,13 +67,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         runs = list(contenders(Path(folder), x))
         mean = runs[0][2]()
-        seconds = {name: [] for name, _, _ in runs}
-        for turn in range(repeats + 1):
-            for name, _, run in runs:
-                start = time.perf_counter()
-                run()
-                if turn:  # the first turn traces and warms up
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = take_turns({name: run for name, _, run in runs}, repeats)
         print(f"{platform.machine()}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}\n")
         print("| | thousand passes/s | of predict_uncertainty | MB | largest change of a mean |")
         print("|---|---|---|---|---|")

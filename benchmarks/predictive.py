@@ -10,7 +10,6 @@ import argparse
 import os
 import platform
 import statistics
-import time
 
 import triton_first  # noqa: F401
 
@@ -18,6 +17,7 @@ import triton_first  # noqa: F401
 import keras
 import numpy as np
 import tensorflow as tf
+from turns import take_turns
 
 import tfp_bayes
 
@@ -131,13 +131,8 @@ def main():
     repeats = parser.parse_args().repeats
     x = tfp_bayes.datasets.load("mnist").x_test[:NUM_IMAGES]
     runs = list(contenders(x))
-    rates = {name: [] for name, _, _ in runs}
-    for turn in range(repeats + 1):
-        for name, samples, run in runs:
-            start = time.perf_counter()
-            run()
-            if turn:  # the first turn traces and warms up
-                rates[name].append(NUM_IMAGES * samples / (time.perf_counter() - start))
+    times = take_turns({name: run for name, _, run in runs}, repeats)
+    rates = {name: [NUM_IMAGES * samples / t for t in times[name]] for name, samples, _ in runs}
     print(f"\n{platform.machine()}, {os.cpu_count()} CPUs, TensorFlow {tf.__version__}; ", end="")
     print(f"median of {repeats} runs, thousand passes per second (min - max):\n")
     ours = statistics.median(rates["tfp_bayes"])
